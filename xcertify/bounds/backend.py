@@ -1,0 +1,89 @@
+"""All that the engine asks of TensorFlow itself; the rest of the numerics is `keras.ops`.
+
+Three services: the vector-Jacobian product of a linear function, compilation with a stable
+signature, and a loop over chunks that runs inside the compiled function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+def transpose(linear: Callable[..., Any], shapes: Sequence[tuple], cotangent: Any) -> list[Any]:
+    """The transposed linear map applied to `cotangent` (B, *out): one (B, *shape) per input.
+
+    The function is differentiated at zero; inside a compiled function its own forward pass is
+    pruned, so a convolution costs one transposed convolution.
+    """
+    nb_samples = tf.shape(cotangent)[:1]
+    zeros = [tf.zeros(tf.concat([nb_samples, shape], 0), cotangent.dtype) for shape in shapes]
+    zeros = [tf.ensure_shape(zero, (None, *shape)) for zero, shape in zip(zeros, shapes)]
+    with tf.GradientTape() as tape:
+        tape.watch(zeros)
+        outputs = linear(*zeros)
+    gradients = tape.gradient(
+        outputs, zeros, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return [tf.ensure_shape(g, (None, *shape)) for g, shape in zip(gradients, shapes)]
+
+
+def compile(function: Callable, signature: Sequence[tuple[tuple, str]]) -> Callable:
+    """`function` of tensors as one graph, traced once for the given (shape, dtype) pairs."""
+    specs = [tf.TensorSpec(shape, dtype) for shape, dtype in signature]
+    return tf.function(function, input_signature=specs, autograph=False)
+
+
+def output_shape(function: Callable, shapes: Sequence[tuple], dtype: str) -> tuple[int, ...]:
+    """Shape of ``function(*inputs)`` without the batch axis."""
+    traced = compile(function, [((None, *shape), dtype) for shape in shapes])
+    return tuple(traced.get_concrete_function().output_shapes[1:])
+
+
+def loop_over_chunks(body: Callable, total: Any, chunk: Any, carried: list[Any]) -> list[Any]:
+    """Run ``carried = body(start, stop, *carried)`` over [0, total) in steps of `chunk`.
+
+    `total` and `chunk` may be tensors; one chunk is held in memory at a time.
+    """
+
+    def step(start: Any, *state: Any) -> tuple:
+        return (start + chunk, *body(start, tf.minimum(start + chunk, total), *state))
+
+    shapes = [tf.TensorShape([]), *(value.shape for value in carried)]
+    _, *carried = tf.while_loop(
+        lambda start, *_: start < total,
+        step,
+        [tf.constant(0), *carried],
+        shape_invariants=shapes,
+        parallel_iterations=1,
+    )
+    return carried
+
+
+def tighten(lower: Any, upper: Any, places: Any, new_lower: Any, new_upper: Any) -> tuple:
+    """Intersect entries of (N, D) intervals: `places` (N, S) are columns, the new sides (N, S)."""
+    samples = tf.broadcast_to(tf.range(tf.shape(places)[0])[:, None], tf.shape(places))
+    where = tf.stack([samples, places], axis=-1)
+    return (
+        tf.tensor_scatter_nd_max(lower, where, new_lower),
+        tf.tensor_scatter_nd_min(upper, where, new_upper),
+    )
+
+
+def first_true(mask: Any, count: Any) -> Any:
+    """Columns of the first True entries of each row of (N, D), then others, up to `count`."""
+    return tf.math.top_k(tf.cast(mask, tf.float32), k=count, sorted=True).indices
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """No TensorFloat-32 while certifying: it would round products to 11 bits."""
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(enabled)

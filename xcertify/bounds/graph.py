@@ -1,0 +1,194 @@
+"""From a Keras model to a topologically sorted list of primitive operations.
+
+The walk knows no rule: what a layer becomes is registered in `layers.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from xcertify.bounds import backend
+from xcertify.bounds.operations import Operation
+
+
+class UnsupportedLayerError(ValueError):
+    """A layer, or a model, that this engine cannot bound. It is refused, never bounded wrongly."""
+
+
+@dataclass
+class Node:
+    """One tensor of the network and the operation that makes it.
+
+    Attributes
+    ----------
+    operation
+        None for an input.
+    parents
+        Indices of the nodes it is computed from.
+    shape
+        Without the batch axis.
+    layer
+        Name of the Keras layer it belongs to.
+    """
+
+    operation: Operation | None
+    parents: tuple[int, ...]
+    shape: tuple[int, ...]
+    layer: str
+
+
+@dataclass
+class Graph:
+    """A network as primitive operations; every parent stands before its children.
+
+    `nodes[0]` is the input. `layers` gives the node of each layer's output by the layer's name
+    (with a nested model's name and a slash before it), `output` the node of the model's output.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    layers: dict[str, int] = field(default_factory=dict)
+    output: int = 0
+
+    def consumers(self) -> list[list[int]]:
+        """For every node the nodes that use it, once per use."""
+        users: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            for parent in node.parents:
+                users[parent].append(index)
+        return users
+
+
+Rule = Callable[..., int]
+
+
+@dataclass
+class Emitter:
+    """Appends the operations of one layer to a graph; what a rule writes to."""
+
+    graph: Graph
+    layer: str
+
+    def __call__(self, operation: Operation, *inputs: int) -> int:
+        """Append an operation on some nodes; returns its own node."""
+        shape = backend.output_shape(
+            operation.evaluate, [self.shape(node) for node in inputs], "float32"
+        )
+        self.graph.nodes.append(Node(operation, inputs, shape, self.layer))
+        return len(self.graph.nodes) - 1
+
+    def shape(self, node: int) -> tuple[int, ...]:
+        """Shape of a node without the batch axis."""
+        return self.graph.nodes[node].shape
+
+
+def build_graph(
+    model: keras.Model, find_rule: Callable[[Any], Rule], start_layer: str | None = None
+) -> Graph:
+    """Translate a Sequential or functional Keras model.
+
+    Parameters
+    ----------
+    model
+        A built model with one input and one output.
+    find_rule
+        Gives for a layer the function ``rule(layer, emit, *inputs)`` that emits its operations and
+        returns the output's node; raises `UnsupportedLayerError` where there is none.
+
+    start_layer
+        Name of a layer whose output takes the place of the model's input.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        For a model that is not a built graph of layers, or a layer without a rule.
+    """
+    inputs, outputs = _ends(model)
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise UnsupportedLayerError(
+            f"The model '{model.name}' has {len(inputs)} inputs and {len(outputs)} outputs; one of "
+            f"each can be bounded. Build a keras.Model with one input and the output of interest."
+        )
+    if start_layer is not None:
+        inputs = [_layer_output(model, start_layer)]
+    shape = tuple(inputs[0].shape[1:])
+    if None in shape:
+        raise UnsupportedLayerError(
+            f"The input shape {shape} of the model '{model.name}' is not fully known. Rebuild the "
+            f"model with a fixed input shape."
+        )
+    graph = Graph([Node(None, (), shape, "input")])
+    (graph.output,) = _walk(graph, inputs, outputs, [0], find_rule, prefix="")
+    return graph
+
+
+def _layer_output(model: Any, name: str) -> Any:
+    names = [layer.name for layer in model.layers]
+    if name not in names:
+        raise ValueError(f"start_layer must be one of {', '.join(names)}. Received: {name!r}")
+    return model.get_layer(name).output
+
+
+def _is_model_of_layers(layer: Any) -> bool:
+    """Whether it is a Sequential or functional model whose `call` is Keras' own."""
+    return isinstance(layer, keras.Model) and type(layer).call.__module__.startswith("keras.")
+
+
+def _ends(model: Any) -> tuple[list[Any], list[Any]]:
+    if not _is_model_of_layers(model):
+        raise UnsupportedLayerError(
+            f"Only Sequential and functional Keras models can be bounded, since only they say how "
+            f"their layers are connected. Received: '{getattr(model, 'name', model)}' of class "
+            f"{type(model).__name__}"
+        )
+    if not getattr(model, "inputs", None):
+        raise UnsupportedLayerError(
+            f"The model '{model.name}' has not been built. Add a keras.Input, or call it once."
+        )
+    return model.inputs, model.outputs
+
+
+def _walk(
+    graph: Graph,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    starts: Sequence[int],
+    find_rule: Callable,
+    prefix: str,
+) -> list[int]:
+    """Emit all operations between two sets of Keras tensors; the nodes of the outputs."""
+    nodes = {id(tensor): index for tensor, index in zip(inputs, starts)}
+    for call in _calls(inputs, outputs):
+        layer = call.operation
+        parents = [nodes[id(tensor)] for tensor in call.input_tensors]
+        name = prefix + layer.name
+        if isinstance(layer, keras.Model):
+            results = _walk(graph, *_ends(layer), parents, find_rule, name + "/")
+        else:
+            results = [find_rule(layer)(layer, Emitter(graph, name), *parents)]
+        for tensor, result in zip(call.output_tensors, results):
+            nodes[id(tensor)] = result
+        graph.layers[name] = results[0]
+    return [nodes[id(tensor)] for tensor in outputs]
+
+
+def _calls(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+    """Layer calls between inputs and outputs, every one after those it needs."""
+    done, order = {id(tensor) for tensor in inputs}, []
+    stack = [(tensor, False) for tensor in reversed(outputs)]
+    while stack:
+        tensor, ready = stack.pop()
+        if id(tensor) in done:
+            continue
+        layer, call_index, _ = tensor._keras_history
+        call = layer._inbound_nodes[call_index]
+        if ready:
+            order.append(call)
+            done.update(id(output) for output in call.output_tensors)
+        else:
+            stack.append((tensor, True))
+            stack.extend((needed, False) for needed in call.input_tensors)
+    return order

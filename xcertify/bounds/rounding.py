@@ -1,0 +1,46 @@
+"""Floating point: the error terms that make a computed bound a proved one.
+
+The engine works with *deviations*. A nominal forward pass in float64 gives every tensor of the
+network a reference value; everything that grows with the number of rows (coefficients, intervals)
+is computed in the working type on deviations from it. Rounding errors of the working type are then
+proportional to the size of the region, not to the size of the activations.
+
+The standard model of floating-point arithmetic is assumed: a sum of n products, in any order, with
+or without fused multiply-adds, is off by at most ``gamma(n) * sum(|x_i * y_i|)`` (Higham, Accuracy
+and Stability of Numerical Algorithms, section 3.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+_UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+
+def gamma(nb_terms: int, dtype: str) -> float:
+    """Largest relative error of `nb_terms` consecutive roundings, n u / (1 - n u)."""
+    error = nb_terms * _UNIT[dtype]
+    if error >= 0.5:
+        raise ValueError(
+            f"a sum of {nb_terms} terms cannot be bounded in {dtype}. Use dtype='float64'"
+        )
+    return error / (1.0 - error)
+
+
+def round_down(values: Any, dtype: str) -> Any:
+    """float64 values in the working type, never above the given ones."""
+    rounded = ops.cast(values, dtype)
+    return rounded - 3.0 * _UNIT[dtype] * ops.abs(rounded)
+
+
+def round_up(values: Any, dtype: str) -> Any:
+    """float64 values in the working type, never below the given ones."""
+    rounded = ops.cast(values, dtype)
+    return rounded + 3.0 * _UNIT[dtype] * ops.abs(rounded)
+
+
+def block_size(nb_terms: int, largest: int = 256) -> int:
+    """Largest divisor of `nb_terms` up to `largest`: how many terms are summed in working type."""
+    return next(size for size in range(min(nb_terms, largest), 0, -1) if nb_terms % size == 0)

@@ -1,0 +1,383 @@
+"""Verifier: verified bounds of a Keras model, the one class that the rest of the package uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from xcertify.bounds import backend, interval, linear
+from xcertify.bounds.graph import Graph, UnsupportedLayerError, build_graph
+from xcertify.bounds.layers import Softmax, find_rule, supported_activations
+from xcertify.bounds.operations import Enclosure, Precision
+from xcertify.regions import Region
+
+METHODS = ("ibp", "crown-ibp", "crown")
+_UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
+
+
+@dataclass(frozen=True)
+class LinearBounds:
+    """Linear functions under and over some rows of outputs, valid on the whole region.
+
+    ``lower_coefficients . (x - center) + lower_bias <= rows @ f(x) <= upper_coefficients .
+    (x - center) + upper_bias`` for every x of the region.
+
+    Attributes
+    ----------
+    region
+        Where they hold.
+    lower_coefficients, upper_coefficients
+        (N, S, *input), in the verifier's dtype.
+    lower_bias, upper_bias
+        (N, S) float64.
+
+    **Guarantee**: that of the `Verifier` that made them, for real-valued evaluation of the lines.
+    """
+
+    region: Region
+    lower_coefficients: np.ndarray
+    lower_bias: np.ndarray
+    upper_coefficients: np.ndarray
+    upper_bias: np.ndarray
+
+
+class Verifier:
+    """Verified bounds of a Keras model over regions of inputs.
+
+    Parameters
+    ----------
+    model
+        A built Sequential or functional model with one input and one output. A final softmax is
+        left out: bounds are of the logits. The model is never modified, and its current weights
+        are used at every call.
+    method
+        "ibp" (intervals; cheapest, loosest), "crown-ibp" (one backward pass with interval bounds
+        inside), "crown" (backward passes inside too; tightest), or "decomon:<method>", which runs
+        decomon ("decomon:crown", "decomon:forward-ibp", ...).
+    dtype
+        "float32" or "float64": the type that bounds are computed in.
+    arithmetic
+        "real": bounds hold for the network in real arithmetic with its stored weights. "float32":
+        they hold also for the network evaluated in float32 with sums in any order; a little wider.
+    memory_budget
+        Bytes that the engine's tensors may take at once (default 1 GiB). Work that does not fit is
+        done in parts.
+    start_layer
+        Name of a layer: its output takes the place of the input, and regions are regions of it.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, dtype or arithmetic.
+    UnsupportedLayerError
+        For a model or layer that cannot be bounded; the message names it and what can be.
+
+    **Guarantee**: no point of the region leaves the bounds, for the network in the stated
+    arithmetic. Rounding of the bounds' own computation is covered by the error terms described in
+    `xcertify.bounds.rounding`, under the standard model of floating-point arithmetic, with
+    TensorFloat-32 switched off during the call; transcendental functions are trusted to 16 ulp in
+    float64. With a "decomon:" method the guarantee is that of decomon.
+
+    Example
+    -------
+    >>> verifier = Verifier(model, method="crown")
+    >>> lower, upper = verifier.bound_outputs(Ball(images, epsilon=0.01, clip=(0, 1)))
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        method: str = "crown",
+        *,
+        dtype: str = "float32",
+        arithmetic: str = "real",
+        memory_budget: int = 2**30,
+        start_layer: str | None = None,
+    ) -> None:
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be 'float32' or 'float64'. Received: {dtype!r}")
+        if arithmetic not in ("real", "float32"):
+            raise ValueError(f"arithmetic must be 'real' or 'float32'. Received: {arithmetic!r}")
+        self.model, self.method, self.dtype = model, method, dtype
+        self.arithmetic, self.memory_budget = arithmetic, int(memory_budget)
+        self.start_layer = start_layer
+        self._decomon = None
+        self._compiled: dict[Any, Callable] = {}
+        self._precision = Precision(dtype, "float32" if arithmetic == "float32" else None)
+        if str(method).startswith("decomon:"):
+            from xcertify.bounds.decomon import DecomonBackend
+
+            if start_layer is not None:
+                raise ValueError("start_layer needs one of the methods " + ", ".join(METHODS))
+            self._decomon = DecomonBackend(model, method.removeprefix("decomon:"))
+        elif method not in METHODS:
+            raise ValueError(
+                f"method must be one of {', '.join(METHODS)} or 'decomon:<method>'. "
+                f"Received: {method!r}"
+            )
+        else:
+            self._graph = _logits_graph(model, start_layer)
+
+    def bound_outputs(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of the outputs (logits) over each region: lower and upper, (N, *outputs).
+
+        See `Verifier` for the guarantee and `bound_rows` for the errors.
+        """
+        lower, upper = self.bound_rows(region, None)
+        shape = (-1, *self._output_shape)
+        return lower.reshape(shape), upper.reshape(shape)
+
+    def bound_rows(
+        self, region: Region, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of linear functions ``rows @ f(x)`` of the outputs: margins, differences, sums.
+
+        Parameters
+        ----------
+        region
+            N regions of the model's input.
+        rows
+            (S, K) for all regions or (N, S, K), one set each; K is the number of outputs,
+            flattened. None: the outputs themselves.
+
+        Returns
+        -------
+        lower, upper
+            (N, S) float32 (float64 with ``dtype="float64"``).
+
+        Raises
+        ------
+        ValueError
+            If the region does not fit the model's input or the rows do not fit its outputs.
+        """
+        rows = self._check(region, rows)
+        if self._decomon is not None:
+            return self._decomon.bound_rows(region, rows)
+        results = self._run(region, self._graph.output, rows, self._bound)
+        lower, upper = (np.concatenate(part) for part in zip(*results))
+        return _outward(lower, upper, self.dtype)
+
+    def linear_bounds(self, region: Region, rows: np.ndarray | None = None) -> LinearBounds:
+        """Linear functions of the input under and over ``rows @ f(x)``; see `LinearBounds`.
+
+        Parameters and errors as in `bound_rows`; needs "crown-ibp" or "crown".
+        """
+        self._refuse_decomon("linear_bounds")
+        if self.method == "ibp":
+            raise ValueError(
+                "linear_bounds needs method='crown-ibp' or 'crown'. Received: method='ibp'"
+            )
+        rows = self._check(region, rows)
+        results = self._run(region, self._graph.output, rows, self._linear)
+        parts = [np.concatenate(part) for part in zip(*results)]
+        return LinearBounds(region, *parts)
+
+    def bound_layer(self, region: Region, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of a layer's output (after its activation) over each region, (N, *shape) each.
+
+        `layer` is the layer's name; for a layer of a nested model "nested/layer".
+        """
+        self._refuse_decomon("bound_layer")
+        if layer not in self._graph.layers:
+            raise ValueError(
+                f"layer must be one of {', '.join(self._graph.layers)}. Received: {layer!r}"
+            )
+        self._check(region, None)
+        node = self._graph.layers[layer]
+        shape = self._graph.nodes[node].shape
+        results = self._run(region, node, np.eye(math.prod(shape)), self._bound)
+        lower, upper = (np.concatenate(part).reshape((-1, *shape)) for part in zip(*results))
+        return _outward(lower, upper, self.dtype)
+
+    def evaluate(self, inputs: np.ndarray) -> np.ndarray:
+        """The bounded function itself (logits), (N, *outputs), in the verifier's dtype."""
+        function = self._compile(
+            "evaluate",
+            lambda inputs: _evaluate(self._graph, inputs),
+            [((None, *self._input_shape), self.dtype)],
+        )
+        with backend.full_precision():
+            return np.asarray(function(ops.cast(inputs, self.dtype)))
+
+    @property
+    def _input_shape(self) -> tuple[int, ...]:
+        if self._decomon is not None:
+            return tuple(self.model.input_shape[1:])
+        return self._graph.nodes[0].shape
+
+    @property
+    def _output_shape(self) -> tuple[int, ...]:
+        if self._decomon is not None:
+            return tuple(self.model.output_shape[1:])
+        return self._graph.nodes[self._graph.output].shape
+
+    def _refuse_decomon(self, what: str) -> None:
+        if self._decomon is not None:
+            raise ValueError(
+                f"{what} is not available through decomon. Use method='crown' or 'crown-ibp'. "
+                f"Received: method={self.method!r}"
+            )
+
+    def _check(self, region: Region, rows: np.ndarray | None) -> np.ndarray:
+        if not isinstance(region, Region):
+            raise ValueError(
+                f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
+                f"and a radius write Ball(inputs, epsilon)"
+            )
+        if region.shape != self._input_shape:
+            raise ValueError(
+                f"region must be around inputs of shape {self._input_shape}. "
+                f"Received: inputs of shape {region.shape}"
+            )
+        size = math.prod(self._output_shape)
+        if rows is None:
+            return np.eye(size, dtype=self.dtype)
+        rows = np.asarray(rows)
+        fits = rows.ndim == 2 or (rows.ndim == 3 and len(rows) == len(region))
+        if not fits or rows.shape[-1] != size:
+            raise ValueError(
+                f"rows must have the shape (S, {size}) or ({len(region)}, S, {size}). "
+                f"Received: {rows.shape}"
+            )
+        if not np.isfinite(rows).all():
+            raise ValueError("rows must be finite. Received: NaN or infinite coefficients")
+        if (rows.astype(self.dtype) != rows).any():
+            raise ValueError(
+                f"rows must be exact in {self.dtype}, since the bounds hold for the numbers used. "
+                f"Round them first, rows.astype('{self.dtype}'), or use dtype='float64'"
+            )
+        return rows.astype(self.dtype)
+
+    def _run(self, region: Region, node: int, rows: np.ndarray, bound: Callable) -> list[tuple]:
+        """Call a compiled bound on as many samples at a time as the memory budget allows."""
+        shared = rows.ndim == 2
+        shape = self._graph.nodes[node].shape
+        rows = rows.astype(self.dtype).reshape((*rows.shape[:-1], *shape))
+        lower, upper = region.sides("float64")
+        arrays = [
+            region.center.astype("float64"),
+            *_outward(lower - region.center, upper - region.center, self.dtype),
+        ]
+        is_ball = not math.isinf(region.norm)
+        if is_ball:
+            radius = np.broadcast_to(region.epsilon, region.center.shape)
+            arrays.append(_outward(radius, radius, self.dtype)[1])
+        function = self._compile(
+            (bound.__name__, node, shared, region.norm),
+            lambda rows, *tensors: bound(node, rows, region.norm, tensors, shared),
+            [
+                ((None, *shape) if shared else (None, None, *shape), self.dtype),
+                ((None, *self._input_shape), "float64"),
+                *[((None, *self._input_shape), self.dtype)] * (2 + is_ball),
+            ],
+        )
+        results = []
+        step = self._nb_samples_at_once()
+        with backend.full_precision():
+            for first in range(0, len(region), step):
+                part = slice(first, first + step)
+                part_rows = rows if shared else rows[part]
+                outputs = function(part_rows, *(array[part] for array in arrays))
+                results.append(tuple(np.asarray(output) for output in outputs))
+        return results
+
+    def _nb_samples_at_once(self) -> int:
+        """Samples whose intervals and relaxations take at most half of the memory budget."""
+        per_sample = sum(math.prod(node.shape) for node in self._graph.nodes) * 64
+        return max(1, self.memory_budget // 2 // per_sample)
+
+    def _compile(self, key: Any, function: Callable, signature: list) -> Callable:
+        if key not in self._compiled:
+            self._compiled[key] = backend.compile(function, signature)
+        return self._compiled[key]
+
+    def _bounds(self, node: int, norm: float, tensors: tuple) -> linear.LinearBounds:
+        center, lower, upper, *radius = tensors
+        return linear.LinearBounds(
+            self._graph,
+            Enclosure(center, lower, upper),
+            radius[0] if radius else None,
+            norm,
+            self._precision,
+            targets=[node],
+            refine=self.method == "crown",
+            relax=self.method != "ibp",
+            budget=self.memory_budget // 2,
+        )
+
+    def _bound(
+        self, node: int, rows: Any, norm: float, tensors: tuple, shared: bool
+    ) -> tuple[Any, Any]:
+        bounds = self._bounds(node, norm, tensors)
+        rows = _per_sample(rows, tensors[0], shared)
+        upper = bounds.interval_upper_bounds(node, rows)
+        lower = -bounds.interval_upper_bounds(node, -rows)
+        if self.method != "ibp":
+            places = ops.broadcast_to(ops.arange(ops.shape(rows)[1]), ops.shape(rows)[:2])
+            lower, upper = bounds.tighten(
+                node, lambda first, last: rows[:, first:last], places, (lower, upper)
+            )
+        nominal, slack = self._nominal(bounds, node, rows)
+        return nominal + lower - slack, nominal + upper + slack
+
+    def _linear(
+        self, node: int, rows: Any, norm: float, tensors: tuple, shared: bool
+    ) -> tuple[Any, ...]:
+        bounds = self._bounds(node, norm, tensors)
+        rows = _per_sample(rows, tensors[0], shared)
+        nominal, slack = self._nominal(bounds, node, rows)
+        upper, above = bounds.pull_back(node, rows)
+        lower, below = bounds.pull_back(node, -rows)
+        return -lower[0], nominal - below - slack, upper[0], nominal + above + slack
+
+    def _nominal(self, bounds: linear.LinearBounds, node: int, rows: Any) -> tuple[Any, Any]:
+        """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
+        reference = bounds.enclosures[node].reference[:, None]
+        terms = ops.cast(rows, "float64") * reference
+        axes = tuple(range(2, len(terms.shape)))
+        size = ops.sum(ops.abs(terms), axis=axes)
+        return ops.sum(terms, axis=axes), size * 1e-12 + _UNDERFLOW
+
+
+def _logits_graph(model: Any, start_layer: str | None) -> Graph:
+    """The graph of a model without a softmax at its end."""
+    graph = build_graph(model, find_rule, start_layer)
+    output = graph.nodes[graph.output]
+    if isinstance(output.operation, Softmax):
+        (graph.output,) = output.parents
+    for node in graph.nodes[: graph.output + 1]:
+        if isinstance(node.operation, Softmax):
+            raise UnsupportedLayerError(
+                f"The softmax of the layer '{node.layer}' stands inside the network; only a "
+                f"softmax at the output is left out. Supported activations: "
+                f"{', '.join(supported_activations())}."
+            )
+    return graph
+
+
+def _evaluate(graph: Graph, inputs: Any) -> Any:
+    values = {0: inputs}
+    for index in interval.ancestors(graph, [graph.output]):
+        node = graph.nodes[index]
+        values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
+    return values[graph.output]
+
+
+def _per_sample(rows: Any, samples: Any, shared: bool) -> Any:
+    if not shared:
+        return rows
+    return ops.broadcast_to(rows[None], (ops.shape(samples)[0], *ops.shape(rows)))
+
+
+def _outward(lower: np.ndarray, upper: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """float64 sides in another type, never inside the given ones."""
+    low, high = lower.astype(dtype), upper.astype(dtype)
+    low = np.where(low > lower, np.nextafter(low, low.dtype.type(-np.inf)), low)
+    high = np.where(high < upper, np.nextafter(high, high.dtype.type(np.inf)), high)
+    return low, high

@@ -1,0 +1,319 @@
+"""Regions: the sets of inputs over which a bound or a certificate must hold.
+
+Every region is the intersection of a box and a (possibly stretched) ball::
+
+    { x : lower <= x <= upper  and  || (x - center) / epsilon ||_p <= 1 },
+
+which is closed under all operations of this file: clipping to a valid range, holding features
+fixed, and keeping only the positive or the negative half.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+Norm = float | int | str
+
+_NORMS = {1: 1, 2: 2, math.inf: math.inf, "inf": math.inf}
+
+
+class Region:
+    """A batch of N regions around N nominal inputs; build one with `Ball` or `Box`.
+
+    Attributes
+    ----------
+    center
+        Nominal inputs, (N, *shape).
+    lower, upper
+        Sides of the box part, (N, *shape), rounded outward: they are never inside the stated set.
+    norm
+        1, 2 or inf: the norm of the ball part. With inf the box says everything.
+    epsilon
+        Radius of the ball part per feature, broadcastable to (N, *shape); None for a `Box`.
+    """
+
+    def __init__(
+        self,
+        center: np.ndarray,
+        lower: np.ndarray,
+        upper: np.ndarray,
+        epsilon: np.ndarray | None = None,
+        norm: float = math.inf,
+    ) -> None:
+        self.center, self.lower, self.upper = center, lower, upper
+        self.epsilon, self.norm = epsilon, norm
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+        return self.center.shape[1:]
+
+    def __getitem__(self, index: slice | np.ndarray) -> Region:
+        """The regions of some samples, by a slice or an array of indices."""
+        if isinstance(index, (int, np.integer)):
+            raise TypeError(
+                f"a region is indexed by a slice or an array of samples, so that it stays a batch; "
+                f"use region[{index}:{index + 1}]. Received: {index!r}"
+            )
+        epsilon = None if self.epsilon is None else self._full_epsilon()[index]
+        return Region(
+            self.center[index], self.lower[index], self.upper[index], epsilon, self.norm
+        )
+
+    def __repr__(self) -> str:
+        kind = "Box" if self.epsilon is None else f"Ball(norm={self.norm})"
+        widest = float(np.max(self.upper - self.lower)) if self.center.size else 0.0
+        return f"<{kind} regions: {len(self)} of shape {self.shape}, widest side {widest:.3g}>"
+
+    def fix(self, mask: Any) -> Region:
+        """The part of the region where some features keep their nominal value (EVA's B_u).
+
+        Parameters
+        ----------
+        mask
+            Boolean, (*shape) or (N, *shape); True where the feature is held at `center`.
+
+        Raises
+        ------
+        ValueError
+            If the mask is not boolean or does not fit the inputs.
+        """
+        mask = np.asarray(mask)
+        if mask.dtype != bool:
+            raise ValueError(
+                f"mask must be boolean, True where a feature is held fixed. "
+                f"Received: dtype {mask.dtype}"
+            )
+        if mask.shape not in (self.shape, self.center.shape):
+            raise ValueError(
+                f"mask must have the shape of one input, {self.shape}, or of the batch, "
+                f"{self.center.shape}. Received: {mask.shape}"
+            )
+        epsilon = None
+        if self.epsilon is not None:
+            epsilon = np.where(mask, 0.0, self.epsilon)
+        return Region(
+            self.center,
+            np.where(mask, self.center, self.lower),
+            np.where(mask, self.center, self.upper),
+            epsilon,
+            self.norm,
+        )
+
+    def positive(self) -> Region:
+        """The part of the region where no feature is below its nominal value (EVA's B(+))."""
+        return Region(self.center, self.center, self.upper, self.epsilon, self.norm)
+
+    def negative(self) -> Region:
+        """The part of the region where no feature is above its nominal value (EVA's B(-))."""
+        return Region(self.center, self.lower, self.center, self.epsilon, self.norm)
+
+    def sides(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        """`lower` and `upper` in another floating type, rounded outward."""
+        lower, upper = self.lower.astype(dtype), self.upper.astype(dtype)
+        lower = np.where(lower > self.lower, np.nextafter(lower, lower.dtype.type(-np.inf)), lower)
+        upper = np.where(upper < self.upper, np.nextafter(upper, upper.dtype.type(np.inf)), upper)
+        return lower, upper
+
+    def sample(self, nb_samples: int, seed: int | None = 0) -> np.ndarray:
+        """Random points of the region, (nb_samples, N, *shape), for tests and empirical bounds.
+
+        Uniform in a box; in a ball, uniform in the box around it and then drawn towards the
+        nominal input until the point is inside.
+        """
+        generator = np.random.default_rng(seed)
+        share = generator.random((nb_samples, *self.center.shape), dtype=np.float32)
+        points = self.lower + share * (self.upper - self.lower)
+        return self.project(points.astype(self.center.dtype))
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., N, *shape) of the region near the given ones.
+
+        Inside the box by clipping, then inside the ball by shrinking towards `center`; shrinking
+        keeps a point in the box, so the result is in both.
+        """
+        points = np.clip(points, self.lower, self.upper)
+        if self.epsilon is None or math.isinf(self.norm):
+            return points
+        epsilon = self._full_epsilon()
+        step = points - self.center
+        scaled = np.divide(step, epsilon, out=np.zeros(step.shape), where=epsilon > 0)
+        axes = tuple(range(step.ndim - len(self.shape), step.ndim))
+        length = np.sum(np.abs(scaled) ** self.norm, axes, keepdims=True) ** (1 / self.norm)
+        return (self.center + step / np.maximum(length * (1 + 1e-6), 1.0)).astype(points.dtype)
+
+    def _full_epsilon(self) -> np.ndarray:
+        return np.broadcast_to(self.epsilon, self.center.shape)
+
+
+class Ball(Region):
+    """All inputs within a distance of the nominal ones: ``|| x - center ||_p <= epsilon``.
+
+    Parameters
+    ----------
+    center
+        Nominal inputs, (N, *shape): an array or an eager tensor. float64 stays float64, everything
+        else becomes float32.
+    epsilon
+        Radius, at least 0: a scalar, one value per sample (N,), or one per feature, (*shape) or
+        (N, *shape). A radius per feature stretches the ball:
+        ``|| (x - center) / epsilon ||_p <= 1``.
+    norm
+        inf (default), 2 or 1.
+    clip
+        Valid range of the inputs, (low, high), each a scalar or an array of shape (*shape); the
+        region is cut to it. None: no cut.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape, NaN or infinite values, a negative epsilon, an unknown norm, or a
+        center outside `clip`; the message names the first offending sample.
+
+    Example
+    -------
+    >>> region = Ball(images, epsilon=0.1, clip=(0.0, 1.0))
+    """
+
+    def __init__(
+        self,
+        center: Any,
+        epsilon: Any,
+        norm: Norm = math.inf,
+        clip: tuple[Any, Any] | None = None,
+    ) -> None:
+        center = _inputs(center, "center")
+        if isinstance(norm, bool) or norm not in _NORMS:
+            raise ValueError(f"norm must be 1, 2 or np.inf. Received: {norm!r}")
+        epsilon = _epsilon(epsilon, center)
+        lower = _round_outward(center, -epsilon)
+        upper = _round_outward(center, epsilon)
+        if clip is not None:
+            low, high = _clip(clip, center)
+            lower, upper = np.maximum(lower, low), np.minimum(upper, high)
+        super().__init__(center, lower, upper, epsilon, _NORMS[norm])
+
+
+class Box(Region):
+    """All inputs between two arrays: ``lower <= x <= upper``.
+
+    Parameters
+    ----------
+    lower, upper
+        Sides, (N, *shape).
+    center
+        Nominal inputs, (N, *shape); `fix`, `positive` and `negative` refer to them. Default: the
+        middle of the box.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, NaN or infinite values, lower > upper, or a center outside.
+    """
+
+    def __init__(self, lower: Any, upper: Any, center: Any = None) -> None:
+        lower, upper = _inputs(lower, "lower"), _inputs(upper, "upper")
+        if lower.shape != upper.shape:
+            raise ValueError(
+                f"lower and upper must have one shape. Received: {lower.shape} and {upper.shape}"
+            )
+        _refuse(lower > upper, "lower is above upper", "swap them, or check the data")
+        if center is None:
+            center = np.clip(lower + (upper - lower) / 2, lower, upper)
+        else:
+            center = _inputs(center, "center")
+            if center.shape != lower.shape:
+                raise ValueError(
+                    f"center must have the shape of lower, {lower.shape}. Received: {center.shape}"
+                )
+            outside = (center < lower) | (center > upper)
+            _refuse(outside, "center is outside the box", "clip it into [lower, upper] first")
+        super().__init__(center, lower, upper)
+
+
+def _inputs(values: Any, name: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype != np.float64:
+        values = values.astype(np.float32)
+    if values.ndim < 2:
+        raise ValueError(
+            f"{name} must be a batch of inputs, (N, *shape); for a single input add an axis, "
+            f"x[None]. Received: shape {values.shape}"
+        )
+    _refuse(~np.isfinite(values), f"{name} has NaN or infinite values", "clean the data first")
+    return values
+
+
+def _refuse(bad: np.ndarray, problem: str, cure: str) -> None:
+    """Raise a ValueError that names the first sample with a True entry."""
+    if bad.any():
+        sample = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+        count = int(bad[sample].sum())
+        raise ValueError(f"{problem} in sample {sample} ({count} features): {cure}")
+
+
+def _epsilon(epsilon: Any, center: np.ndarray) -> np.ndarray:
+    epsilon = np.asarray(epsilon, dtype=np.float64)
+    nb_samples, shape = len(center), center.shape[1:]
+    per_sample = epsilon.shape == (nb_samples,)
+    if per_sample and epsilon.shape == shape:
+        raise ValueError(
+            f"epsilon of shape {epsilon.shape} may mean one value per sample or one per feature: "
+            f"give it as {(nb_samples, 1)} or {(1, *shape)}"
+        )
+    if per_sample:
+        epsilon = epsilon.reshape(nb_samples, *[1] * len(shape))
+    try:
+        np.broadcast_to(epsilon, center.shape)
+    except ValueError:
+        raise ValueError(
+            f"epsilon must be a scalar, one value per sample ({nb_samples},), or one per feature "
+            f"{shape}. Received: shape {epsilon.shape}"
+        ) from None
+    epsilon = epsilon.reshape([1] * (center.ndim - epsilon.ndim) + list(epsilon.shape))
+    _refuse(~np.isfinite(epsilon), "epsilon is NaN or infinite", "give a finite radius")
+    _refuse(epsilon < 0, "epsilon is negative", "a radius is at least 0")
+    return epsilon
+
+
+def _clip(clip: tuple[Any, Any], center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        low, high = (np.asarray(side, dtype=center.dtype) for side in clip)
+        np.broadcast_shapes(low.shape, high.shape, center.shape)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"clip must be a pair (low, high) of scalars or arrays of shape {center.shape[1:]}. "
+            f"Received: {clip!r}"
+        ) from None
+    if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
+        raise ValueError(f"clip must be (low, high) with low <= high. Received: {clip!r}")
+    outside = (center < low) | (center > high)
+    _refuse(
+        outside,
+        f"center leaves the valid range clip={clip!r}",
+        "scale the inputs, clip them, or give the range that they really have",
+    )
+    return low, high
+
+
+def _round_outward(center: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """center + step in the type of `center`, rounded away from the center, exact where it can be.
+
+    The sum is formed in float64 together with its rounding error (Knuth's two-sum), so that a side
+    is moved by one unit in the last place only where it would otherwise cut the stated set.
+    """
+    wide = center.astype(np.float64)
+    total = wide + step
+    shifted = total - wide
+    error = (wide - (total - shifted)) + (step - shifted)
+    side = total.astype(center.dtype)
+    excess = (side.astype(np.float64) - total) - error  # rounded minus exact
+    outward = np.where(step > 0, np.inf, -np.inf).astype(center.dtype)
+    inside = np.where(step > 0, excess < 0, excess > 0) & (step != 0)
+    return np.where(inside, np.nextafter(side, outward), side)
