@@ -62,9 +62,7 @@ class Region:
                 f"use region[{index}:{index + 1}]. Received: {index!r}"
             )
         epsilon = None if self.epsilon is None else self._full_epsilon()[index]
-        return Region(
-            self.center[index], self.lower[index], self.upper[index], epsilon, self.norm
-        )
+        return Region(self.center[index], self.lower[index], self.upper[index], epsilon, self.norm)
 
     def __repr__(self) -> str:
         kind = "Box" if self.epsilon is None else f"Ball(norm={self.norm})"
@@ -125,10 +123,10 @@ class Region:
         """Random points of the region, (nb_samples, N, *shape), for tests and empirical bounds.
 
         Uniform in a box; in a ball, uniform in the box around it and then drawn towards the
-        nominal input until the point is inside.
+        nominal input until the point is inside. All N regions share the same draws.
         """
         generator = np.random.default_rng(seed)
-        share = generator.random((nb_samples, *self.center.shape), dtype=np.float32)
+        share = generator.random((nb_samples, 1, *self.shape), dtype=np.float32)
         points = self.lower + share * (self.upper - self.lower)
         return self.project(points.astype(self.center.dtype))
 

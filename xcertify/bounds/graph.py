@@ -113,7 +113,7 @@ def build_graph(
             f"each can be bounded. Build a keras.Model with one input and the output of interest."
         )
     if start_layer is not None:
-        inputs = [_layer_output(model, start_layer)]
+        inputs = [layer_output(model, start_layer)]
     shape = tuple(inputs[0].shape[1:])
     if None in shape:
         raise UnsupportedLayerError(
@@ -125,11 +125,23 @@ def build_graph(
     return graph
 
 
-def _layer_output(model: Any, name: str) -> Any:
-    names = [layer.name for layer in model.layers]
-    if name not in names:
-        raise ValueError(f"start_layer must be one of {', '.join(names)}. Received: {name!r}")
-    return model.get_layer(name).output
+def layer_output(model: keras.Model, name: str) -> Any:
+    """The Keras tensor that a layer of a model gives, in this model's own graph.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or if it is called more than once.
+    """
+    calls = _calls(*_ends(model))
+    found = [call for call in calls if call.operation.name == name]
+    if len(found) != 1:
+        names = ", ".join(dict.fromkeys(call.operation.name for call in calls))
+        raise ValueError(
+            f"the layer must be one that the model calls once, of {names}. "
+            f"Received: {name!r}, called {len(found)} times"
+        )
+    return found[0].output_tensors[0]
 
 
 def _is_model_of_layers(layer: Any) -> bool:

@@ -61,6 +61,11 @@ def supported_activations() -> list[str]:
     return sorted([*(function.__name__ for function in _ACTIVATIONS), "softmax (at the output)"])
 
 
+def activations_by_name() -> dict[str, Activation]:
+    """The specification of every activation function that can be bounded."""
+    return {f.__name__: a for f, a in _ACTIVATIONS.items() if a is not None}
+
+
 class Softmax(Operation):
     """A softmax head: a marker that stands only at the output, where it is left out."""
 

@@ -27,7 +27,7 @@ _BLOCK = 256  # products summed in the working type; longer sums go on in float6
 _TENSORS_HELD = 8  # tensors of the size of the coefficients that one step back keeps alive
 
 
-class LinearBounds:
+class BackwardBounds:
     """Intervals, relaxations and backward passes of one graph over one batch of regions.
 
     It lives inside one trace of a compiled function.

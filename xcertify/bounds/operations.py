@@ -20,6 +20,8 @@ from xcertify.bounds import backend, relaxations
 from xcertify.bounds.relaxations import Activation
 from xcertify.bounds.rounding import gamma, round_down, round_up
 
+_NEVER = -1e30  # stands for entries that cannot be the largest
+
 
 class Enclosure(NamedTuple):
     """All values a tensor can take: reference + [lower, upper], elementwise, (N, *shape)."""
@@ -65,8 +67,8 @@ class Precision:
 class Relaxed(NamedTuple):
     """An operation over given intervals, ready to be pulled back through.
 
-    ``lower <= output - linear part of the inputs <= upper`` in deviations, (N, *shape) or None where
-    it is exactly zero; `slopes` is what `Operation.pull_back` needs beside.
+    ``lower <= output - linear part of the inputs <= upper`` in deviations, (N, *shape),
+    or None where it is exactly zero; `slopes` is what `Operation.pull_back` needs beside.
     """
 
     lower: Any = None
@@ -104,7 +106,7 @@ class Operation:
         raise NotImplementedError
 
     def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
-        """For each input a mask (N, *shape): entries whose tighter bounds tighten the relaxation."""
+        """For each input a mask (N, *shape): entries whose bounds decide the relaxation."""
         raise NotImplementedError
 
 
@@ -208,9 +210,7 @@ class Affine(Operation):
         nb_samples, nb_rows = ops.shape(coefficients)[:2]
         flat = ops.reshape(coefficients, (-1, *coefficients.shape[2:]))
         pulled = backend.transpose(self.linear, shapes, flat)
-        return [
-            ops.reshape(p, (nb_samples, nb_rows, *shape)) for p, shape in zip(pulled, shapes)
-        ]
+        return [ops.reshape(p, (nb_samples, nb_rows, *shape)) for p, shape in zip(pulled, shapes)]
 
     def _noise(self, inputs: Sequence[Enclosure], precision: Precision) -> tuple[list[Any], Any]:
         """Errors that do not shrink with the region, as input noise and bias noise.
@@ -289,8 +289,9 @@ class Elementwise(Operation):
         return [relaxations.is_bent(self.activation, *inputs[0].absolute())]
 
     def _noise(self, lower: Any, upper: Any, precision: Precision) -> Any:
-        """The network's own rounding of the function value, float64."""
+        """The network's own rounding of constants and, if asked for, of the value; float64."""
         error = precision.network_error(int(self.activation.ulps))
+        error += self.activation.constant_error
         return error * ops.maximum(ops.abs(lower), ops.abs(upper))
 
 
@@ -343,7 +344,7 @@ class Largest(Operation):
         own = slopes * lower
         others = ops.sum(own, axis=-1, keepdims=True) - own
         gaps = ops.maximum((1.0 - slopes) * upper, (1.0 - slopes) * lower) - others
-        intercept = ops.max(ops.where(upper >= floor, gaps, -1e300), axis=-1)
+        intercept = ops.max(ops.where(upper >= floor, gaps, _NEVER), axis=-1)
         reference = self._hide(enclosure.reference, 0.0)
         size = ops.max(ops.abs(self._hide(lower, 0.0)) + ops.abs(self._hide(upper, 0.0)), axis=-1)
         slack = gamma(4 * nb_entries + 8, "float64") * (
@@ -373,7 +374,7 @@ class Largest(Operation):
         several = ops.sum(ops.cast(contenders, "int32"), axis=-1, keepdims=True) > 1
         return [ops.logical_and(contenders, several)]
 
-    def _hide(self, values: Any, filler: float = -1e300) -> Any:
+    def _hide(self, values: Any, filler: float = _NEVER) -> Any:
         if self.valid is None:
             return values
         return ops.where(self.valid, values, ops.cast(filler, values.dtype))

@@ -57,6 +57,8 @@ class Activation:
     ulps
         Rounding errors of the network's own float32 evaluation of the function, in units of
         ``2**-24 * |value|``.
+    constant_error
+        Relative error of the value that comes from constants which the network may hold in float32.
 
     Example
     -------
@@ -71,6 +73,7 @@ class Activation:
     extrema: tuple[float, ...] = ()
     curvature: float = 0.0
     ulps: float = 16.0
+    constant_error: float = 0.0
 
     @property
     def piecewise_linear(self) -> bool:
@@ -136,13 +139,23 @@ def lines(activation: Activation, lower: Any, upper: Any, dtype: str) -> Lines:
     Slopes are numbers of the working type `dtype`, returned in it; the intercepts are proved for
     just these numbers and returned in float64.
     """
-    best = []
+    inner = [_into(kink, lower, upper) for kink in activation.kinks]
+    if not activation.piecewise_linear:
+        width = upper - lower
+        inner += [lower + width * (i / (_GRID + 1)) for i in range(1, _GRID + 1)]
+    points = ops.stack([lower, upper, *inner])
+    values = activation.value(points)
+    found = []
     for sign in (-1.0, 1.0):  # a line below f is the mirror of a line above -f
-        slope = _best_slope(activation, lower, upper, sign)
+        slope = _best_slope(activation, points, values, sign)
         slope = ops.cast(ops.cast(slope, dtype), "float64")
-        intercept = sign * _largest_gap(activation, lower, upper, slope, sign)
-        best += [ops.cast(slope, dtype), intercept]
-    return Lines(*best)
+        gap = ops.max(sign * (values - slope * points), axis=0)
+        if not activation.piecewise_linear:
+            gap = ops.maximum(gap, _gap_between(activation, lower, upper, slope, sign))
+        size = ops.max(ops.abs(points[:2]), axis=0)
+        gap += _SLACK * (ops.max(ops.abs(values[:2]), axis=0) + ops.abs(slope) * size)
+        found += [ops.cast(slope, dtype), sign * gap]
+    return Lines(*found)
 
 
 def _into(point: float, lower: Any, upper: Any) -> Any:
@@ -150,86 +163,63 @@ def _into(point: float, lower: Any, upper: Any) -> Any:
     return ops.minimum(ops.maximum(lower, point), upper)
 
 
-def _best_slope(activation: Activation, lower: Any, upper: Any, sign: float) -> Any:
-    """Slope of the line above ``sign * f`` with the least value in the middle; heuristic."""
-    value, slope_at = activation.value, activation.derivative
+def _best_slope(activation: Activation, points: Any, values: Any, sign: float) -> Any:
+    """Slope of the line above ``sign * f`` with the least value in the middle; heuristic.
+
+    `points` (P, ...) are the ends of the interval and points between, `values` the function there.
+    """
+    lower, upper = points[0], points[1]
     middle = (lower + upper) / 2
     width = upper - lower
     degenerate = width <= 1e-12 * (ops.abs(lower) + ops.abs(upper))
-    safe_width = ops.where(degenerate, ops.ones_like(width), width)
-    at_lower, at_upper = value(lower), value(upper)
-    tangent = slope_at(middle)
-    chord = ops.where(degenerate, tangent, (at_upper - at_lower) / safe_width)
-
+    tangent = activation.derivative(middle)
+    chord = (values[1] - values[0]) / ops.where(degenerate, 1.0, width)
+    chord = ops.where(degenerate, tangent, chord)
+    # The flattest lines through the left and through the right end that stay above sign * f.
+    before, after = points - lower, upper - points
+    rise = (values - values[0]) / ops.where(before > 0, before, 1.0)
+    fall = (values[1] - values) / ops.where(after > 0, after, 1.0)
+    steepest = ops.max(ops.where(before > 0, sign * rise, -np.inf), axis=0)
+    flattest = ops.min(ops.where(after > 0, sign * fall, np.inf), axis=0)
+    candidates = [
+        chord,
+        ops.where(degenerate, tangent, sign * steepest),
+        ops.where(degenerate, tangent, sign * flattest),
+    ]
     if activation.piecewise_linear:
-        points = [_into(kink, lower, upper) for kink in activation.kinks]
-    else:
-        points = [lower + width * (i / (_GRID + 1)) for i in range(1, _GRID + 1)]
-    # The steepest (flattest) line through the left (right) end that leaves the function below it.
-    from_lower, from_upper = chord, chord
-    for point in points:
-        before, after = point - lower, upper - point
-        rise = (value(point) - at_lower) / ops.where(before > 0, before, ops.ones_like(before))
-        fall = (at_upper - value(point)) / ops.where(after > 0, after, ops.ones_like(after))
-        from_lower = ops.where(
-            ops.logical_and(before > 0, sign * rise > sign * from_lower), rise, from_lower
-        )
-        from_upper = ops.where(
-            ops.logical_and(after > 0, sign * fall < sign * from_upper), fall, from_upper
-        )
-
-    candidates = [chord, from_lower, from_upper]
-    if activation.piecewise_linear:
-        candidates += [slope_at(lower), slope_at(upper)]
+        candidates += [activation.derivative(lower), activation.derivative(upper)]
     else:
         candidates.append(tangent)
-    best, best_height = None, None
-    for slope in candidates:
-        gaps = [sign * (value(p) - slope * p) for p in (lower, upper, *points)]
-        height = reduce(ops.maximum, gaps) + sign * slope * middle
-        if best is None:
-            best, best_height = slope, height
-        else:
-            better = height < best_height
-            best = ops.where(better, slope, best)
-            best_height = ops.where(better, height, best_height)
-    return best
+    gaps = [ops.max(sign * (values - slope * points), axis=0) for slope in candidates]
+    heights = [gap + sign * slope * middle for gap, slope in zip(gaps, candidates)]
+    return _first_least(ops.stack(candidates), ops.stack(heights))
 
 
-def _largest_gap(
-    activation: Activation, lower: Any, upper: Any, slope: Any, sign: float
-) -> Any:
-    """Proved upper bound of ``sign * (f(z) - slope * z)`` on [lower, upper]."""
-
-    def gap(point: Any) -> Any:
-        return sign * (activation.value(point) - slope * point)
-
-    points = [lower, upper, *(_into(kink, lower, upper) for kink in activation.kinks)]
-    hidden = 0.0
-    if not activation.piecewise_linear:
-        turns = sorted({*activation.kinks, *activation.inflections})
-        edges = [lower, *(_into(turn, lower, upper) for turn in turns), upper]
-        for left, right in zip(edges[:-1], edges[1:]):
-            left, right = _bracket(activation.derivative, left, right, slope)
-            points += [left, right]
-            # Between the bracket's ends and the point where f' = slope.
-            hidden = ops.maximum(hidden, activation.curvature / 2 * (right - left) ** 2)
-    largest = reduce(ops.maximum, [gap(point) for point in points])
-    size = ops.maximum(ops.abs(lower), ops.abs(upper))
-    values = ops.maximum(ops.abs(activation.value(lower)), ops.abs(activation.value(upper)))
-    return largest + hidden + _SLACK * (values + ops.abs(slope) * size)
+def _first_least(slopes: Any, heights: Any) -> Any:
+    """The slope, of (C, ...), with the least height."""
+    chosen = ops.one_hot(ops.argmin(heights, axis=0), slopes.shape[0], axis=0, dtype="float64")
+    return ops.sum(ops.where(chosen > 0, slopes, 0.0), axis=0)
 
 
-def _bracket(derivative: Scalar, left: Any, right: Any, slope: Any) -> tuple[Any, Any]:
-    """Shrink [left, right], on which the derivative is monotone, around derivative = slope."""
-    # Just inside, so that a kink at an end shows the derivative of this piece.
-    inner = (right - left) * 1e-9
-    rising = derivative(right - inner) >= derivative(left + inner)
-    for _ in range(_BISECTIONS):
+def _gap_between(activation: Activation, lower: Any, upper: Any, slope: Any, sign: float) -> Any:
+    """Proved upper bound of ``sign * (f(z) - slope * z)`` where the derivative is the slope."""
+    turns = sorted({*activation.kinks, *activation.inflections})
+    edges = [lower, *(_into(turn, lower, upper) for turn in turns), upper]
+    left, right = ops.stack(edges[:-1]), ops.stack(edges[1:])
+    # Just inside, so that a kink at an end shows the derivative of its own piece.
+    inside = (right - left) * 1e-9
+    rising = activation.derivative(right - inside) >= activation.derivative(left + inside)
+
+    def halve(_: Any, bracket: tuple[Any, Any]) -> tuple[Any, Any]:
+        left, right = bracket
         middle = (left + right) / 2
-        go_right = ops.equal(derivative(middle) < slope, rising)
-        left, right = ops.where(go_right, middle, left), ops.where(go_right, right, middle)
-    return left, right
+        go_right = ops.equal(activation.derivative(middle) < slope, rising)
+        return ops.where(go_right, middle, left), ops.where(go_right, right, middle)
+
+    left, right = ops.fori_loop(0, _BISECTIONS, halve, (left, right))
+    gap = sign * (activation.value(left) - slope * left)
+    # Between the left end of the bracket and the point itself, where the gap is flat.
+    return ops.max(gap + activation.curvature / 2 * (right - left) ** 2, axis=0)
 
 
 def _sigmoid(z: Any) -> Any:
@@ -269,4 +259,5 @@ def leaky_relu(negative_slope: float) -> Activation:
         lambda z: ops.where(z > 0, ops.ones_like(z), negative_slope * ops.ones_like(z)),
         kinks=(0.0,),
         ulps=2,
+        constant_error=2.0**-24,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -14,37 +13,13 @@ from keras import ops
 from xcertify.bounds import backend, interval, linear
 from xcertify.bounds.graph import Graph, UnsupportedLayerError, build_graph
 from xcertify.bounds.layers import Softmax, find_rule, supported_activations
-from xcertify.bounds.operations import Enclosure, Precision
+from xcertify.bounds.lines import LinearBounds
+from xcertify.bounds.operations import Elementwise, Enclosure, Precision
+from xcertify.bounds.relaxations import SIGMOID
 from xcertify.regions import Region
 
 METHODS = ("ibp", "crown-ibp", "crown")
 _UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
-
-
-@dataclass(frozen=True)
-class LinearBounds:
-    """Linear functions under and over some rows of outputs, valid on the whole region.
-
-    ``lower_coefficients . (x - center) + lower_bias <= rows @ f(x) <= upper_coefficients .
-    (x - center) + upper_bias`` for every x of the region.
-
-    Attributes
-    ----------
-    region
-        Where they hold.
-    lower_coefficients, upper_coefficients
-        (N, S, *input), in the verifier's dtype.
-    lower_bias, upper_bias
-        (N, S) float64.
-
-    **Guarantee**: that of the `Verifier` that made them, for real-valued evaluation of the lines.
-    """
-
-    region: Region
-    lower_coefficients: np.ndarray
-    lower_bias: np.ndarray
-    upper_coefficients: np.ndarray
-    upper_bias: np.ndarray
 
 
 class Verifier:
@@ -70,6 +45,8 @@ class Verifier:
         done in parts.
     start_layer
         Name of a layer: its output takes the place of the input, and regions are regions of it.
+    logits
+        Whether a sigmoid at the end is left out too.
 
     Raises
     ------
@@ -99,6 +76,7 @@ class Verifier:
         arithmetic: str = "real",
         memory_budget: int = 2**30,
         start_layer: str | None = None,
+        logits: bool = False,
     ) -> None:
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64'. Received: {dtype!r}")
@@ -122,7 +100,7 @@ class Verifier:
                 f"Received: {method!r}"
             )
         else:
-            self._graph = _logits_graph(model, start_layer)
+            self._graph = _logits_graph(model, start_layer, logits)
 
     def bound_outputs(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the outputs (logits) over each region: lower and upper, (N, *outputs).
@@ -206,6 +184,11 @@ class Verifier:
             return np.asarray(function(ops.cast(inputs, self.dtype)))
 
     @property
+    def nb_outputs(self) -> int:
+        """Number K of outputs, flattened."""
+        return math.prod(self._output_shape)
+
+    @property
     def _input_shape(self) -> tuple[int, ...]:
         if self._decomon is not None:
             return tuple(self.model.input_shape[1:])
@@ -235,7 +218,7 @@ class Verifier:
                 f"region must be around inputs of shape {self._input_shape}. "
                 f"Received: inputs of shape {region.shape}"
             )
-        size = math.prod(self._output_shape)
+        size = self.nb_outputs
         if rows is None:
             return np.eye(size, dtype=self.dtype)
         rows = np.asarray(rows)
@@ -297,9 +280,9 @@ class Verifier:
             self._compiled[key] = backend.compile(function, signature)
         return self._compiled[key]
 
-    def _bounds(self, node: int, norm: float, tensors: tuple) -> linear.LinearBounds:
+    def _bounds(self, node: int, norm: float, tensors: tuple) -> linear.BackwardBounds:
         center, lower, upper, *radius = tensors
-        return linear.LinearBounds(
+        return linear.BackwardBounds(
             self._graph,
             Enclosure(center, lower, upper),
             radius[0] if radius else None,
@@ -336,7 +319,7 @@ class Verifier:
         lower, below = bounds.pull_back(node, -rows)
         return -lower[0], nominal - below - slack, upper[0], nominal + above + slack
 
-    def _nominal(self, bounds: linear.LinearBounds, node: int, rows: Any) -> tuple[Any, Any]:
+    def _nominal(self, bounds: linear.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
         """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
         reference = bounds.enclosures[node].reference[:, None]
         terms = ops.cast(rows, "float64") * reference
@@ -345,12 +328,13 @@ class Verifier:
         return ops.sum(terms, axis=axes), size * 1e-12 + _UNDERFLOW
 
 
-def _logits_graph(model: Any, start_layer: str | None) -> Graph:
-    """The graph of a model without a softmax at its end."""
+def _logits_graph(model: Any, start_layer: str | None, without_sigmoid: bool) -> Graph:
+    """The graph of a model without a softmax (and a sigmoid, if asked for) at its end."""
     graph = build_graph(model, find_rule, start_layer)
-    output = graph.nodes[graph.output]
-    if isinstance(output.operation, Softmax):
-        (graph.output,) = output.parents
+    head = graph.nodes[graph.output]
+    sigmoid = isinstance(head.operation, Elementwise) and head.operation.activation is SIGMOID
+    if isinstance(head.operation, Softmax) or (sigmoid and without_sigmoid):
+        (graph.output,) = head.parents
     for node in graph.nodes[: graph.output + 1]:
         if isinstance(node.operation, Softmax):
             raise UnsupportedLayerError(

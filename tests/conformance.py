@@ -1,0 +1,105 @@
+"""What every bound has to pass: independent evaluation in float64, corners, samples and attacks."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from xcertify.bounds import Verifier
+from xcertify.regions import Region
+
+
+def in_float64(model: keras.Model) -> keras.Model:
+    """A copy of a model that computes in float64: what the float32 bounds have to contain."""
+    config = json.loads(json.dumps(model.get_config()).replace('"float32"', '"float64"'))
+    copy = type(model).from_config(config, custom_objects={})
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def logits_of(model: keras.Model) -> keras.Model:
+    """The copy of a model that ends before its softmax, by Keras alone."""
+    last = model.layers[-1]
+    if isinstance(last, keras.layers.Softmax):
+        return keras.Model(model.inputs[0], model.layers[-2].output)
+    if getattr(last, "activation", None) is keras.activations.softmax:
+        config = json.loads(json.dumps(model.get_config()).replace('"softmax"', '"linear"'))
+        copy = type(model).from_config(config)
+        copy.set_weights(model.get_weights())
+        return copy
+    return model
+
+
+def adversarial_points(model: keras.Model, region: Region, nb_random: int, seed: int) -> np.ndarray:
+    """Points of a region (P, N, *shape) in float64 that push outputs to their extremes.
+
+    For every output, the corner that the gradient at the center points to, the corner after a few
+    steps of gradient ascent, and the same for descent; random corners; random inner points.
+    """
+    generator = np.random.default_rng(seed)
+    lower, upper = region.lower.astype("f8"), region.upper.astype("f8")
+    center = region.center.astype("f8")
+    share = generator.random((nb_random, *center.shape))
+    corners = np.where(generator.random((nb_random, *center.shape)) < 0.5, lower, upper)
+    points = [lower + share * (upper - lower), corners, center[None], lower[None], upper[None]]
+    size = int(np.prod(model.output_shape[1:]))
+    for output in range(min(size, 6)):
+        for sign in (-1.0, 1.0):
+            point = center
+            for step in range(3):
+                gradient = sign * _gradient(model, point, output)
+                corner = np.where(gradient > 0, upper, np.where(gradient < 0, lower, point))
+                points.append(corner[None])
+                length = 1.0 if step else 0.3
+                point = point + length * (corner - point)
+                if np.isfinite(region.norm):
+                    towards = center + gradient * np.max(upper - lower) * 10
+                    points.append(region.project(towards)[None])
+    points = np.concatenate(points).clip(lower, upper)
+    return region.project(points) if np.isfinite(region.norm) else points
+
+
+def _gradient(model: keras.Model, points: np.ndarray, output: int) -> np.ndarray:
+    points = tf.constant(points)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        outputs = tf.reshape(model(points, training=False), (len(points), -1))[:, output]
+    gradient = tape.gradient(outputs, points)
+    return np.zeros(points.shape) if gradient is None else gradient.numpy()
+
+
+def _verifier(model: keras.Model, method: str, **options) -> Verifier:
+    """One verifier, and so one trace, for all regions of a model."""
+    key = (id(model), method, *sorted(options.items()))
+    if key not in _VERIFIERS:
+        _VERIFIERS.clear()
+        _VERIFIERS[key] = Verifier(model, method, **options)
+    return _VERIFIERS[key]
+
+
+_VERIFIERS: dict = {}
+
+
+def assert_sound(
+    model: keras.Model, region: Region, method: str, nb_random: int = 20, seed: int = 0, **options
+) -> tuple[np.ndarray, np.ndarray]:
+    """No adversarial point leaves the bounds of outputs and of differences; returns the bounds."""
+    verifier = _verifier(model, method, **options)
+    exact = in_float64(logits_of(model))
+    points = adversarial_points(exact, region, nb_random, seed)
+    values = np.stack([exact(p, training=False).numpy().reshape(len(p), -1) for p in points])
+    lower, upper = verifier.bound_outputs(region)
+    lower, upper = lower.reshape(len(region), -1), upper.reshape(len(region), -1)
+    assert np.isfinite(lower).all() and np.isfinite(upper).all()
+    assert (lower <= values).all(), f"below by {(lower - values).max()}"
+    assert (values <= upper).all(), f"above by {(values - upper).max()}"
+
+    size = values.shape[-1]
+    rows = np.random.default_rng(seed).integers(-2, 3, (3, size)).astype("f4")
+    row_lower, row_upper = verifier.bound_rows(region, rows)
+    differences = values @ rows.T.astype("f8")
+    assert (row_lower <= differences).all() and (differences <= row_upper).all()
+    return lower, upper

@@ -1,0 +1,269 @@
+"""EVA and EVAHybrid: against brute force, by hand, and by Xplique's conventions."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conformance import adversarial_points, in_float64
+from networks import NETWORKS, functional, sequential
+
+from xcertify.attributions import EVA, EVAHybrid
+from xcertify.bounds import UnsupportedLayerError, Verifier
+from xcertify.grid import grid_cells
+from xcertify.regions import Ball
+
+L = keras.layers
+SETTINGS = {
+    "one-pass": {"mode": "one-pass"},
+    "one-pass by intervals": {"mode": "one-pass", "method": "crown-ibp"},
+    "exact": {"mode": "exact"},
+    "exact ibp": {"mode": "exact", "method": "ibp"},
+    "separate": {"mode": "exact", "method": "crown-ibp", "overlap": "separate"},
+    "one-pass separate": {"mode": "one-pass", "overlap": "separate"},
+}
+
+
+def images(nb_samples=3, shape=(6, 7, 2), seed=0):
+    return np.random.default_rng(seed).uniform(0, 1, (nb_samples, *shape)).astype("float32")
+
+
+def true_overlap(model, points, classes):
+    """Largest overlap over points (P, N, *shape), by brute force in float64."""
+    exact = in_float64(model)
+    values = np.stack([exact(p, training=False).numpy() for p in points])
+    own = np.take_along_axis(values, classes[None, :, None], axis=-1)[..., 0]
+    others = np.where(np.arange(values.shape[-1]) == classes[:, None], -np.inf, values).max(-1)
+    return (others - own).max(axis=0)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_certified_overlaps_are_never_beaten(setting):
+    model = NETWORKS["convolutions"]()
+    inputs = images()
+    explainer = EVA(model, epsilon=0.05, clip=(0, 1), grid_size=2, **SETTINGS[setting])
+    certificate = explainer.certify(inputs)
+    classes = model.predict(inputs, verbose=0).argmax(1)
+    assert (certificate.targets == classes).all()
+    region = Ball(inputs, 0.05, clip=(0, 1))
+    exact = in_float64(model)
+    attained = true_overlap(model, adversarial_points(exact, region, 30, 0), classes)
+    assert (attained <= certificate.overlap).all()
+    for cell in range(4):
+        mask = np.broadcast_to((certificate.cells == cell)[..., None], inputs.shape[1:])
+        points = adversarial_points(exact, region.fix(mask), 30, cell)
+        attained = true_overlap(model, points, classes)
+        assert (attained <= certificate.cell_overlaps[:, cell]).all()
+    assert (certificate.robust == (certificate.overlap < 0)).all()
+
+
+@pytest.mark.parametrize("overlap", ["margin", "separate"])
+def test_exact_scores_by_a_loop(overlap):
+    model = NETWORKS["convolutions"]()
+    inputs, labels = images(2), np.array([1, 0])
+    explainer = EVA(model, 0.1, grid_size=3, mode="exact", overlap=overlap, method="crown-ibp")
+    maps = explainer.explain(inputs, labels)
+    verifier = Verifier(model, "crown-ibp")
+    cells = grid_cells((6, 7, 2), 3)
+
+    def bound(region, label):
+        if overlap == "margin":
+            rows = np.delete(np.eye(3) - np.eye(3)[label], label, axis=0)
+            return verifier.bound_rows(region, rows.astype("f4"))[1].max()
+        lower, upper = verifier.bound_outputs(region)
+        return np.delete(upper[0], label).max() - lower[0, label]
+
+    for sample, label in enumerate(labels):
+        region = Ball(inputs[sample : sample + 1], 0.1)
+        full = bound(region, label)
+        for cell in range(9):
+            mask = np.repeat((cells == cell)[..., None], 2, axis=-1)
+            expected = full - bound(region.fix(mask), label)
+            np.testing.assert_allclose(maps[sample, cells == cell, 0], expected, atol=2e-5)
+
+
+def test_one_pass_and_exact_agree_on_an_affine_model():
+    model = sequential((8,), L.Dense(5), L.Dense(3))
+    inputs = np.random.default_rng(1).uniform(0, 1, (4, 8)).astype("f4")
+    maps = [EVA(model, 0.2, clip=(0, 1), mode=mode)(inputs) for mode in ("one-pass", "exact")]
+    np.testing.assert_allclose(maps[0], maps[1], atol=1e-5)
+
+
+def test_two_classes_by_hand():
+    model = sequential((3,), L.Dense(2))
+    model.set_weights([np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), np.array([5.0, 0.0])])
+    # Margin f_1 - f_0 = -x0 + 2 x1 + 3 x2 - 5: fixing a feature takes |weight| * epsilon away.
+    explainer = EVA(model, epsilon=0.1)
+    np.testing.assert_allclose(explainer(np.zeros((1, 3))), [[0.1, 0.2, 0.3]], rtol=1e-5)
+    certificate = explainer.certify(np.zeros((1, 3)))
+    np.testing.assert_allclose(certificate.overlap, [-4.4], rtol=1e-6)
+    assert certificate.robust.all()
+    certificate = EVA(model, epsilon=1.0).certify(np.zeros((1, 3)))
+    np.testing.assert_allclose(certificate.overlap, [1.0], rtol=1e-5)
+    np.testing.assert_allclose(certificate.cell_overlaps, [[0.0, -1.0, -2.0]], atol=1e-5)
+    assert not certificate.robust.any()
+
+
+def test_l2_by_hand():
+    model = sequential((2,), L.Dense(2))
+    model.set_weights([np.array([[0.0, 3.0], [0.0, 4.0]]), np.array([10.0, 0.0])])
+    for mode in ("one-pass", "exact"):
+        maps = EVA(model, epsilon=1.0, norm=2, mode=mode)(np.zeros((1, 2)))
+        np.testing.assert_allclose(maps, [[1.0, 2.0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["one-pass", "exact"])
+def test_targeted_halves_by_hand(mode):
+    model = sequential((3,), L.Dense(3))
+    weights = np.array([[0.0, 2.0, 9.0], [0.0, -1.0, 9.0], [1.0, 1.0, 9.0]])
+    model.set_weights([weights, np.array([5.0, 0.0, -50.0])])
+    explainer = EVA(model, epsilon=0.5, mode=mode)
+    result = explainer.explain_targeted(np.zeros((1, 3)), towards=[1])
+    np.testing.assert_allclose(result.positive, [[1.0, 0.0, 0.0]], atol=1e-5)
+    np.testing.assert_allclose(result.negative, [[0.0, 0.5, 0.0]], atol=1e-5)
+    with pytest.raises(ValueError, match="another class"):
+        explainer.explain_targeted(np.zeros((1, 3)), towards=[0])
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_a_single_output_counts_as_two_classes(activation):
+    model = sequential((2,), L.Dense(1, activation))
+    model.set_weights([np.array([[1.0], [-2.0]]), np.array([1.0])])
+    certificate = EVA(model, epsilon=0.1).certify(np.array([[0.0, 0.0], [0.0, 3.0]]))
+    assert (certificate.targets == [1, 0]).all()
+    # Logits 1 and -5, moved by at most .3.
+    np.testing.assert_allclose(certificate.overlap, [-0.7, -4.7], rtol=1e-5)
+
+
+def test_conventions_of_xplique():
+    model = NETWORKS["convolutions"]()
+    inputs, labels = images(), np.array([0, 1, 2])
+    explainer = EVA(model, epsilon=0.05, grid_size=3)
+    maps = explainer.explain(inputs, labels)
+    assert maps.shape == (3, 6, 7, 1) and maps.dtype == np.float32
+    assert np.isfinite(maps).all() and (maps.max(axis=(1, 2, 3)) > 0).all()
+    one_hot = tf.one_hot(labels, 3)
+    dataset = tf.data.Dataset.from_tensor_slices((inputs, one_hot)).batch(2)
+    others = [
+        explainer(inputs, labels),
+        explainer.explain(inputs=inputs, targets=one_hot),
+        explainer(tf.constant(inputs), one_hot),
+        explainer(dataset),
+        EVA(model, epsilon=0.05, grid_size=3, batch_size=1)(inputs, labels),
+    ]
+    for other in others:
+        np.testing.assert_allclose(maps, other, atol=1e-6)
+    predicted = model.predict(inputs, verbose=0).argmax(1)
+    np.testing.assert_allclose(explainer(inputs), explainer(inputs, predicted), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 3)])
+def test_tabular_and_time_series(shape):
+    model = sequential(shape, L.Flatten(), L.Dense(6, "relu"), L.Dense(3))
+    maps = EVA(model, epsilon=0.1, grid_size=None)(images(4, shape))
+    assert maps.shape == (4, *shape)
+    assert EVA(model, epsilon=0.1, mode="exact")(images(2, shape)).shape == (2, *shape)
+
+
+def test_the_model_is_read_lazily_and_can_be_replaced():
+    first, second = NETWORKS["convolutions"](), NETWORKS["average_pooling"]()
+    explainer = EVA(first, epsilon=0.05)
+    inputs = images(2)
+    before = explainer(inputs)
+    explainer.model = sequential((6, 7, 2), L.Flatten(), L.Dense(3), seed=5)
+    assert np.abs(explainer(inputs) - before).max() > 1e-4
+    explainer.model = second
+    assert explainer(images(2, (7, 6, 2))).shape == (2, 7, 6, 1)
+
+
+def test_softmax_head_is_explained_at_its_logits():
+    logits = NETWORKS["convolutions"]()
+    outputs = L.Softmax()(logits.outputs[0])
+    model = keras.Model(logits.inputs[0], outputs)
+    np.testing.assert_allclose(EVA(model, 0.05)(images()), EVA(logits, 0.05)(images()), atol=1e-6)
+
+
+def test_hybrid_lies_between_the_attack_and_the_bound():
+    model = NETWORKS["convolutions"]()
+    inputs = images()
+    first = model.layers[0].name
+    region = Ball(inputs, 0.05)
+    settings = {"epsilon": 0.05, "grid_size": 2, "method": "crown"}
+    hybrid = EVAHybrid(model, first, nb_samples=200, **settings)
+    classes = hybrid.explain(inputs) is not None and model.predict(inputs, verbose=0).argmax(1)
+    estimate = hybrid._overlaps(region, classes)
+    latents = Verifier(model, "ibp").bound_layer(region, first)
+    samples = np.stack([model.layers[0](p).numpy() for p in region.sample(200)])
+    assert (samples >= latents[0]).all() and (samples <= latents[1]).all()
+    attained = true_overlap(model, region.sample(200), classes)
+    assert (attained <= estimate.full + 1e-5).all()
+    assert (estimate.full <= EVA(model, mode="exact", **settings).certify(inputs).overlap).all()
+    np.testing.assert_array_equal(hybrid(inputs), hybrid(inputs))
+    assert (
+        np.abs(hybrid(inputs) - EVAHybrid(model, first, 200, **settings, seed=1)(inputs)).max() > 0
+    )
+    small = EVAHybrid(model, first, nb_samples=200, **settings, batch_size=60)
+    np.testing.assert_allclose(small(inputs), hybrid(inputs), atol=1e-5)
+    assert not hasattr(hybrid, "certify")
+
+
+class Cube(L.Layer):
+    """A layer without a rule."""
+
+    def call(self, inputs):
+        return inputs**3
+
+
+def test_hybrid_needs_rules_behind_the_latent_layer_only():
+    inputs = keras.Input((4,))
+    cube = Cube(name="cube")(inputs)
+    model = functional(inputs, L.Dense(3)(L.Dense(5, "relu")(cube)))
+    assert EVAHybrid(model, "cube", epsilon=0.1)(images(2, (4,))).shape == (2, 4)
+    explainer = EVA(model)
+    with pytest.raises(UnsupportedLayerError, match="cube"):
+        explainer(images(2, (4,)))
+    with pytest.raises(ValueError, match="calls once, of cube.*'nothing'"):
+        EVAHybrid(model, "nothing")(images(2, (4,)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "fast"}, "'one-pass' or 'exact'. Received: 'fast'"),
+        ({"overlap": "both"}, "'margin' or 'separate'. Received: 'both'"),
+        ({"method": "ibp"}, "use mode='exact'. Received: method='ibp'"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"epsilon": -1}, "epsilon is negative"),
+        ({"clip": (0.9, 1)}, "leaves the valid range"),
+        ({"grid_size": 0}, "grid_size must be"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EVA(NETWORKS["convolutions"](), **settings)(images())
+
+
+def test_bad_inputs():
+    explainer = EVA(NETWORKS["convolutions"]())
+    with pytest.raises(ValueError, match=r"shape \(N, 6, 7, 2\)"):
+        explainer(images()[0])
+    with pytest.raises(ValueError, match="one class per input.*for sample 1"):
+        explainer(images(2), [[1, 0, 0], [0.5, 0.5, 0]])
+    with pytest.raises(ValueError, match="labels from 0 to 2"):
+        explainer(images(2), [0, 3])
+
+
+def test_certificate_says_what_was_proved():
+    certificate = EVA(NETWORKS["convolutions"](), 0.01, clip=(0, 1)).certify(images())
+    assert "radius 0.01 within (0, 1)" in repr(certificate) and "crown" in repr(certificate)
+    fields = certificate.to_dict()
+    assert fields["overlap"] == certificate.overlap.tolist()
+    with pytest.raises(AttributeError):
+        certificate.overlap = 0
+
+
+def test_nothing_global_changes(capsys):
+    state, numpy_state = tf.executing_eagerly(), np.random.get_state()[1].copy()
+    EVA(NETWORKS["convolutions"](), 0.01, verbose=True, mode="exact", grid_size=2)(images())
+    assert tf.executing_eagerly() == state
+    assert (np.random.get_state()[1] == numpy_state).all()
+    assert "15/15" in capsys.readouterr().err

@@ -1,0 +1,104 @@
+"""Relaxations of every activation against dense sampling, and known cases by hand."""
+
+import numpy as np
+import pytest
+
+from xcertify.bounds import relaxations
+from xcertify.bounds.layers import activations_by_name
+
+ACTIVATIONS = activations_by_name()
+
+
+def intervals(seed=0, count=400):
+    generator = np.random.default_rng(seed)
+    middle = generator.normal(0, 1, count) * generator.choice([0.5, 3, 20], count)
+    width = 10 ** generator.uniform(-6, 1.5, count)
+    lower, upper = middle - width / 2, middle + width / 2
+    lower[:40], upper[40:80] = 0.0, 0.0
+    upper[:40], lower[40:80] = width[:40], -width[40:80]
+    lower[80:90] = upper[80:90]
+    return lower, upper
+
+
+def samples(lower, upper, count=2001):
+    return lower + (upper - lower) * np.linspace(0, 1, count)[:, None]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_image_lines_and_derivative_contain_the_function(name):
+    activation = ACTIVATIONS[name]
+    lower, upper = intervals()
+    points = samples(lower, upper)
+    values = np.asarray(activation.value(points))
+    # Rounding of the sampled values themselves.
+    noise = 4e-16 * (np.abs(values) + np.abs(points) + 1)
+
+    low, high = (np.asarray(side) for side in relaxations.image(activation, lower, upper))
+    assert (low <= values + noise).all() and (values <= high + noise).all()
+    span = values.max(axis=0) - values.min(axis=0)
+    np.testing.assert_allclose(high - low, span, rtol=1e-3, atol=1e-6)
+
+    lines = [
+        np.asarray(part).astype("f8")
+        for part in relaxations.lines(activation, lower, upper, "float32")
+    ]
+    below, above = lines[0] * points + lines[1], lines[2] * points + lines[3]
+    noise = noise + 4e-16 * (np.abs(below) + np.abs(above))
+    assert (below <= values + noise).all()
+    assert (values <= above + noise).all()
+    # Each line touches the function, or nearly.
+    size = 1e-6 * (1 + np.abs(values).max(axis=0) + np.abs(points).max(axis=0))
+    assert ((values - below).min(axis=0) <= 2e-3 * (upper - lower) + size).all()
+    assert ((above - values).min(axis=0) <= 2e-3 * (upper - lower) + size).all()
+
+    smallest, largest = (
+        np.asarray(side) for side in relaxations.derivative_range(activation, lower, upper)
+    )
+    slopes = np.asarray(activation.derivative(points))
+    assert (smallest <= slopes + 1e-15).all() and (slopes <= largest + 1e-15).all()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_stated_facts_are_true(name):
+    activation = ACTIVATIONS[name]
+    points = np.linspace(-12, 12, 48_001)
+    points = points[np.min(np.abs(points[:, None] - np.array([*activation.kinks, 99.0])), 1) > 1e-3]
+    step = 1e-5
+    value = lambda z: np.asarray(activation.value(z))  # noqa: E731
+    slopes = np.asarray(activation.derivative(points))
+    np.testing.assert_allclose(
+        (value(points + step) - value(points - step)) / (2 * step), slopes, rtol=1e-4, atol=1e-6
+    )
+    bends = np.asarray(activation.derivative(points + step)) - np.asarray(
+        activation.derivative(points - step)
+    )
+    assert np.abs(bends).max() / (2 * step) <= activation.curvature * (1 + 1e-4) + 1e-9
+    turns = sorted({*activation.kinks, *activation.inflections})
+    edges = [-np.inf, *turns, np.inf]
+    for left, right in zip(edges[:-1], edges[1:]):
+        piece = slopes[(points > left) & (points < right)]
+        changes = np.diff(piece)
+        assert (changes >= -1e-12).all() or (changes <= 1e-12).all()
+
+
+def test_relu_lines_are_those_of_crown():
+    lines = relaxations.lines(
+        relaxations.RELU,
+        np.array([-1.0, -3.0, 1.0, -2.0]),
+        np.array([3.0, 1.0, 2.0, -1.0]),
+        "float32",
+    )
+    np.testing.assert_allclose(np.asarray(lines.lower_slope), [1, 0, 1, 0])
+    np.testing.assert_allclose(np.asarray(lines.lower_intercept), 0, atol=1e-13)
+    np.testing.assert_allclose(np.asarray(lines.upper_slope), [0.75, 0.25, 1, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(lines.upper_intercept), [0.75, 0.75, 0, 0], rtol=1e-6, atol=1e-13
+    )
+
+
+def test_sigmoid_lines_are_tangents_where_it_bends_one_way():
+    lines = relaxations.lines(relaxations.SIGMOID, np.array([1.0]), np.array([3.0]), "float64")
+    value = 1 / (1 + np.exp(-2.0))
+    np.testing.assert_allclose(np.asarray(lines.upper_slope), value * (1 - value), rtol=1e-9)
+    ends = 1 / (1 + np.exp([-1.0, -3.0]))
+    np.testing.assert_allclose(np.asarray(lines.lower_slope), (ends[1] - ends[0]) / 2, rtol=1e-9)

@@ -1,0 +1,111 @@
+"""What all explainers share: the model, the forms of inputs and targets, calling conventions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import keras
+import numpy as np
+
+from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.targets import one_hot_targets
+
+
+class Explainer(ABC):
+    """An explanation method for one Keras model.
+
+    A subclass keeps its arguments as attributes of the same names, does no work in its
+    constructor, and implements `_explain`.
+
+    Parameters
+    ----------
+    model
+        A built Keras model that classifies. Explanations are of its logits: a softmax or sigmoid
+        at its end is left out. It may be replaced (``explainer.model = other``) at any time.
+    batch_size
+        Most perturbed samples that are held at once.
+    seed
+        Makes everything random repeatable, in every call.
+    verbose
+        Whether to show a progress bar.
+    """
+
+    def __init__(
+        self, model: keras.Model, *, batch_size: int = 512, seed: int = 0, verbose: bool = False
+    ) -> None:
+        if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number above 0. Received: {batch_size!r}")
+        self.batch_size, self.seed, self.verbose = int(batch_size), seed, verbose
+        self.model = model
+
+    @property
+    def model(self) -> keras.Model:
+        """The model that is explained; what was derived from an earlier one is dropped."""
+        return self._model
+
+    @model.setter
+    def model(self, model: keras.Model) -> None:
+        self._model = model
+        self._derived: dict[str, Any] = {}
+
+    def explain(self, inputs: Any, targets: Any = None) -> np.ndarray:
+        """Attribution maps.
+
+        Parameters
+        ----------
+        inputs
+            Images (N, H, W, C), time series (N, T, W) or tabular data (N, W): arrays, tensors, or
+            a `tf.data.Dataset` of them, with or without targets.
+        targets
+            Class of each input: integer labels (N,) or one-hot rows (N, K). None: the class that
+            the model predicts.
+
+        Returns
+        -------
+        explanations
+            float32: (N, H, W, 1) for images, else the shape of the inputs.
+
+        Raises
+        ------
+        ValueError
+            For inputs that do not fit the model, or targets that are neither.
+        """
+        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        return self._explain(inputs, targets).astype(np.float32)
+
+    def __call__(self, inputs: Any, targets: Any = None) -> np.ndarray:
+        """Same as `explain`."""
+        return self.explain(inputs, targets)
+
+    @abstractmethod
+    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        """Maps of float32 inputs (N, *shape) that fit the model."""
+
+
+def target_classes(logits: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+    """The one class that each row of targets names, (N,).
+
+    For a model with a single output there are two classes, 1 where the logit is positive and 0
+    where it is not.
+
+    Raises
+    ------
+    ValueError
+        For targets that do not name exactly one class.
+    """
+    nb_samples, nb_classes = logits.shape
+    if nb_classes == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        if targets is not None and np.asarray(targets).shape == (nb_samples, 1):
+            targets = np.asarray(targets)[:, 0].astype(int)
+    weights = one_hot_targets(logits, targets, nb_samples, logits.shape[1])
+    single = (weights > 0).sum(axis=1) == 1
+    single &= (weights != 0).sum(axis=1) == 1
+    if not single.all():
+        sample = int(np.argmin(single))
+        raise ValueError(
+            f"targets must name one class per input, as labels or one-hot rows. "
+            f"Received: {weights[sample]} for sample {sample}"
+        )
+    return weights.argmax(axis=1)

@@ -1,0 +1,460 @@
+"""EVA: explanations by verified perturbation analysis.
+
+Source: Fel et al., Don't Lie to Me! Robust and Efficient Explainability with Verified Perturbation
+Analysis, CVPR 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from xcertify.attributions.base import Explainer, target_classes
+from xcertify.bounds import Verifier
+from xcertify.bounds.graph import layer_output
+from xcertify.certificates import OverlapCertificate
+from xcertify.grid import grid_cells
+from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.regions import Ball, Box, Region
+
+Bound = Callable[[Region, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+MODES = ("one-pass", "exact")
+OVERLAPS = ("margin", "separate")
+
+
+class TargetedExplanation(NamedTuple):
+    """Two maps, (N, H, W, 1) or the shape of the inputs, float32.
+
+    `positive`: importance of what may be added (B(+), drawn in red in the paper); `negative`: of
+    what may be taken away (B(-), blue).
+    """
+
+    positive: np.ndarray
+    negative: np.ndarray
+
+
+class Overlaps(NamedTuple):
+    """Upper bounds of the adversarial overlap: of each region, (N,), and with each cell fixed."""
+
+    full: np.ndarray
+    fixed: np.ndarray
+
+
+class _OverlapExplainer(Explainer):
+    """What EVA and EVAHybrid share: a score is the overlap that vanishes with a cell fixed."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        epsilon: Any,
+        norm: float,
+        clip: tuple[Any, Any] | None,
+        grid_size: int | None,
+        overlap: str,
+        method: str,
+        batch_size: int,
+        seed: int,
+        verbose: bool,
+    ) -> None:
+        if overlap not in OVERLAPS:
+            raise ValueError(f"overlap must be 'margin' or 'separate'. Received: {overlap!r}")
+        super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
+        self.epsilon, self.norm, self.clip = epsilon, norm, clip
+        self.grid_size, self.overlap, self.method = grid_size, overlap, method
+
+    def explain_targeted(
+        self, inputs: Any, towards: Any, targets: Any = None
+    ) -> TargetedExplanation:
+        """What would have to be added, or taken away, for another class to win (section 4.3).
+
+        The overlap of the one class `towards` against `targets` is explained, over the part of the
+        region where features only grow, B(+), and where they only fall, B(-).
+
+        Parameters
+        ----------
+        inputs
+            As for `explain`.
+        towards
+            The class c' that is asked for: integer labels (N,) or one-hot rows (N, K).
+        targets
+            The class c that it is set against, default the predicted one.
+        """
+        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        logits = self._logits(inputs)
+        classes = target_classes(logits, targets)
+        others = target_classes(logits, np.asarray(towards))
+        if (classes == others).any():
+            sample = int(np.argmax(classes == others))
+            raise ValueError(
+                f"towards must be another class than the target. Received: {others[sample]} for "
+                f"both in sample {sample}"
+            )
+        maps = []
+        region = self._region(inputs)
+        for half in (region.positive(), region.negative()):
+            overlaps = self._overlaps(half, classes, others)
+            maps.append(self._to_map(overlaps.full[:, None] - overlaps.fixed, inputs))
+        return TargetedExplanation(*(m.astype(np.float32) for m in maps))
+
+    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        classes = target_classes(self._logits(inputs), targets)
+        overlaps = self._overlaps(self._region(inputs), classes)
+        return self._to_map(overlaps.full[:, None] - overlaps.fixed, inputs)
+
+    @property
+    def _verifier(self) -> Verifier:
+        if "verifier" not in self._derived:
+            self._derived["verifier"] = Verifier(self.model, self.method, logits=True)
+        return self._derived["verifier"]
+
+    @property
+    def _nb_regions_at_once(self) -> int:
+        return self.batch_size
+
+    def _logits(self, inputs: np.ndarray) -> np.ndarray:
+        return self._verifier.evaluate(inputs)
+
+    def _region(self, inputs: np.ndarray) -> Region:
+        return Ball(inputs, self.epsilon, self.norm, self.clip)
+
+    def _cells(self, shape: tuple[int, ...]) -> np.ndarray:
+        return grid_cells(shape, self.grid_size)
+
+    def _to_map(self, scores: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+        maps = scores[:, self._cells(inputs.shape[1:])]
+        return maps[..., None] if inputs.ndim == 4 else maps
+
+    def _overlaps(
+        self, region: Region, classes: np.ndarray, others: np.ndarray | None = None
+    ) -> Overlaps:
+        """Overlaps of all regions, by one bound computation for each region and cell."""
+        cells = _per_feature(self._cells(region.shape), region.shape)
+        nb_cells = int(cells.max()) + 1
+        # Cell number -1 stands for the whole region.
+        pairs = np.arange(len(region) * (nb_cells + 1))
+        found = np.empty(len(pairs))
+        progress = tqdm(total=len(pairs), unit="bound", disable=not self.verbose)
+        for part in _parts(pairs, self._nb_regions_at_once):
+            samples, cell = part // (nb_cells + 1), part % (nb_cells + 1) - 1
+            fixed = cells == cell.reshape(-1, *[1] * cells.ndim)
+            found[part] = self._bound_overlap(
+                region[samples].fix(fixed),
+                classes[samples],
+                None if others is None else others[samples],
+            )
+            progress.update(len(part))
+        progress.close()
+        found = found.reshape(len(region), nb_cells + 1)
+        return Overlaps(found[:, 0], found[:, 1:])
+
+    def _bound_overlap(
+        self, region: Region, classes: np.ndarray, others: np.ndarray | None
+    ) -> np.ndarray:
+        """Bound of the overlap over each region, (N,)."""
+        return self._combine(self._verifier.bound_rows, region, classes, others)
+
+    def _combine(self, bound: Bound, region: Region, classes: Any, others: Any) -> np.ndarray:
+        return overlap_bounds(
+            bound, region, self.overlap, classes, others, self._verifier.nb_outputs
+        )
+
+
+class EVA(_OverlapExplainer):
+    """EVA: the importance of a feature is the verified adversarial overlap that it makes possible.
+
+    The adversarial overlap of a region is the largest value of ``f_c' - f_c`` on it, over all other
+    classes c' (Eq. 1); `Verifier` bounds it from above. The score of a cell is how much of this
+    bound vanishes when the features of the cell are held at their nominal value (Eq. 2).
+
+    Parameters
+    ----------
+    model
+        A Keras classifier that `Verifier` can bound. A single logit counts as two classes.
+    epsilon
+        Radius of the region, in units of the inputs: a scalar or as for `Ball`. Start where
+        `certify` proves some predictions and not all.
+    norm
+        inf, 2 or 1.
+    clip
+        Valid range of the inputs, (low, high); None: no limits.
+    grid_size
+        Side of the grid of cells on images and along time; None: every feature (every pixel with
+        its channels) is a cell.
+    mode
+        "one-pass": all cells from the linear bounds of the whole region, which hold on each of its
+        parts: one backward pass per input. "exact": the region of each cell bounded on its own, as
+        in the paper: 1 + cells passes.
+    overlap
+        "margin": each ``f_c' - f_c`` is bounded as one function, tighter at no cost. "separate":
+        max upper(f_c') - lower(f_c), the paper's form.
+    method
+        How to bound, a name of `Verifier`: "crown", "crown-ibp", "ibp", "decomon:crown", ...;
+        "one-pass" needs "crown" or "crown-ibp".
+    batch_size
+        Most regions that are bounded at once.
+    seed
+        Not used (nothing is random); kept for a common signature.
+    verbose
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        For an unknown mode, overlap or method, and for inputs outside `clip`.
+    UnsupportedLayerError
+        At the first use, for a model that cannot be bounded.
+
+    **Guarantee** of `certify`: no point of the region has a larger overlap than the certificate
+    says, with the cells free or fixed; where the overlap is negative, the predicted class is proved
+    constant. Arithmetic and assumptions are those of `Verifier`. The scores of `explain` are
+    differences of such bounds: each bound is proved, the difference is not the drop of the true
+    overlap.
+
+    Example
+    -------
+    >>> explainer = EVA(model, epsilon=0.05, clip=(0.0, 1.0))
+    >>> maps = explainer.explain(images, labels)          # (N, H, W, 1)
+    >>> explainer.certify(images, labels).robust          # (N,) bool
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        epsilon: Any = 0.05,
+        norm: float = np.inf,
+        clip: tuple[Any, Any] | None = None,
+        grid_size: int | None = 12,
+        mode: str = "one-pass",
+        overlap: str = "margin",
+        method: str = "crown",
+        *,
+        batch_size: int = 512,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be 'one-pass' or 'exact'. Received: {mode!r}")
+        if mode == "one-pass" and method not in ("crown", "crown-ibp"):
+            raise ValueError(
+                f"mode='one-pass' needs the linear bounds of method='crown' or 'crown-ibp'; with "
+                f"other methods use mode='exact'. Received: method={method!r}"
+            )
+        super().__init__(
+            model,
+            epsilon=epsilon,
+            norm=norm,
+            clip=clip,
+            grid_size=grid_size,
+            overlap=overlap,
+            method=method,
+            batch_size=batch_size,
+            seed=seed,
+            verbose=verbose,
+        )
+        self.mode = mode
+
+    def certify(self, inputs: Any, targets: Any = None) -> OverlapCertificate:
+        """Proved overlaps of the region around each input; see the class for the guarantee.
+
+        Parameters and errors as for `explain`.
+        """
+        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        classes = target_classes(self._logits(inputs), targets)
+        overlaps = self._overlaps(self._region(inputs), classes)
+        limits = "" if self.clip is None else f" within {self.clip}"
+        return OverlapCertificate(
+            region=f"l{self.norm} balls of radius {self.epsilon}{limits}",
+            method=self.method,
+            arithmetic=self._verifier.arithmetic,
+            overlap=overlaps.full,
+            # A cell's region is a part of the whole one, so both bounds hold on it.
+            cell_overlaps=np.minimum(overlaps.fixed, overlaps.full[:, None]),
+            cells=self._cells(inputs.shape[1:]),
+            targets=classes,
+            robust=overlaps.full < 0,
+        )
+
+    def _overlaps(
+        self, region: Region, classes: np.ndarray, others: np.ndarray | None = None
+    ) -> Overlaps:
+        if self.mode == "exact":
+            return super()._overlaps(region, classes, others)
+        cells = _per_feature(self._cells(region.shape), region.shape)
+        parts = []
+        progress = tqdm(total=len(region), unit="input", disable=not self.verbose)
+        for first in range(0, len(region), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            chosen = None if others is None else others[part]
+
+            def bound(region: Region, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                lines = self._verifier.linear_bounds(region, rows)
+                sides = zip(lines.bounds(), lines.bounds_with_fixed(cells))
+                return tuple(
+                    np.concatenate([whole[..., None], fixed], axis=-1) for whole, fixed in sides
+                )
+
+            parts.append(self._combine(bound, region[part], classes[part], chosen))
+            progress.update(len(parts[-1]))
+        progress.close()
+        found = np.concatenate(parts)
+        return Overlaps(found[:, 0], found[:, 1:])
+
+
+class EVAHybrid(_OverlapExplainer):
+    """EVA for large models: sampled up to a layer, bounded from there on (section 3.4).
+
+    For the region and for the region of every cell, `nb_samples` points are drawn and sent to
+    `latent_layer`; the smallest box around what arrives there is bounded through the rest of the
+    network.
+
+    Parameters
+    ----------
+    model, epsilon, norm, clip, grid_size, overlap, method, verbose
+        As for `EVA`. Only the layers behind `latent_layer` have to be supported.
+    latent_layer
+        Name of the layer whose output is boxed; all paths to the output must go through it.
+    nb_samples
+        Points drawn from each region. All regions of an input share the same draws, so that two
+        cells differ by what is fixed and not by chance.
+    batch_size
+        Most perturbed samples that are held at once.
+    seed
+        Of the draws; the same in every call.
+
+    **No guarantee**: the box at `latent_layer` comes from samples and may be left by other points
+    of the region, so that the overlaps are estimates. There is no `certify`.
+
+    Example
+    -------
+    >>> EVAHybrid(model, "flatten", epsilon=0.1, nb_samples=100).explain(images)
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        latent_layer: str,
+        nb_samples: int = 100,
+        epsilon: Any = 0.05,
+        norm: float = np.inf,
+        clip: tuple[Any, Any] | None = None,
+        grid_size: int | None = 12,
+        overlap: str = "margin",
+        method: str = "crown",
+        *,
+        batch_size: int = 4096,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        if isinstance(nb_samples, bool) or int(nb_samples) != nb_samples or nb_samples < 1:
+            raise ValueError(f"nb_samples must be a whole number above 0. Received: {nb_samples!r}")
+        super().__init__(
+            model,
+            epsilon=epsilon,
+            norm=norm,
+            clip=clip,
+            grid_size=grid_size,
+            overlap=overlap,
+            method=method,
+            batch_size=batch_size,
+            seed=seed,
+            verbose=verbose,
+        )
+        self.latent_layer, self.nb_samples = latent_layer, int(nb_samples)
+
+    @property
+    def _verifier(self) -> Verifier:
+        if "verifier" not in self._derived:
+            self._derived["verifier"] = Verifier(
+                self.model, self.method, logits=True, start_layer=self.latent_layer
+            )
+        return self._derived["verifier"]
+
+    @property
+    def _nb_regions_at_once(self) -> int:
+        return max(1, self.batch_size // self.nb_samples)
+
+    def _logits(self, inputs: np.ndarray) -> np.ndarray:
+        latents = [self._latents(part) for part in _parts(inputs, self.batch_size)]
+        return self._verifier.evaluate(np.concatenate(latents))
+
+    def _bound_overlap(
+        self, region: Region, classes: np.ndarray, others: np.ndarray | None
+    ) -> np.ndarray:
+        lower, upper = np.inf, -np.inf
+        nb_at_once = max(1, self.batch_size // len(region))
+        points = region.sample(self.nb_samples, self.seed)
+        for part in _parts(points, nb_at_once):
+            latents = self._latents(part.reshape(-1, *region.shape))
+            latents = latents.reshape(*part.shape[:2], *latents.shape[1:])
+            lower = np.minimum(lower, latents.min(axis=0))
+            upper = np.maximum(upper, latents.max(axis=0))
+        return self._combine(self._verifier.bound_rows, Box(lower, upper), classes, others)
+
+    def _latents(self, inputs: np.ndarray) -> np.ndarray:
+        """Outputs of the latent layer."""
+        if "latents" not in self._derived:
+            latents = layer_output(self.model, self.latent_layer)
+            head = keras.Model(self.model.inputs[0], latents)
+            self._derived["latents"] = tf.function(
+                lambda x: head(x, training=False),
+                input_signature=[tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)],
+                autograph=False,
+            )
+        return self._derived["latents"](inputs).numpy().astype(np.float32)
+
+
+def overlap_bounds(
+    bound: Bound,
+    region: Region,
+    overlap: str,
+    classes: np.ndarray,
+    others: np.ndarray | None,
+    nb_classes: int,
+) -> np.ndarray:
+    """Upper bound of the adversarial overlap, (N, ...), from bounds of rows of logits, (N, S, ...).
+
+    Parameters
+    ----------
+    bound
+        Gives lower and upper bounds of rows (N, S, K) or (S, K) over a region.
+    region
+        N regions.
+    overlap
+        "margin" or "separate", see `EVA`.
+    classes
+        Class c of each region, (N,).
+    others
+        The one class c' to compare with, (N,); None: all others.
+    nb_classes
+        Number K of logits. A single one is compared with 0.
+    """
+    units = np.eye(nb_classes, dtype=np.float32)
+    if nb_classes == 1:
+        rows = np.where(classes == 1, -1.0, 1.0).astype(np.float32)[:, None, None]
+        return bound(region, rows)[1].max(axis=1)
+    every = np.broadcast_to(np.arange(nb_classes), (len(classes), nb_classes))
+    wanted = every[every != classes[:, None]].reshape(len(classes), -1)
+    if others is not None:
+        wanted = others[:, None]
+    if overlap == "margin":
+        rows = units[wanted] - units[classes][:, None]
+        return bound(region, rows)[1].max(axis=1)
+    lower, upper = bound(region, units)
+    samples = np.arange(len(classes))
+    return upper[samples[:, None], wanted].max(axis=1) - lower[samples, classes]
+
+
+def _per_feature(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Cell of every entry of an input: channels of a pixel belong together."""
+    return np.broadcast_to(cells[..., None], shape) if len(shape) == 3 else cells
+
+
+def _parts(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (array[first : first + size] for first in range(0, len(array), size))

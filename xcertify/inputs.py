@@ -1,0 +1,154 @@
+"""Inputs in every form that users have them, as one float32 array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def as_arrays(
+    inputs: Any, targets: Any = None, input_shape: tuple[int | None, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Inputs and targets as arrays, whatever they came in.
+
+    Parameters
+    ----------
+    inputs
+        (N, *shape): an array, an eager tensor, a nested list, or a `tf.data.Dataset` of inputs or
+        of (inputs, targets) pairs, batched or not. Numbers of any type; they become float32 and
+        are not rescaled.
+    targets
+        Left as they are apart from becoming an array; see `xcertify.targets.one_hot_targets`.
+        None: those of the data set, if it has any.
+    input_shape
+        Shape of one input, None where a dimension is free; see `input_shape_of`. With it, inputs
+        of another shape are refused here rather than inside the model, and it decides whether a
+        data set is batched. Without it a data set counts as batched if its elements have a free
+        first dimension or if `batch` was its last step; `unbatch()` it where that is not enough.
+
+    Returns
+    -------
+    inputs, targets
+        (N, *shape) float32, and an array with N first, or None.
+
+    Raises
+    ------
+    ValueError
+        For inputs without a batch axis, of a shape that the model does not take, empty, not
+        numeric, NaN or infinite; for an infinite data set, one of dictionaries, or one that has
+        targets of its own beside `targets`; for targets that are not one per input.
+
+    Example
+    -------
+    >>> inputs, targets = as_arrays([[0, 1], [2, 3]], [0, 1])
+    >>> inputs.dtype, targets.shape
+    (dtype('float32'), (2,))
+    """
+    if isinstance(inputs, tf.data.Dataset):
+        inputs, targets = _from_dataset(inputs, targets, input_shape)
+    inputs = np.asarray(inputs)
+    if inputs.dtype.kind not in "fiub" and inputs.dtype.name != "bfloat16":
+        raise ValueError(f"inputs must be numbers. Received: an array of {inputs.dtype}")
+    inputs = inputs.astype(np.float32, copy=False)
+    if input_shape is not None and not _fits(inputs.shape[1:], input_shape):
+        wanted = ", ".join("any" if size is None else str(size) for size in input_shape)
+        single = _fits(inputs.shape, input_shape)
+        cure = "for a single input add an axis, x[None]" if single else "reshape the inputs"
+        raise ValueError(
+            f"inputs must have the shape (N, {wanted}) that the model takes; {cure}. "
+            f"Received: {inputs.shape}"
+        )
+    if inputs.ndim < 2:
+        raise ValueError(
+            f"inputs must be a batch, (N, *shape); for a single input add an axis, x[None]. "
+            f"Received: shape {inputs.shape}"
+        )
+    if not inputs.size:
+        raise ValueError(f"inputs are empty: give at least one. Received: shape {inputs.shape}")
+    finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"inputs have NaN or infinite values in sample {int(np.argmin(finite))}: "
+            f"clean the data first"
+        )
+    if targets is not None:
+        targets = np.asarray(targets)
+        if targets.shape[:1] != (len(inputs),):
+            raise ValueError(
+                f"targets must be one per input, {len(inputs)} of them. "
+                f"Received: shape {targets.shape}"
+            )
+    return inputs, targets
+
+
+def input_shape_of(model: Any) -> tuple[int | None, ...] | None:
+    """Shape of one input of a Keras model, None where it is not known.
+
+    Raises
+    ------
+    ValueError
+        For a model of several inputs.
+    """
+    shape = getattr(model, "input_shape", None)
+    if shape is None:
+        return None
+    if not all(size is None or isinstance(size, int) for size in shape):
+        raise ValueError(
+            f"the model must have a single input; build one that does, with the other inputs as "
+            f"constants. Received: inputs of shapes {shape}"
+        )
+    return tuple(shape[1:])
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        free is None or size == free for size, free in zip(shape, wanted)
+    )
+
+
+def _from_dataset(
+    dataset: tf.data.Dataset, targets: Any, input_shape: tuple[int | None, ...] | None
+) -> tuple[np.ndarray, Any]:
+    spec = dataset.element_spec
+    pairs = isinstance(spec, tuple) and len(spec) == 2
+    if not pairs and not isinstance(spec, tf.TensorSpec):
+        raise ValueError(
+            f"a data set must hold inputs or (inputs, targets) pairs; map it to one of them "
+            f"(tensorflow_datasets: as_supervised=True). Received: elements {spec}"
+        )
+    if pairs and targets is not None:
+        raise ValueError("the data set has targets of its own: leave out `targets`")
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("the data set never ends: cut it with dataset.take(n)")
+    if _is_batched(dataset, spec[0] if pairs else spec, input_shape):
+        dataset = dataset.unbatch()
+    elements = list(dataset.as_numpy_iterator())
+    if not elements:
+        raise ValueError("the data set is empty")
+    if not pairs:
+        return _stack(elements), targets
+    return _stack([element[0] for element in elements]), np.stack([e[1] for e in elements])
+
+
+def _is_batched(
+    dataset: tf.data.Dataset, spec: tf.TensorSpec, input_shape: tuple[int | None, ...] | None
+) -> bool:
+    if spec.shape.rank is None:
+        raise ValueError(
+            "the elements of the data set must have a known number of axes; set it with "
+            "dataset.map and tf.ensure_shape"
+        )
+    if input_shape is not None:
+        return spec.shape.rank == len(input_shape) + 1
+    return hasattr(dataset, "_batch_size") or (spec.shape.rank > 1 and spec.shape[0] is None)
+
+
+def _stack(elements: list[np.ndarray]) -> np.ndarray:
+    shapes = sorted({np.shape(element) for element in elements})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the inputs of the data set must have one shape. Received: {shapes[0]}, {shapes[1]}"
+        )
+    return np.stack(elements)

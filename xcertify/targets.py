@@ -1,0 +1,153 @@
+"""Targets: which output of the model is looked at, for every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def one_hot_targets(
+    outputs: Any | Callable[[], Any] | None, targets: Any, nb_samples: int, nb_classes: int
+) -> np.ndarray:
+    """Weights of the model's outputs, one row per sample, from any accepted form of targets.
+
+    Parameters
+    ----------
+    outputs
+        Outputs of the model on the samples, (N, K), or a callable that returns them; looked at
+        only where `targets` is None.
+    targets
+        Integer labels (N,), whatever N and K are; or one-hot rows or any weights (N, K), of which
+        the sum of weight times output is looked at (-1 for the output to be lowered); or None for
+        the predicted class of every sample, the largest output (the first one in a tie). A model
+        with a single output is looked at through that output.
+    nb_samples, nb_classes
+        N and K.
+
+    Returns
+    -------
+    targets
+        (N, K) float32.
+
+    Raises
+    ------
+    ValueError
+        For labels out of range (the first such sample is named), labels that are not integers, a
+        column of labels (N, 1), weights that are NaN, infinite or all zero, and any other shape.
+
+    Example
+    -------
+    >>> one_hot_targets(None, [1, 0], nb_samples=2, nb_classes=2)
+    array([[0., 1.],
+           [1., 0.]], dtype=float32)
+    """
+    if targets is None:
+        outputs = np.asarray(outputs() if callable(outputs) else outputs)
+        if outputs.shape != (nb_samples, nb_classes):
+            raise ValueError(
+                f"the model must give one row of outputs per sample, {(nb_samples, nb_classes)}. "
+                f"Received: {outputs.shape}"
+            )
+        targets = np.argmax(outputs, axis=1)
+    targets = np.asarray(targets)
+    whole = targets.dtype.kind in "iu"
+    if whole and targets.shape == (nb_samples, 1):
+        raise ValueError(
+            f"targets must be labels (N,) or weights (N, {nb_classes}), and a column of integers "
+            f"may be either: give labels as targets[:, 0], weights as targets.astype('float32'). "
+            f"Received: shape {targets.shape}"
+        )
+    if targets.shape == (nb_samples,):
+        if not whole:
+            raise ValueError(
+                f"targets of shape (N,) are labels and must be integers: targets.astype(int). "
+                f"Received: {targets.dtype}"
+            )
+        return _one_hot(targets, nb_classes)
+    if targets.shape != (nb_samples, nb_classes) or targets.dtype.kind not in "fiub":
+        raise ValueError(
+            f"targets must be integer labels {(nb_samples,)}, one-hot rows or weights "
+            f"{(nb_samples, nb_classes)}, or None for the predicted class. "
+            f"Received: shape {targets.shape} of {targets.dtype}"
+        )
+    targets = targets.astype(np.float32)
+    _refuse(~np.isfinite(targets).all(axis=1), "targets are NaN or infinite", targets)
+    _refuse(~targets.any(axis=1), "targets are all zero, so no output is looked at", targets)
+    return targets
+
+
+def target_classes(logits: Any, targets: Any) -> np.ndarray:
+    """The one class that the targets of each sample name.
+
+    Parameters
+    ----------
+    logits
+        Logits of the model on the samples, (N, K). A model with a single logit has two classes, 1
+        where it is positive and 0 elsewhere.
+    targets
+        Integer labels (N,), one-hot rows (N, K), or None for the predicted classes.
+
+    Returns
+    -------
+    classes
+        (N,) int.
+
+    Raises
+    ------
+    ValueError
+        As `one_hot_targets`, and for weights that do not name exactly one class.
+    """
+    logits = np.asarray(logits)
+    nb_samples, nb_classes = logits.shape
+    if nb_classes == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        if targets is not None and np.shape(targets) == (nb_samples, 1):
+            targets = np.asarray(targets)[:, 0]
+            whole = targets == np.round(targets)
+            targets = targets.astype(int) if whole.all() else targets
+    weights = one_hot_targets(logits, targets, nb_samples, logits.shape[1])
+    single = ((weights > 0).sum(axis=1) == 1) & ((weights != 0).sum(axis=1) == 1)
+    _refuse(~single, "targets must name one class per sample, as labels or one-hot rows", weights)
+    return weights.argmax(axis=1)
+
+
+def margin_rows(classes: np.ndarray, nb_outputs: int) -> np.ndarray:
+    """Rows that make the margins f_c' - f_c of all other classes c' out of the logits.
+
+    Parameters
+    ----------
+    classes
+        Class c of each sample, (N,).
+    nb_outputs
+        Number K of logits; with a single one the margin is to the other of two classes.
+
+    Returns
+    -------
+    rows
+        (N, S, K) float32, S = K - 1 (1 for a single logit), for `Verifier.bound_rows`.
+    """
+    if nb_outputs == 1:
+        return np.where(classes == 1, -1, 1).astype(np.float32)[:, None, None]
+    every = np.broadcast_to(np.arange(nb_outputs), (len(classes), nb_outputs))
+    others = every[every != classes[:, None]].reshape(len(classes), -1)
+    units = np.eye(nb_outputs, dtype=np.float32)
+    return units[others] - units[classes][:, None]
+
+
+def _one_hot(labels: np.ndarray, nb_classes: int) -> np.ndarray:
+    _refuse(
+        (labels < 0) | (labels >= nb_classes),
+        f"targets must be labels from 0 to {nb_classes - 1}"
+        + (" (a model with one output has no other class: give weights)" * (nb_classes == 1)),
+        labels,
+    )
+    return np.eye(nb_classes, dtype=np.float32)[labels]
+
+
+def _refuse(bad: np.ndarray, problem: str, targets: np.ndarray) -> None:
+    """Raise a ValueError that names the first bad sample."""
+    if bad.any():
+        sample = int(np.argmax(bad))
+        raise ValueError(f"{problem}. Received: {targets[sample]} for sample {sample}")
