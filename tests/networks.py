@@ -206,3 +206,368 @@ def nested_and_shared() -> keras.Model:
     x = shared(inputs)
     x = L.Add()([block(x), shared(x)])
     return functional(inputs, L.Dense(2)(block(x)))
+
+
+def _activation_network(name: str) -> Callable[[], keras.Model]:
+    def build() -> keras.Model:
+        return sequential((4,), L.Dense(6, name), L.Dense(5, name), L.Dense(3))
+
+    return build
+
+
+for _name in (
+    "relu6 elu selu celu gelu silu hard_sigmoid hard_silu hard_tanh log_sigmoid softplus softsign "
+    "mish exponential"
+).split():
+    NETWORKS[f"dense_{_name}"] = _activation_network(_name)
+
+
+@network
+def parametric_activations() -> keras.Model:
+    return sequential(
+        (5,),
+        L.Dense(6),
+        L.PReLU(),
+        L.Dense(6),
+        L.ELU(alpha=0.7),
+        L.Dense(6),
+        L.ReLU(max_value=0.5, negative_slope=0.1, threshold=0.2),
+        L.Dense(6),
+        L.ReLU(max_value=1.0),
+        L.Dense(3),
+    )
+
+
+@network
+def shared_prelu_on_images() -> keras.Model:
+    return sequential(
+        (5, 5, 2), L.Conv2D(3, 2), L.PReLU(shared_axes=[1, 2]), L.Flatten(), L.Dense(3)
+    )
+
+
+@network
+def softmax_inside() -> keras.Model:
+    return sequential(
+        (4,), L.Dense(5, "softmax"), L.Dense(4), L.Softmax(), L.Dense(4, "relu"), L.Dense(2)
+    )
+
+
+@network
+def einsum_dense() -> keras.Model:
+    return sequential(
+        (4, 3),
+        L.EinsumDense("abc,cd->abd", (4, 5), bias_axes="d", activation="relu"),
+        L.EinsumDense("abc,cde->abde", (4, 2, 2), activation="tanh"),
+        L.Flatten(),
+        L.Dense(3),
+    )
+
+
+@network
+def convolution_1d() -> keras.Model:
+    return sequential(
+        (9, 2),
+        L.Conv1D(4, 3, padding="causal", dilation_rate=2, activation="relu"),
+        L.Conv1D(4, 3, strides=2, padding="same", activation="tanh"),
+        L.MaxPooling1D(2),
+        L.Conv1D(3, 2, activation="relu"),
+        L.GlobalMaxPooling1D(),
+        L.Dense(3),
+    )
+
+
+@network
+def convolution_3d() -> keras.Model:
+    return sequential(
+        (4, 5, 4, 1),
+        L.Conv3D(3, 2, activation="relu"),
+        L.MaxPooling3D((1, 2, 1)),
+        L.Conv3D(2, 2, padding="same", activation="relu"),
+        L.MaxPooling3D((2, 1, 2)),
+        L.GlobalAveragePooling3D(),
+        L.Dense(3),
+    )
+
+
+@network
+def dilated_and_grouped() -> keras.Model:
+    return sequential(
+        (7, 7, 2),
+        L.Conv2D(4, 3, dilation_rate=2, activation="relu"),
+        L.Conv2D(4, 2, groups=2, activation="relu"),
+        L.Flatten(),
+        L.Dense(3),
+    )
+
+
+@network
+def transposed_convolutions() -> keras.Model:
+    return sequential(
+        (3, 3, 2),
+        L.Conv2DTranspose(3, 3, strides=2, padding="same", activation="relu"),
+        L.Conv2DTranspose(2, 2, activation="relu"),
+        L.Reshape((49, 2)),
+        L.Conv1DTranspose(2, 3, strides=2, activation="relu"),
+        L.Flatten(),
+        L.Dense(3),
+    )
+
+
+@network
+def transposed_convolution_3d() -> keras.Model:
+    return sequential(
+        (2, 2, 2, 1), L.Conv3DTranspose(2, 2, strides=2, activation="relu"), L.Flatten(), L.Dense(2)
+    )
+
+
+@network
+def depthwise_and_separable() -> keras.Model:
+    return sequential(
+        (7, 7, 2),
+        L.DepthwiseConv2D(3, depth_multiplier=2, strides=2, padding="same", activation="relu"),
+        L.SeparableConv2D(3, 2, depth_multiplier=2, activation="relu"),
+        L.Reshape((9, 3)),
+        L.DepthwiseConv1D(3, padding="same", activation="relu"),
+        L.SeparableConv1D(4, 3, padding="same", activation="tanh"),
+        L.Flatten(),
+        L.Dense(3),
+    )
+
+
+# TensorFlow computes these in float32 (average pooling in 3D) or not at all (channels first) on a
+# CPU in float64: their twins below are built of other layers and compared with.
+TWINS: dict[str, Callable[[keras.Model], keras.Model]] = {}
+
+
+def twin(build: Callable[[keras.Model], keras.Model]) -> Callable[[keras.Model], keras.Model]:
+    """Register a function that builds a model of the same weights and values."""
+    TWINS[build.__name__.removesuffix("_twin")] = build
+    return build
+
+
+@network
+def average_pooling_3d() -> keras.Model:
+    return sequential(
+        (4, 5, 4, 1),
+        L.Conv3D(3, 2, activation="relu"),
+        L.AveragePooling3D((1, 2, 1)),
+        L.Flatten(),
+        L.Dense(3),
+    )
+
+
+@twin
+def average_pooling_3d_twin(model: keras.Model) -> keras.Model:
+    inputs = keras.Input((4, 5, 4, 1))
+    x = L.Conv3D(3, 2, activation="relu")(inputs)
+    x = (x[:, :, 0:4:2] + x[:, :, 1:4:2]) / 2
+    copy = keras.Model(inputs, L.Dense(3)(L.Flatten()(x)))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@twin
+def convolution_3d_twin(model: keras.Model) -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4, 5, 4, 1))
+    x = L.Conv3D(3, 2, activation="relu")(inputs)
+    x = ops.maximum(x[:, :, 0::2], x[:, :, 1::2])
+    x = L.Conv3D(2, 2, padding="same", activation="relu")(x)
+    x = ops.maximum(x[:, 0:2:2], x[:, 1:2])
+    x = ops.maximum(x[:, :, :, 0:2:2], x[:, :, :, 1:2])
+    copy = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling3D()(x)))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@twin
+def dilated_and_grouped_twin(model: keras.Model) -> keras.Model:
+    weights = model.get_weights()
+    kernel = np.zeros((2, 2, 4, 4), "float32")
+    kernel[:, :, :2, :2], kernel[:, :, 2:, 2:] = np.split(weights[2], 2, axis=-1)
+    copy = keras.Sequential(
+        [
+            keras.Input((7, 7, 2)),
+            L.Conv2D(4, 3, dilation_rate=2, activation="relu"),
+            L.Conv2D(4, 2, activation="relu"),
+            L.Flatten(),
+            L.Dense(3),
+        ]
+    )
+    copy.set_weights([*weights[:2], kernel, *weights[3:]])
+    return copy
+
+
+@twin
+def channels_first_twin(model: keras.Model) -> keras.Model:
+    inputs = keras.Input((2, 6, 7))
+    x = L.Permute((2, 3, 1))(inputs)
+    for layer in model.layers:
+        config = layer.get_config()
+        if isinstance(layer, L.BatchNormalization):
+            config["axis"] = -1
+        elif "data_format" in config:
+            config["data_format"] = "channels_last"
+        x = type(layer).from_config(config)(x)
+    copy = keras.Model(inputs, x)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@twin
+def channels_first_mixed_axes_twin(model: keras.Model) -> keras.Model:
+    inputs = keras.Input((2, 6, 6))
+    x = L.Conv2D(3, 3, activation="relu")(L.Permute((2, 3, 1))(inputs))
+    y = L.Permute((1, 3, 2))(L.Dense(4, "relu")(L.Permute((1, 3, 2))(x)))
+    x = L.Conv2D(3, 2, activation="relu")(L.Concatenate()([x, y]))
+    copy = keras.Model(inputs, L.Dense(2)(L.GlobalMaxPooling2D()(x)))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@network
+def channels_first() -> keras.Model:
+    return sequential(
+        (2, 6, 7),
+        L.Conv2D(4, 3, data_format="channels_first", activation="relu"),
+        L.BatchNormalization(axis=1),
+        L.MaxPooling2D(2, data_format="channels_first"),
+        L.SeparableConv2D(3, 2, padding="same", data_format="channels_first", activation="relu"),
+        L.AveragePooling2D((2, 1), data_format="channels_first"),
+        L.Conv2DTranspose(2, 2, data_format="channels_first", activation="relu"),
+        L.GlobalAveragePooling2D(data_format="channels_first"),
+        L.Dense(3),
+    )
+
+
+@network
+def channels_first_mixed_axes() -> keras.Model:
+    inputs = keras.Input((2, 6, 6))
+    x = L.Conv2D(3, 3, data_format="channels_first", activation="relu")(inputs)
+    y = L.Dense(4, "relu")(x)  # mixes locations, not channels
+    x = L.Concatenate(axis=1)([x, y])
+    x = L.Conv2D(3, 2, data_format="channels_first", activation="relu")(x)
+    x = L.GlobalMaxPooling2D(data_format="channels_first", keepdims=True)(x)
+    return functional(inputs, L.Dense(2)(L.Flatten(data_format="channels_first")(x)))
+
+
+@network
+def padding_cropping_upsampling() -> keras.Model:
+    return sequential(
+        (4, 5, 2),
+        L.ZeroPadding2D(((1, 0), (2, 1))),
+        L.Conv2D(3, 3, activation="relu"),
+        L.UpSampling2D((2, 1)),
+        L.Conv2D(3, 2, activation="relu"),
+        L.UpSampling2D(2, interpolation="bilinear"),
+        L.Cropping2D(((1, 2), (0, 3))),
+        L.Conv2D(2, 2, activation="relu"),
+        L.Flatten(),
+        L.Dense(3),
+    )
+
+
+@network
+def padding_cropping_upsampling_1d_3d() -> keras.Model:
+    return sequential(
+        (6, 2),
+        L.ZeroPadding1D(2),
+        L.Conv1D(3, 3, activation="relu"),
+        L.UpSampling1D(2),
+        L.Cropping1D((2, 2)),
+        L.AveragePooling1D(2),
+        L.Flatten(),
+        L.Dense(8, "relu"),
+        L.Reshape((2, 2, 2, 1)),
+        L.ZeroPadding3D(1),
+        L.UpSampling3D((1, 2, 1)),
+        L.Cropping3D(1),
+        L.GlobalMaxPooling3D(),
+        L.Dense(3),
+    )
+
+
+@network
+def normalizations() -> keras.Model:
+    return sequential(
+        (4, 3),
+        L.Rescaling(2.0, offset=-0.5),
+        L.Dense(4),
+        L.LayerNormalization(),
+        L.Activation("relu"),
+        L.Dense(3),
+        L.LayerNormalization(axis=[1, 2]),
+        L.Permute((2, 1)),
+        L.Flatten(),
+        L.RepeatVector(2),
+        L.Flatten(),
+        L.Dense(3),
+    )
+
+
+@network
+def normalization_layer() -> keras.Model:
+    return sequential(
+        (4,), L.Normalization(mean=[0.1, 0.2, -0.3, 1.0], variance=[1.0, 0.5, 2.0, 0.1]),
+        L.Dense(5, "relu"),
+        L.Normalization(axis=None, mean=0.5, variance=2.0, invert=True),
+        L.Dense(2),
+    )  # fmt: skip
+
+
+@network
+def merges() -> keras.Model:
+    inputs = keras.Input((4,))
+    a, b = L.Dense(5, "relu")(inputs), L.Dense(5, "tanh")(inputs)
+    c = L.Multiply()([a, b])
+    d = L.Maximum()([a, b, c])
+    e = L.Minimum()([b, c])
+    f = L.Subtract()([d, e])
+    g = L.Average()([f, a, b])
+    h = L.Multiply()([g, L.Dense(1)(inputs)])
+    i = L.Dot(axes=1)([h, f])
+    return functional(inputs, L.Dense(3)(L.Concatenate()([h, i])))
+
+
+@network
+def identities() -> keras.Model:
+    return sequential(
+        (4, 3),
+        L.GaussianNoise(0.5),
+        L.SpatialDropout1D(0.5),
+        L.Identity(),
+        L.Conv1D(3, 2, activation="relu"),
+        L.ActivityRegularization(0.1),
+        L.GaussianDropout(0.3),
+        L.AlphaDropout(0.2),
+        L.Reshape((3, 3, 1)),
+        L.SpatialDropout2D(0.3),
+        L.Reshape((3, 3, 1, 1)),
+        L.SpatialDropout3D(0.3),
+        L.Flatten(),
+        L.Dense(3),
+    )
+
+
+@network
+def functions() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4, 3))
+    x = ops.relu(L.Dense(4)(inputs)) * 2.0 + 0.5
+    x = ops.transpose(x, (0, 2, 1)) / 3.0 - ops.sum(x, axis=1, keepdims=True)[:, :, :1]
+    x = ops.concatenate([x, -x], axis=2)[:, 1:]
+    x = ops.matmul(x, np.linspace(-1, 1, 24).reshape(8, 3).astype("float32"))
+    x = ops.gelu(ops.mean(x, axis=2)) + ops.silu(x[:, :, 0])
+    x = ops.maximum(ops.tanh(x), ops.minimum(1.0 - x, 0.7)) * ops.sigmoid(x) + x / 9.0
+    x = ops.square(x) + ops.abs(ops.expand_dims(x, 1)[:, 0])
+    return functional(inputs, L.Dense(2)(ops.pad(x, [[0, 0], [1, 0]])))
+
+
+@network
+def square_map_with_two_paths() -> keras.Model:
+    inputs = keras.Input((8, 8, 1))
+    x = L.Conv2D(3, 3, padding="same", activation="relu")(inputs)
+    y = L.Conv2D(3, 3, padding="same", activation="relu")(x)
+    y = L.Concatenate()([L.Conv2D(2, 3, padding="same")(y), x])
+    x = L.Conv2D(3, 2, strides=2, activation="relu")(y)
+    return functional(inputs, L.Dense(3)(L.Flatten()(L.Conv2D(2, 2, activation="relu")(x))))

@@ -241,7 +241,7 @@ class EVA(_OverlapExplainer):
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be 'one-pass' or 'exact'. Received: {mode!r}")
-        if mode == "one-pass" and method not in ("crown", "crown-ibp"):
+        if mode == "one-pass" and method not in ("crown", "crown-ibp", "alpha-crown"):
             raise ValueError(
                 f"mode='one-pass' needs the linear bounds of method='crown' or 'crown-ibp'; with "
                 f"other methods use mode='exact'. Received: method={method!r}"

@@ -1,6 +1,31 @@
 """Verified bounds of Keras models over regions of inputs."""
 
+# Importing the rules fills the registry.
+from xcertify.bounds import functions, layers
 from xcertify.bounds.graph import UnsupportedLayerError
-from xcertify.bounds.verifier import LinearBounds, Verifier
+from xcertify.bounds.lines import LinearBounds
+from xcertify.bounds.registry import (
+    register,
+    register_affine,
+    register_elementwise,
+    supported_activations,
+    supported_layers,
+    supported_operations,
+)
+from xcertify.bounds.relaxations import Activation
+from xcertify.bounds.verifier import Verifier
 
-__all__ = ["LinearBounds", "UnsupportedLayerError", "Verifier"]
+__all__ = [
+    "Activation",
+    "LinearBounds",
+    "UnsupportedLayerError",
+    "Verifier",
+    "functions",
+    "layers",
+    "register",
+    "register_affine",
+    "register_elementwise",
+    "supported_activations",
+    "supported_layers",
+    "supported_operations",
+]

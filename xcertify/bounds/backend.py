@@ -63,6 +63,44 @@ def loop_over_chunks(body: Callable, total: Any, chunk: Any, carried: list[Any])
     return carried
 
 
+def minimize(
+    function: Callable[[list[Any]], Any], start: list[Any], nb_steps: int, learning_rate: float
+) -> Any:
+    """Least values of a function of shares in [0, 1], entry by entry over all steps of Adam.
+
+    `function` maps a list of (N, S, ...) to (N, S), and each of its values depends on its own
+    shares only. The value at `start` counts, so that nothing gets worse.
+    """
+    if not start:
+        return function(start)
+
+    def step(number: Any, best: Any, *state: Any) -> tuple:
+        shares, means, squares = (state[i::3] for i in range(3))
+        with tf.GradientTape() as tape:
+            tape.watch(shares)
+            values = function(list(shares))
+        gradients = tape.gradient(values, shares, unconnected_gradients="zero")
+        moved = []
+        power = tf.cast(number + 1, shares[0].dtype)
+        for share, mean, square, gradient in zip(shares, means, squares, gradients):
+            mean = 0.9 * mean + 0.1 * gradient
+            square = 0.999 * square + 0.001 * gradient * gradient
+            size = tf.sqrt(square / (1 - 0.999**power)) + 1e-12
+            change = learning_rate * mean / (1 - 0.9**power) / size
+            moved += [tf.clip_by_value(share - change, 0.0, 1.0), mean, square]
+        return (number + 1, tf.minimum(best, values), *moved)
+
+    state = [tensor for share in start for tensor in (share, share * 0, share * 0)]
+    best = function(start)
+    _, best, *state = tf.while_loop(
+        lambda number, *_: number < nb_steps,
+        step,
+        [tf.constant(0), best, *state],
+        parallel_iterations=1,
+    )
+    return tf.minimum(best, function(list(state[::3])))
+
+
 def tighten(lower: Any, upper: Any, places: Any, new_lower: Any, new_upper: Any) -> tuple:
     """Intersect entries of (N, D) intervals: `places` (N, S) are columns, the new sides (N, S)."""
     samples = tf.broadcast_to(tf.range(tf.shape(places)[0])[:, None], tf.shape(places))

@@ -45,13 +45,16 @@ class Node:
 class Graph:
     """A network as primitive operations; every parent stands before its children.
 
-    `nodes[0]` is the input. `layers` gives the node of each layer's output by the layer's name
-    (with a nested model's name and a slash before it), `output` the node of the model's output.
+    `nodes[0]` is the input that is perturbed, behind it stand `nb_inputs - 1` that are fixed.
+    `layers` gives the node of each layer's output by the layer's name
+    (with a nested model's
+    name and a slash before it), `output` the node of the model's output.
     """
 
     nodes: list[Node] = field(default_factory=list)
     layers: dict[str, int] = field(default_factory=dict)
     output: int = 0
+    nb_inputs: int = 1
 
     def consumers(self) -> list[list[int]]:
         """For every node the nodes that use it, once per use."""
@@ -71,6 +74,7 @@ class Emitter:
 
     graph: Graph
     layer: str
+    call: Any = None  # of the layer, with its arguments
 
     def __call__(self, operation: Operation, *inputs: int) -> int:
         """Append an operation on some nodes; returns its own node."""
@@ -86,43 +90,62 @@ class Emitter:
 
 
 def build_graph(
-    model: keras.Model, find_rule: Callable[[Any], Rule], start_layer: str | None = None
+    model: keras.Model,
+    find_rule: Callable[[Any], Rule],
+    start_layer: str | None = None,
+    perturbed: int | str = 0,
+    output: int | str = 0,
 ) -> Graph:
     """Translate a Sequential or functional Keras model.
 
     Parameters
     ----------
     model
-        A built model with one input and one output.
+        A built model.
     find_rule
         Gives for a layer the function ``rule(layer, emit, *inputs)`` that emits its operations and
         returns the output's node; raises `UnsupportedLayerError` where there is none.
-
     start_layer
         Name of a layer whose output takes the place of the model's input.
+    perturbed, output
+        Number or name of the input that varies and of the output that is bounded.
 
     Raises
     ------
     UnsupportedLayerError
         For a model that is not a built graph of layers, or a layer without a rule.
+    ValueError
+        For names or numbers that the model does not have.
     """
     inputs, outputs = _ends(model)
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise UnsupportedLayerError(
-            f"The model '{model.name}' has {len(inputs)} inputs and {len(outputs)} outputs; one of "
-            f"each can be bounded. Build a keras.Model with one input and the output of interest."
-        )
     if start_layer is not None:
         inputs = [layer_output(model, start_layer)]
-    shape = tuple(inputs[0].shape[1:])
-    if None in shape:
-        raise UnsupportedLayerError(
-            f"The input shape {shape} of the model '{model.name}' is not fully known. Rebuild the "
-            f"model with a fixed input shape."
-        )
-    graph = Graph([Node(None, (), shape, "input")])
-    (graph.output,) = _walk(graph, inputs, outputs, [0], find_rule, prefix="")
+    first = _find(inputs, [tensor.name for tensor in inputs], perturbed, "perturbed")
+    inputs = [inputs[first], *inputs[:first], *inputs[first + 1 :]]
+    wanted = outputs[_find(outputs, [tensor.name for tensor in outputs], output, "output")]
+    graph = Graph(nb_inputs=len(inputs))
+    for tensor in inputs:
+        shape = tuple(tensor.shape[1:])
+        if None in shape:
+            raise UnsupportedLayerError(
+                f"The input shape {shape} of the model '{model.name}' is not fully known. Rebuild "
+                f"the model with a fixed input shape."
+            )
+        graph.nodes.append(Node(None, (), shape, tensor.name))
+    (graph.output,) = _walk(graph, inputs, [wanted], range(len(inputs)), find_rule, prefix="")
     return graph
+
+
+def _find(tensors: Sequence[Any], names: Sequence[str], wanted: int | str, argument: str) -> int:
+    """Position of a tensor given by number or name."""
+    if isinstance(wanted, str) and wanted in names:
+        return list(names).index(wanted)
+    if isinstance(wanted, int) and -len(tensors) <= wanted < len(tensors):
+        return wanted % len(tensors)
+    raise ValueError(
+        f"{argument} must be a number below {len(tensors)} or one of {', '.join(names)}. "
+        f"Received: {wanted!r}"
+    )
 
 
 def layer_output(model: keras.Model, name: str) -> Any:
@@ -175,16 +198,25 @@ def _walk(
     nodes = {id(tensor): index for tensor, index in zip(inputs, starts)}
     for call in _calls(inputs, outputs):
         layer = call.operation
-        parents = [nodes[id(tensor)] for tensor in call.input_tensors]
+        parents = [_node(nodes, tensor, layer) for tensor in call.input_tensors]
         name = prefix + layer.name
         if isinstance(layer, keras.Model):
             results = _walk(graph, *_ends(layer), parents, find_rule, name + "/")
         else:
-            results = [find_rule(layer)(layer, Emitter(graph, name), *parents)]
+            results = [find_rule(layer)(layer, Emitter(graph, name, call), *parents)]
         for tensor, result in zip(call.output_tensors, results):
             nodes[id(tensor)] = result
         graph.layers[name] = results[0]
     return [nodes[id(tensor)] for tensor in outputs]
+
+
+def _node(nodes: dict[int, int], tensor: Any, layer: Any) -> int:
+    if id(tensor) not in nodes:
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' needs '{tensor.name}', which does not come from where the "
+            f"bounds start. Start at a layer that all paths go through."
+        )
+    return nodes[id(tensor)]
 
 
 def _calls(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
@@ -196,6 +228,8 @@ def _calls(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
         if id(tensor) in done:
             continue
         layer, call_index, _ = tensor._keras_history
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
         call = layer._inbound_nodes[call_index]
         if ready:
             order.append(call)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from keras import ops
 
 from xcertify.bounds.graph import Graph
-from xcertify.bounds.operations import Enclosure, Precision
+from xcertify.bounds.operations import Enclosure, Options
 
 Enclosures = dict[int, Enclosure]
 
@@ -18,7 +18,7 @@ Enclosures = dict[int, Enclosure]
 def propagate(
     graph: Graph,
     enclosures: Enclosures,
-    precision: Precision,
+    options: Options,
     targets: Iterable[int],
     before: Callable[[int], None] | None = None,
     after: Callable[[int], None] | None = None,
@@ -31,7 +31,7 @@ def propagate(
         The network.
     enclosures
         Holds the input's; the others are added.
-    precision
+    options
         Arithmetic of the bounds.
     targets
         Nodes to reach.
@@ -41,21 +41,21 @@ def propagate(
     for index in ancestors(graph, targets):
         if before is not None:
             before(index)
-        step(graph, index, enclosures, precision)
+        step(graph, index, enclosures, options)
         if after is not None:
             after(index)
 
 
-def step(graph: Graph, index: int, enclosures: Enclosures, precision: Precision) -> None:
+def step(graph: Graph, index: int, enclosures: Enclosures, options: Options) -> None:
     """Bound one node from its parents; a node that has an enclosure already can only shrink."""
     node = graph.nodes[index]
     inputs = [enclosures[parent] for parent in node.parents]
     known = enclosures.get(index)
     if known is None:
         reference = node.operation.evaluate(*(e.reference for e in inputs))
-        enclosures[index] = node.operation.interval(inputs, reference, precision)
+        enclosures[index] = node.operation.interval(inputs, reference, options)
     else:
-        new = node.operation.interval(inputs, known.reference, precision)
+        new = node.operation.interval(inputs, known.reference, options)
         enclosures[index] = intersect(known, new.lower, new.upper)
 
 

@@ -12,7 +12,8 @@ Robustness and Beyond, 2020 (general graphs).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 from keras import ops
@@ -20,10 +21,12 @@ from keras import ops
 from xcertify.bounds import backend, interval
 from xcertify.bounds.graph import Graph
 from xcertify.bounds.interval import Enclosures
-from xcertify.bounds.operations import Elementwise, Enclosure, Precision, Relaxed
-from xcertify.bounds.rounding import block_size, gamma, round_down, round_up
+from xcertify.bounds.operations import Elementwise, Enclosure, Options, Relaxed, per_row
+from xcertify.bounds.rounding import gamma, round_down, round_up
+from xcertify.bounds.rows import BLOCK, Sums, choose_rows
 
-_BLOCK = 256  # products summed in the working type; longer sums go on in float64
+Mixtures = dict[int, Any]
+
 _TENSORS_HELD = 8  # tensors of the size of the coefficients that one step back keeps alive
 
 
@@ -36,13 +39,13 @@ class BackwardBounds:
     ----------
     graph
         The network.
-    region
-        Enclosure of the input.
+    inputs
+        Enclosures of the perturbed input and, behind it, of the fixed ones.
     radius
         For an l1 or l2 ball the radius per feature, (N, *shape), rounded up; None for a box.
     norm
         Norm of the ball part of the region.
-    precision
+    options
         Arithmetic of the bounds.
     targets
         Nodes that rows will start from.
@@ -59,67 +62,113 @@ class BackwardBounds:
     def __init__(
         self,
         graph: Graph,
-        region: Enclosure,
+        inputs: Sequence[Enclosure],
         radius: Any,
         norm: float,
-        precision: Precision,
+        options: Options,
         targets: Iterable[int],
         refine: bool,
         relax: bool,
         budget: int,
     ) -> None:
-        self.graph, self.precision, self.budget = graph, precision, budget
+        self.graph, self.options, self.budget = graph, options, budget
         self.radius, self.norm = radius, norm
         self.relaxed: dict[int, Relaxed] = {}
-        self.curved = {0: not math.isinf(norm)}
+        self.enclosures: Enclosures = dict(enumerate(inputs))
+        self.curved = {index: False for index in self.enclosures} | {0: not math.isinf(norm)}
         self._consumers = graph.consumers()
-        self.enclosures: Enclosures = {0: region}
+        # Coefficients that arrive on several paths are summed, which rounds them.
+        self._most_uses = max(map(len, self._consumers))
         interval.propagate(
             graph,
             self.enclosures,
-            precision,
+            options,
             targets,
             before=self._refine_inputs if refine else self._note_curvature,
             after=self._relax if relax else self._relax_affine,
         )
 
-    def upper_bounds(self, start: int, rows: Any) -> Any:
-        """Largest deviation of each row (N, S, *shape of the node) from its reference; float64."""
-        ends, bound = self.pull_back(start, rows)
-        return bound + self._concretize(ends[0])
+    def upper_bounds(
+        self, start: int, rows: Any, sums: Sums | None = None, mixtures: Mixtures | None = None
+    ) -> Any:
+        """Largest deviation of each row (N, S, *shape of the node) from its reference; float64.
+
+        (N, S), or one value for each window with the `sums` of shared rows. `mixtures` give for
+        nodes with two relaxations the share of the second, (N, S, *shape) in [0, 1].
+        """
+        sums = sums or Sums()
+        ends, bound = self.pull_back(start, rows, sums, mixtures=mixtures)
+        if 0 not in ends:  # the rows do not depend on what is perturbed
+            return bound + sums(start, ops.zeros_like(rows))
+        return bound + self._concretize(ends[0], sums)
+
+    def optimized_upper_bounds(
+        self, start: int, rows: Any, sums: Sums, nb_steps: int, learning_rate: float
+    ) -> Any:
+        """`upper_bounds` with the mixture of relaxations optimised for every row (alpha-CROWN).
+
+        Projected Adam from the first relaxations on; the best bound of all steps is returned, so
+        that it is never above `upper_bounds`.
+
+        Source: Xu et al., Fast and Complete: Enabling Complete Neural Network Verification with
+        Rapid and Massively Parallel Incomplete Verifiers, 2021.
+        """
+        nodes = interval.ancestors(self.graph, [start])
+        nodes = [index for index in nodes if self.relaxed[index].other is not None]
+        size = ops.shape(rows)[:2]
+        shares = [ops.zeros((*size, *self.graph.nodes[i].shape), rows.dtype) for i in nodes]
+
+        def bounds(shares: list[Any]) -> Any:
+            return self.upper_bounds(start, rows, sums, dict(zip(nodes, shares)))
+
+        return backend.minimize(bounds, shares, nb_steps, learning_rate)
 
     def interval_upper_bounds(self, start: int, rows: Any) -> Any:
         """The same by intervals: back through affine operations only."""
-        ends, bound = self.pull_back(start, rows, affine_only=True)
+        sums = Sums()
+        ends, bound = self.pull_back(start, rows, sums, affine_only=True)
         for index, coefficients in ends.items():
-            bound += contract(coefficients, *self._inflated(self.enclosures[index]))
+            sides = self._inflated(self.enclosures[index])
+            bound += sums(index, largest_terms(coefficients, *sides))
         return bound
 
     def tighten(
-        self, start: int, rows: Callable[[Any, Any], Any], places: Any, sides: tuple[Any, Any]
+        self,
+        start: int,
+        nb_rows: Any,
+        rows: Callable[[Any, Any], tuple[Any, Any, Sums]],
+        sides: tuple[Any, Any],
+        bound_rows: Callable[[int, Any, Sums], Any] | None = None,
     ) -> tuple[Any, Any]:
         """Intersect (N, D) deviations with backward bounds of rows, in chunks within the budget.
 
-        `places` (N, S) names the columns that the rows bound; ``rows(first, last)`` gives the
-        coefficients of some of them.
+        ``rows(first, last)`` gives the coefficients of some rows, the columns that they bound, and
+        how their terms are summed. `bound_rows` is `upper_bounds` or a tighter form of it.
         """
-        nb_samples, nb_rows = ops.shape(places)
+        bound_rows = bound_rows or self.upper_bounds
 
         def body(first: Any, last: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
-            seeds = rows(first, last)
-            bound = self.upper_bounds(start, ops.concatenate([seeds, -seeds], axis=1))
-            above, below = bound[:, : last - first], -bound[:, last - first :]
-            return backend.tighten(lower, upper, places[:, first:last], below, above)
+            seeds, places, sums = rows(first, last)
+            # Lower bounds are upper bounds of the negated rows.
+            bound = bound_rows(start, ops.concatenate([seeds, -seeds], axis=1), sums)
+            half = ops.shape(bound)[1] // 2
+            return backend.tighten(lower, upper, places, -bound[:, half:], bound[:, :half])
 
-        chunk = self._chunk(nb_samples)
+        chunk = self._chunk(ops.shape(sides[0])[0])
         return tuple(backend.loop_over_chunks(body, nb_rows, chunk, list(sides)))
 
     def pull_back(
-        self, start: int, rows: Any, affine_only: bool = False
+        self,
+        start: int,
+        rows: Any,
+        sums: Sums | None = None,
+        affine_only: bool = False,
+        mixtures: Mixtures | None = None,
     ) -> tuple[dict[int, Any], Any]:
         """Coefficients at the input (or at the last nonlinear tensors), and the constant part."""
+        sums = sums or Sums()
         pending, ends = {start: rows}, {}
-        bound = ops.zeros(ops.shape(rows)[:2], dtype="float64")
+        bound = 0.0
         while pending:
             index = max(pending)
             coefficients = pending.pop(index)
@@ -129,32 +178,34 @@ class BackwardBounds:
                 ends[index] = coefficients
                 continue
             relaxed = self.relaxed[index]
+            if mixtures and index in mixtures:
+                relaxed = _mixed(relaxed, mixtures[index])
             if relaxed.lower is not None:
-                bound += contract(coefficients, relaxed.lower, relaxed.upper)
+                terms = largest_terms(coefficients, relaxed.lower, relaxed.upper)
+                bound += sums(index, terms)
             shapes = [self.graph.nodes[parent].shape for parent in node.parents]
             pulled = node.operation.pull_back(coefficients, relaxed, shapes)
             for parent, part in zip(node.parents, pulled):
                 pending[parent] = pending[parent] + part if parent in pending else part
         return ends, bound
 
-    def _concretize(self, coefficients: Any) -> Any:
+    def _concretize(self, coefficients: Any, sums: Sums) -> Any:
         """Largest value over the region of a linear function of the input's deviation.
 
         The box part and the ball part give a bound each, by ``sum(max(a l, a u))`` and by the dual
         norm; the region lies in both.
         """
         region = self.enclosures[0]
-        bound = contract(coefficients, *self._inflated(region))
+        bound = sums(0, largest_terms(coefficients, *self._inflated(region)))
         if math.isinf(self.norm):
             return bound
         # A feature that cannot grow (fall) does not use a positive (negative) coefficient.
         usable = ops.where(coefficients > 0, region.upper[:, None], -region.lower[:, None]) > 0
         scaled = ops.where(usable, ops.abs(coefficients) * self.radius[:, None], 0.0)
-        slack = 1.0 + gamma(_BLOCK + 16, self.precision.dtype)
+        slack = 1.0 + gamma(BLOCK + 16 + self._most_uses, self.options.dtype)
         if self.norm == 2:
-            return ops.minimum(bound, ops.sqrt(_block_sum(scaled * scaled)) * slack)
-        axes = tuple(range(2, len(scaled.shape)))
-        return ops.minimum(bound, ops.cast(ops.max(scaled, axis=axes), "float64") * slack)
+            return ops.minimum(bound, ops.sqrt(sums(0, scaled * scaled)) * slack)
+        return ops.minimum(bound, sums.largest(0, scaled) * slack)
 
     def _note_curvature(self, index: int) -> None:
         node = self.graph.nodes[index]
@@ -177,7 +228,7 @@ class BackwardBounds:
                 continue
             self._refine(source, mask)
             for move in moves:
-                interval.step(self.graph, move, self.enclosures, self.precision)
+                interval.step(self.graph, move, self.enclosures, self.options)
 
     def _source(self, index: int, mask: Any) -> tuple[int, list[int], Any]:
         """Where the entries of a tensor come from that was only rearranged, and which they are."""
@@ -193,29 +244,36 @@ class BackwardBounds:
             moves.insert(0, index)
             (index,) = node.parents
             shape = self.graph.nodes[index].shape
-            weight = ops.cast(mask, self.precision.dtype)[:, None]
+            weight = ops.cast(mask, self.options.dtype)[:, None]
             (weight,) = node.operation.pull_back(weight, Relaxed(), [shape])
             mask = weight[:, 0] > 0
             node = self.graph.nodes[index]
         return index, moves, mask
 
     def _refine(self, index: int, mask: Any) -> None:
+        """Bound the marked entries of a tensor by backward passes."""
         enclosure, shape = self.enclosures[index], self.graph.nodes[index].shape
-        size = math.prod(shape)
-        mask = ops.reshape(mask, (-1, size))
-        nb_rows = ops.max(ops.sum(ops.cast(mask, "int32"), axis=1))
-        places = backend.first_true(mask, nb_rows)
+        rows = choose_rows(self.graph, index, self.options.dtype, self.norm)
+        needed = rows.needed(mask)
+        nb_rows = ops.max(ops.sum(ops.cast(needed, "int32"), axis=1))
+        chosen = backend.first_true(needed, nb_rows)
 
-        def rows(first: Any, last: Any) -> Any:
-            seeds = ops.one_hot(places[:, first:last], size, dtype=self.precision.dtype)
-            return ops.reshape(seeds, (*ops.shape(seeds)[:2], *shape))
+        def some(first: Any, last: Any) -> tuple[Any, Any, Sums]:
+            part = chosen[:, first:last]
+            both = ops.concatenate([part, part], axis=1)
+            return rows.seeds(part), rows.places(part), rows.sums(both)
 
+        # A column more than there are entries takes what shared rows have beyond the border.
         sides = [
-            ops.cast(ops.reshape(side, (-1, size)), "float64")
+            ops.pad(
+                ops.cast(ops.reshape(side, (-1, math.prod(shape))), "float64"), [(0, 0), (0, 1)]
+            )
             for side in (enclosure.lower, enclosure.upper)
         ]
-        lower, upper = self.tighten(index, rows, places, sides)
-        self.enclosures[index] = narrow(enclosure, lower, upper, shape, self.precision)
+        lower, upper = self.tighten(index, nb_rows, some, sides)
+        self.enclosures[index] = narrow(
+            enclosure, lower[:, :-1], upper[:, :-1], shape, self.options
+        )
 
     def _relax_affine(self, index: int) -> None:
         if self.graph.nodes[index].operation.exact_affine:
@@ -223,60 +281,93 @@ class BackwardBounds:
 
     def _relax(self, index: int) -> None:
         """Prepare a node for backward passes, all rounding errors of the pass included."""
-        node, dtype = self.graph.nodes[index], self.precision.dtype
+        node, dtype = self.graph.nodes[index], self.options.dtype
         inputs = [self.enclosures[parent] for parent in node.parents]
-        relaxed = node.operation.relax(inputs, self.enclosures[index], self.precision)
-        lower, upper = relaxed.lower, relaxed.upper
+        relaxed = node.operation.relax(inputs, self.enclosures[index], self.options)
+        versions = [version for version in (relaxed, relaxed.other) if version is not None]
+        errors: list[Any] = [None] * len(versions)
+        if len(self._consumers[index]) > 1:
+            # Coefficients that arrive on several paths are summed, which rounds them.
+            errors = [gamma(self._most_uses, dtype) * self.enclosures[index].deviation] * 2
         if isinstance(node.operation, Elementwise):
-            # What the parent's roundings cost is cheaper to add here than in a sum of its own.
             (parent,) = node.parents
-            error = self.relaxed[parent].upper if parent in self.relaxed else None
-            affine = parent in self.relaxed and self.graph.nodes[parent].operation.exact_affine
-            if affine and error is not None and len(self._consumers[parent]) == 1:
-                steepest = ops.maximum(*(ops.abs(slope) for slope in relaxed.slopes))
-                error = (1.0 + gamma(4, dtype)) * steepest * error
-                lower, upper = lower - error, upper + error
-                self.relaxed[parent] = Relaxed(slopes=self.relaxed[parent].slopes)
-        nb_uses = len(self._consumers[index])
-        if nb_uses > 1:
-            error = gamma(nb_uses, dtype) * self.enclosures[index].deviation
-            lower = -error if lower is None else lower - error
-            upper = error if upper is None else upper + error
-        if lower is not None:
-            lower, upper = self._inflated(Enclosure(None, lower, upper))
-        self.relaxed[index] = Relaxed(lower, upper, relaxed.slopes)
+            inherited = self._take_error(parent)
+            if inherited is not None:
+                steepest = [ops.maximum(*map(ops.abs, v.slopes)) for v in versions]
+                inherited = [(1.0 + gamma(4, dtype)) * s * inherited for s in steepest]
+                errors = [i if e is None else e + i for e, i in zip(errors, inherited)]
+        first, *other = (_widened(v, e) for v, e in zip(versions, errors))
+        if first.lower is not None:
+            sides = [Enclosure(None, v.lower, v.upper) for v in (first, *other)]
+            size = reduce(ops.maximum, [side.deviation for side in sides])
+            first, *other = (_widened(v, self._sum_error(size)) for v in (first, *other))
+        self.relaxed[index] = first._replace(other=other[0] if other else None)
+
+    def _take_error(self, index: int) -> Any:
+        """The rounding error of an affine node, taken over by the one activation that uses it.
+
+        There it costs nothing, here it would cost a sum of its own.
+        """
+        relaxed = self.relaxed.get(index)
+        if relaxed is None or relaxed.upper is None or len(self._consumers[index]) != 1:
+            return None
+        if not self.graph.nodes[index].operation.exact_affine:
+            return None
+        self.relaxed[index] = relaxed._replace(lower=None, upper=None)
+        return relaxed.upper
 
     def _inflated(self, enclosure: Enclosure) -> tuple[Any, Any]:
-        """Sides moved outward by the rounding error of the sums of `contract`."""
-        error = gamma(_BLOCK + 64, self.precision.dtype) * enclosure.deviation
+        """Sides moved outward by the rounding error of the sums that they go into."""
+        error = self._sum_error(enclosure.deviation)
         return enclosure.lower - error, enclosure.upper + error
+
+    def _sum_error(self, size: Any) -> Any:
+        """What rounding does to a sum over terms of coefficients and these sizes, per term."""
+        nb_terms = min(math.prod(size.shape[1:]), BLOCK) + 8 + self._most_uses
+        return gamma(nb_terms, self.options.dtype) * size
 
     def _chunk(self, nb_samples: Any) -> Any:
         """Rows of one backward pass that keep its coefficients within the budget."""
         widest = max(math.prod(node.shape) for node in self.graph.nodes)
-        itemsize = 4 if self.precision.dtype == "float32" else 8
+        itemsize = 4 if self.options.dtype == "float32" else 8
         per_row = 2 * _TENSORS_HELD * widest * itemsize
         return ops.maximum(ops.cast(self.budget / per_row, "int32") // nb_samples, 1)
 
 
-def contract(coefficients: Any, lower: Any, upper: Any) -> Any:
-    """``sum(max(a * lower, a * upper))`` of (N, S, *shape) and (N, *shape), (N, S) in float64."""
-    chosen = ops.where(coefficients > 0, upper[:, None], lower[:, None])
-    return _block_sum(coefficients * chosen)
+def largest_terms(coefficients: Any, lower: Any, upper: Any) -> Any:
+    """``max(a * lower, a * upper)`` of (N, S, *shape) and (N, *shape) or (N, S, *shape)."""
+    lower, upper = per_row(lower, coefficients), per_row(upper, coefficients)
+    return coefficients * ops.where(coefficients > 0, upper, lower)
 
 
-def _block_sum(terms: Any) -> Any:
-    """Sum over all but the first two axes: short sums in the working type, the rest in float64."""
-    size = math.prod(terms.shape[2:])
-    block = block_size(size, _BLOCK)
-    terms = ops.reshape(terms, (*ops.shape(terms)[:2], size // block, block))
-    return ops.sum(ops.cast(ops.sum(terms, axis=-1), "float64"), axis=-1)
+def _widened(relaxed: Relaxed, error: Any) -> Relaxed:
+    if error is None:
+        return relaxed
+    lower, upper = relaxed.lower, relaxed.upper
+    return relaxed._replace(
+        lower=-error if lower is None else lower - error,
+        upper=error if upper is None else upper + error,
+    )
+
+
+def _mixed(relaxed: Relaxed, share: Any) -> Relaxed:
+    """(1 - share) of a relaxation and share of its other one, for every row."""
+
+    def mix(first: Any, second: Any) -> Any:
+        return first[:, None] + share * (second - first)[:, None]
+
+    other = relaxed.other
+    return Relaxed(
+        mix(relaxed.lower, other.lower),
+        mix(relaxed.upper, other.upper),
+        tuple(mix(*pair) for pair in zip(relaxed.slopes, other.slopes)),
+    )
 
 
 def narrow(
-    enclosure: Enclosure, lower: Any, upper: Any, shape: tuple[int, ...], precision: Precision
+    enclosure: Enclosure, lower: Any, upper: Any, shape: tuple[int, ...], options: Options
 ) -> Enclosure:
     """An enclosure with tighter float64 deviations (N, D), rounded outward to the working type."""
-    lower = round_down(ops.reshape(lower, (-1, *shape)), precision.dtype)
-    upper = round_up(ops.reshape(upper, (-1, *shape)), precision.dtype)
+    lower = round_down(ops.reshape(lower, (-1, *shape)), options.dtype)
+    upper = round_up(ops.reshape(upper, (-1, *shape)), options.dtype)
     return interval.intersect(enclosure, lower, upper)

@@ -53,12 +53,18 @@ class Activation:
         Points where the function itself turns, so that an interval image may be attained there.
         A point off by d costs nothing above ``curvature * d**2 / 2``, which is added.
     curvature
-        Bound of the absolute second derivative between kinks; 0 for piecewise linear functions.
+        Bound of the absolute second derivative between kinks; 0 for piecewise linear functions. A
+        callable gives it for the interval up to `upper`, where there is no bound for all.
     ulps
         Rounding errors of the network's own float32 evaluation of the function, in units of
         ``2**-24 * |value|``.
     constant_error
         Relative error of the value that comes from constants which the network may hold in float32.
+    constant_noise
+        The same as an absolute error.
+    continuous
+        Whether the function has no jumps. A jump at k is stated as two kinks, k and the next
+        number; its derivative is not bounded.
 
     Example
     -------
@@ -71,9 +77,11 @@ class Activation:
     kinks: tuple[float, ...] = ()
     inflections: tuple[float, ...] = ()
     extrema: tuple[float, ...] = ()
-    curvature: float = 0.0
+    curvature: float | Scalar = 0.0
     ulps: float = 16.0
     constant_error: float = 0.0
+    constant_noise: float = 0.0
+    continuous: bool = True
 
     @property
     def piecewise_linear(self) -> bool:
@@ -98,16 +106,24 @@ def image(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
     smallest, largest = reduce(ops.minimum, values), reduce(ops.maximum, values)
     # An extremum is given in decimals, right to 1e-9.
     slack = 0.5e-18 * activation.curvature if activation.extrema else 0.0
-    exact = activation.piecewise_linear and activation.ulps == 0
-    unit = 0.0 if exact else _SLACK
-    return (
-        smallest - unit * ops.abs(smallest) - slack,
-        largest + unit * ops.abs(largest) + slack,
-    )
+    if not activation.piecewise_linear or activation.ulps > 0:
+        size = ops.maximum(ops.abs(smallest), ops.abs(largest))
+        if not activation.piecewise_linear:
+            size += ops.maximum(ops.abs(lower), ops.abs(upper))
+        slack += _SLACK * size
+    return smallest - slack, largest + slack
 
 
 def derivative_range(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
-    """Smallest and largest slope on [lower, upper], both sides of every kink included."""
+    """Smallest and largest slope on [lower, upper], both sides of every kink included.
+
+    Raises
+    ------
+    ValueError
+        For a function with jumps.
+    """
+    if not activation.continuous:
+        raise ValueError(f"the derivative of {activation.name} is not bounded: it jumps")
     slopes = [activation.derivative(lower), activation.derivative(upper)]
     slopes += [activation.derivative(_into(p, lower, upper)) for p in activation.inflections]
     smallest, largest = reduce(ops.minimum, slopes), reduce(ops.maximum, slopes)
@@ -117,8 +133,11 @@ def derivative_range(activation: Activation, lower: Any, upper: Any) -> tuple[An
             beside = activation.derivative(ops.zeros_like(lower) + np.nextafter(kink, side))
             smallest = ops.where(inside, ops.minimum(smallest, beside), smallest)
             largest = ops.where(inside, ops.maximum(largest, beside), largest)
-    unit = 0.0 if activation.piecewise_linear else _SLACK
-    return smallest - unit * ops.abs(smallest), largest + unit * ops.abs(largest)
+    if activation.piecewise_linear:
+        return smallest, largest
+    slack = _SLACK * (1 + ops.maximum(ops.abs(smallest), ops.abs(largest)))
+    slack += _SLACK * ops.maximum(ops.abs(lower), ops.abs(upper))
+    return smallest - slack, largest + slack
 
 
 def is_bent(activation: Activation, lower: Any, upper: Any) -> Any:
@@ -129,7 +148,12 @@ def is_bent(activation: Activation, lower: Any, upper: Any) -> Any:
     return reduce(ops.logical_or, inside, ops.zeros_like(lower, dtype="bool"))
 
 
-def lines(activation: Activation, lower: Any, upper: Any, dtype: str) -> Lines:
+LOWER_SLOPES = ("adaptive", "parallel", "left", "right")
+
+
+def lines(
+    activation: Activation, lower: Any, upper: Any, dtype: str, lower_slope: str = "adaptive"
+) -> Lines:
     """A line below and a line above the function on [lower, upper].
 
     Of several candidate slopes the one is taken whose line is closest to the function in the
@@ -138,22 +162,73 @@ def lines(activation: Activation, lower: Any, upper: Any, dtype: str) -> Lines:
 
     Slopes are numbers of the working type `dtype`, returned in it; the intercepts are proved for
     just these numbers and returned in float64.
+
+    Parameters
+    ----------
+    activation
+        The function.
+    lower, upper
+        Ends of the intervals, float64, (...).
+    dtype
+        Working type.
+    lower_slope
+        "adaptive", as above; "parallel": the slope of the line above; "left" ("right"): the slope
+        of the function at the left (right) end, for ReLU 0 (1).
     """
+    points, values = _sample(activation, lower, upper)
+    above = _best_slope(activation, points, values, 1.0)
+    if lower_slope == "adaptive":
+        below = _best_slope(activation, points, values, -1.0)
+    elif lower_slope == "parallel":
+        below = above
+    else:
+        below = activation.derivative(lower if lower_slope == "left" else upper)
+    return _proved(activation, points, values, (below, above), dtype)
+
+
+def opposite_lines(
+    first: Lines, activation: Activation, lower: Any, upper: Any, dtype: str
+) -> Lines:
+    """A second pair of lines, with the slope of the function at the end that `first` is not at."""
+    points, values = _sample(activation, lower, upper)
+    left, right = activation.derivative(lower), activation.derivative(upper)
+
+    def far_from(slope: Any) -> Any:
+        slope = ops.cast(slope, "float64")
+        return ops.where(ops.abs(left - slope) > ops.abs(right - slope), left, right)
+
+    # Above a convex function only the chord is good: tangents lie below it.
+    below = far_from(first.lower_slope)
+    above = ops.cast(first.upper_slope, "float64")
+    if not activation.piecewise_linear:
+        above = far_from(first.upper_slope)
+    return _proved(activation, points, values, (below, above), dtype)
+
+
+def _sample(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
+    """Points (P, ...) of the intervals, their ends first, and the function there."""
     inner = [_into(kink, lower, upper) for kink in activation.kinks]
     if not activation.piecewise_linear:
         width = upper - lower
         inner += [lower + width * (i / (_GRID + 1)) for i in range(1, _GRID + 1)]
     points = ops.stack([lower, upper, *inner])
-    values = activation.value(points)
+    return points, activation.value(points)
+
+
+def _proved(
+    activation: Activation, points: Any, values: Any, slopes: tuple[Any, Any], dtype: str
+) -> Lines:
+    """Lines of the given slopes, below and above the function."""
     found = []
-    for sign in (-1.0, 1.0):  # a line below f is the mirror of a line above -f
-        slope = _best_slope(activation, points, values, sign)
+    for sign, slope in zip((-1.0, 1.0), slopes):  # a line below f mirrors a line above -f
         slope = ops.cast(ops.cast(slope, dtype), "float64")
         gap = ops.max(sign * (values - slope * points), axis=0)
         if not activation.piecewise_linear:
-            gap = ops.maximum(gap, _gap_between(activation, lower, upper, slope, sign))
+            gap = ops.maximum(gap, _gap_between(activation, points[0], points[1], slope, sign))
         size = ops.max(ops.abs(points[:2]), axis=0)
-        gap += _SLACK * (ops.max(ops.abs(values[:2]), axis=0) + ops.abs(slope) * size)
+        # Functions such as z * Phi(z) lose digits relative to z, not to their value.
+        steepness = ops.abs(slope) + (0.0 if activation.piecewise_linear else 1.0)
+        gap += _SLACK * (ops.max(ops.abs(values[:2]), axis=0) + steepness * size)
         found += [ops.cast(slope, dtype), sign * gap]
     return Lines(*found)
 
@@ -219,45 +294,6 @@ def _gap_between(activation: Activation, lower: Any, upper: Any, slope: Any, sig
     left, right = ops.fori_loop(0, _BISECTIONS, halve, (left, right))
     gap = sign * (activation.value(left) - slope * left)
     # Between the left end of the bracket and the point itself, where the gap is flat.
-    return ops.max(gap + activation.curvature / 2 * (right - left) ** 2, axis=0)
-
-
-def _sigmoid(z: Any) -> Any:
-    return ops.sigmoid(z)
-
-
-RELU = Activation(
-    "relu",
-    ops.relu,
-    lambda z: ops.cast(z > 0, z.dtype),
-    kinks=(0.0,),
-    ulps=0,
-)
-
-SIGMOID = Activation(
-    "sigmoid",
-    _sigmoid,
-    lambda z: _sigmoid(z) * _sigmoid(-z),
-    inflections=(0.0,),
-    curvature=0.0963,  # 1 / (6 sqrt 3)
-)
-
-TANH = Activation(
-    "tanh",
-    ops.tanh,
-    lambda z: 4 * _sigmoid(2 * z) * _sigmoid(-2 * z),
-    inflections=(0.0,),
-    curvature=0.7699,  # 4 / (3 sqrt 3)
-)
-
-
-def leaky_relu(negative_slope: float) -> Activation:
-    """max(z, 0) + negative_slope * min(z, 0)."""
-    return Activation(
-        "leaky_relu",
-        lambda z: ops.where(z > 0, z, negative_slope * z),
-        lambda z: ops.where(z > 0, ops.ones_like(z), negative_slope * ops.ones_like(z)),
-        kinks=(0.0,),
-        ulps=2,
-        constant_error=2.0**-24,
-    )
+    bend = activation.curvature
+    bend = bend(upper) if callable(bend) else bend
+    return ops.max(gap + bend / 2 * (right - left) ** 2, axis=0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,14 +12,17 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds import backend, interval, linear
+from xcertify.bounds.activations import SIGMOID
 from xcertify.bounds.graph import Graph, UnsupportedLayerError, build_graph
-from xcertify.bounds.layers import Softmax, find_rule, supported_activations
 from xcertify.bounds.lines import LinearBounds
-from xcertify.bounds.operations import Elementwise, Enclosure, Precision
-from xcertify.bounds.relaxations import SIGMOID
+from xcertify.bounds.multivariate import Softmax
+from xcertify.bounds.operations import Elementwise, Enclosure, Options
+from xcertify.bounds.registry import find_rule
+from xcertify.bounds.relaxations import LOWER_SLOPES
+from xcertify.bounds.rows import Sums
 from xcertify.regions import Region
 
-METHODS = ("ibp", "crown-ibp", "crown")
+METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 _UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
 
 
@@ -28,13 +32,14 @@ class Verifier:
     Parameters
     ----------
     model
-        A built Sequential or functional model with one input and one output. A final softmax is
-        left out: bounds are of the logits. The model is never modified, and its current weights
-        are used at every call.
+        A built Sequential or functional model. A final softmax is left out: bounds are of the
+        logits. The model is never modified, and its current weights are used at every call.
     method
         "ibp" (intervals; cheapest, loosest), "crown-ibp" (one backward pass with interval bounds
-        inside), "crown" (backward passes inside too; tightest), or "decomon:<method>", which runs
-        decomon ("decomon:crown", "decomon:forward-ibp", ...).
+        inside), "crown" (backward passes inside too), "alpha-crown" (crown, then the lines under
+        and over each activation optimised for every row; tightest and slowest), or
+        "decomon:<method>", which runs decomon ("decomon:crown", "decomon:forward-ibp", ...). All
+        but "ibp" are intersected with intervals.
     dtype
         "float32" or "float64": the type that bounds are computed in.
     arithmetic
@@ -47,6 +52,15 @@ class Verifier:
         Name of a layer: its output takes the place of the input, and regions are regions of it.
     logits
         Whether a sigmoid at the end is left out too.
+    perturbed, output
+        Name or number of the input that varies and of the output that is bounded, for models with
+        several. The others of the inputs are given as `constants` with each call.
+    lower_slope
+        Slope of the line under an activation where it bends: "adaptive" (the line closest to the
+        activation in the middle; for ReLU 1 where upper > -lower, else 0), "parallel" (that of the
+        line above), "left" or "right" (that of the activation at the end; for ReLU 0 or 1).
+    nb_steps, learning_rate
+        Of "alpha-crown".
 
     Raises
     ------
@@ -77,42 +91,68 @@ class Verifier:
         memory_budget: int = 2**30,
         start_layer: str | None = None,
         logits: bool = False,
+        perturbed: int | str = 0,
+        output: int | str = 0,
+        lower_slope: str = "adaptive",
+        nb_steps: int = 20,
+        learning_rate: float = 0.1,
     ) -> None:
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64'. Received: {dtype!r}")
         if arithmetic not in ("real", "float32"):
             raise ValueError(f"arithmetic must be 'real' or 'float32'. Received: {arithmetic!r}")
+        if lower_slope not in LOWER_SLOPES:
+            raise ValueError(
+                f"lower_slope must be one of {', '.join(LOWER_SLOPES)}. Received: {lower_slope!r}"
+            )
+        if isinstance(nb_steps, bool) or int(nb_steps) != nb_steps or nb_steps < 1:
+            raise ValueError(f"nb_steps must be a whole number above 0. Received: {nb_steps!r}")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0. Received: {learning_rate!r}")
         self.model, self.method, self.dtype = model, method, dtype
         self.arithmetic, self.memory_budget = arithmetic, int(memory_budget)
-        self.start_layer = start_layer
+        self.start_layer, self.perturbed, self.output = start_layer, perturbed, output
+        self.lower_slope, self.nb_steps, self.learning_rate = lower_slope, nb_steps, learning_rate
         self._decomon = None
         self._compiled: dict[Any, Callable] = {}
-        self._precision = Precision(dtype, "float32" if arithmetic == "float32" else None)
-        if str(method).startswith("decomon:"):
-            from xcertify.bounds.decomon import DecomonBackend
-
-            if start_layer is not None:
-                raise ValueError("start_layer needs one of the methods " + ", ".join(METHODS))
-            self._decomon = DecomonBackend(model, method.removeprefix("decomon:"))
-        elif method not in METHODS:
+        self._options = Options(
+            dtype,
+            "float32" if arithmetic == "float32" else None,
+            lower_slope,
+            alternatives=method == "alpha-crown",
+        )
+        by_decomon = str(method).startswith("decomon:")
+        if not by_decomon and method not in METHODS:
             raise ValueError(
                 f"method must be one of {', '.join(METHODS)} or 'decomon:<method>'. "
                 f"Received: {method!r}"
             )
-        else:
-            self._graph = _logits_graph(model, start_layer, logits)
+        native = {"start_layer": None, "dtype": "float32", "arithmetic": "real", "perturbed": 0}
+        native |= {"output": 0, "lower_slope": "adaptive"}
+        for name, default in native.items():
+            if by_decomon and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} can be chosen with the methods {', '.join(METHODS)} only. "
+                    f"Received: {name}={getattr(self, name)!r} with method={method!r}"
+                )
+        self._graph = build_graph(model, find_rule, start_layer, perturbed, output)
+        self._graph.output = _before_head(self._graph, logits)
+        if by_decomon:
+            self._decomon = _decomon_backend(model, method.removeprefix("decomon:"), logits)
 
-    def bound_outputs(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
+    def bound_outputs(
+        self, region: Region, constants: Sequence[Any] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the outputs (logits) over each region: lower and upper, (N, *outputs).
 
-        See `Verifier` for the guarantee and `bound_rows` for the errors.
+        See `Verifier` for the guarantee and `bound_rows` for parameters and errors.
         """
-        lower, upper = self.bound_rows(region, None)
+        lower, upper = self.bound_rows(region, None, constants)
         shape = (-1, *self._output_shape)
         return lower.reshape(shape), upper.reshape(shape)
 
     def bound_rows(
-        self, region: Region, rows: np.ndarray | None = None
+        self, region: Region, rows: np.ndarray | None = None, constants: Sequence[Any] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of linear functions ``rows @ f(x)`` of the outputs: margins, differences, sums.
 
@@ -123,6 +163,8 @@ class Verifier:
         rows
             (S, K) for all regions or (N, S, K), one set each; K is the number of outputs,
             flattened. None: the outputs themselves.
+        constants
+            Values (N, *shape) of the inputs that do not vary, in the model's order.
 
         Returns
         -------
@@ -134,29 +176,34 @@ class Verifier:
         ValueError
             If the region does not fit the model's input or the rows do not fit its outputs.
         """
-        rows = self._check(region, rows)
+        rows = self._check(region, rows, constants)
         if self._decomon is not None:
             return self._decomon.bound_rows(region, rows)
-        results = self._run(region, self._graph.output, rows, self._bound)
+        results = self._run(region, self._graph.output, rows, self._bound, constants)
         lower, upper = (np.concatenate(part) for part in zip(*results))
         return _outward(lower, upper, self.dtype)
 
-    def linear_bounds(self, region: Region, rows: np.ndarray | None = None) -> LinearBounds:
+    def linear_bounds(
+        self, region: Region, rows: np.ndarray | None = None, constants: Sequence[Any] = ()
+    ) -> LinearBounds:
         """Linear functions of the input under and over ``rows @ f(x)``; see `LinearBounds`.
 
-        Parameters and errors as in `bound_rows`; needs "crown-ibp" or "crown".
+        Parameters and errors as in `bound_rows`; needs "crown-ibp", "crown"
+        or "alpha-crown" (which gives the lines of "crown").
         """
         self._refuse_decomon("linear_bounds")
         if self.method == "ibp":
             raise ValueError(
                 "linear_bounds needs method='crown-ibp' or 'crown'. Received: method='ibp'"
             )
-        rows = self._check(region, rows)
-        results = self._run(region, self._graph.output, rows, self._linear)
+        rows = self._check(region, rows, constants)
+        results = self._run(region, self._graph.output, rows, self._linear, constants)
         parts = [np.concatenate(part) for part in zip(*results)]
         return LinearBounds(region, *parts)
 
-    def bound_layer(self, region: Region, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    def bound_layer(
+        self, region: Region, layer: str, constants: Sequence[Any] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of a layer's output (after its activation) over each region, (N, *shape) each.
 
         `layer` is the layer's name; for a layer of a nested model "nested/layer".
@@ -166,22 +213,23 @@ class Verifier:
             raise ValueError(
                 f"layer must be one of {', '.join(self._graph.layers)}. Received: {layer!r}"
             )
-        self._check(region, None)
+        self._check(region, None, constants)
         node = self._graph.layers[layer]
         shape = self._graph.nodes[node].shape
-        results = self._run(region, node, np.eye(math.prod(shape)), self._bound)
+        results = self._run(region, node, np.eye(math.prod(shape)), self._bound, constants)
         lower, upper = (np.concatenate(part).reshape((-1, *shape)) for part in zip(*results))
         return _outward(lower, upper, self.dtype)
 
-    def evaluate(self, inputs: np.ndarray) -> np.ndarray:
+    def evaluate(self, inputs: np.ndarray, constants: Sequence[Any] = ()) -> np.ndarray:
         """The bounded function itself (logits), (N, *outputs), in the verifier's dtype."""
         function = self._compile(
             "evaluate",
-            lambda inputs: _evaluate(self._graph, inputs),
-            [((None, *self._input_shape), self.dtype)],
+            lambda *inputs: _evaluate(self._graph, inputs),
+            [((None, *shape), self.dtype) for shape in self._input_shapes],
         )
         with backend.full_precision():
-            return np.asarray(function(ops.cast(inputs, self.dtype)))
+            values = [ops.cast(values, self.dtype) for values in (inputs, *constants)]
+            return np.asarray(function(*values))
 
     @property
     def nb_outputs(self) -> int:
@@ -189,15 +237,15 @@ class Verifier:
         return math.prod(self._output_shape)
 
     @property
+    def _input_shapes(self) -> list[tuple[int, ...]]:
+        return [node.shape for node in self._graph.nodes[: self._graph.nb_inputs]]
+
+    @property
     def _input_shape(self) -> tuple[int, ...]:
-        if self._decomon is not None:
-            return tuple(self.model.input_shape[1:])
         return self._graph.nodes[0].shape
 
     @property
     def _output_shape(self) -> tuple[int, ...]:
-        if self._decomon is not None:
-            return tuple(self.model.output_shape[1:])
         return self._graph.nodes[self._graph.output].shape
 
     def _refuse_decomon(self, what: str) -> None:
@@ -207,7 +255,9 @@ class Verifier:
                 f"Received: method={self.method!r}"
             )
 
-    def _check(self, region: Region, rows: np.ndarray | None) -> np.ndarray:
+    def _check(
+        self, region: Region, rows: np.ndarray | None, constants: Sequence[Any]
+    ) -> np.ndarray:
         if not isinstance(region, Region):
             raise ValueError(
                 f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
@@ -217,6 +267,12 @@ class Verifier:
             raise ValueError(
                 f"region must be around inputs of shape {self._input_shape}. "
                 f"Received: inputs of shape {region.shape}"
+            )
+        shapes = [(len(region), *shape) for shape in self._input_shapes[1:]]
+        given = [np.shape(constant) for constant in constants]
+        if given != shapes:
+            raise ValueError(
+                f"constants must hold the other inputs, of shapes {shapes}. Received: {given}"
             )
         size = self.nb_outputs
         if rows is None:
@@ -237,7 +293,14 @@ class Verifier:
             )
         return rows.astype(self.dtype)
 
-    def _run(self, region: Region, node: int, rows: np.ndarray, bound: Callable) -> list[tuple]:
+    def _run(
+        self,
+        region: Region,
+        node: int,
+        rows: np.ndarray,
+        bound: Callable,
+        constants: Sequence[Any],
+    ) -> list[tuple]:
         """Call a compiled bound on as many samples at a time as the memory budget allows."""
         shared = rows.ndim == 2
         shape = self._graph.nodes[node].shape
@@ -247,6 +310,7 @@ class Verifier:
             region.center.astype("float64"),
             *_outward(lower - region.center, upper - region.center, self.dtype),
         ]
+        arrays += [np.asarray(constant, dtype="float64") for constant in constants]
         is_ball = not math.isinf(region.norm)
         if is_ball:
             radius = np.broadcast_to(region.epsilon, region.center.shape)
@@ -257,7 +321,9 @@ class Verifier:
             [
                 ((None, *shape) if shared else (None, None, *shape), self.dtype),
                 ((None, *self._input_shape), "float64"),
-                *[((None, *self._input_shape), self.dtype)] * (2 + is_ball),
+                *[((None, *self._input_shape), self.dtype)] * 2,
+                *[((None, *shape), "float64") for shape in self._input_shapes[1:]],
+                *[((None, *self._input_shape), self.dtype)] * is_ball,
             ],
         )
         results = []
@@ -281,15 +347,18 @@ class Verifier:
         return self._compiled[key]
 
     def _bounds(self, node: int, norm: float, tensors: tuple) -> linear.BackwardBounds:
-        center, lower, upper, *radius = tensors
+        center, lower, upper, *others = tensors
+        nb_fixed = self._graph.nb_inputs - 1
+        zeros = [ops.zeros_like(c, dtype=self.dtype) for c in others[:nb_fixed]]
+        fixed = [Enclosure(*sides) for sides in zip(others[:nb_fixed], zeros, zeros)]
         return linear.BackwardBounds(
             self._graph,
-            Enclosure(center, lower, upper),
-            radius[0] if radius else None,
+            [Enclosure(center, lower, upper), *fixed],
+            others[nb_fixed] if len(others) > nb_fixed else None,
             norm,
-            self._precision,
+            self._options,
             targets=[node],
-            refine=self.method == "crown",
+            refine=self.method in ("crown", "alpha-crown"),
             relax=self.method != "ibp",
             budget=self.memory_budget // 2,
         )
@@ -302,12 +371,29 @@ class Verifier:
         upper = bounds.interval_upper_bounds(node, rows)
         lower = -bounds.interval_upper_bounds(node, -rows)
         if self.method != "ibp":
-            places = ops.broadcast_to(ops.arange(ops.shape(rows)[1]), ops.shape(rows)[:2])
+            nb_samples, nb_rows = ops.shape(rows)[:2]
+            places = ops.broadcast_to(ops.arange(nb_rows), (nb_samples, nb_rows))
             lower, upper = bounds.tighten(
-                node, lambda first, last: rows[:, first:last], places, (lower, upper)
+                node,
+                nb_rows,
+                lambda first, last: (rows[:, first:last], places[:, first:last], Sums()),
+                (lower, upper),
+                self._optimized(bounds) if self.method == "alpha-crown" else None,
             )
         nominal, slack = self._nominal(bounds, node, rows)
-        return nominal + lower - slack, nominal + upper + slack
+        lower, upper = nominal + lower - slack, nominal + upper + slack
+        # An overflow on the way leaves nothing proved.
+        return (
+            ops.where(ops.isnan(lower), -np.inf, lower),
+            ops.where(ops.isnan(upper), np.inf, upper),
+        )
+
+    def _optimized(self, bounds: linear.BackwardBounds) -> Callable:
+        return partial(
+            bounds.optimized_upper_bounds,
+            nb_steps=self.nb_steps,
+            learning_rate=self.learning_rate,
+        )
 
     def _linear(
         self, node: int, rows: Any, norm: float, tensors: tuple, shared: bool
@@ -317,7 +403,11 @@ class Verifier:
         nominal, slack = self._nominal(bounds, node, rows)
         upper, above = bounds.pull_back(node, rows)
         lower, below = bounds.pull_back(node, -rows)
-        return -lower[0], nominal - below - slack, upper[0], nominal + above + slack
+        lower, upper = (
+            ends.get(0, ops.zeros((*ops.shape(rows)[:2], *self._input_shape), rows.dtype))
+            for ends in (lower, upper)
+        )
+        return -lower, nominal - below - slack, upper, nominal + above + slack
 
     def _nominal(self, bounds: linear.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
         """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
@@ -328,25 +418,32 @@ class Verifier:
         return ops.sum(terms, axis=axes), size * 1e-12 + _UNDERFLOW
 
 
-def _logits_graph(model: Any, start_layer: str | None, without_sigmoid: bool) -> Graph:
-    """The graph of a model without a softmax (and a sigmoid, if asked for) at its end."""
-    graph = build_graph(model, find_rule, start_layer)
+def _decomon_backend(model: Any, method: str, logits: bool) -> Any:
+    from xcertify.bounds.decomon import DecomonBackend
+
+    graph = build_graph(model, find_rule)
+    if logits and _is_sigmoid(graph.nodes[graph.output].operation):
+        raise UnsupportedLayerError(
+            f"The sigmoid at the end of the model '{model.name}' is not left out by decomon. Use "
+            f"method='crown', or a model that ends before it."
+        )
+    return DecomonBackend(model, method)
+
+
+def _is_sigmoid(operation: Any) -> bool:
+    return isinstance(operation, Elementwise) and operation.activation is SIGMOID
+
+
+def _before_head(graph: Graph, without_sigmoid: bool) -> int:
+    """The node of the logits, before a softmax (and a sigmoid, if asked for) at the end."""
     head = graph.nodes[graph.output]
-    sigmoid = isinstance(head.operation, Elementwise) and head.operation.activation is SIGMOID
-    if isinstance(head.operation, Softmax) or (sigmoid and without_sigmoid):
-        (graph.output,) = head.parents
-    for node in graph.nodes[: graph.output + 1]:
-        if isinstance(node.operation, Softmax):
-            raise UnsupportedLayerError(
-                f"The softmax of the layer '{node.layer}' stands inside the network; only a "
-                f"softmax at the output is left out. Supported activations: "
-                f"{', '.join(supported_activations())}."
-            )
-    return graph
+    if isinstance(head.operation, Softmax) or (without_sigmoid and _is_sigmoid(head.operation)):
+        return head.parents[0]
+    return graph.output
 
 
-def _evaluate(graph: Graph, inputs: Any) -> Any:
-    values = {0: inputs}
+def _evaluate(graph: Graph, inputs: Sequence[Any]) -> Any:
+    values = dict(enumerate(inputs))
     for index in interval.ancestors(graph, [graph.output]):
         node = graph.nodes[index]
         values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))

@@ -1,0 +1,241 @@
+"""Primitive operations that mix entries nonlinearly: maximum, product, softmax, standardization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
+
+from xcertify.bounds.operations import Enclosure, Operation, Options, Relaxed, Window
+from xcertify.bounds.rounding import gamma, round_down, round_up
+
+_NEVER = -1e30  # stands for entries that cannot be the largest
+
+
+class Largest(Operation):
+    """Maximum over the last axis; `valid` (*shape of the input) marks the entries that count."""
+
+    window = Window()
+
+    def __init__(self, valid: Any = None) -> None:
+        self.valid = valid
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """See `Operation`."""
+        return ops.max(self._hide(inputs[0]), axis=-1)
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """See `Operation`."""
+        lower, upper = inputs[0].absolute()
+        slack = gamma(4, "float64") * ops.max(ops.abs(self._hide(lower, 0.0)), axis=-1)
+        return Enclosure(
+            reference,
+            round_down(self.evaluate(lower) - reference - slack, options.dtype),
+            round_up(self.evaluate(upper) - reference + slack, options.dtype),
+        )
+
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
+        """See `Operation`.
+
+        Below: the entry with the largest lower bound, floor. Above: that entry where it dominates
+        all others; else, whichever is lower in the middle of the box, the constant max(upper) or
+        ``floor + sum_i chord_i (x_i - lower_i)``, the chords of max(x_i - floor, 0) summed.
+        """
+        (enclosure,) = inputs
+        dtype = options.dtype
+        lower, upper = (self._hide(side) for side in enclosure.absolute())
+        nb_entries = lower.shape[-1]
+        floor = ops.max(lower, axis=-1, keepdims=True)
+        first = ops.one_hot(ops.argmax(lower, axis=-1), nb_entries, dtype="float64")
+        reach = ops.maximum(upper - floor, 0.0)
+        chords = reach / ops.where(reach > 0, upper - lower, 1.0)
+        height = floor[..., 0] + ops.sum(chords * (upper - lower) / 2, axis=-1)
+        dominated = ops.max(ops.where(first > 0, floor, upper), axis=-1) <= floor[..., 0]
+        slopes = ops.where((height < ops.max(upper, axis=-1))[..., None], chords, 0.0)
+        slopes = ops.where(dominated[..., None], first, slopes)
+        slopes = ops.cast(ops.cast(slopes, dtype), "float64")
+        # Proved for the rounded slopes s >= 0: where entry j is the largest, the gap to
+        # sum_i s_i x_i is at most (1 - s_j) x_j - sum_(i != j) s_i lower_i, and x_j >= floor.
+        own = slopes * lower
+        others = ops.sum(own, axis=-1, keepdims=True) - own
+        gaps = ops.maximum((1.0 - slopes) * upper, (1.0 - slopes) * lower) - others
+        intercept = ops.max(ops.where(upper >= floor, gaps, _NEVER), axis=-1)
+        reference = self._hide(enclosure.reference, 0.0)
+        size = ops.max(ops.abs(self._hide(lower, 0.0)) + ops.abs(self._hide(upper, 0.0)), axis=-1)
+        slack = gamma(4 * nb_entries + 8, "float64") * (
+            size * (1.0 + ops.sum(slopes, axis=-1)) + ops.abs(output.reference)
+        )
+        deviation = ops.cast(self._hide(enclosure.deviation, 0.0), "float64")
+        slack += gamma(4, dtype) * ops.sum((slopes + first) * deviation, axis=-1)
+        above = intercept + ops.sum(slopes * reference, axis=-1) - output.reference + slack
+        below = ops.sum(first * reference, axis=-1) - output.reference - slack
+        return Relaxed(
+            round_down(below, dtype),
+            round_up(above, dtype),
+            (ops.cast(first, dtype), ops.cast(slopes, dtype)),
+        )
+
+    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
+        """See `Operation`."""
+        below, above = (slope[:, None] for slope in relaxed.slopes)
+        spread = coefficients[..., None]
+        return [spread * ops.where(spread > 0, above, below)]
+
+    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+        """See `Operation`: entries of windows that no entry dominates, and that could win."""
+        lower, upper = (self._hide(side) for side in inputs[0].absolute())
+        floor = ops.max(lower, axis=-1, keepdims=True)
+        contenders = upper > floor
+        several = ops.sum(ops.cast(contenders, "int32"), axis=-1, keepdims=True) > 1
+        return [ops.logical_and(contenders, several)]
+
+    def _hide(self, values: Any, filler: float = _NEVER) -> Any:
+        if self.valid is None:
+            return values
+        return ops.where(self.valid, values, ops.cast(filler, values.dtype))
+
+
+class Product(Operation):
+    """Product of two tensors of one shape, entry by entry; both may be perturbed.
+
+    In deviations a and b from the references it is ``x b + y a + a b``, and a b is bounded by the
+    mean of McCormick's two planes on each side. Exact where one factor is fixed.
+    """
+
+    window = Window()
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """See `Operation`."""
+        return inputs[0] * inputs[1]
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """See `Operation`."""
+        (a, b), (c, d) = (enclosure.absolute() for enclosure in inputs)
+        corners = ops.stack([a * c, a * d, b * c, b * d])
+        slack = self._noise(inputs, options)
+        return Enclosure(
+            reference,
+            round_down(ops.min(corners, axis=0) - reference - slack, options.dtype),
+            round_up(ops.max(corners, axis=0) - reference + slack, options.dtype),
+        )
+
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
+        """See `Operation`."""
+        dtype = options.dtype
+        first, second = inputs
+        (la, ua), (lb, ub) = (
+            (ops.cast(e.lower, "float64"), ops.cast(e.upper, "float64")) for e in inputs
+        )
+        slopes = (
+            ops.cast(second.reference + (lb + ub) / 2, dtype),
+            ops.cast(first.reference + (la + ua) / 2, dtype),
+        )
+        noise = self._noise(inputs, options)
+        for slope, enclosure in zip(slopes, inputs):
+            # The slope in the working type, and its product with a coefficient.
+            error = gamma(4, dtype) * ops.abs(slope) * enclosure.deviation
+            noise += ops.cast(error, "float64")
+        return Relaxed(
+            round_down(-(ua * ub + la * lb) / 2 - noise, dtype),
+            round_up(-(ua * lb + la * ub) / 2 + noise, dtype),
+            slopes,
+        )
+
+    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
+        """See `Operation`: the two planes of each side share their slopes."""
+        return [coefficients * slope[:, None] for slope in relaxed.slopes]
+
+    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+        """See `Operation`: where both factors vary."""
+        both = ops.logical_and(*(e.upper > e.lower for e in inputs))
+        return [both, both]
+
+    def _noise(self, inputs: Sequence[Enclosure], options: Options) -> Any:
+        sizes = [ops.maximum(*(ops.abs(side) for side in e.absolute())) for e in inputs]
+        return (gamma(8, "float64") + options.network_error(1)) * sizes[0] * sizes[1]
+
+
+class IntervalOnly(Operation):
+    """An operation with interval bounds alone: its linear bounds are constants."""
+
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
+        """See `Operation`."""
+        return Relaxed(output.lower, output.upper)
+
+    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
+        """See `Operation`: nothing of the input is left."""
+        nb_samples, nb_rows = ops.shape(coefficients)[:2]
+        return [ops.zeros((nb_samples, nb_rows, *s), dtype=coefficients.dtype) for s in shapes]
+
+    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+        """See `Operation`."""
+        return [enclosure.upper > enclosure.lower for enclosure in inputs]
+
+
+class Softmax(IntervalOnly):
+    """Softmax along some axes (batch axis counted)."""
+
+    def __init__(self, axis: int | tuple[int, ...] = -1) -> None:
+        self.axis = axis
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """See `Operation`."""
+        return ops.softmax(inputs[0], axis=self.axis)
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """See `Operation`: each entry against the others at their other ends, which is exact."""
+        lower, upper = inputs[0].absolute()
+        highest = ops.max(upper, axis=self.axis, keepdims=True)
+        low, high = ops.exp(lower - highest), ops.exp(upper - highest)
+        # What the sum of the others can be, less and more than its rounding errors.
+        error = 1e-13 * ops.sum(high, axis=self.axis, keepdims=True)
+        others_high = ops.sum(high, axis=self.axis, keepdims=True) - high + error
+        others_low = ops.sum(low, axis=self.axis, keepdims=True) - low - error
+        smallest = low / (low + others_high)
+        largest = ops.minimum(high / (high + ops.maximum(others_low, 0.0)), 1.0)
+        unit = 1e-13 + options.network_error(32)
+        return Enclosure(
+            reference,
+            round_down(smallest * (1 - unit) - reference, options.dtype),
+            round_up(largest * (1 + unit) - reference, options.dtype),
+        )
+
+
+class Standardization(IntervalOnly):
+    """``x / sqrt(mean(x ** 2) + epsilon)`` along some axes, batch axis counted."""
+
+    def __init__(self, axes: tuple[int, ...], epsilon: float, nb_entries: int) -> None:
+        self.axes, self.epsilon, self.nb_entries = axes, epsilon, nb_entries
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """See `Operation`."""
+        (x,) = inputs
+        return x * ops.rsqrt(ops.mean(x * x, axis=self.axes, keepdims=True) + self.epsilon)
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """See `Operation`.
+
+        The output grows with its own entry and falls in size with the squares of the others, which
+        are taken at their ends independently.
+        """
+        lower, upper = inputs[0].absolute()
+        most = ops.maximum(lower * lower, upper * upper)
+        least = ops.where(lower * upper > 0, ops.minimum(lower * lower, upper * upper), 0.0)
+        error = 1e-13 * ops.sum(most, axis=self.axes, keepdims=True)
+        others_most = ops.sum(most, axis=self.axes, keepdims=True) - most + error
+        others_least = ops.sum(least, axis=self.axes, keepdims=True) - least - error
+        others_least = ops.maximum(others_least, 0.0)
+
+        def output(own: Any, others: Any) -> Any:
+            return own * ops.rsqrt((own * own + others) / self.nb_entries + self.epsilon)
+
+        largest = ops.where(upper > 0, output(upper, others_least), output(upper, others_most))
+        smallest = ops.where(lower < 0, output(lower, others_least), output(lower, others_most))
+        unit = 1e-13 + options.network_error(self.nb_entries + 16)
+        unit *= ops.maximum(ops.abs(smallest), ops.abs(largest))
+        return Enclosure(
+            reference,
+            round_down(smallest - unit - reference, options.dtype),
+            round_up(largest + unit - reference, options.dtype),
+        )
