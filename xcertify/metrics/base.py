@@ -1,0 +1,381 @@
+"""What all metrics share: the score that they watch, their result, and their class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.targets import one_hot_targets
+
+_ACTIVATIONS = {None: tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
+
+
+@dataclass(frozen=True, eq=False)
+class MetricResult:
+    """What a metric found, the same for all metrics.
+
+    Attributes
+    ----------
+    metric
+        Name of the metric.
+    axis, axis_label
+        Where the curves are sampled, (P,), and what that is.
+    curves
+        One curve per sample, (N, P).
+    scores
+        The metric, one value per sample, (N,).
+    tied
+        (N,) bool: True where equal attributions had to be told apart by the metric's tie rule, so
+        that the explanation alone does not decide the score.
+    higher_is_better
+        How to read `scores`.
+    """
+
+    metric: str
+    axis: np.ndarray
+    axis_label: str
+    curves: np.ndarray
+    scores: np.ndarray
+    tied: np.ndarray
+    higher_is_better: bool
+
+    @property
+    def mean_curve(self) -> np.ndarray:
+        """Mean of the curves over the samples, (P,)."""
+        return self.curves.mean(axis=0)
+
+    @property
+    def score(self) -> float:
+        """Mean of the scores over the samples."""
+        return float(self.scores.mean())
+
+    @property
+    def nb_tied(self) -> int:
+        """Number of samples whose score depends on the tie rule."""
+        return int(self.tied.sum())
+
+    def __repr__(self) -> str:
+        better = "higher" if self.higher_is_better else "lower"
+        return (
+            f"<{self.metric} {self.score:.4f} ({better} is better) over {len(self.scores)} "
+            f"samples, {self.nb_tied} with ties>"
+        )
+
+
+class Score:
+    """The number that a metric watches, g(f, x, y), compiled once for batches of any size.
+
+    Parameters
+    ----------
+    model
+        Keras model or TensorFlow callable, (B, *shape) -> (B, K). The score is taken of what it
+        returns, be it logits or probabilities.
+    operator
+        g: a callable (model, inputs, targets) -> (B,), as in Xplique. None: the sum of targets
+        times outputs, that is the output of the target class.
+    activation
+        None, "softmax" or "sigmoid": applied to the outputs of `model` first. Fidelity curves are
+        usually drawn of probabilities, so "softmax" belongs to a model that returns logits (and
+        None to one that ends in a softmax).
+
+    Raises
+    ------
+    ValueError
+        For a model or an operator that cannot be called, and an unknown activation.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        operator: Callable | None = None,
+        activation: str | None = None,
+    ) -> None:
+        if not callable(model):
+            raise ValueError(f"model must be a Keras model or a callable. Received: {model!r}")
+        if operator is not None and not callable(operator):
+            raise ValueError(
+                f"operator must be None or a callable (model, inputs, targets) -> (B,). "
+                f"Received: {operator!r}"
+            )
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {list(_ACTIVATIONS)}. Received: {activation!r}"
+            )
+        self.model, self.operator, self.activation = model, operator, activation
+        self._compiled: dict[tuple, tf.types.experimental.PolymorphicFunction] = {}
+
+    def outputs(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Outputs of the model after the activation, (B, K) float32."""
+        return _ACTIVATIONS[self.activation](tf.cast(self.model(inputs), tf.float32))
+
+    def __call__(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Scores (B,) of inputs (B, *shape), float32, with targets as `self.targets` gives them."""
+        shapes = (inputs.shape[1:], targets.shape[1:], targets.dtype)
+        if shapes not in self._compiled:
+            # a free batch size in the signature: the last, smaller batch is not traced again
+            signature = (
+                tf.TensorSpec((None, *inputs.shape[1:]), tf.float32),
+                tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
+            )
+            self._compiled[shapes] = tf.function(self._score, input_signature=signature)
+        return self._compiled[shapes](inputs, targets)
+
+    def _score(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        if self.operator is None:
+            return tf.reduce_sum(self.outputs(inputs) * targets, axis=1)
+        scores = tf.cast(self.operator(self.outputs, inputs, targets), tf.float32)
+        return tf.ensure_shape(scores, [None])
+
+    def targets(self, inputs: np.ndarray, targets: Any, batch_size: int) -> np.ndarray:
+        """Targets as weights (N, K); with an operator they are its own affair and left alone."""
+        if self.operator is not None and targets is not None:
+            return targets
+        first = self.outputs(tf.constant(inputs[:1]))
+        if first.shape.rank != 2:
+            raise ValueError(
+                f"the model must return one row of outputs per sample, (B, K); with an "
+                f"`operator` it may return anything. Received: {tuple(first.shape)} for one sample"
+            )
+
+        def outputs() -> np.ndarray:
+            starts = range(0, len(inputs), batch_size)
+            return np.concatenate(
+                [self.outputs(tf.constant(inputs[s : s + batch_size])).numpy() for s in starts]
+            )
+
+        return one_hot_targets(outputs, targets, len(inputs), first.shape[1])
+
+
+def prepare(
+    model: Callable,
+    inputs: Any,
+    targets: Any,
+    batch_size: int | None,
+    operator: Callable | None,
+    activation: str | None,
+) -> tuple[Score, np.ndarray, np.ndarray, int]:
+    """Score, inputs (N, *shape), targets and batch size of a metric, checked.
+
+    A `Score` in place of the model is used as it is, so that it is not compiled again.
+    """
+    score = model if isinstance(model, Score) else Score(model, operator, activation)
+    inputs, targets = as_arrays(inputs, targets, input_shape_of(score.model))
+    if inputs.ndim > 4:
+        raise ValueError(
+            f"inputs must be images (N, H, W, C), time series (N, T, W) or tabular (N, W). "
+            f"Received: {inputs.shape}"
+        )
+    if batch_size is None:
+        batch_size = 2**31 - 1
+    if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
+        raise ValueError(
+            f"batch_size must be a whole number of at least 1, or None for everything at once. "
+            f"Received: {batch_size!r}"
+        )
+    return score, inputs, score.targets(inputs, targets, batch_size), int(batch_size)
+
+
+def as_explanations(explanations: Any, inputs: np.ndarray) -> np.ndarray:
+    """One attribution per feature: (N, H, W) for images, else the shape of the inputs, float64.
+
+    Parameters
+    ----------
+    explanations
+        (N, H, W), (N, H, W, 1) or (N, H, W, C) for images, of which the channels are averaged as
+        Xplique does; (N, T, W) for time series; (N, W) for tabular data.
+    inputs
+        The inputs that they explain.
+
+    Raises
+    ------
+    ValueError
+        For another shape, or values that are NaN or infinite (the first such sample is named).
+    """
+    explanations = np.asarray(explanations)
+    accepted = [inputs.shape]
+    if inputs.ndim == 4:
+        accepted = [inputs.shape[:-1], (*inputs.shape[:-1], 1), inputs.shape]
+    if explanations.shape not in accepted or explanations.dtype.kind not in "fiub":
+        wanted = " or ".join(str(shape) for shape in dict.fromkeys(accepted))
+        raise ValueError(
+            f"explanations must have the shape {wanted}, as the inputs. "
+            f"Received: {explanations.shape} of {explanations.dtype}"
+        )
+    explanations = explanations.astype(np.float64)
+    finite = np.isfinite(explanations).reshape(len(explanations), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"explanations have NaN or infinite values in sample {int(np.argmin(finite))}: a "
+            f"score of them would mean nothing; see why the explainer gave them"
+        )
+    if explanations.ndim == 4:
+        explanations = explanations.mean(axis=-1)
+    return explanations
+
+
+def importance_ranks(
+    explanations: np.ndarray, counts: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of each feature, 0 for the most important, and which samples the tie rule decides.
+
+    Equal attributions are ranked in one random order of the features, the same for all samples.
+
+    Parameters
+    ----------
+    explanations
+        (N, *features), without NaN.
+    counts
+        The numbers of features that the metric cuts the ranks at.
+    seed
+        Of the random order.
+
+    Returns
+    -------
+    ranks, tied
+        (N, *features) int32, and (N,) bool: True where a cut falls between equal features.
+    """
+    flat = explanations.reshape(len(explanations), -1)
+    nb_features = flat.shape[1]
+    shuffled = np.random.default_rng(seed).permutation(nb_features)
+    order = shuffled[np.argsort(-flat[:, shuffled], axis=1, kind="stable")]
+    ranks = np.empty(flat.shape, np.int32)
+    np.put_along_axis(ranks, order, np.arange(nb_features, dtype=np.int32)[None], axis=1)
+
+    inner = counts[(counts > 0) & (counts < nb_features)]
+    values = np.take_along_axis(flat, order, axis=1)
+    tied = (values[:, inner - 1] == values[:, inner]).any(axis=1)
+    return ranks.reshape(explanations.shape), tied
+
+
+def perturbed_scores(
+    score: Score,
+    inputs: np.ndarray,
+    baselines: np.ndarray,
+    targets: np.ndarray,
+    replaced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    nb_variants: int,
+    batch_size: int,
+    progress: str | None,
+) -> np.ndarray:
+    """Scores (N, nb_variants) of the inputs with some features replaced by the baseline.
+
+    Parameters
+    ----------
+    score
+        What is watched.
+    inputs, baselines
+        (N, *shape).
+    targets
+        What `Score.targets` gave.
+    replaced
+        (sample, variant), two (B,) index tensors -> bool (B, *features), True where the feature
+        takes its baseline value; a feature is a pixel with all its channels.
+    nb_variants
+        Number of variants of every sample.
+    batch_size
+        Number of perturbed samples held at once.
+    progress
+        Title of a progress bar over the perturbed samples, or None.
+    """
+    inputs, baselines, targets = map(tf.constant, (inputs, baselines, targets))
+    total = len(inputs) * nb_variants
+    scores = np.empty(total, np.float32)
+    with tqdm(total=total, desc=progress, disable=progress is None, unit="sample") as bar:
+        for start in range(0, total, batch_size):
+            index = np.arange(start, min(start + batch_size, total))
+            sample, variant = map(tf.constant, np.divmod(index, nb_variants))
+            mask = replaced(sample, variant)
+            if inputs.shape.rank == 4:
+                mask = mask[..., tf.newaxis]
+            points = tf.where(mask, tf.gather(baselines, sample), tf.gather(inputs, sample))
+            scores[index] = score(points, tf.gather(targets, sample)).numpy()
+            bar.update(len(index))
+    return scores.reshape(len(inputs), nb_variants)
+
+
+class Metric(ABC):
+    """A quality of explanations, measured on fixed inputs.
+
+    A metric is built once for a model and inputs, and then evaluates any number of explanations::
+
+        deletion = Deletion(model, images, labels, activation="softmax")
+        deletion.evaluate(maps)                  # one number
+        deletion.evaluate_samples(maps)          # (N,)
+        deletion.detailed_evaluate(maps)         # a MetricResult, with curves
+
+    Attributes
+    ----------
+    higher_is_better
+        How to read the score.
+    """
+
+    higher_is_better: ClassVar[bool]
+
+    def __init__(
+        self,
+        model: Callable,
+        inputs: Any,
+        targets: Any = None,
+        batch_size: int | None = 512,
+        operator: Callable | None = None,
+        activation: str | None = None,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.operator, self.activation = operator, activation
+        self.model = model
+        self.inputs, self.targets = as_arrays(inputs, targets, input_shape_of(model))
+        self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
+
+    @property
+    def model(self) -> Callable:
+        """The model; another one may be set, and is then used from the next evaluation on."""
+        return self._model
+
+    @model.setter
+    def model(self, model: Callable) -> None:
+        if not callable(model):
+            raise ValueError(f"model must be a Keras model or a callable. Received: {model!r}")
+        self._model = model
+        self._derived: dict[str, Any] = {}  # what is compiled for this model
+
+    @property
+    def _score(self) -> Score:
+        if "score" not in self._derived:
+            self._derived["score"] = Score(self.model, self.operator, self.activation)
+        return self._derived["score"]
+
+    @abstractmethod
+    def detailed_evaluate(self, explanations: Any) -> MetricResult:
+        """Curves and scores of every sample."""
+
+    def evaluate_samples(self, explanations: Any) -> np.ndarray:
+        """The score of every sample, (N,)."""
+        return self.detailed_evaluate(explanations).scores
+
+    def evaluate(self, explanations: Any) -> float:
+        """The score: the mean over the samples.
+
+        Parameters
+        ----------
+        explanations
+            One per input: (N, H, W), (N, H, W, 1) or (N, H, W, C) for images, (N, T, W) for time
+            series, (N, W) for tabular data. Larger means more important; the sign counts.
+
+        Raises
+        ------
+        ValueError
+            For another shape, or NaN or infinite values.
+        """
+        return self.detailed_evaluate(explanations).score
+
+    def __call__(self, explanations: Any) -> float:
+        """The same as `evaluate`."""
+        return self.evaluate(explanations)
