@@ -30,7 +30,7 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.18,<2.22",
-        "keras>=3,<4",
+        "keras>=3.10,<4",
         "decomon==0.2.1",  # its adapter patches what this very release gets wrong
         "tensorflow-datasets>=4.9.7",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it

@@ -216,9 +216,9 @@ def _activation_network(name: str) -> Callable[[], keras.Model]:
 
 
 for _name in (
-    "relu6 elu selu celu gelu silu hard_sigmoid hard_silu hard_tanh log_sigmoid softplus softsign "
-    "mish exponential"
-).split():
+    *("relu6", "elu", "selu", "celu", "gelu", "silu", "hard_sigmoid", "hard_silu", "hard_tanh"),
+    *("log_sigmoid", "softplus", "softsign", "mish", "exponential"),
+):
     NETWORKS[f"dense_{_name}"] = _activation_network(_name)
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from xcertify.bounds import relaxations
-from xcertify.bounds import activations, registry
+from xcertify.bounds import activations, registry, relaxations
 
 ACTIVATIONS = {f.__name__: a for f, a in registry.ACTIVATIONS.items() if a is not None}
 ACTIVATIONS |= {

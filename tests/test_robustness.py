@@ -61,7 +61,7 @@ def test_linear_models_have_a_closed_form_on_both_ends(images, maps, norm):
         least = np.sort(maps[sample].ravel())[-round(fraction * 20)]
         for side, free in [(named, maps[sample] >= least), (others, maps[sample] < least)]:
             expected = gap[sample] / dual_norm(slope[free].ravel(), norm)
-            assert side.curves[sample, place] == pytest.approx(expected, rel=0.02)
+            assert side.curves[sample, place] == pytest.approx(expected, rel=0.03)
             assert side.certified_curves[sample, place] == pytest.approx(expected, rel=0.02)
     assert np.all(named.certified_curves <= named.curves)
     assert named.found.all()

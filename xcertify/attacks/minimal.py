@@ -217,7 +217,7 @@ class MinimalPerturbation:
         farthest = lengths(tf.maximum(upper - center, center - lower), self.norm)
         radius = tf.zeros_like(farthest)
         best = center, tf.fill(tf.shape(farthest), tf.constant(-math.inf, center.dtype))
-        for step in tf.range(steps):
+        for step in tf.range(steps + 1):  # the last one only looks at where the others led
             with tf.GradientTape() as tape:
                 tape.watch(points)
                 largest, climbed = margins(two_classes(self._logits(points)), classes, aims)
@@ -244,8 +244,6 @@ class MinimalPerturbation:
             direction = steepest(gradient, points, low, high, reach, self.norm)
             points = points + (fade + _LAST_STEP) * direction
             points = project(points, center, low, high, reach, self.norm)
-        largest, _ = margins(two_classes(self._logits(points)), classes, aims)
-        best = _keep_nearer(best, points, largest > 0, lengths(points - center, self.norm))
 
         inside, outside = tf.zeros_like(farthest), tf.ones_like(farthest)
         for _ in tf.range(_NB_HALVINGS):

@@ -15,7 +15,7 @@ from xcertify.logits import logits_of
 from xcertify.regions import Region
 from xcertify.targets import target_classes
 
-Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Objective = Callable[[tf.Tensor, tf.Tensor], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,9 @@ class PGD:
     objective
         What to maximise instead of the margin: a callable (points, samples) -> (B,), both
         tensors, with points (B, *shape) and samples (B,) the number of the region of each, by
-        which a row of other data is found (`tf.gather(rows, samples)`).
+        which a row of other data is found (`tf.gather(rows, samples)`). It may also return a pair
+        of (B,): the value that decides which point is best, and one to climb, which must have a
+        gradient. A value of -inf is never taken.
     targeted
         Without, the targets are the classes to leave, and the margin max_{c' != c} f_c' - f_c is
         maximised; with it they are the classes to reach, and f_c - max_{c' != c} f_c' is.
@@ -271,7 +273,7 @@ class PGD:
             stop_above: tf.Tensor,
         ) -> tuple[tf.Tensor, tf.Tensor]:
             best = points, tf.fill([tf.shape(points)[0]], -math.inf)
-            for step in tf.range(steps):
+            for step in tf.range(steps + 1):  # the last one only looks at where the others led
                 with tf.GradientTape() as tape:
                     tape.watch(points)
                     value, climbed = self._values(points, classes, aims, samples)
@@ -279,11 +281,16 @@ class PGD:
                 if tf.reduce_all(best[1] > stop_above):
                     break
                 gradient = tape.gradient(climbed, points)
+                if gradient is None:
+                    raise ValueError(
+                        "the objective has no gradient: build it of TensorFlow operations on the "
+                        "points, without a detour through NumPy"
+                    )
                 direction = steepest(gradient, points, lower, upper, radius, norm)
-                length = step_size * (1 - tf.cast(step / steps, step_size.dtype))
+                length = step_size * (1 - tf.cast(step / tf.maximum(steps, 1), step_size.dtype))
                 points = points + length * direction
                 points = project(points, center, lower, upper, radius, norm)
-            return keep_better(best, (points, self._values(points, classes, aims, samples)[0]))
+            return best
 
         return loop
 
@@ -292,9 +299,9 @@ class PGD:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What is sought, (B,), and what is climbed to find it."""
         if self.objective is not None:
-            value = tf.cast(self.objective(points, samples), tf.float32)
-            value = tf.ensure_shape(value, [None])
-            return value, value
+            values = self.objective(points, samples)
+            values = values if isinstance(values, tuple) else (values, values)
+            return tuple(tf.ensure_shape(tf.cast(value, tf.float32), [None]) for value in values)
         largest, aimed = margins(two_classes(self._logits(points)), classes, aims)
         return (-largest, -aimed) if self.targeted else (largest, aimed)
 

@@ -157,8 +157,7 @@ def _scaled(emit: Emitter, node: int, scale: np.ndarray, shift: np.ndarray) -> i
         bias=lambda: shift,
         nb_terms=1,
         nb_terms_back=1,
-        # Keras rounds Python numbers to float32.
-        weight_error=2**30,
+        weight_error=layers.IN_FLOAT32,
         window=Window() if pointwise else None,
     )
     if np.broadcast_shapes(emit.shape(node), scale.shape, shift.shape) != emit.shape(node):

@@ -16,6 +16,8 @@ from xcertify.bounds.multivariate import Largest, Product, Softmax, Standardizat
 from xcertify.bounds.operations import Affine, Elementwise, Window
 from xcertify.bounds.registry import activate, register
 
+IN_FLOAT32 = 2**30  # error of numbers that Keras rounds to float32, in units of 2**-53
+
 # Layers that do nothing when a trained model is used.
 _IDENTITIES = (
     layers.ActivityRegularization,
@@ -149,7 +151,7 @@ def _convolution(layer: Any, emit: Emitter, node: int) -> int:
 
 
 def _split(values: Any, count: int) -> list[Any]:
-    """Equal parts along the last axis: TensorFlow has no gradient of grouped convolutions on CPU."""
+    """Equal parts along the last axis; grouped convolutions have no gradient on a CPU."""
     return [values] if count == 1 else ops.split(values, count, axis=-1)
 
 
@@ -237,6 +239,7 @@ def _scale_and_shift(
     scale: Callable[[], Any],
     shift: Callable[[], Any] | None,
     shift_size: Callable[[], Any] | None = None,
+    weight_error: int = 8,
 ) -> int:
     """``scale * x + shift`` with computed, broadcast factors."""
     operation = Affine(
@@ -246,7 +249,7 @@ def _scale_and_shift(
         bias_size=shift_size,
         nb_terms=1,
         nb_terms_back=1,
-        weight_error=8,
+        weight_error=weight_error,
         window=Window(),
     )
     return emit(operation, node)
@@ -285,13 +288,13 @@ def _normalization(layer: Any, emit: Emitter, node: int) -> int:
     else:
         parts = (lambda: 1 / deviation(), lambda: -mean() / deviation())
     scale, shift = (lambda part=part: part()[0] for part in parts)  # they carry a batch axis
-    return _scale_and_shift(emit, node, scale, shift)
+    return _scale_and_shift(emit, node, scale, shift, weight_error=IN_FLOAT32)
 
 
 @register(layers.Rescaling)
 def _rescaling(layer: Any, emit: Emitter, node: int) -> int:
     scale, offset = (np.asarray(v, "float64") for v in (layer.scale, layer.offset))
-    return _scale_and_shift(emit, node, lambda: scale, lambda: offset)
+    return _scale_and_shift(emit, node, lambda: scale, lambda: offset, weight_error=IN_FLOAT32)
 
 
 @register(layers.LayerNormalization)
@@ -406,7 +409,7 @@ def _up_sampling(layer: Any, emit: Emitter, node: int) -> int:
         weights=lambda: matrices,
         nb_terms=4,
         nb_terms_back=math.prod(4 * size for size in sizes),
-        weight_error=2**28,  # Keras computes the weights in float32
+        weight_error=IN_FLOAT32,
     )
     return emit(operation, node)
 

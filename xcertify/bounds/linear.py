@@ -202,7 +202,8 @@ class BackwardBounds:
         # A feature that cannot grow (fall) does not use a positive (negative) coefficient.
         usable = ops.where(coefficients > 0, region.upper[:, None], -region.lower[:, None]) > 0
         scaled = ops.where(usable, ops.abs(coefficients) * self.radius[:, None], 0.0)
-        slack = 1.0 + gamma(BLOCK + 16 + self._most_uses, self.options.dtype)
+        nb_terms = min(math.prod(scaled.shape[2:]), BLOCK) + 16 + self._most_uses
+        slack = 1.0 + gamma(nb_terms, self.options.dtype)
         if self.norm == 2:
             return ops.minimum(bound, ops.sqrt(sums(0, scaled * scaled)) * slack)
         return ops.minimum(bound, sums.largest(0, scaled) * slack)

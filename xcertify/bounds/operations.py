@@ -151,7 +151,8 @@ class Affine(Operation):
         Most products summed for one entry of an input in the transposed map; where entries are
         only moved, how often one is used.
     weight_error
-        Relative error of the weights in units of the unit roundoff (0: stored as they are).
+        Relative error of the weights in units of 2**-53 (0: stored as they are; 2**30: numbers that
+        Keras may hold in float32).
     window
         What a location of the output sees of every input; None: everything.
     """
@@ -238,7 +239,7 @@ class Affine(Operation):
         """
         dtype = options.dtype
         nominal = gamma(self.nb_terms + self.weight_error + 4, "float64")
-        network = options.network_error(self.nb_terms + self.weight_error + 1)
+        network = options.network_error(self.nb_terms + min(self.weight_error, 8) + 1)
         noise = [
             (nominal + network) * ops.cast(ops.abs(e.reference), dtype)
             + (network + self.weight_error * gamma(1, "float64")) * e.deviation
