@@ -110,12 +110,14 @@ def test_values_are_the_margins_of_the_points(net, images):
     outputs = net(result.points).numpy()
     for sample, label in enumerate(labels):
         others = np.delete(outputs[sample], label)
-        assert result.values[sample] == pytest.approx(others.max() - outputs[sample, label])
+        expected = others.max() - outputs[sample, label]
+        assert result.values[sample] == pytest.approx(expected, abs=1e-5)
     reached = pgd(net, Ball(images, 0.2), labels, targeted=True)
     outputs = net(reached.points).numpy()
     for sample, label in enumerate(labels):
         others = np.delete(outputs[sample], label)
-        assert reached.values[sample] == pytest.approx(outputs[sample, label] - others.max())
+        expected = outputs[sample, label] - others.max()
+        assert reached.values[sample] == pytest.approx(expected, abs=1e-5)
     clean = pgd(net, Ball(images, 0.2), labels, targeted=True, steps=0)
     assert np.all(reached.values > clean.values)
 

@@ -244,7 +244,7 @@ def test_bad_inputs():
     explainer = EVA(NETWORKS["convolutions"]())
     with pytest.raises(ValueError, match=r"shape \(N, 6, 7, 2\)"):
         explainer(images()[0])
-    with pytest.raises(ValueError, match="one class per input.*for sample 1"):
+    with pytest.raises(ValueError, match="one class per sample.*for sample 1"):
         explainer(images(2), [[1, 0, 0], [0.5, 0.5, 0]])
     with pytest.raises(ValueError, match="labels from 0 to 2"):
         explainer(images(2), [0, 3])

@@ -69,23 +69,24 @@ def dense_relu_net(seed):
     return model, Ball(inputs, epsilon, clip=(0, 1))
 
 
-def agree(seed):
-    """decomon's intervals are the engine's; its crown is never tighter, and equal without them."""
+def agree(seed, native="crown", other="crown"):
+    """Never looser than decomon, and equal but for the few rows that intervals tighten."""
     model, region = dense_relu_net(seed)
-    for native, other in (("ibp", "forward-ibp"), ("crown", "crown")):
-        lower, upper = Verifier(model, native, dtype="float64").bound_outputs(region)
-        their_lower, their_upper = Verifier(model, f"decomon:{other}").bound_outputs(region)
-        width, their_width = upper - lower, their_upper - their_lower
-        assert (width <= their_width * (1 + 1e-3)).all()
-        print(seed, native, (width / their_width).min(1))
+    width, their_width = (
+        np.subtract(*Verifier(model, method, **options).bound_outputs(region)[::-1])
+        for method, options in ((native, {"dtype": "float64"}), (f"decomon:{other}", {}))
+    )
+    assert (width <= their_width * (1 + 1e-3)).all()
+    # decomon's bounds are float32 numbers of size 10.
+    assert np.isclose(width, their_width, rtol=1e-3, atol=2e-6).mean() > 0.8
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_agrees_with_decomon(seed):
-    agree(seed)
+def test_crown_agrees_with_decomon():
+    agree(0)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", [("ibp", "forward-ibp"), ("crown", "crown")])
 @pytest.mark.parametrize("seed", range(1, 25))
-def test_agrees_with_decomon_everywhere(seed):
-    agree(seed)
+def test_agrees_with_decomon(seed, method):
+    agree(seed, *method)

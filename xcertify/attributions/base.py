@@ -9,7 +9,6 @@ import keras
 import numpy as np
 
 from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.targets import one_hot_targets
 
 
 class Explainer(ABC):
@@ -81,31 +80,3 @@ class Explainer(ABC):
     @abstractmethod
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Maps of float32 inputs (N, *shape) that fit the model."""
-
-
-def target_classes(logits: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-    """The one class that each row of targets names, (N,).
-
-    For a model with a single output there are two classes, 1 where the logit is positive and 0
-    where it is not.
-
-    Raises
-    ------
-    ValueError
-        For targets that do not name exactly one class.
-    """
-    nb_samples, nb_classes = logits.shape
-    if nb_classes == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-        if targets is not None and np.asarray(targets).shape == (nb_samples, 1):
-            targets = np.asarray(targets)[:, 0].astype(int)
-    weights = one_hot_targets(logits, targets, nb_samples, logits.shape[1])
-    single = (weights > 0).sum(axis=1) == 1
-    single &= (weights != 0).sum(axis=1) == 1
-    if not single.all():
-        sample = int(np.argmin(single))
-        raise ValueError(
-            f"targets must name one class per input, as labels or one-hot rows. "
-            f"Received: {weights[sample]} for sample {sample}"
-        )
-    return weights.argmax(axis=1)

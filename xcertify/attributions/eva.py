@@ -14,13 +14,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attributions.base import Explainer, target_classes
+from xcertify.attributions.base import Explainer
 from xcertify.bounds import Verifier
 from xcertify.bounds.graph import layer_output
 from xcertify.certificates import OverlapCertificate
 from xcertify.grid import grid_cells
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.regions import Ball, Box, Region
+from xcertify.targets import margin_rows, target_classes
 
 Bound = Callable[[Region, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -435,20 +436,18 @@ def overlap_bounds(
     nb_classes
         Number K of logits. A single one is compared with 0.
     """
+    if nb_classes == 1 or (overlap == "margin" and others is None):
+        return bound(region, margin_rows(classes, nb_classes))[1].max(axis=1)
     units = np.eye(nb_classes, dtype=np.float32)
-    if nb_classes == 1:
-        rows = np.where(classes == 1, -1.0, 1.0).astype(np.float32)[:, None, None]
-        return bound(region, rows)[1].max(axis=1)
-    every = np.broadcast_to(np.arange(nb_classes), (len(classes), nb_classes))
-    wanted = every[every != classes[:, None]].reshape(len(classes), -1)
-    if others is not None:
-        wanted = others[:, None]
     if overlap == "margin":
-        rows = units[wanted] - units[classes][:, None]
-        return bound(region, rows)[1].max(axis=1)
+        rows = units[others] - units[classes]
+        return bound(region, rows[:, None])[1].max(axis=1)
     lower, upper = bound(region, units)
     samples = np.arange(len(classes))
-    return upper[samples[:, None], wanted].max(axis=1) - lower[samples, classes]
+    if others is not None:
+        return upper[samples, others] - lower[samples, classes]
+    upper[samples, classes] = -np.inf
+    return upper.max(axis=1) - lower[samples, classes]
 
 
 def _per_feature(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

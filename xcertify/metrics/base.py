@@ -172,14 +172,26 @@ def prepare(
             f"inputs must be images (N, H, W, C), time series (N, T, W) or tabular (N, W). "
             f"Received: {inputs.shape}"
         )
+    batch_size = nb_at_once(batch_size)
+    return score, inputs, score.targets(inputs, targets, batch_size), batch_size
+
+
+def nb_at_once(batch_size: int | None) -> int:
+    """The batch size as a number, None being as large as can be.
+
+    Raises
+    ------
+    ValueError
+        For anything but None and whole numbers of at least 1.
+    """
     if batch_size is None:
-        batch_size = 2**31 - 1
+        return 2**31 - 1
     if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
         raise ValueError(
             f"batch_size must be a whole number of at least 1, or None for everything at once. "
             f"Received: {batch_size!r}"
         )
-    return score, inputs, score.targets(inputs, targets, batch_size), int(batch_size)
+    return int(batch_size)
 
 
 def as_explanations(explanations: Any, inputs: np.ndarray) -> np.ndarray:

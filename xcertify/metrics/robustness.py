@@ -13,7 +13,13 @@ from tqdm.auto import tqdm
 from xcertify.attacks import MinimalPerturbation
 from xcertify.bounds import Verifier
 from xcertify.logits import logits_of
-from xcertify.metrics.base import Metric, MetricResult, as_explanations, importance_ranks
+from xcertify.metrics.base import (
+    Metric,
+    MetricResult,
+    as_explanations,
+    importance_ranks,
+    nb_at_once,
+)
 from xcertify.regions import Ball, Box, Region
 from xcertify.targets import margin_rows, target_classes
 
@@ -108,7 +114,7 @@ class RobustnessSr(Metric):
         The class to be left: integer labels (N,), one-hot rows (N, K), or None for the predicted
         one. Where the model gives another class already, every distance is 0.
     batch_size
-        Number of points that are attacked, and of regions that are bounded, at once.
+        Number of points that are attacked, and of regions that are bounded, at once; None for all.
     complement
         Which side `evaluate` measures; `evaluate_both` measures both at once.
     fractions
@@ -165,7 +171,7 @@ class RobustnessSr(Metric):
         model: Callable,
         inputs: Any,
         targets: Any = None,
-        batch_size: int = 512,
+        batch_size: int | None = 512,
         *,
         complement: bool = False,
         fractions: Sequence[float] = FRACTIONS,
@@ -202,7 +208,7 @@ class RobustnessSr(Metric):
                 norm=self.norm,
                 steps=self.steps,
                 restarts=self.restarts,
-                batch_size=self.batch_size,
+                batch_size=nb_at_once(self.batch_size),
                 seed=self.seed,
             )
         return self._derived["attack"]
@@ -255,8 +261,8 @@ class RobustnessSr(Metric):
 
     def _classes(self) -> np.ndarray:
         logits = logits_of(self.model)
-        starts = range(0, len(self.inputs), self.batch_size)
-        parts = [self.inputs[s : s + self.batch_size] for s in starts]
+        size = nb_at_once(self.batch_size)
+        parts = [self.inputs[s : s + size] for s in range(0, len(self.inputs), size)]
         outputs = np.concatenate([np.asarray(logits(tf.constant(part))) for part in parts])
         return target_classes(outputs, self.targets)
 
@@ -266,7 +272,7 @@ class RobustnessSr(Metric):
         """All values to be found, as many at a time as fit into a batch of the attack."""
         shape = (len(ranks), len(sides), len(counts))
         total = int(np.prod(shape))
-        step = max(1, self.batch_size // self.restarts)
+        step = max(1, nb_at_once(self.batch_size) // self._attack.restarts)
         for first in range(0, total, step):
             index = np.arange(first, min(first + step, total))
             sample, side, place = np.unravel_index(index, shape)

