@@ -79,7 +79,7 @@ def test_samples_are_inside(norm, order):
 def test_box():
     box = Box([[0.0, 1.0]], [[1.0, 3.0]])
     np.testing.assert_allclose(box.center, [[0.5, 2.0]])
-    assert Box([[0.0]], [[1.0]], center=[[0.2]]).positive().lower.item() == np.float32(0.2)
+    assert Box([[0.0]], [[1.0]], center=[[0.25]]).positive().lower.item() == 0.25
 
 
 def test_parts_of_a_batch():
