@@ -33,7 +33,10 @@ setup(
         "keras>=3.10,<4",
         "decomon==0.2.1",  # its adapter patches what this very release gets wrong
         "tensorflow-datasets>=4.9.7",
-        "importlib_resources",  # tensorflow-datasets imports it without declaring it
+        # What tensorflow-datasets imports: one that it does not declare, and one whose later
+        # releases need a newer protobuf than TensorFlow 2.18 and 2.19 can have, undeclared too.
+        "importlib_resources",
+        "tensorflow-metadata>=1.17.3,<1.18",
         "numpy>=1.26",
         "matplotlib>=3.8",
         "tqdm",

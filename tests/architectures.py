@@ -79,7 +79,8 @@ def _build(shape: tuple, *, first: bool, plain: bool, seed: int, depth: int) -> 
     if len(x.shape) > 2:
         x = drawing.to_vector(x)
     activation = drawing.choice(None, None, None, "softmax", "sigmoid")
-    model = functional(inputs, L.Dense(3, activation)(x), seed)
+    x = L.Softmax()(L.Dense(3)(x)) if activation == "softmax" else L.Dense(3, activation)(x)
+    model = functional(inputs, x, seed)
     if plain:
         return model, drawing
     # Steeper at some places than what `randomize` gives.
@@ -157,6 +158,8 @@ class _Drawing:
         if self.integer(0, 1):
             return "relu"
         name = self.choice(*supported_activations())
+        if name == "softmax" and self.first:
+            return "linear"  # it runs over the last axis, which is another one in the twin
         return "linear" if name == "exponential" and self.grow() else name
 
     def grow(self) -> bool:

@@ -557,10 +557,17 @@ def functions() -> keras.Model:
     x = ops.transpose(x, (0, 2, 1)) / 3.0 - ops.sum(x, axis=1, keepdims=True)[:, :, :1]
     x = ops.concatenate([x, -x], axis=2)[:, 1:]
     x = ops.matmul(x, np.linspace(-1, 1, 24).reshape(8, 3).astype("float32"))
-    x = ops.gelu(ops.mean(x, axis=2)) + ops.silu(x[:, :, 0])
-    x = ops.maximum(ops.tanh(x), ops.minimum(1.0 - x, 0.7)) * ops.sigmoid(x) + x / 9.0
-    x = ops.square(x) + ops.abs(ops.expand_dims(x, 1)[:, 0])
+    x = ops.gelu(ops.mean(x, axis=2)) + x[:, :, 0]
     return functional(inputs, L.Dense(2)(ops.pad(x, [[0, 0], [1, 0]])))
+
+
+@network
+def function_products() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4,))
+    x = L.Dense(3)(inputs)
+    y = ops.maximum(ops.tanh(x), ops.minimum(1.0 - x, 0.7)) * ops.sigmoid(x)
+    return functional(inputs, L.Dense(2)(ops.square(y) + ops.abs(x) + ops.silu(x)))
 
 
 @network
@@ -571,3 +578,39 @@ def square_map_with_two_paths() -> keras.Model:
     y = L.Concatenate()([L.Conv2D(2, 3, padding="same")(y), x])
     x = L.Conv2D(3, 2, strides=2, activation="relu")(y)
     return functional(inputs, L.Dense(3)(L.Flatten()(L.Conv2D(2, 2, activation="relu")(x))))
+
+
+@network
+def function_activations() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4,))
+    x = L.Dense(4)(inputs)
+    curves = [
+        ops.exp(0.5 * x),
+        ops.hard_tanh(x),
+        ops.hard_silu(x),
+        ops.hard_sigmoid(x),
+        ops.log_sigmoid(x),
+        ops.softsign(x),
+        ops.leaky_relu(x, negative_slope=0.1),
+        ops.elu(x, alpha=0.8),
+        ops.selu(x),
+        ops.celu(x, alpha=1.5),
+        ops.relu6(x),
+        ops.softplus(x),
+        ops.softmax(x),
+        ops.gelu(x, approximate=True),
+    ]
+    return functional(inputs, L.Dense(3)(ops.concatenate(curves, axis=1)))
+
+
+@network
+def function_moves() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4, 3))
+    x = L.GlobalAveragePooling1D()(L.Conv1D(4, 2, activation="relu")(inputs))
+    x = ops.stack([ops.flip(x, axis=1), ops.divide(x, 3.0), ops.repeat(x, 2, axis=1)[:, ::2]], 1)
+    x = ops.swapaxes(ops.moveaxis(ops.expand_dims(x, 1), 1, 3), 1, 2)
+    x = ops.tile(ops.squeeze(x, 3), (1, 1, 2))
+    x = ops.dot(ops.reshape(x, (-1, 24)), np.linspace(-1, 1, 72).reshape(24, 3).astype("float32"))
+    return functional(inputs, L.Dense(2)(ops.relu(x)))

@@ -5,7 +5,7 @@ import gc
 import keras
 import numpy as np
 import pytest
-from architectures import draw
+from architectures import SplitConvolution2D, draw
 from conformance import assert_sound
 from networks import sequential
 
@@ -44,18 +44,14 @@ def test_draws_repeat():
     np.testing.assert_array_equal(first.region.lower, second.region.lower)
 
 
-def test_twins_are_equal():
-    twins = [draw(seed) for seed in range(60)]
-    twins = [drawn for drawn in twins if drawn.twin and not _is_channels_first(drawn.model)]
-    assert twins
-    for drawn in twins[:2]:
-        expected = drawn.model.predict_on_batch(drawn.region.center)
-        values = drawn.twin.predict_on_batch(drawn.region.center)
-        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
-
-
-def _is_channels_first(model):
-    return any(getattr(la, "data_format", None) == "channels_first" for la in model.layers)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_the_twin_of_a_grouped_convolution(padding):
+    settings = {"groups": 2, "padding": padding, "activation": "tanh"}
+    grouped = sequential((6, 5, 4), L.Conv2D(6, (3, 2), **settings))
+    twin = sequential((6, 5, 4), SplitConvolution2D(6, (3, 2), **settings))
+    inputs = np.random.default_rng(0).normal(size=(2, 6, 5, 4)).astype("float32")
+    expected = grouped.predict_on_batch(inputs)
+    np.testing.assert_allclose(twin.predict_on_batch(inputs), expected, rtol=1e-4, atol=1e-5)
 
 
 def dense_relu_net(seed):

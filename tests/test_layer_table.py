@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from networks import NETWORKS
 
-from xcertify.bounds import supported_activations, supported_layers
+from xcertify.bounds import supported_activations, supported_layers, supported_operations
 
 
 def test_the_page_is_up_to_date():
@@ -39,6 +39,11 @@ def test_every_activation_is_exercised(operations):
     functions = [getattr(operation, "activation", None) for operation in operations]
     exercised = {getattr(function, "__name__", None) for function in functions}
     assert not set(supported_activations()) - exercised
+
+
+def test_every_function_is_exercised(operations):
+    exercised = {type(operation).__name__ for operation in operations}
+    assert not set(supported_operations()) - exercised
 
 
 def test_the_examples_run():

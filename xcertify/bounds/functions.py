@@ -34,12 +34,9 @@ _ELEMENTWISE: dict[str, Activation | Callable[[Any], Activation]] = {
     "Tanh": activations.TANH,
     "Softplus": activations.SOFTPLUS,
     "Softsign": activations.SOFTSIGN,
-    "SoftSign": activations.SOFTSIGN,
     "Exp": activations.EXPONENTIAL,
-    "Mish": activations.MISH,
     "Square": activations.SQUARE,
     "Absolute": activations.ABSOLUTE,
-    "Abs": activations.ABSOLUTE,
 }
 
 
@@ -66,14 +63,13 @@ def _softmax(operation: Any, emit: Emitter, node: int) -> int:
     "Swapaxes",
     "Concatenate",
     "Stack",
-    "Ravel",
 )
 def _rearrangement(operation: Any, emit: Emitter, *nodes: int) -> int:
     arguments = _Arguments(operation, emit)
     return emit(Affine(arguments.call, nb_inputs=len(nodes)), *nodes)
 
 
-@register_operation("Repeat", "BroadcastTo", "Tile")
+@register_operation("Repeat", "Tile")
 def _repetition(operation: Any, emit: Emitter, node: int) -> int:
     call = _Arguments(operation, emit).call
     out_size = math.prod(emit.call.output_tensors[0].shape[1:])

@@ -186,6 +186,11 @@ class RobustnessSr(Metric):
         verbose: bool = False,
     ) -> None:
         super().__init__(model, inputs, targets, batch_size, seed=seed, verbose=verbose)
+        if certified and str(method).startswith("decomon:"):
+            raise ValueError(
+                f"certified values stand beside attacks in float32, which bounds by decomon do not "
+                f"cover: use method='crown' or 'crown-ibp'. Received: method={method!r}"
+            )
         self.complement, self.higher_is_better = complement, complement
         self.fractions, self.norm, self.clip = fractions, norm, clip
         self.steps, self.restarts = steps, restarts
