@@ -26,7 +26,9 @@ def logits_of(model: keras.Model) -> keras.Model:
     if isinstance(last, keras.layers.Softmax):
         return keras.Model(model.inputs[0], model.layers[-2].output)
     if getattr(last, "activation", None) is keras.activations.softmax:
-        config = json.loads(json.dumps(model.get_config()).replace('"softmax"', '"linear"'))
+        config = json.loads(json.dumps(model.get_config()))
+        (own,) = (c for c in config["layers"] if c["config"]["name"] == last.name)
+        own["config"]["activation"] = "linear"
         copy = type(model).from_config(config)
         copy.set_weights(model.get_weights())
         return copy

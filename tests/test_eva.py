@@ -77,7 +77,7 @@ def test_exact_scores_by_a_loop(overlap):
         full = bound(region, label)
         for cell in range(9):
             mask = np.repeat((cells == cell)[..., None], 2, axis=-1)
-            expected = full - bound(region.fix(mask), label)
+            expected = max(full - bound(region.fix(mask), label), 0)
             np.testing.assert_allclose(maps[sample, cells == cell, 0], expected, atol=2e-5)
 
 

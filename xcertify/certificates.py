@@ -54,7 +54,9 @@ class OverlapCertificate(Certificate):
     robust
         (N,) bool: the prediction is proved to be c on the whole region.
 
-    **Guarantee**: that of the `Verifier` method, on every point of the region.
+    Guarantee
+    ---------
+    That of the `Verifier` method, on every point of the region.
     """
 
     overlap: np.ndarray

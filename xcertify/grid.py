@@ -28,8 +28,8 @@ def grid_cells(shape: tuple[int, ...], grid_size: int | None) -> np.ndarray:
     ValueError
         For a grid size that is not a whole number of at least 1, and another shape.
 
-    Example
-    -------
+    Examples
+    --------
     >>> grid_cells((3, 4, 1), 2)
     array([[0, 0, 1, 1],
            [2, 2, 3, 3],

@@ -40,8 +40,8 @@ def as_arrays(
         numeric, NaN or infinite; for an infinite data set, one of dictionaries, or one that has
         targets of its own beside `targets`; for targets that are not one per input.
 
-    Example
-    -------
+    Examples
+    --------
     >>> inputs, targets = as_arrays([[0, 1], [2, 3]], [0, 1])
     >>> inputs.dtype, targets.shape
     (dtype('float32'), (2,))

@@ -27,8 +27,8 @@ def logits_of(model: Callable) -> Callable:
     logits
         Callable, (B, *shape) -> (B, K).
 
-    Example
-    -------
+    Examples
+    --------
     >>> logits = logits_of(model)
     >>> logits(images[:2])
     """

@@ -174,8 +174,8 @@ class Ball(Region):
         For a wrong shape, NaN or infinite values, a negative epsilon, an unknown norm, or a
         center outside `clip`; the message names the first offending sample.
 
-    Example
-    -------
+    Examples
+    --------
     >>> region = Ball(images, epsilon=0.1, clip=(0.0, 1.0))
     """
 

@@ -37,8 +37,8 @@ def one_hot_targets(
         For labels out of range (the first such sample is named), labels that are not integers, a
         column of labels (N, 1), weights that are NaN, infinite or all zero, and any other shape.
 
-    Example
-    -------
+    Examples
+    --------
     >>> one_hot_targets(None, [1, 0], nb_samples=2, nb_classes=2)
     array([[0., 1.],
            [1., 0.]], dtype=float32)

@@ -42,7 +42,9 @@ class MapAttackResult:
     model
         The copy of the model with attacked weights, or None.
 
-    **No guarantee**: a stronger attack may find larger values.
+    No guarantee
+    ------------
+    A stronger attack may find larger values.
     """
 
     points: np.ndarray
@@ -116,14 +118,16 @@ def top_k_attack(
     ValueError
         For arguments that do not fit; the message says which and what to do.
 
-    **No guarantee**: an empirical attack.
+    No guarantee
+    ------------
+    An empirical attack.
 
     References
     ----------
     Ghorbani, Abid, Zou: Interpretation of Neural Networks is Fragile, AAAI 2019.
 
-    Example
-    -------
+    Examples
+    --------
     >>> top_k_attack(model, input_gradient, Ball(images, 0.05), labels, k=15).values
     """
     attacked = _Attacked(model, explanation, region, targets, batch_size)
@@ -185,14 +189,16 @@ def targeted_map_attack(
     ValueError
         For arguments that do not fit; the message says which and what to do.
 
-    **No guarantee**: an empirical attack.
+    No guarantee
+    ------------
+    An empirical attack.
 
     References
     ----------
     Dombrowski et al.: Explanations Can Be Manipulated and Geometry Is to Blame, NeurIPS 2019.
 
-    Example
-    -------
+    Examples
+    --------
     >>> targeted_map_attack(model, input_gradient, Ball(images, 0.05), maps[::-1], labels).values
     """
     attacked = _Attacked(model, explanation, region, targets, batch_size)
@@ -353,15 +359,17 @@ def weight_attack(
     ValueError
         For arguments that do not fit; the message says which and what to do.
 
-    **No guarantee**: an empirical attack.
+    No guarantee
+    ------------
+    An empirical attack.
 
     References
     ----------
     Heo, Joo, Moon: Fooling Neural Network Interpretations via Adversarial Model Manipulation,
     NeurIPS 2019. The bounded set of weights: Wicker et al., ICLR 2023.
 
-    Example
-    -------
+    Examples
+    --------
     >>> weight_attack(model, input_gradient, images, labels, gamma=0.01).values
     """
     if not gamma >= 0 or not step_size > 0:

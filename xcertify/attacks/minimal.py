@@ -42,7 +42,9 @@ class MinimalResult:
         (N,) float64: their distance to the nominal input; inf where none was found, 0 where the
         nominal input is of another class already.
 
-    **No guarantee**: nearer points may exist.
+    No guarantee
+    ------------
+    Nearer points may exist.
     """
 
     points: np.ndarray
@@ -90,15 +92,17 @@ class MinimalPerturbation:
     ValueError
         For arguments that do not fit; the message says which and what to do.
 
-    **No guarantee**: the distance is an upper bound of the smallest one, nothing more.
+    No guarantee
+    ------------
+    The distance is an upper bound of the smallest one, nothing more.
 
     References
     ----------
     The radius follows Rony et al.: Decoupling Direction and Norm, CVPR 2019, and Pintor et al.:
     Fast Minimum-norm Adversarial Attacks, NeurIPS 2021.
 
-    Example
-    -------
+    Examples
+    --------
     >>> attack = MinimalPerturbation(model, norm=2)
     >>> attack(Box(np.zeros_like(images), np.ones_like(images), images), labels).distances
     """
@@ -286,10 +290,12 @@ def minimal_perturbation(
     Parameters, errors and method: those of `MinimalPerturbation`, which does not compile anew at
     every call, and of its call.
 
-    **No guarantee**: the distance is an upper bound of the smallest one, nothing more.
+    No guarantee
+    ------------
+    The distance is an upper bound of the smallest one, nothing more.
 
-    Example
-    -------
+    Examples
+    --------
     >>> minimal_perturbation(model, Box(0 * images, 0 * images + 1, images), labels).distances
     """
     attack = MinimalPerturbation(

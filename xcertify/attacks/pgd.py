@@ -30,7 +30,9 @@ class AttackResult:
         The objective there, (N,). For the margin: the adversarial overlap that was attained,
         positive where the prediction was changed.
 
-    **No guarantee**: a stronger attack may find larger values.
+    No guarantee
+    ------------
+    A stronger attack may find larger values.
     """
 
     points: np.ndarray
@@ -84,14 +86,16 @@ class PGD:
     ValueError
         For arguments that do not fit; the message says which and what to do.
 
-    **No guarantee**: what the attack does not find may exist all the same.
+    No guarantee
+    ------------
+    What the attack does not find may exist all the same.
 
     References
     ----------
     Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
 
-    Example
-    -------
+    Examples
+    --------
     >>> attack = PGD(model, restarts=5)
     >>> attack(Ball(images, epsilon=0.1, clip=(0, 1)), labels).values
     """
@@ -342,10 +346,12 @@ def pgd(
     Parameters, errors and method: those of `PGD`, which does not compile anew at every call, and
     of its call.
 
-    **No guarantee**: what the attack does not find may exist all the same.
+    No guarantee
+    ------------
+    What the attack does not find may exist all the same.
 
-    Example
-    -------
+    Examples
+    --------
     >>> pgd(model, Ball(images, epsilon=0.1, clip=(0, 1)), labels, restarts=5).values
     """
     attack = PGD(

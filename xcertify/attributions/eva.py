@@ -101,13 +101,13 @@ class _OverlapExplainer(Explainer):
         region = self._region(inputs)
         for half in (region.positive(), region.negative()):
             overlaps = self._overlaps(half, classes, others)
-            maps.append(self._to_map(overlaps.full[:, None] - overlaps.fixed, inputs))
+            maps.append(self._to_map(overlaps, inputs))
         return TargetedExplanation(*(m.astype(np.float32) for m in maps))
 
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         classes = target_classes(self._logits(inputs), targets)
         overlaps = self._overlaps(self._region(inputs), classes)
-        return self._to_map(overlaps.full[:, None] - overlaps.fixed, inputs)
+        return self._to_map(overlaps, inputs)
 
     @property
     def _verifier(self) -> Verifier:
@@ -128,7 +128,8 @@ class _OverlapExplainer(Explainer):
     def _cells(self, shape: tuple[int, ...]) -> np.ndarray:
         return grid_cells(shape, self.grid_size)
 
-    def _to_map(self, scores: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    def _to_map(self, overlaps: Overlaps, inputs: np.ndarray) -> np.ndarray:
+        scores = overlaps.full[:, None] - overlaps.fixed
         maps = scores[:, self._cells(inputs.shape[1:])]
         return maps[..., None] if inputs.ndim == 4 else maps
 
@@ -152,8 +153,7 @@ class _OverlapExplainer(Explainer):
             )
             progress.update(len(part))
         progress.close()
-        found = found.reshape(len(region), nb_cells + 1)
-        return Overlaps(found[:, 0], found[:, 1:])
+        return _overlaps_of(found.reshape(len(region), nb_cells + 1))
 
     def _bound_overlap(
         self, region: Region, classes: np.ndarray, others: np.ndarray | None
@@ -212,14 +212,15 @@ class EVA(_OverlapExplainer):
     UnsupportedLayerError
         At the first use, for a model that cannot be bounded.
 
-    **Guarantee** of `certify`: no point of the region has a larger overlap than the certificate
-    says, with the cells free or fixed; where the overlap is negative, the predicted class is proved
-    constant. Arithmetic and assumptions are those of `Verifier`. The scores of `explain` are
-    differences of such bounds: each bound is proved, the difference is not the drop of the true
-    overlap.
+    Guarantee
+    ---------
+    Of `certify`: no point of the region has a larger overlap than the certificate says, with the
+    cells free or fixed; where the overlap is negative, the predicted class is proved constant.
+    Arithmetic and assumptions are those of `Verifier`. The scores of `explain` are differences of
+    such bounds: each bound is proved, the difference is not the drop of the true overlap.
 
-    Example
-    -------
+    Examples
+    --------
     >>> explainer = EVA(model, epsilon=0.05, clip=(0.0, 1.0))
     >>> maps = explainer.explain(images, labels)          # (N, H, W, 1)
     >>> explainer.certify(images, labels).robust          # (N,) bool
@@ -275,8 +276,7 @@ class EVA(_OverlapExplainer):
             method=self.method,
             arithmetic=self._verifier.arithmetic,
             overlap=overlaps.full,
-            # A cell's region is a part of the whole one, so both bounds hold on it.
-            cell_overlaps=np.minimum(overlaps.fixed, overlaps.full[:, None]),
+            cell_overlaps=overlaps.fixed,
             cells=self._cells(inputs.shape[1:]),
             targets=classes,
             robust=overlaps.full < 0,
@@ -304,8 +304,7 @@ class EVA(_OverlapExplainer):
             parts.append(self._combine(bound, region[part], classes[part], chosen))
             progress.update(len(parts[-1]))
         progress.close()
-        found = np.concatenate(parts)
-        return Overlaps(found[:, 0], found[:, 1:])
+        return _overlaps_of(np.concatenate(parts))
 
 
 class EVAHybrid(_OverlapExplainer):
@@ -329,11 +328,13 @@ class EVAHybrid(_OverlapExplainer):
     seed
         Of the draws; the same in every call.
 
-    **No guarantee**: the box at `latent_layer` comes from samples and may be left by other points
-    of the region, so that the overlaps are estimates. There is no `certify`.
+    No guarantee
+    ------------
+    The box at `latent_layer` comes from samples and may be left by other points of the region, so
+    that the overlaps are estimates. There is no `certify`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> EVAHybrid(model, "flatten", epsilon=0.1, nb_samples=100).explain(images)
     """
 
@@ -448,6 +449,14 @@ def overlap_bounds(
         return upper[samples, others] - lower[samples, classes]
     upper[samples, classes] = -np.inf
     return upper.max(axis=1) - lower[samples, classes]
+
+
+def _overlaps_of(found: np.ndarray) -> Overlaps:
+    """Overlaps from bounds (N, 1 + cells) of the whole region and of each cell's.
+
+    A cell's region is a part of the whole one, so both bounds hold on it and no score is negative.
+    """
+    return Overlaps(found[:, 0], np.minimum(found[:, 1:], found[:, :1]))
 
 
 def _per_feature(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -105,11 +105,13 @@ class DecomonBackend:
     ImportError
         If decomon is not installed.
 
-    **Guarantee**: no point of the box leaves the bounds, for the network in real arithmetic with
-    its stored weights. Everything is computed in float64, and the bounds are then widened by
-    ``gamma(n) * m`` and rounded outward: m is the output of the network with absolute weights at
-    the largest absolute input, which bounds what the terms of every sum add up to, and n is four
-    times the number of terms of the sums along the chain.
+    Guarantee
+    ---------
+    No point of the box leaves the bounds, for the network in real arithmetic with its stored
+    weights. Everything is computed in float64, and the bounds are then widened by ``gamma(n) * m``
+    and rounded outward: m is the output of the network with absolute weights at the largest
+    absolute input, which bounds what the terms of every sum add up to, and n is four times the
+    number of terms of the sums along the chain.
 
     **No guarantee in floating point** beyond that: n is an estimate, with a reserve, of how often
     decomon rounds, not a proof of its code; without the widening, corners leave the bounds by a
@@ -123,8 +125,8 @@ class DecomonBackend:
     ----------
     decomon: https://github.com/airbus/decomon
 
-    Example
-    -------
+    Examples
+    --------
     >>> backend = DecomonBackend(model, "crown")
     >>> lower, upper = backend.bound_rows(Ball(images, epsilon=0.01, clip=(0, 1)), None)
     """

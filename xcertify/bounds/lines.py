@@ -26,7 +26,9 @@ class LinearBounds:
     lower_bias, upper_bias
         (N, S) float64.
 
-    **Guarantee**: that of the `Verifier` that made them.
+    Guarantee
+    ---------
+    That of the `Verifier` that made them.
     """
 
     region: Region

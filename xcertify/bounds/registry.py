@@ -116,10 +116,12 @@ def register_affine(layer_class: type[layers.Layer]) -> type[layers.Layer]:
         A subclass of `keras.layers.Layer` whose `call(inputs)` is affine and treats samples
         independently. May be used as a decorator.
 
-    **Guarantee**: bounds are proved if the layer is affine, which is not checked.
+    Guarantee
+    ---------
+    Bounds are proved if the layer is affine, which is not checked.
 
-    Example
-    -------
+    Examples
+    --------
     >>> @register_affine
     ... class Difference(keras.layers.Layer):
     ...     def call(self, inputs):
@@ -168,10 +170,12 @@ def register_elementwise(
         Facts about the function, see `Activation`; or a callable that gives them for a layer, for
         functions with parameters.
 
-    **Guarantee**: bounds are proved if the facts are true, which is not checked.
+    Guarantee
+    ---------
+    Bounds are proved if the facts are true, which is not checked.
 
-    Example
-    -------
+    Examples
+    --------
     >>> square = Activation("square", lambda z: z * z, lambda z: 2 * z, extrema=(0.0,), curvature=2)
     >>> register_elementwise(Square, square)
     """

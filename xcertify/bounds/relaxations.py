@@ -66,8 +66,8 @@ class Activation:
         Whether the function has no jumps. A jump at k is stated as two kinks, k and the next
         number; its derivative is not bounded.
 
-    Example
-    -------
+    Examples
+    --------
     >>> square = Activation("square", lambda z: z * z, lambda z: 2 * z, extrema=(0.0,), curvature=2)
     """
 

@@ -69,14 +69,16 @@ class Verifier:
     UnsupportedLayerError
         For a model or layer that cannot be bounded; the message names it and what can be.
 
-    **Guarantee**: no point of the region leaves the bounds, for the network in the stated
-    arithmetic. Rounding of the bounds' own computation is covered by the error terms described in
+    Guarantee
+    ---------
+    No point of the region leaves the bounds, for the network in the stated arithmetic. Rounding of
+    the bounds' own computation is covered by the error terms described in
     `xcertify.bounds.rounding`, under the standard model of floating-point arithmetic, with
     TensorFloat-32 switched off during the call; transcendental functions are trusted to 16 ulp in
     float64. With a "decomon:" method the guarantee is that of decomon.
 
-    Example
-    -------
+    Examples
+    --------
     >>> verifier = Verifier(model, method="crown")
     >>> lower, upper = verifier.bound_outputs(Ball(images, epsilon=0.01, clip=(0, 1)))
     """

@@ -40,10 +40,12 @@ def deletion(
     result
         `axis`: share of the features that are deleted; `curves`: the score there.
 
-    **No guarantee**: an empirical measure; see `Deletion`.
+    No guarantee
+    ------------
+    An empirical measure; see `Deletion`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> deletion(model, images, labels, maps, activation="softmax").score
     """
     return _causal("Deletion", model, inputs, targets, explanations, **settings)
@@ -67,10 +69,12 @@ def insertion(
     result
         `axis`: share of the features that are inserted; `curves`: the score there.
 
-    **No guarantee**: an empirical measure; see `Deletion`.
+    No guarantee
+    ------------
+    An empirical measure; see `Deletion`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> insertion(model, images, labels, maps, baseline_mode="blur", activation="softmax").score
     """
     return _causal("Insertion", model, inputs, targets, explanations, **settings)
@@ -233,16 +237,18 @@ class Deletion(_Causal):
     Xplique's Deletion, with its defaults (except `batch_size`, which only costs time), and the
     same number where nothing is tied; there the order of equal attributions is left to the sort.
 
-    **No guarantee**: an empirical measure; it depends on the baseline, and perturbed inputs are
-    unlike the ones that the model has learned from.
+    No guarantee
+    ------------
+    An empirical measure; it depends on the baseline, and perturbed inputs are unlike the ones that
+    the model has learned from.
 
     References
     ----------
     Petsiuk, Das, Saenko: RISE: Randomized Input Sampling for Explanation of Black-box Models,
     BMVC 2018.
 
-    Example
-    -------
+    Examples
+    --------
     >>> metric = Deletion(model, images, labels, activation="softmax")
     >>> metric.evaluate(explainer.explain(images, labels))
     """
@@ -257,15 +263,17 @@ class Insertion(_Causal):
     The features are put into a baseline in the order of their attribution, largest first. All
     the rest is as in `Deletion`, the parameters and their order too.
 
-    **No guarantee**: an empirical measure; see `Deletion`.
+    No guarantee
+    ------------
+    An empirical measure; see `Deletion`.
 
     References
     ----------
     Petsiuk, Das, Saenko: RISE: Randomized Input Sampling for Explanation of Black-box Models,
     BMVC 2018.
 
-    Example
-    -------
+    Examples
+    --------
     >>> metric = Insertion(model, images, labels, baseline_mode="blur", activation="softmax")
     >>> metric.evaluate(explainer.explain(images, labels))
     """
@@ -309,10 +317,12 @@ def mu_fidelity(
         faithful explanation makes it rise. `tied`: samples of which all subsets have the same
         attribution, or the same drop; their score is 0.
 
-    **No guarantee**: an empirical measure; see `MuFidelity`.
+    No guarantee
+    ------------
+    An empirical measure; see `MuFidelity`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> mu_fidelity(model, images, labels, maps, activation="softmax").score
     """
     if correlation not in _CORRELATIONS:
@@ -456,15 +466,17 @@ class MuFidelity(Metric):
     - the paper's definition takes Pearson's correlation, Xplique's code Spearman's. Both are
       here; the default is Xplique's.
 
-    **No guarantee**: an empirical measure; it depends on the baseline and on the grid.
+    No guarantee
+    ------------
+    An empirical measure; it depends on the baseline and on the grid.
 
     References
     ----------
     Bhatt, Weller, Moura: Evaluating and Aggregating Feature-based Model Explanations, IJCAI 2020,
     definition 3.
 
-    Example
-    -------
+    Examples
+    --------
     >>> metric = MuFidelity(model, images, labels, grid_size=7, activation="softmax")
     >>> metric.evaluate(explainer.explain(images, labels))
     """

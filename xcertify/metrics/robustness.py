@@ -44,8 +44,10 @@ class RobustnessResult(MetricResult):
         (N, P) bool: False where no perturbation of these features was found to change the class,
         however large; `curves` then has the largest one that the valid range allows.
 
-    **Guarantee** of `certified_curves`: that of the `Verifier` method, in float32 arithmetic.
-    **No guarantee** of `curves`: smaller perturbations may exist.
+    Guarantee
+    ---------
+    Of `certified_curves`: that of the `Verifier` method, in float32 arithmetic. **No guarantee** of
+    `curves`: smaller perturbations may exist.
     """
 
     certified_curves: np.ndarray | None
@@ -83,10 +85,12 @@ def robustness_sr(
         Results where only the share r of the most important features may move (lower is better),
         and where only the others may (higher is better).
 
-    **Guarantee**: see `RobustnessResult`.
+    Guarantee
+    ---------
+    See `RobustnessResult`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> named, others = robustness_sr(model, images, labels, maps, certified=True)
     """
     return RobustnessSr(model, inputs, targets, **settings).evaluate_both(explanations)
@@ -148,18 +152,20 @@ class RobustnessSr(Metric):
     RuntimeError
         If an attack succeeds inside a certified region: a bug, to be reported.
 
-    **Guarantee** of the certified values: no perturbation up to that norm, inside `clip` and of
-    these features, changes the class in float32 arithmetic, under the assumptions of `Verifier`.
-    **No guarantee** of the attacked ones: smaller perturbations may exist, so that the attacked
-    score is an upper bound of the true one.
+    Guarantee
+    ---------
+    Of the certified values: no perturbation up to that norm, inside `clip` and of these features,
+    changes the class in float32 arithmetic, under the assumptions of `Verifier`. **No guarantee**
+    of the attacked ones: smaller perturbations may exist, so that the attacked score is an upper
+    bound of the true one.
 
     References
     ----------
     Hsieh et al.: Evaluations and Methods for Explanation through Robustness Analysis, ICLR 2021.
     There, one attack at a time is bisected from outside; the certified side is new here.
 
-    Example
-    -------
+    Examples
+    --------
     >>> metric = RobustnessSr(model, images, labels, certified=True)
     >>> metric.detailed_evaluate(maps)
     """
