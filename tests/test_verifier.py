@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conformance import assert_sound, in_float64, logits_of
+from conformance import adversarial_points, assert_sound, in_float64, logits_of
 from networks import NETWORKS, TWINS, functional, randomize, sequential
 
 from xcertify.bounds import UnsupportedLayerError, Verifier
@@ -173,14 +173,16 @@ def test_clipped_ball_is_as_tight_as_box_and_as_ball():
     assert (clipped <= box + 1e-4).all()
 
 
-@pytest.mark.parametrize("name", ["dense_tanh", "max_pooling"])
+@pytest.mark.parametrize("name", ["dense_tanh", "max_pooling", "branches"])
 def test_linear_bounds_hold_and_give_the_same_numbers(name):
     model = NETWORKS[name]()
     region = Ball(inputs_of(model), 0.1, clip=(0, 1))
     verifier = Verifier(model, "crown")
     lines = verifier.linear_bounds(region)
-    points = region.sample(50).astype("f8")
     exact = in_float64(model)
+    points = np.concatenate(
+        [region.sample(50).astype("f8"), adversarial_points(exact, region, 30, 0)]
+    )
     steps = points - region.center
     axes = tuple(range(1, steps.ndim - 1))
     for point, step in zip(points, steps):

@@ -208,6 +208,14 @@ class BackwardBounds:
             return ops.minimum(bound, ops.sqrt(sums(0, scaled * scaled)) * slack)
         return ops.minimum(bound, sums.largest(0, scaled) * slack)
 
+    def input_error(self, coefficients: Any) -> Any:
+        """What rounding the sum of the coefficients of several paths can cost at the input, (N, S).
+
+        `upper_bounds` has this error in its own sums; lines that are handed out need it beside.
+        """
+        error = gamma(self._most_uses + 2, self.options.dtype) * self.enclosures[0].deviation
+        return Sums()(0, ops.abs(coefficients) * error[:, None])
+
     def _note_curvature(self, index: int) -> None:
         node = self.graph.nodes[index]
         nonlinear = not node.operation.exact_affine

@@ -409,7 +409,9 @@ class Verifier:
             ends.get(0, ops.zeros((*ops.shape(rows)[:2], *self._input_shape), rows.dtype))
             for ends in (lower, upper)
         )
-        return -lower, nominal - below - slack, upper, nominal + above + slack
+        below += slack + bounds.input_error(lower)
+        above += slack + bounds.input_error(upper)
+        return -lower, nominal - below, upper, nominal + above
 
     def _nominal(self, bounds: linear.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
         """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
