@@ -75,9 +75,10 @@ def _gradient(model: keras.Model, points: np.ndarray, output: int) -> np.ndarray
 
 def _verifier(model: keras.Model, method: str, **options) -> Verifier:
     """One verifier, and so one trace, for all regions of a model."""
-    key = (id(model), method, *sorted(options.items()))
-    if key not in _VERIFIERS:
+    if any(verifier.model is not model for verifier in _VERIFIERS.values()):
         _VERIFIERS.clear()
+    key = (method, *sorted(options.items()))
+    if key not in _VERIFIERS:
         _VERIFIERS[key] = Verifier(model, method, **options)
     return _VERIFIERS[key]
 
@@ -88,20 +89,33 @@ _VERIFIERS: dict = {}
 def assert_sound(
     model: keras.Model,
     region: Region,
-    method: str,
+    *methods: str,
     nb_random: int = 20,
     seed: int = 0,
     twin: keras.Model | None = None,
     **options,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """No adversarial point leaves the bounds of outputs and of differences; returns the bounds.
+    """No adversarial point leaves the bounds of outputs and of differences, by any of the methods.
 
+    Returns the bounds of the last method. Behind "ibp" all have to be inside of its bounds.
     `twin` is an equal model that can be evaluated in float64, where the model itself cannot.
     """
-    verifier = _verifier(model, method, **options)
     exact = in_float64(logits_of(twin or model))
     points = adversarial_points(exact, region, nb_random, seed)
-    values = np.stack([exact(p, training=False).numpy().reshape(len(p), -1) for p in points])
+    flat = points.reshape((-1, *points.shape[2:]))
+    values = exact(flat, training=False).numpy().reshape((*points.shape[:2], -1))
+    outer = -np.inf, np.inf
+    for method in methods:
+        lower, upper = _assert_inside(_verifier(model, method, **options), region, values, seed)
+        assert (lower >= outer[0] - 1e-5).all() and (upper <= outer[1] + 1e-5).all()
+        outer = (lower, upper) if method == "ibp" else outer
+    return lower, upper
+
+
+def _assert_inside(
+    verifier: Verifier, region: Region, values: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (P, N, K) are inside the bounds, and their differences too."""
     lower, upper = verifier.bound_outputs(region)
     lower, upper = lower.reshape(len(region), -1), upper.reshape(len(region), -1)
     assert np.isfinite(lower).all() and np.isfinite(upper).all()

@@ -54,12 +54,15 @@ def logits_of(model: Callable) -> Callable:
         return model
     if before is model.inputs[0]:
         return logits
-    body = keras.Model(model.inputs[0], before)
+    # With a name of its own, since Keras counts the models that it names.
+    body = keras.Model(model.inputs[0], before, name=f"{model.name}_body")
     return lambda x: logits(body(x, training=False))
 
 
 def _without_activation(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> Callable:
     config = layer.get_config() | {"activation": "linear", "name": f"{layer.name}_logits"}
+    # Random initializers would draw from the global generator.
+    config |= {key: "zeros" for key in config if key.endswith("_initializer")}
     linear = type(layer).from_config(config)
     linear.build(shape)
 

@@ -1,7 +1,8 @@
 """The activation functions of Keras as facts for `relaxations.py`.
 
 A new one needs its value, its derivative, and where it kinks, bends and turns; see `Activation`.
-Numbers with many digits are roots of the second (inflections) or first derivative (extrema).
+Numbers with many digits are roots of the second (inflections) or first derivative (extrema). The
+same facts about the derivative, where it is continuous, give linear bounds of gradients.
 """
 
 from __future__ import annotations
@@ -38,37 +39,91 @@ RELU6 = Activation(
     ulps=0,
 )
 
+
+def _sigmoid_slope(z: Any) -> Any:
+    return ops.sigmoid(z) * ops.sigmoid(-z)
+
+
 SIGMOID = Activation(
     "sigmoid",
     ops.sigmoid,
-    lambda z: ops.sigmoid(z) * ops.sigmoid(-z),
+    _sigmoid_slope,
     inflections=(0.0,),
     curvature=0.0963,  # 1 / (6 sqrt 3)
+    slope=Activation(
+        "slope of sigmoid",
+        _sigmoid_slope,
+        lambda z: -_sigmoid_slope(z) * ops.tanh(z / 2),
+        inflections=(-1.3169578969248166, 1.3169578969248166),
+        extrema=(0.0,),
+        curvature=0.1251,
+    ),
 )
+
+
+def _tanh_slope(z: Any) -> Any:
+    return 4 * ops.sigmoid(2 * z) * ops.sigmoid(-2 * z)
+
 
 TANH = Activation(
     "tanh",
     ops.tanh,
-    lambda z: 4 * ops.sigmoid(2 * z) * ops.sigmoid(-2 * z),
+    _tanh_slope,
     inflections=(0.0,),
     curvature=0.7699,  # 4 / (3 sqrt 3)
+    slope=Activation(
+        "slope of tanh",
+        _tanh_slope,
+        lambda z: -2 * ops.tanh(z) * _tanh_slope(z),
+        inflections=(-0.6584789484624083, 0.6584789484624083),
+        extrema=(0.0,),
+        curvature=2.0001,
+    ),
 )
 
-SOFTPLUS = Activation("softplus", ops.softplus, ops.sigmoid, curvature=0.25)
+SOFTPLUS = Activation("softplus", ops.softplus, ops.sigmoid, curvature=0.25, slope=SIGMOID)
 
 LOG_SIGMOID = Activation(
-    "log_sigmoid", lambda z: -ops.softplus(-z), lambda z: ops.sigmoid(-z), curvature=0.25
+    "log_sigmoid",
+    lambda z: -ops.softplus(-z),
+    lambda z: ops.sigmoid(-z),
+    curvature=0.25,
+    slope=Activation(
+        "slope of log_sigmoid",
+        lambda z: ops.sigmoid(-z),
+        lambda z: -_sigmoid_slope(z),
+        inflections=(0.0,),
+        curvature=0.0963,
+    ),
 )
+
+
+def _softsign_slope(z: Any) -> Any:
+    return 1 / (1 + ops.abs(z)) ** 2
+
 
 SOFTSIGN = Activation(
     "softsign",
     lambda z: z / (1 + ops.abs(z)),
-    lambda z: 1 / (1 + ops.abs(z)) ** 2,
+    _softsign_slope,
     inflections=(0.0,),
     curvature=2.0,
+    slope=Activation(
+        "slope of softsign",
+        _softsign_slope,
+        lambda z: -2 * ops.sign(z) / (1 + ops.abs(z)) ** 3,
+        kinks=(0.0,),
+        curvature=6.0001,
+    ),
 )
 
-EXPONENTIAL = Activation("exponential", ops.exp, ops.exp, curvature=ops.exp)
+EXPONENTIAL = Activation(
+    "exponential",
+    ops.exp,
+    ops.exp,
+    curvature=ops.exp,
+    slope=Activation("slope of exponential", ops.exp, ops.exp, curvature=ops.exp),
+)
 
 HARD_SIGMOID = Activation(
     "hard_sigmoid",
@@ -97,23 +152,50 @@ HARD_SILU = Activation(
     constant_error=2.0**-23,
 )
 
+
+def _silu_slope(z: Any) -> Any:
+    return ops.sigmoid(z) * (1 + z * ops.sigmoid(-z))
+
+
 SILU = Activation(
     "silu",
     lambda z: z * ops.sigmoid(z),
-    lambda z: ops.sigmoid(z) * (1 + z * ops.sigmoid(-z)),
+    _silu_slope,
     inflections=(-2.399357280515468, 2.399357280515468),
     extrema=(-1.278464542761074,),
     curvature=0.5001,
+    slope=Activation(
+        "slope of silu",
+        _silu_slope,
+        lambda z: _sigmoid_slope(z) * (2 - z * ops.tanh(z / 2)),
+        inflections=(-3.4358409935351113, 0.0, 3.4358409935351113),
+        extrema=(-2.399357280515468, 2.399357280515468),
+        curvature=0.3083,
+    ),
 )
+
+
+def _gelu_slope(z: Any) -> Any:
+    return _normal_distribution(z) + z * _normal_density(z)
+
 
 GELU = Activation(
     "gelu",
     lambda z: z * _normal_distribution(z),
-    lambda z: _normal_distribution(z) + z * _normal_density(z),
+    _gelu_slope,
     inflections=(-math.sqrt(2), math.sqrt(2)),
     extrema=(-0.7517915246935645,),
     curvature=0.7979,  # 2 / sqrt(2 pi)
     constant_noise=2e-8,  # TensorFlow holds sqrt(2) in float32
+    slope=Activation(
+        "slope of gelu",
+        _gelu_slope,
+        lambda z: _normal_density(z) * (2 - z * z),
+        inflections=(-2.0, 0.0, 2.0),
+        extrema=(-math.sqrt(2), math.sqrt(2)),
+        curvature=0.7789,
+        constant_noise=5e-8,
+    ),
 )
 
 
@@ -121,51 +203,96 @@ def _tanh_argument(z: Any) -> Any:
     return math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
 
 
-def _gelu_tanh_derivative(z: Any) -> Any:
+def _gelu_tanh_slope(z: Any) -> Any:
     tanh = ops.tanh(_tanh_argument(z))
     inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
-    return (1 + tanh) / 2 + z * TANH.derivative(_tanh_argument(z)) * inner / 2
+    return (1 + tanh) / 2 + z * _tanh_slope(_tanh_argument(z)) * inner / 2
+
+
+def _gelu_tanh_bend(z: Any) -> Any:
+    argument = _tanh_argument(z)
+    inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
+    turn = math.sqrt(2 / math.pi) * 6 * 0.044715 * z - 2 * ops.tanh(argument) * inner**2
+    return _tanh_slope(argument) * (inner + z * turn / 2)
 
 
 GELU_TANH = Activation(
     "gelu (approximate)",
     lambda z: z * (1 + ops.tanh(_tanh_argument(z))) / 2,
-    _gelu_tanh_derivative,
+    _gelu_tanh_slope,
     inflections=(-1.418504008790828, 1.418504008790828),
     extrema=(-0.7524614220710163,),
     curvature=0.7979,
     constant_error=2.0**-20,
     constant_noise=1e-8,
+    slope=Activation(
+        "slope of gelu (approximate)",
+        _gelu_tanh_slope,
+        _gelu_tanh_bend,
+        inflections=(-2.0134807246242583, 0.0, 2.0134807246242583),
+        extrema=(-1.418504008790828, 1.418504008790828),
+        curvature=0.7768,
+        constant_error=2.0**-20,
+        constant_noise=5e-8,
+    ),
 )
 
 
-def _mish_derivative(z: Any) -> Any:
+def _mish_slope(z: Any) -> Any:
     tanh = ops.tanh(ops.softplus(z))
     return tanh + z * ops.sigmoid(z) * (1 - tanh) * (1 + tanh)
+
+
+def _mish_bend(z: Any) -> Any:
+    tanh, sigmoid = ops.tanh(ops.softplus(z)), ops.sigmoid(z)
+    rise = sigmoid * (1 - tanh) * (1 + tanh)
+    return rise * (2 + z * (1 - sigmoid - 2 * tanh * sigmoid))
 
 
 MISH = Activation(
     "mish",
     lambda z: z * ops.tanh(ops.softplus(z)),
-    _mish_derivative,
+    _mish_slope,
     inflections=(-2.256376396360793, 1.490571179485428),
     extrema=(-1.192431214515495,),
     curvature=0.6443,
+    slope=Activation(
+        "slope of mish",
+        _mish_slope,
+        _mish_bend,
+        inflections=(-3.2673378465204053, -0.0879344313149142, 2.114842563020877),
+        extrema=(-2.256376396360793, 1.490571179485428),
+        curvature=0.5885,
+    ),
 )
 
 
 def elu(alpha: float = 1.0, scale: float = 1.0, stretch: float = 1.0) -> Activation:
     """scale * (z for z > 0, alpha * (exp(z / stretch) - 1) below): ELU, SELU and CELU."""
+
+    def below(z: Any) -> Any:
+        return alpha / stretch * ops.exp(ops.minimum(z, 0.0) / stretch)
+
+    def derivative(z: Any) -> Any:
+        return scale * ops.where(z > 0, 1.0, below(z))
+
+    slope = Activation(
+        "slope of elu",
+        derivative,
+        lambda z: ops.where(z > 0, 0.0, scale / stretch * below(z)),
+        kinks=(0.0,),
+        curvature=1.0001 * abs(scale * alpha) / stretch**3,
+        constant_error=2.0**-20,
+    )
     return Activation(
         "elu",
         lambda z: scale * ops.where(z > 0, z, alpha * ops.expm1(ops.minimum(z, 0.0) / stretch)),
-        lambda z: (
-            scale * ops.where(z > 0, 1.0, alpha / stretch * ops.exp(ops.minimum(z, 0.0) / stretch))
-        ),
+        derivative,
         kinks=(0.0,),
         extrema=(0.0,),
         curvature=1.0001 * abs(scale * alpha) / stretch**2,
         constant_error=2.0**-20,
+        slope=slope if alpha == stretch else None,
     )
 
 
@@ -185,6 +312,7 @@ def leaky_relu(negative_slope: float | Callable[[], Any]) -> Activation:
         kinks=(0.0,),
         ulps=2,
         constant_error=0.0 if callable(negative_slope) else 2.0**-24,
+        uniform=not callable(negative_slope),
     )
 
 
@@ -224,7 +352,14 @@ def rectifier(negative_slope: float, max_value: float | None, threshold: float) 
     )
 
 
-SQUARE = Activation("square", ops.square, lambda z: 2 * z, extrema=(0.0,), curvature=2.0)
+SQUARE = Activation(
+    "square",
+    ops.square,
+    lambda z: 2 * z,
+    extrema=(0.0,),
+    curvature=2.0,
+    slope=Activation("slope of square", lambda z: 2 * z, lambda z: 2 * ops.ones_like(z), ulps=1),
+)
 
 ABSOLUTE = Activation("absolute", ops.abs, ops.sign, kinks=(0.0,), ulps=0)
 

@@ -1,16 +1,19 @@
 """All that the engine asks of TensorFlow itself; the rest of the numerics is `keras.ops`.
 
-Three services: the vector-Jacobian product of a linear function, compilation with a stable
-signature, and a loop over chunks that runs inside the compiled function.
+The vector-Jacobian product of a linear function, compilation with a stable signature, and loops
+that run inside the compiled function and bound its memory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+
+from xcertify.bounds.rounding import block_size
 
 
 def transpose(linear: Callable[..., Any], shapes: Sequence[tuple], cotangent: Any) -> list[Any]:
@@ -61,6 +64,44 @@ def loop_over_chunks(body: Callable, total: Any, chunk: Any, carried: list[Any])
         parallel_iterations=1,
     )
     return carried
+
+
+def in_parts(
+    function: Callable[[Any, Any], Any], inputs: Any, output: Any, largest: int
+) -> Any:
+    """``function(inputs, output)`` of tensors (N, *place, ...), on some places at a time.
+
+    `inputs`, `output` and the result are tensors, None, or tuples of such. The function works place
+    by place, whatever axes a tensor has behind those of the place, which are all that `output` has.
+    Small tensors are not parted.
+    """
+    place = tf.nest.flatten(output)[0].shape[1:]
+    size = math.prod(place)
+    part = block_size(size, largest)
+    if size <= largest or part < largest // 2**7:
+        return function(inputs, output)
+    arguments = tf.nest.flatten((inputs, output))
+    parted = [tf.reshape(t, (-1, part, *t.shape[len(place) + 1 :])) for t in arguments]
+
+    def on_part(parts: Sequence[Any]) -> Any:
+        return function(*tf.nest.pack_sequence_as((inputs, output), parts))
+
+    # Called once more to see what comes back; nothing of it is computed.
+    shown = on_part([tensor[0] for tensor in parted])
+    present = [leaf for leaf in tf.nest.flatten(shown) if leaf is not None]
+    found = tf.map_fn(
+        lambda parts: [leaf for leaf in tf.nest.flatten(on_part(parts)) if leaf is not None],
+        parted,
+        parallel_iterations=1,
+        fn_output_signature=[tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in present],
+    )
+    results = iter(found)
+    return tf.nest.map_structure(
+        lambda leaf: (
+            None if leaf is None else tf.reshape(next(results), (-1, *place, *leaf.shape[1:]))
+        ),
+        shown,
+    )
 
 
 def minimize(

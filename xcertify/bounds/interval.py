@@ -5,7 +5,8 @@ Source: Gowal et al., On the Effectiveness of Interval Bound Propagation, 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from keras import ops
 
@@ -53,10 +54,15 @@ def step(graph: Graph, index: int, enclosures: Enclosures, options: Options) -> 
     known = enclosures.get(index)
     if known is None:
         reference = node.operation.evaluate(*(e.reference for e in inputs))
-        enclosures[index] = node.operation.interval(inputs, reference, options)
     else:
-        new = node.operation.interval(inputs, known.reference, options)
-        enclosures[index] = intersect(known, new.lower, new.upper)
+        reference = known.reference
+
+    def bound(inputs: Sequence[Enclosure], reference: Any) -> tuple[Any, Any]:
+        return node.operation.interval(inputs, reference, options)[1:]
+
+    sides = node.operation.in_parts(bound, inputs, reference)
+    new = Enclosure(reference, *sides)
+    enclosures[index] = new if known is None else intersect(known, *sides)
 
 
 def intersect(enclosure: Enclosure, lower: object, upper: object) -> Enclosure:

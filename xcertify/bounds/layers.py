@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from xcertify.bounds import activations
+from xcertify.bounds import activations, backend
 from xcertify.bounds.graph import Emitter, UnsupportedLayerError
 from xcertify.bounds.multivariate import Largest, Product, Softmax, Standardization
 from xcertify.bounds.operations import Affine, Elementwise, Window
 from xcertify.bounds.registry import activate, register
 
+_LARGE_KERNEL = 2**21  # entries of a kernel that are copied at once
 IN_FLOAT32 = 2**30  # error of numbers that Keras rounds to float32, in units of 2**-53
 
 # Layers that do nothing when a trained model is used.
@@ -50,10 +51,13 @@ def _weighted(
     nb_terms_back: int,
     window: Window | None = None,
     last: bool = True,
+    transposed: Callable[..., Any] | None = None,
+    kind: type[Affine] = Affine,
 ) -> int:
     """An affine operation with a kernel and, if it is the `last` of the layer, bias and activation.
 
-    `apply` takes inputs with the channels last; the layer's own format is kept outside.
+    `apply` and `transposed` take tensors with the channels last; the layer's own format is kept
+    outside.
     """
     if getattr(layer, "quantization_mode", None) is not None:
         raise UnsupportedLayerError(
@@ -61,13 +65,15 @@ def _weighted(
             f"({layer.quantization_mode}); bound the model before its quantization."
         )
     use_bias = last and layer.use_bias
-    operation = Affine(
+    operation = kind(
         _in_format(layer, apply),
         weights=lambda: (kernel(),),
         bias=_bias(layer) if use_bias else None,
         nb_terms=nb_terms,
         nb_terms_back=nb_terms_back,
         window=window,
+        transposed=transposed and _in_format(layer, transposed),
+        learned=True,
     )
     node = emit(operation, node)
     return activate(layer, layer.activation, emit, node) if last else node
@@ -96,8 +102,46 @@ def _bias(layer: Any) -> Callable[[], Any]:
 def _dense(layer: Any, emit: Emitter, node: int) -> int:
     nb_inputs, nb_units = layer.kernel.shape
     window = Window(mixed=len(emit.shape(node)) - 1)
-    kernel = lambda: layer.kernel  # noqa: E731
-    return _weighted(layer, emit, node, ops.matmul, kernel, nb_inputs, nb_units, window)
+    return _weighted(
+        layer,
+        emit,
+        node,
+        ops.matmul,
+        lambda: layer.kernel,
+        nb_inputs,
+        nb_units,
+        window,
+        kind=_LargeMatmul if nb_inputs * nb_units > _LARGE_KERNEL else Affine,
+    )
+
+
+class _LargeMatmul(Affine):
+    """A product with a kernel that is too large to be copied whole to another type."""
+
+    def linear(self, *inputs: Any) -> Any:
+        """See `Affine`."""
+        (kernel,) = self.weights()
+        if inputs[0].dtype == kernel.dtype:
+            return ops.matmul(inputs[0], kernel)
+        return self._in_parts(inputs[0], lambda part: part)
+
+    def absolute(self, *inputs: Any) -> Any:
+        """See `Affine`."""
+        return self._in_parts(inputs[0], ops.abs)
+
+    def _in_parts(self, inputs: Any, change: Callable[[Any], Any]) -> Any:
+        """Product with a changed kernel, of which some rows are held at a time."""
+        kernel = ops.convert_to_tensor(self.weights()[0])
+        nb_inputs, nb_units = kernel.shape
+
+        def body(first: Any, last: Any, outputs: Any) -> list[Any]:
+            part = ops.cast(change(kernel[first:last]), inputs.dtype)
+            return [outputs + ops.matmul(inputs[..., first:last], part)]
+
+        zeros = ops.zeros((*ops.shape(inputs)[:-1], nb_units), inputs.dtype)
+        nb_rows = max(1, _LARGE_KERNEL // nb_units)
+        (outputs,) = backend.loop_over_chunks(body, nb_inputs, nb_rows, [zeros])
+        return outputs
 
 
 @register(layers.EinsumDense)
@@ -111,6 +155,7 @@ def _einsum_dense(layer: Any, emit: Emitter, node: int) -> int:
         bias=None if layer.bias is None else lambda: layer.bias,
         nb_terms=min(size, kernel_size),
         nb_terms_back=kernel_size,
+        learned=True,
     )
     return activate(layer, layer.activation, emit, emit(operation, node))
 
@@ -138,6 +183,15 @@ def _convolution(layer: Any, emit: Emitter, node: int) -> int:
         ]
         return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1)
 
+    window = _window(layer, emit.shape(node), size, layer.strides, layer.dilation_rate)
+    strided = max(layer.strides) > 1 and max(layer.dilation_rate) == 1
+    lengths = [emit.shape(node)[axis] for axis in window.axes]
+
+    def transposed(outputs: Any, kernel: Any) -> Any:
+        parts = zip(_split(outputs, layer.groups), _split(kernel, layer.groups))
+        inputs = [_transposed(*part, layer.strides, window.offset, lengths) for part in parts]
+        return inputs[0] if len(inputs) == 1 else ops.concatenate(inputs, axis=-1)
+
     return _weighted(
         layer,
         emit,
@@ -146,8 +200,49 @@ def _convolution(layer: Any, emit: Emitter, node: int) -> int:
         lambda: layer.kernel,
         math.prod(size) * nb_channels,
         math.prod(size) * nb_filters,
-        _window(layer, emit.shape(node), size, layer.strides, layer.dilation_rate),
+        window,
+        transposed=transposed if strided else None,
     )
+
+
+def _transposed(
+    outputs: Any,
+    kernel: Any,
+    strides: Sequence[int],
+    offsets: Sequence[int],
+    lengths: Sequence[int],
+) -> Any:
+    """The transpose of a strided convolution, as a convolution of stride 1.
+
+    What lies within one stride of the input becomes channels, which are laid out in the end. For
+    few channels, as at the input, this is three times as fast as the convolution's own gradient.
+    """
+    rank, (nb_channels, nb_filters) = len(strides), kernel.shape[-2:]
+    blocks = [-(-k // s) for k, s in zip(kernel.shape, strides)]
+    places = [n + block - 1 for n, block in zip(outputs.shape[1:], blocks)]
+    outer, inner = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
+
+    def interleaved(sizes: Sequence[int]) -> list[int]:
+        return [size for pair in zip(sizes, strides) for size in pair]
+
+    missing = [(0, b * s - k) for b, s, k in zip(blocks, strides, kernel.shape)]
+    kernel = ops.pad(kernel, [*missing, (0, 0), (0, 0)])
+    kernel = ops.reshape(kernel, (*interleaved(blocks), nb_channels, nb_filters))
+    kernel = ops.flip(kernel, axis=tuple(outer))
+    kernel = ops.transpose(kernel, (*outer, 2 * rank + 1, *inner, 2 * rank))
+    kernel = ops.reshape(kernel, (*blocks, nb_filters, math.prod(strides) * nb_channels))
+    outputs = ops.pad(outputs, [(0, 0), *((block - 1,) * 2 for block in blocks), (0, 0)])
+    inputs = ops.conv(outputs, kernel, padding="valid", data_format="channels_last")
+    inputs = ops.reshape(inputs, (-1, *places, *strides, nb_channels))
+    pairs = [axis for i in range(1, rank + 1) for axis in (i, i + rank)]
+    inputs = ops.transpose(inputs, (0, *pairs, 2 * rank + 1))
+    extents = [place * stride for place, stride in zip(places, strides)]
+    inputs = ops.reshape(inputs, (-1, *extents, nb_channels))
+    beyond = [max(o + n - e, 0) for o, n, e in zip(offsets, lengths, extents)]
+    if any(beyond):
+        inputs = ops.pad(inputs, [(0, 0), *((0, more) for more in beyond), (0, 0)])
+    seen = (slice(offset, offset + length) for offset, length in zip(offsets, lengths))
+    return inputs[(slice(None), *seen)]
 
 
 def _split(values: Any, count: int) -> list[Any]:
@@ -240,6 +335,7 @@ def _scale_and_shift(
     shift: Callable[[], Any] | None,
     shift_size: Callable[[], Any] | None = None,
     weight_error: int = 8,
+    learned: bool = True,
 ) -> int:
     """``scale * x + shift`` with computed, broadcast factors."""
     operation = Affine(
@@ -251,6 +347,7 @@ def _scale_and_shift(
         nb_terms_back=1,
         weight_error=weight_error,
         window=Window(),
+        learned=learned,
     )
     return emit(operation, node)
 
@@ -288,13 +385,15 @@ def _normalization(layer: Any, emit: Emitter, node: int) -> int:
     else:
         parts = (lambda: 1 / deviation(), lambda: -mean() / deviation())
     scale, shift = (lambda part=part: part()[0] for part in parts)  # they carry a batch axis
-    return _scale_and_shift(emit, node, scale, shift, weight_error=IN_FLOAT32)
+    return _scale_and_shift(emit, node, scale, shift, weight_error=IN_FLOAT32, learned=False)
 
 
 @register(layers.Rescaling)
 def _rescaling(layer: Any, emit: Emitter, node: int) -> int:
     scale, offset = (np.asarray(v, "float64") for v in (layer.scale, layer.offset))
-    return _scale_and_shift(emit, node, lambda: scale, lambda: offset, weight_error=IN_FLOAT32)
+    return _scale_and_shift(
+        emit, node, lambda: scale, lambda: offset, weight_error=IN_FLOAT32, learned=False
+    )
 
 
 @register(layers.LayerNormalization)

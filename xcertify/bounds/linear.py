@@ -2,7 +2,9 @@
 
 A row is a linear function of one tensor of the network. Pulled back operation by operation it
 becomes a linear upper bound in terms of earlier tensors, at last of the input, where its largest
-value over the region is known in closed form. Lower bounds are upper bounds of the negated row.
+value over the region is known in closed form. Lower bounds are upper bounds of the negated row, so
+every row goes back together with its negative: as one through the affine operations that come
+first, side by side from the first nonlinear operation on.
 
 Sources: Zhang et al., Efficient Neural Network Robustness Certification with General Activation
 Functions, 2018 (CROWN); Xu et al., Automatic Perturbation Analysis for Scalable Certified
@@ -12,7 +14,7 @@ Robustness and Beyond, 2020 (general graphs).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -51,12 +53,15 @@ class BackwardBounds:
         Nodes that rows will start from.
     refine
         Whether the inputs of nonlinear operations are bounded by backward passes themselves
-        ("crown") or by intervals ("crown-ibp").
+        ("crown") or by intervals ("crown-ibp"); or which tensors may be bounded so.
     relax
         Whether nonlinear operations get linear bounds; without, rows go back through affine
         operations only ("ibp").
     budget
         Bytes that the coefficients of one backward pass may take.
+    optimizer
+        Number of steps and learning rate with which the mixture of two relaxations is optimised for
+        every row; None: the first relaxations are used.
     """
 
     def __init__(
@@ -67,15 +72,18 @@ class BackwardBounds:
         norm: float,
         options: Options,
         targets: Iterable[int],
-        refine: bool,
+        refine: bool | Container[int],
         relax: bool,
         budget: int,
+        optimizer: tuple[int, float] | None = None,
     ) -> None:
         self.graph, self.options, self.budget = graph, options, budget
+        self.optimizer = optimizer
         self.radius, self.norm = radius, norm
         self.relaxed: dict[int, Relaxed] = {}
         self.enclosures: Enclosures = dict(enumerate(inputs))
         self.curved = {index: False for index in self.enclosures} | {0: not math.isinf(norm)}
+        self._refinable = range(len(graph.nodes)) if refine is True else refine
         self._consumers = graph.consumers()
         # Coefficients that arrive on several paths are summed, which rounds them.
         self._most_uses = max(map(len, self._consumers))
@@ -91,20 +99,21 @@ class BackwardBounds:
     def upper_bounds(
         self, start: int, rows: Any, sums: Sums | None = None, mixtures: Mixtures | None = None
     ) -> Any:
-        """Largest deviation of each row (N, S, *shape of the node) from its reference; float64.
+        """Largest deviations of rows (N, S, *shape of the node) from their references; float64.
 
-        (N, S), or one value for each window with the `sums` of shared rows. `mixtures` give for
-        nodes with two relaxations the share of the second, (N, S, *shape) in [0, 1].
+        Those of the rows and, behind them, of their negatives, (N, 2 S); with the `sums` of shared
+        rows a value for each window. `mixtures` give for nodes with two relaxations the share of
+        the second, (N, 2 S, *shape) in [0, 1].
         """
         sums = sums or Sums()
         ends, bound = self.pull_back(start, rows, sums, mixtures=mixtures)
-        if 0 not in ends:  # the rows do not depend on what is perturbed
-            return bound + sums(start, ops.zeros_like(rows))
-        return bound + self._concretize(ends[0], sums)
+        if 0 in ends:
+            return bound + self._concretize(ends[0], sums)
+        # The rows do not depend on what is perturbed.
+        nothing = [sums(index, ops.zeros_like(end)) for index, end in ends.items()]
+        return reduce(ops.add, nothing, bound)
 
-    def optimized_upper_bounds(
-        self, start: int, rows: Any, sums: Sums, nb_steps: int, learning_rate: float
-    ) -> Any:
+    def optimized_upper_bounds(self, start: int, rows: Any, sums: Sums) -> Any:
         """`upper_bounds` with the mixture of relaxations optimised for every row (alpha-CROWN).
 
         Projected Adam from the first relaxations on; the best bound of all steps is returned, so
@@ -113,18 +122,23 @@ class BackwardBounds:
         Source: Xu et al., Fast and Complete: Enabling Complete Neural Network Verification with
         Rapid and Massively Parallel Incomplete Verifiers, 2021.
         """
-        nodes = interval.ancestors(self.graph, [start])
-        nodes = [index for index in nodes if self.relaxed[index].other is not None]
-        size = ops.shape(rows)[:2]
+        nodes = self._optimized_nodes(start)
+        nb_samples, nb_rows = ops.shape(rows)[:2]
+        size = (nb_samples, 2 * nb_rows)
         shares = [ops.zeros((*size, *self.graph.nodes[i].shape), rows.dtype) for i in nodes]
 
         def bounds(shares: list[Any]) -> Any:
             return self.upper_bounds(start, rows, sums, dict(zip(nodes, shares)))
 
-        return backend.minimize(bounds, shares, nb_steps, learning_rate)
+        return backend.minimize(bounds, shares, *self.optimizer)
+
+    def _optimized_nodes(self, start: int) -> list[int]:
+        """Nodes before `start` that have two relaxations."""
+        nodes = interval.ancestors(self.graph, [start])
+        return [i for i in nodes if i in self.relaxed and self.relaxed[i].other is not None]
 
     def interval_upper_bounds(self, start: int, rows: Any) -> Any:
-        """The same by intervals: back through affine operations only."""
+        """The same as `upper_bounds` by intervals: back through affine operations only."""
         sums = Sums()
         ends, bound = self.pull_back(start, rows, sums, affine_only=True)
         for index, coefficients in ends.items():
@@ -138,23 +152,23 @@ class BackwardBounds:
         nb_rows: Any,
         rows: Callable[[Any, Any], tuple[Any, Any, Sums]],
         sides: tuple[Any, Any],
-        bound_rows: Callable[[int, Any, Sums], Any] | None = None,
     ) -> tuple[Any, Any]:
         """Intersect (N, D) deviations with backward bounds of rows, in chunks within the budget.
 
         ``rows(first, last)`` gives the coefficients of some rows, the columns that they bound, and
-        how their terms are summed. `bound_rows` is `upper_bounds` or a tighter form of it.
+        how their terms are summed.
         """
-        bound_rows = bound_rows or self.upper_bounds
+        nodes = self._optimized_nodes(start) if self.optimizer else []
+        bound_rows = self.optimized_upper_bounds if nodes else self.upper_bounds
 
         def body(first: Any, last: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
             seeds, places, sums = rows(first, last)
-            # Lower bounds are upper bounds of the negated rows.
-            bound = bound_rows(start, ops.concatenate([seeds, -seeds], axis=1), sums)
-            half = ops.shape(bound)[1] // 2
-            return backend.tighten(lower, upper, places, -bound[:, half:], bound[:, :half])
+            bound = bound_rows(start, seeds, sums)
+            # An overflow on the way leaves nothing proved.
+            above, below = halves(ops.where(ops.isnan(bound), math.inf, bound))
+            return backend.tighten(lower, upper, places, -below, above)
 
-        chunk = self._chunk(ops.shape(sides[0])[0])
+        chunk = self._chunk(ops.shape(sides[0])[0], nodes)
         return tuple(backend.loop_over_chunks(body, nb_rows, chunk, list(sides)))
 
     def pull_back(
@@ -165,16 +179,25 @@ class BackwardBounds:
         affine_only: bool = False,
         mixtures: Mixtures | None = None,
     ) -> tuple[dict[int, Any], Any]:
-        """Coefficients at the input (or at the last nonlinear tensors), and the constant part."""
+        """Rows (N, S, *shape) and their negatives as linear upper bounds in earlier tensors.
+
+        Coefficients (N, 2 S, *shape) of the input (or of the last nonlinear tensors), and the
+        constant part (N, 2 S).
+        """
         sums = sums or Sums()
         pending, ends = {start: rows}, {}
-        bound = 0.0
+        bound, as_one = 0.0, True
         while pending:
             index = max(pending)
-            coefficients = pending.pop(index)
             node = self.graph.nodes[index]
-            stop = affine_only and not getattr(node.operation, "exact_affine", False)
-            if node.operation is None or stop:
+            affine = node.operation is not None and node.operation.exact_affine
+            if as_one and not affine:
+                pending = {i: _with_negative(rows) for i, rows in pending.items()}
+                # What affine operations add are errors, the same for both.
+                bound = bound if isinstance(bound, float) else ops.concatenate([bound] * 2, axis=1)
+                as_one = False
+            coefficients = pending.pop(index)
+            if node.operation is None or (affine_only and not affine):
                 ends[index] = coefficients
                 continue
             relaxed = self.relaxed[index]
@@ -186,7 +209,8 @@ class BackwardBounds:
             shapes = [self.graph.nodes[parent].shape for parent in node.parents]
             pulled = node.operation.pull_back(coefficients, relaxed, shapes)
             for parent, part in zip(node.parents, pulled):
-                pending[parent] = pending[parent] + part if parent in pending else part
+                if part is not None:
+                    pending[parent] = pending[parent] + part if parent in pending else part
         return ends, bound
 
     def _concretize(self, coefficients: Any, sums: Sums) -> Any:
@@ -229,13 +253,17 @@ class BackwardBounds:
             return
         inputs = [self.enclosures[parent] for parent in node.parents]
         for parent, mask in zip(node.parents, node.operation.bend(inputs)):
+            if mask is None:
+                continue
             source, moves, mask = self._source(parent, mask)
+            if source not in self._refinable:
+                continue
             operation = self.graph.nodes[source].operation
             # Intervals are exact behind affine operations on a box; behind a nonlinearity whose
             # input was refined a further pass gains nothing.
             if operation is None or not operation.exact_affine or not self.curved[source]:
                 continue
-            self._refine(source, mask)
+            self.refine(source, mask)
             for move in moves:
                 interval.step(self.graph, move, self.enclosures, self.options)
 
@@ -259,7 +287,7 @@ class BackwardBounds:
             node = self.graph.nodes[index]
         return index, moves, mask
 
-    def _refine(self, index: int, mask: Any) -> None:
+    def refine(self, index: int, mask: Any) -> None:
         """Bound the marked entries of a tensor by backward passes."""
         enclosure, shape = self.enclosures[index], self.graph.nodes[index].shape
         rows = choose_rows(self.graph, index, self.options.dtype, self.norm)
@@ -269,8 +297,7 @@ class BackwardBounds:
 
         def some(first: Any, last: Any) -> tuple[Any, Any, Sums]:
             part = chosen[:, first:last]
-            both = ops.concatenate([part, part], axis=1)
-            return rows.seeds(part), rows.places(part), rows.sums(both)
+            return rows.seeds(part), rows.places(part), rows.sums(part)
 
         # A column more than there are entries takes what shared rows have beyond the border.
         sides = [
@@ -292,7 +319,11 @@ class BackwardBounds:
         """Prepare a node for backward passes, all rounding errors of the pass included."""
         node, dtype = self.graph.nodes[index], self.options.dtype
         inputs = [self.enclosures[parent] for parent in node.parents]
-        relaxed = node.operation.relax(inputs, self.enclosures[index], self.options)
+        relaxed = node.operation.in_parts(
+            lambda inputs, output: node.operation.relax(inputs, output, self.options),
+            inputs,
+            self.enclosures[index],
+        )
         versions = [version for version in (relaxed, relaxed.other) if version is not None]
         errors: list[Any] = [None] * len(versions)
         if len(self._consumers[index]) > 1:
@@ -335,18 +366,32 @@ class BackwardBounds:
         nb_terms = min(math.prod(size.shape[1:]), BLOCK) + 8 + self._most_uses
         return gamma(nb_terms, self.options.dtype) * size
 
-    def _chunk(self, nb_samples: Any) -> Any:
-        """Rows of one backward pass that keep its coefficients within the budget."""
-        widest = max(math.prod(node.shape) for node in self.graph.nodes)
+    def _chunk(self, nb_samples: Any, optimized: Sequence[int]) -> Any:
+        """Rows of one backward pass that keep its coefficients within the budget.
+
+        What is optimised is held whole, and so is what its gradients are computed from.
+        """
+        sizes = [math.prod(node.shape) for node in self.graph.nodes]
+        nb_entries = max(sizes) + 2 * sum(sizes[index] for index in optimized)
         itemsize = 4 if self.options.dtype == "float32" else 8
-        per_row = 2 * _TENSORS_HELD * widest * itemsize
+        per_row = 2 * _TENSORS_HELD * nb_entries * itemsize
         return ops.maximum(ops.cast(self.budget / per_row, "int32") // nb_samples, 1)
 
 
 def largest_terms(coefficients: Any, lower: Any, upper: Any) -> Any:
     """``max(a * lower, a * upper)`` of (N, S, *shape) and (N, *shape) or (N, S, *shape)."""
     lower, upper = per_row(lower, coefficients), per_row(upper, coefficients)
-    return coefficients * ops.where(coefficients > 0, upper, lower)
+    return ops.maximum(coefficients * lower, coefficients * upper)
+
+
+def halves(values: Any) -> tuple[Any, Any]:
+    """What belongs to rows, and what to their negatives behind them, of (N, 2 S, ...)."""
+    half = ops.shape(values)[1] // 2
+    return values[:, :half], values[:, half:]
+
+
+def _with_negative(rows: Any) -> Any:
+    return ops.concatenate([rows, -rows], axis=1)
 
 
 def _widened(relaxed: Relaxed, error: Any) -> Relaxed:

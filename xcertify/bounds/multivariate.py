@@ -20,15 +20,16 @@ class Largest(Operation):
 
     def __init__(self, valid: Any = None) -> None:
         self.valid = valid
+        self.placewise = valid is None
 
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`."""
-        return ops.max(self._hide(inputs[0]), axis=-1)
+        return ops.max(self.hide(inputs[0]), axis=-1)
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`."""
         lower, upper = inputs[0].absolute()
-        slack = gamma(4, "float64") * ops.max(ops.abs(self._hide(lower, 0.0)), axis=-1)
+        slack = gamma(4, "float64") * ops.max(ops.abs(self.hide(lower, 0.0)), axis=-1)
         return Enclosure(
             reference,
             round_down(self.evaluate(lower) - reference - slack, options.dtype),
@@ -44,7 +45,7 @@ class Largest(Operation):
         """
         (enclosure,) = inputs
         dtype = options.dtype
-        lower, upper = (self._hide(side) for side in enclosure.absolute())
+        lower, upper = (self.hide(side) for side in enclosure.absolute())
         nb_entries = lower.shape[-1]
         floor = ops.max(lower, axis=-1, keepdims=True)
         first = ops.one_hot(ops.argmax(lower, axis=-1), nb_entries, dtype="float64")
@@ -61,12 +62,12 @@ class Largest(Operation):
         others = ops.sum(own, axis=-1, keepdims=True) - own
         gaps = ops.maximum((1.0 - slopes) * upper, (1.0 - slopes) * lower) - others
         intercept = ops.max(ops.where(upper >= floor, gaps, _NEVER), axis=-1)
-        reference = self._hide(enclosure.reference, 0.0)
-        size = ops.max(ops.abs(self._hide(lower, 0.0)) + ops.abs(self._hide(upper, 0.0)), axis=-1)
+        reference = self.hide(enclosure.reference, 0.0)
+        size = ops.max(ops.abs(self.hide(lower, 0.0)) + ops.abs(self.hide(upper, 0.0)), axis=-1)
         slack = gamma(4 * nb_entries + 8, "float64") * (
             size * (1.0 + ops.sum(slopes, axis=-1)) + ops.abs(output.reference)
         )
-        deviation = ops.cast(self._hide(enclosure.deviation, 0.0), "float64")
+        deviation = ops.cast(self.hide(enclosure.deviation, 0.0), "float64")
         slack += gamma(4, dtype) * ops.sum((slopes + first) * deviation, axis=-1)
         above = intercept + ops.sum(slopes * reference, axis=-1) - output.reference + slack
         below = ops.sum(first * reference, axis=-1) - output.reference - slack
@@ -84,13 +85,14 @@ class Largest(Operation):
 
     def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`: entries of windows that no entry dominates, and that could win."""
-        lower, upper = (self._hide(side) for side in inputs[0].absolute())
+        lower, upper = (self.hide(side) for side in inputs[0].absolute())
         floor = ops.max(lower, axis=-1, keepdims=True)
         contenders = upper > floor
         several = ops.sum(ops.cast(contenders, "int32"), axis=-1, keepdims=True) > 1
         return [ops.logical_and(contenders, several)]
 
-    def _hide(self, values: Any, filler: float = _NEVER) -> Any:
+    def hide(self, values: Any, filler: float = _NEVER) -> Any:
+        """The input with a filler in place of the entries that do not count."""
         if self.valid is None:
             return values
         return ops.where(self.valid, values, ops.cast(filler, values.dtype))
@@ -165,8 +167,11 @@ class IntervalOnly(Operation):
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
         """See `Operation`: nothing of the input is left."""
-        nb_samples, nb_rows = ops.shape(coefficients)[:2]
-        return [ops.zeros((nb_samples, nb_rows, *s), dtype=coefficients.dtype) for s in shapes]
+        return [None] * len(shapes)
+
+    def has_lines_in(self, number: int) -> bool:
+        """See `Operation`."""
+        return False
 
     def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`."""
@@ -239,3 +244,33 @@ class Standardization(IntervalOnly):
             round_down(smallest - unit - reference, options.dtype),
             round_up(largest + unit - reference, options.dtype),
         )
+
+
+class InverseRoot(IntervalOnly):
+    """What a standardization multiplies with: ``1 / sqrt(mean(x ** 2) + epsilon)``, everywhere."""
+
+    def __init__(self, operation: Standardization) -> None:
+        self.operation = operation
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """See `Operation`."""
+        (x,) = inputs
+        return self._factor(x * x) * ops.ones_like(x)
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """See `Operation`: it falls with the square of every entry."""
+        lower, upper = inputs[0].absolute()
+        most = ops.maximum(lower * lower, upper * upper)
+        least = ops.where(lower * upper > 0, ops.minimum(lower * lower, upper * upper), 0.0)
+        unit = 1e-13 + options.network_error(self.operation.nb_entries + 16)
+        smallest = self._factor(most) * (1 - unit) * ops.ones_like(lower)
+        largest = self._factor(least) * (1 + unit) * ops.ones_like(lower)
+        return Enclosure(
+            reference,
+            round_down(smallest - reference, options.dtype),
+            round_up(largest - reference, options.dtype),
+        )
+
+    def _factor(self, squares: Any) -> Any:
+        mean = ops.mean(squares, axis=self.operation.axes, keepdims=True)
+        return ops.rsqrt(mean + self.operation.epsilon)

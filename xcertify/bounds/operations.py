@@ -21,6 +21,9 @@ from xcertify.bounds.relaxations import Activation
 from xcertify.bounds.rounding import gamma, round_down, round_up
 
 
+_LARGEST_PART = 2**17  # places that are bounded at once
+
+
 class Enclosure(NamedTuple):
     """All values a tensor can take: reference + [lower, upper], elementwise, (N, *shape)."""
 
@@ -102,10 +105,13 @@ class Operation:
 
     `exact_affine` says that the linear bounds are the operation itself: intervals lose nothing on a
     box, and `bend` is never asked. `window` says what a location sees, None where everything.
+    `placewise` says that each entry of the output comes from its own place of the inputs, by the
+    same function everywhere; axes that inputs have behind those of the output belong to a place.
     """
 
     exact_affine = False
     window: Window | None = None
+    placewise = False
 
     def evaluate(self, *inputs: Any) -> Any:
         """The function itself, in the type of its inputs."""
@@ -119,12 +125,35 @@ class Operation:
         """Linear bounds over a box."""
         raise NotImplementedError
 
-    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
-        """Coefficients (N, S, *out) of an upper bound as coefficients (N, S, *in) of each input."""
+    def in_parts(
+        self, function: Callable[[Any, Any], Any], inputs: Sequence[Enclosure], output: Any
+    ) -> Any:
+        """``function(inputs, output)``, `interval` or `relax`, on a part of a large tensor at a time.
+
+        Their float64 steps need many times the memory of the tensor itself.
+        """
+        if not self.placewise:
+            return function(inputs, output)
+        return backend.in_parts(function, inputs, output, _LARGEST_PART)
+
+    def pull_back(
+        self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]
+    ) -> list[Any | None]:
+        """Coefficients (N, S, *out) of an upper bound as coefficients (N, S, *in) of each input.
+
+        None for an input that the linear bounds do not depend on.
+        """
         raise NotImplementedError
 
-    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
-        """For each input a mask (N, *shape): entries whose bounds decide the relaxation."""
+    def has_lines_in(self, number: int) -> bool:
+        """Whether the linear bounds depend on an input."""
+        return True
+
+    def bend(self, inputs: Sequence[Enclosure]) -> list[Any | None]:
+        """For each input a mask (N, *shape): entries whose bounds decide the relaxation.
+
+        None for an input that needs no tighter bounds.
+        """
         raise NotImplementedError
 
 
@@ -155,6 +184,11 @@ class Affine(Operation):
         Keras may hold in float32).
     window
         What a location of the output sees of every input; None: everything.
+    transposed
+        ``transposed(output, *weights)``, the transposed map of one input, where that is known in a
+        faster form than as the gradient of `apply`.
+    learned
+        Whether weights and bias are variables of the model, which regions of weights vary.
     """
 
     exact_affine = True
@@ -171,11 +205,14 @@ class Affine(Operation):
         nb_terms_back: int = 0,
         weight_error: int = 0,
         window: Window | None = None,
+        transposed: Callable[..., Any] | None = None,
+        learned: bool = False,
     ) -> None:
         self.apply, self.nb_inputs = apply, nb_inputs
         self.weights, self.bias, self.bias_size = weights, bias, bias_size or bias
         self.nb_terms, self.nb_terms_back = nb_terms, nb_terms_back
         self.weight_error, self.window = weight_error, window
+        self.transposed, self.learned = transposed, learned
 
     def linear(self, *inputs: Any) -> Any:
         """The linear part."""
@@ -228,7 +265,11 @@ class Affine(Operation):
         """See `Operation`: the transposed linear map."""
         nb_samples, nb_rows = ops.shape(coefficients)[:2]
         flat = ops.reshape(coefficients, (-1, *coefficients.shape[2:]))
-        pulled = backend.transpose(self.linear, shapes, flat)
+        if self.transposed is None:
+            pulled = backend.transpose(self.linear, shapes, flat)
+        else:
+            weights = [ops.cast(w, flat.dtype) for w in self.weights()]
+            pulled = [self.transposed(flat, *weights)]
         return [ops.reshape(p, (nb_samples, nb_rows, *shape)) for p, shape in zip(pulled, shapes)]
 
     def _noise(self, inputs: Sequence[Enclosure], options: Options) -> tuple[list[Any], Any]:
@@ -257,6 +298,7 @@ class Elementwise(Operation):
 
     def __init__(self, activation: Activation) -> None:
         self.activation = activation
+        self.placewise = activation.uniform
 
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`."""

@@ -65,6 +65,12 @@ class Activation:
     continuous
         Whether the function has no jumps. A jump at k is stated as two kinks, k and the next
         number; its derivative is not bounded.
+    uniform
+        Whether it is the same function for every entry; False where it has parameters of the shape
+        of the entries.
+    slope
+        The same facts about the derivative, if it is continuous: linear bounds of it make bounds of
+        gradients tighter. None: its range is taken.
 
     Examples
     --------
@@ -82,6 +88,8 @@ class Activation:
     constant_error: float = 0.0
     constant_noise: float = 0.0
     continuous: bool = True
+    uniform: bool = True
+    slope: Activation | None = None
 
     @property
     def piecewise_linear(self) -> bool:
@@ -129,8 +137,9 @@ def derivative_range(activation: Activation, lower: Any, upper: Any) -> tuple[An
     smallest, largest = reduce(ops.minimum, slopes), reduce(ops.maximum, slopes)
     for kink in activation.kinks:
         inside = ops.logical_and(lower <= kink, kink <= upper)
-        for side in (-np.inf, np.inf):
-            beside = activation.derivative(ops.zeros_like(lower) + np.nextafter(kink, side))
+        step = max(abs(kink) * 2.0**-50, 1e-290)  # not a subnormal number, which may count as 0
+        for side in (kink - step, kink + step):
+            beside = activation.derivative(ops.zeros_like(lower) + side)
             smallest = ops.where(inside, ops.minimum(smallest, beside), smallest)
             largest = ops.where(inside, ops.maximum(largest, beside), largest)
     if activation.piecewise_linear:
@@ -250,21 +259,19 @@ def _best_slope(activation: Activation, points: Any, values: Any, sign: float) -
     tangent = activation.derivative(middle)
     chord = (values[1] - values[0]) / ops.where(degenerate, 1.0, width)
     chord = ops.where(degenerate, tangent, chord)
-    # The flattest lines through the left and through the right end that stay above sign * f.
-    before, after = points - lower, upper - points
-    rise = (values - values[0]) / ops.where(before > 0, before, 1.0)
-    fall = (values[1] - values) / ops.where(after > 0, after, 1.0)
-    steepest = ops.max(ops.where(before > 0, sign * rise, -np.inf), axis=0)
-    flattest = ops.min(ops.where(after > 0, sign * fall, np.inf), axis=0)
-    candidates = [
-        chord,
-        ops.where(degenerate, tangent, sign * steepest),
-        ops.where(degenerate, tangent, sign * flattest),
-    ]
+    candidates = [chord]
     if activation.piecewise_linear:
         candidates += [activation.derivative(lower), activation.derivative(upper)]
     else:
         candidates.append(tangent)
+    if not activation.piecewise_linear or len(activation.kinks) > 1:
+        # The flattest lines through the left and through the right end that stay above sign * f.
+        before, after = points - lower, upper - points
+        rise = (values - values[0]) / ops.where(before > 0, before, 1.0)
+        fall = (values[1] - values) / ops.where(after > 0, after, 1.0)
+        steepest = sign * ops.max(ops.where(before > 0, sign * rise, -np.inf), axis=0)
+        flattest = sign * ops.min(ops.where(after > 0, sign * fall, np.inf), axis=0)
+        candidates += [ops.where(degenerate, tangent, slope) for slope in (steepest, flattest)]
     gaps = [ops.max(sign * (values - slope * points), axis=0) for slope in candidates]
     heights = [gap + sign * slope * middle for gap, slope in zip(gaps, candidates)]
     return _first_least(ops.stack(candidates), ops.stack(heights))

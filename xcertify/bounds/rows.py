@@ -231,7 +231,10 @@ class SharedRows:
 
 
 class WindowSums(Sums):
-    """Sums window by window, for rows that each stand for a lattice of neurons."""
+    """Sums window by window, for rows that each stand for a lattice of neurons.
+
+    Terms are of the rows that `starts` are of, or of those and, behind them, of their negatives.
+    """
 
     def __init__(self, rows: SharedRows, starts: list[Any]) -> None:
         self.rows, self.starts = rows, starts
@@ -245,13 +248,15 @@ class WindowSums(Sums):
         else:
             terms = ops.sum(ops.cast(terms, "float64"), axis=others)
         reach = rows.found[index]
+        nb_samples, nb_rows = ops.shape(self.starts[0])
+        terms = ops.reshape(terms, (nb_samples, -1, nb_rows, *terms.shape[2:]))
         for i, start in enumerate(self.starts):
-            places = ops.arange(terms.shape[2])
+            places = ops.arange(terms.shape[3])
             first = start * reach.stride[i] - reach.offset[i]
             block = (places - first[..., None]) // (rows.pitch[i] * reach.stride[i])
             member = ops.one_hot(block, rows.nb_blocks[i], dtype="float64")
-            terms = ops.einsum("nsx...,nsxb->ns...b", terms, member)
-        return ops.reshape(terms, (ops.shape(terms)[0], -1))
+            terms = ops.einsum("ntsx...,nsxb->nts...b", terms, member)
+        return ops.reshape(terms, (nb_samples, -1))
 
     def largest(self, index: int, terms: Any) -> Any:
         """Not defined for rows that are shared."""
