@@ -1,7 +1,14 @@
 """Verified bounds of Keras models over regions of inputs."""
 
 # Importing the rules fills the registry.
-from xcertify.bounds import functions, layers
+from xcertify.bounds import (
+    functions,
+    layers,
+    merging_layers,
+    normalization_layers,
+    pooling_layers,
+    weighted_layers,
+)
 from xcertify.bounds.graph import UnsupportedLayerError
 from xcertify.bounds.lines import LinearBounds
 from xcertify.bounds.registry import (
@@ -22,10 +29,14 @@ __all__ = [
     "Verifier",
     "functions",
     "layers",
+    "merging_layers",
+    "normalization_layers",
+    "pooling_layers",
     "register",
     "register_affine",
     "register_elementwise",
     "supported_activations",
     "supported_layers",
     "supported_operations",
+    "weighted_layers",
 ]

@@ -66,9 +66,7 @@ def loop_over_chunks(body: Callable, total: Any, chunk: Any, carried: list[Any])
     return carried
 
 
-def in_parts(
-    function: Callable[[Any, Any], Any], inputs: Any, output: Any, largest: int
-) -> Any:
+def in_parts(function: Callable[[Any, Any], Any], inputs: Any, output: Any, largest: int) -> Any:
     """``function(inputs, output)`` of tensors (N, *place, ...), on some places at a time.
 
     `inputs`, `output` and the result are tensors, None, or tuples of such. The function works place

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from xcertify.bounds import activations, layers
+from xcertify.bounds import activations, merging_layers
 from xcertify.bounds.graph import Emitter, UnsupportedLayerError
 from xcertify.bounds.multivariate import Softmax
-from xcertify.bounds.operations import Affine, Elementwise, Window
+from xcertify.bounds.operations import IN_FLOAT32, Affine, Elementwise, Window
 from xcertify.bounds.registry import register_operation
 from xcertify.bounds.relaxations import Activation
 
@@ -104,7 +104,7 @@ def _total(operation: Any, emit: Emitter, node: int) -> int:
 
 @register_operation("Negative")
 def _negative(operation: Any, emit: Emitter, node: int) -> int:
-    return layers.negative_of(emit, node)
+    return merging_layers.negative_of(emit, node)
 
 
 @register_operation("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum")
@@ -112,11 +112,11 @@ def _binary(operation: Any, emit: Emitter, *nodes: int) -> int:
     kind = type(operation).__name__
     if len(nodes) == 2:
         merge = {
-            "Add": layers.sum_of,
-            "Subtract": layers.difference_of,
-            "Multiply": layers.product_of,
-            "Maximum": layers.largest_of,
-            "Minimum": layers.smallest_of,
+            "Add": merging_layers.sum_of,
+            "Subtract": merging_layers.difference_of,
+            "Multiply": merging_layers.product_of,
+            "Maximum": merging_layers.largest_of,
+            "Minimum": merging_layers.smallest_of,
         }
         if kind not in merge:
             raise UnsupportedLayerError(
@@ -153,7 +153,7 @@ def _scaled(emit: Emitter, node: int, scale: np.ndarray, shift: np.ndarray) -> i
         bias=lambda: shift,
         nb_terms=1,
         nb_terms_back=1,
-        weight_error=layers.IN_FLOAT32,
+        weight_error=IN_FLOAT32,
         window=Window() if pointwise else None,
     )
     if np.broadcast_shapes(emit.shape(node), scale.shape, shift.shape) != emit.shape(node):

@@ -156,6 +156,18 @@ def layer_output(model: keras.Model, name: str) -> Any:
     ValueError
         If there is no such layer, or if it is called more than once.
     """
+    return _only_call(model, name).output_tensors[0]
+
+
+def layer_input(model: keras.Model, name: str) -> Any:
+    """The Keras tensor that a layer of a model is given, in this model's own graph.
+
+    Errors as for `layer_output`.
+    """
+    return _only_call(model, name).input_tensors[0]
+
+
+def _only_call(model: keras.Model, name: str) -> Any:
     calls = _calls(*_ends(model))
     found = [call for call in calls if call.operation.name == name]
     if len(found) != 1:
@@ -164,7 +176,7 @@ def layer_output(model: keras.Model, name: str) -> Any:
             f"the layer must be one that the model calls once, of {names}. "
             f"Received: {name!r}, called {len(found)} times"
         )
-    return found[0].output_tensors[0]
+    return found[0]
 
 
 def _is_model_of_layers(layer: Any) -> bool:

@@ -20,7 +20,7 @@ from xcertify.bounds import backend, relaxations
 from xcertify.bounds.relaxations import Activation
 from xcertify.bounds.rounding import gamma, round_down, round_up
 
-
+IN_FLOAT32 = 2**30  # error of numbers that Keras rounds to float32, in units of 2**-53
 _LARGEST_PART = 2**17  # places that are bounded at once
 
 
@@ -128,7 +128,7 @@ class Operation:
     def in_parts(
         self, function: Callable[[Any, Any], Any], inputs: Sequence[Enclosure], output: Any
     ) -> Any:
-        """``function(inputs, output)``, `interval` or `relax`, on a part of a large tensor at a time.
+        """``function(inputs, output)``, `interval` or `relax`, on parts of a large tensor in turn.
 
         Their float64 steps need many times the memory of the tensor itself.
         """

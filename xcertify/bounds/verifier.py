@@ -227,7 +227,8 @@ class Verifier:
         self._check(region, None, constants)
         node = self._graph.layers[layer]
         shape = self._graph.nodes[node].shape
-        results = self._run(region, node, np.eye(math.prod(shape)), self._bound, constants)
+        no_rows = np.zeros((0, math.prod(shape)))  # the engine chooses them
+        results = self._run(region, node, no_rows, self._bound_entries, constants)
         lower, upper = (np.concatenate(part).reshape((-1, *shape)) for part in zip(*results))
         return _outward(lower, upper, self.dtype)
 
@@ -345,6 +346,16 @@ class Verifier:
             return np.asarray(function(*values))
 
     @property
+    def nonlinear_layers(self) -> list[str]:
+        """Names of the layers, up to the outputs, that are not affine; without any, bounds are
+        exact on boxes but for roundings.
+        """
+        nodes = [
+            self._graph.nodes[i] for i in interval.ancestors(self._graph, [self._graph.output])
+        ]
+        return list(dict.fromkeys(n.layer for n in nodes if not n.operation.exact_affine))
+
+    @property
     def nb_outputs(self) -> int:
         """Number K of outputs, flattened."""
         return math.prod(self._output_shape)
@@ -354,7 +365,8 @@ class Verifier:
         return [node.shape for node in self._graph.nodes[: self._graph.nb_inputs]]
 
     @property
-    def _input_shape(self) -> tuple[int, ...]:
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, or of what `start_layer` gives, without the batch axis."""
         return self._graph.nodes[0].shape
 
     @property
@@ -376,9 +388,9 @@ class Verifier:
                 f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
                 f"and a radius write Ball(inputs, epsilon)"
             )
-        if region.shape != self._input_shape:
+        if region.shape != self.input_shape:
             raise ValueError(
-                f"region must be around inputs of shape {self._input_shape}. "
+                f"region must be around inputs of shape {self.input_shape}. "
                 f"Received: inputs of shape {region.shape}"
             )
         shapes = [(len(region), *shape) for shape in self._input_shapes[1:]]
@@ -441,10 +453,10 @@ class Verifier:
             lambda rows, *tensors: bound(node, rows, region.norm, tensors, shared),
             [
                 ((None, *shape) if shared else (None, None, *shape), self.dtype),
-                ((None, *self._input_shape), "float64"),
-                *[((None, *self._input_shape), self.dtype)] * 2,
+                ((None, *self.input_shape), "float64"),
+                *[((None, *self.input_shape), self.dtype)] * 2,
                 *[((None, *shape), "float64") for shape in self._input_shapes[1:]],
-                *[((None, *self._input_shape), self.dtype)] * is_ball,
+                *[((None, *self.input_shape), self.dtype)] * is_ball,
                 *[((None,), "float64")] * len(radii),
             ],
         )
@@ -521,6 +533,23 @@ class Verifier:
             ops.where(ops.isnan(upper), np.inf, upper),
         )
 
+    def _bound_entries(
+        self, node: int, rows: Any, norm: float, tensors: tuple, shared: bool
+    ) -> tuple[Any, Any]:
+        """Bounds of all entries of a tensor, by as few rows as its windows allow; (N, *shape)."""
+        bounds = self._bounds(node, norm, tensors, optimize=self.method == "alpha-crown")
+        if self.method != "ibp":
+            bounds.refine(node, ops.ones(ops.shape(bounds.enclosures[node].lower), "bool"))
+        enclosure = bounds.enclosures[node]
+        lower, upper = enclosure.absolute()
+        slack = ops.abs(enclosure.reference) * 1e-12 + _UNDERFLOW
+        lower, upper = lower - slack, upper + slack
+        # An overflow on the way leaves nothing proved.
+        return (
+            ops.where(ops.isnan(lower), -np.inf, lower),
+            ops.where(ops.isnan(upper), np.inf, upper),
+        )
+
     def _gradient(
         self,
         graph: GradientGraph,
@@ -549,7 +578,7 @@ class Verifier:
         lower, upper = enclosure.absolute()
         slack = ops.abs(enclosure.reference) * 1e-12 + _UNDERFLOW
         lower, upper = lower - slack, upper + slack
-        shape = (*ops.shape(rows)[:2], *self._input_shape)
+        shape = (*ops.shape(rows)[:2], *self.input_shape)
         # An overflow on the way leaves nothing proved.
         return (
             ops.reshape(ops.where(ops.isnan(lower), -np.inf, lower), shape),
@@ -601,7 +630,7 @@ class Verifier:
         nominal, slack = self._nominal(bounds, node, rows)
         ends, bound = bounds.pull_back(node, rows)
         nb_samples, nb_rows = ops.shape(rows)[:2]
-        nothing = ops.zeros((nb_samples, 2 * nb_rows, *self._input_shape), rows.dtype)
+        nothing = ops.zeros((nb_samples, 2 * nb_rows, *self.input_shape), rows.dtype)
         coefficients = ends.get(0, nothing)
         upper, lower = linear.halves(coefficients)
         above, below = linear.halves(bound + bounds.input_error(coefficients))

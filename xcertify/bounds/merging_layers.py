@@ -1,0 +1,177 @@
+"""Rules of layers that join several tensors, and the merges themselves, broadcast as needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import layers, ops
+
+from xcertify.bounds.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.multivariate import Largest, Product
+from xcertify.bounds.operations import Affine, Window
+from xcertify.bounds.registry import register
+
+
+def _affine_merge(
+    emit: Emitter,
+    nodes: Sequence[int],
+    apply: Callable,
+    nb_terms: int,
+    weights: Callable[[], Sequence[Any]] = tuple,
+) -> int:
+    nodes = _broadcast(emit, nodes)
+    merged = Affine(
+        apply,
+        nb_inputs=len(nodes),
+        weights=weights,
+        nb_terms=nb_terms,
+        nb_terms_back=2,
+        weight_error=2,
+        window=Window(),
+    )
+    return emit(merged, *nodes)
+
+
+def _broadcast(emit: Emitter, nodes: Sequence[int]) -> list[int]:
+    """The nodes, all in the shape that they broadcast to."""
+    shapes = [emit.shape(node) for node in nodes]
+    shape = np.broadcast_shapes(*shapes)
+
+    def spread(node: int) -> int:
+        own = (1,) * (len(shape) - len(emit.shape(node))) + emit.shape(node)
+
+        def apply(inputs: Any) -> Any:
+            inputs = ops.reshape(inputs, (-1, *own))
+            for axis, (size, target) in enumerate(zip(own, shape)):
+                if size != target:
+                    inputs = ops.repeat(inputs, target, axis=axis + 1)
+            return inputs
+
+        return emit(Affine(apply, nb_terms_back=math.prod(shape) // math.prod(own)), node)
+
+    return [node if emit.shape(node) == shape else spread(node) for node in nodes]
+
+
+def sum_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Sum of nodes."""
+    return _affine_merge(emit, nodes, lambda *x: sum(x[1:], x[0]), len(nodes))
+
+
+def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """First node minus second."""
+    return _affine_merge(
+        emit, nodes, lambda a, b, minus: a + minus * b, 2, lambda: (np.float64(-1),)
+    )
+
+
+def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Product of nodes."""
+    first, *others = _broadcast(emit, nodes)
+    for other in others:
+        first = emit(Product(), first, other)
+    return first
+
+
+def largest_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Largest of nodes, entry by entry."""
+    nodes = _broadcast(emit, nodes)
+    stacked = Affine(
+        lambda *inputs: ops.stack(inputs, axis=-1), nb_inputs=len(nodes), window=Window()
+    )
+    return emit(Largest(), emit(stacked, *nodes))
+
+
+def smallest_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Smallest of nodes, entry by entry."""
+    return negative_of(emit, largest_of(emit, [negative_of(emit, node) for node in nodes]))
+
+
+def negative_of(emit: Emitter, node: int) -> int:
+    """The negated node."""
+    operation = Affine(
+        lambda inputs, minus: minus * inputs,
+        weights=lambda: (np.float64(-1),),
+        nb_terms=1,
+        nb_terms_back=1,
+        window=Window(),
+    )
+    return emit(operation, node)
+
+
+@register(layers.Add)
+def _add(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return sum_of(emit, nodes)
+
+
+@register(layers.Subtract)
+def _subtract(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return difference_of(emit, nodes)
+
+
+@register(layers.Average)
+def _average(layer: Any, emit: Emitter, *nodes: int) -> int:
+    count = len(nodes)
+    return _affine_merge(
+        emit,
+        nodes,
+        lambda *x: sum(x[1:-1], x[0]) * x[-1],
+        count + 1,
+        lambda: (np.float64(1 / count),),
+    )
+
+
+@register(layers.Multiply)
+def _multiply(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return product_of(emit, nodes)
+
+
+@register(layers.Maximum)
+def _maximum(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return largest_of(emit, nodes)
+
+
+@register(layers.Minimum)
+def _minimum(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return smallest_of(emit, nodes)
+
+
+@register(layers.Dot)
+def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
+    if layer.normalize:
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class Dot cannot be bounded with normalize=True."
+        )
+    axes = layer.axes if isinstance(layer.axes, (list, tuple)) else (layer.axes, layer.axes)
+    ranks = [len(emit.shape(node)) + 1 for node in (first, second)]
+    axes = [axis % rank for axis, rank in zip(axes, ranks)]
+    # Lay the contracted axis last, the free axes of the two beside each other, then sum products.
+    free = [rank - 2 for rank in ranks]
+
+    def laid(node: int, axis: int, before: int, after: int) -> int:
+        size = emit.shape(node)[axis - 1]
+        rest = [s for a, s in enumerate(emit.shape(node), 1) if a != axis]
+        shape = (-1, *[1] * before, *rest, *[1] * after, size)
+        return emit(Affine(lambda x: ops.reshape(ops.moveaxis(x, axis, -1), shape)), node)
+
+    nodes = [laid(first, axes[0], 0, free[1]), laid(second, axes[1], free[0], 0)]
+    product = product_of(emit, nodes)
+    nb_terms = emit.shape(product)[-1]
+    scalar = sum(free) == 0
+    total = Affine(
+        lambda x: ops.sum(x, axis=-1, keepdims=scalar), nb_terms=nb_terms, nb_terms_back=1
+    )
+    return emit(total, product)
+
+
+@register(layers.Concatenate)
+def _concatenation(layer: Any, emit: Emitter, *nodes: int) -> int:
+    axis = layer.axis - 1 if layer.axis > 0 else layer.axis + len(emit.shape(nodes[0]))
+    joined = Affine(
+        lambda *inputs: ops.concatenate(inputs, layer.axis),
+        nb_inputs=len(nodes),
+        window=Window(mixed=axis),
+    )
+    return emit(joined, *nodes)
