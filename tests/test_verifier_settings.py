@@ -13,10 +13,13 @@ from xcertify.bounds import (
     Activation,
     UnsupportedLayerError,
     Verifier,
+    operations,
     register_affine,
     register_elementwise,
+    weighted_layers,
 )
 from xcertify.bounds.linear import BackwardBounds
+from xcertify.bounds.operations import Relaxed
 from xcertify.bounds.rows import SharedRows, SingleRows, choose_rows
 from xcertify.regions import Ball
 
@@ -277,3 +280,43 @@ def test_settings_that_decomon_does_not_have():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         Verifier(NETWORKS["dense_relu"](), **settings)
+
+
+def test_large_tensors_and_kernels_are_bounded_in_parts(monkeypatch):
+    model = sequential(
+        (8, 8, 2),
+        L.Conv2D(3, 3, activation="tanh"),
+        L.MaxPooling2D(2),
+        L.Conv2D(4, 2, activation="relu"),
+        L.Flatten(),
+        L.Dense(6, "relu"),
+        L.Dense(2),
+    )
+    region = Ball(inputs_of(model), 0.1)
+    whole = Verifier(model, "crown").bound_outputs(region)
+    monkeypatch.setattr(operations, "_LARGEST_PART", 10)
+    monkeypatch.setattr(weighted_layers, "_LARGE_KERNEL", 12)
+    parted = Verifier(model, "crown").bound_outputs(region)
+    np.testing.assert_allclose(parted, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [
+        ((9,), lambda: L.Conv1D(3, 4, 3, "same")),
+        ((11,), lambda: L.Conv1D(3, 3, 2, "causal")),
+        ((8, 7), lambda: L.Conv2D(4, (4, 3), 2, "same", groups=2)),
+        ((9, 8), lambda: L.Conv2D(3, 2, (3, 2), "valid")),
+        ((5, 6, 7), lambda: L.Conv3D(2, 3, (1, 2, 3), "same")),
+    ],
+)
+def test_strided_convolutions_are_transposed_rightly(shape, layer):
+    model = sequential((*shape, 2), layer())
+    graph = Verifier(model)._graph
+    operation = graph.nodes[1].operation
+    shapes = [graph.nodes[0].shape]
+    rows = np.random.default_rng(0).normal(size=(2, 3, *graph.nodes[1].shape)).astype("float32")
+    (fast,) = operation.pull_back(keras.ops.convert_to_tensor(rows), Relaxed(), shapes)
+    operation.transposed = None
+    (slow,) = operation.pull_back(keras.ops.convert_to_tensor(rows), Relaxed(), shapes)
+    np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=1e-5)
