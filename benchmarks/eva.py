@@ -26,6 +26,7 @@ import keras
 import numpy as np
 
 from xcertify.attributions import EVA
+from xcertify.benchmark import convolutional_net, dense_net, fit, on_images
 from xcertify.bounds import UnsupportedLayerError
 from xcertify.datasets import load_digits
 
@@ -54,12 +55,13 @@ def main() -> None:
         images = np.load(arguments.inputs)["x"]
     else:
         images, labels = load_digits()
-        models = {"dense net": dense_net(), "CNN": convolutional_net()}
+        shape = images.shape[1:]
+        models = {"dense net": dense_net(shape, 10), "CNN": convolutional_net(shape, 10)}
         for model in models.values():
             fit(model, images[1000:], labels[1000:])
     inputs = images[: arguments.nb_images].reshape(-1, 28, 28, 1)
     for name, model in models.items():
-        model = on_images(model)
+        model = on_images(model, (28, 28, 1))
         forward = best_time(partial(model.predict_on_batch, inputs)) / len(inputs)
         print(
             f"\n**{name}**, l_inf radius {arguments.epsilon} clipped to [0, 1], 144 cells; ", end=""
@@ -78,7 +80,8 @@ def row(
     """One line of the table."""
     if mode == "one-pass" and method not in ("crown", "crown-ibp"):
         return f"| `{method}` | {mode} | no linear bounds | | |"
-    explainer = EVA(model, epsilon=epsilon, clip=(0.0, 1.0), method=method, mode=mode)
+    region = {"epsilon": epsilon, "clip": (0.0, 1.0), "grid_size": 12}
+    explainer = EVA(model, **region, method=method, mode=mode)
     try:
         overlap = explainer.certify(inputs[:1]).overlap
     except UnsupportedLayerError:
@@ -92,50 +95,6 @@ def row(
     note = "" if len(part) == len(inputs) else f" (of {len(part)})"
     cost = f"{seconds * 1e3:.2f} | {seconds / forward:.0f}"
     return f"| `{method}` | {mode} | {np.mean(overlap):.2f}{note} | {cost} |"
-
-
-def dense_net() -> keras.Model:
-    """The architecture of the reference net fc_2x128."""
-    layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Flatten(),
-            layers.Dense(128, "relu"),
-            layers.Dense(128, "relu"),
-            layers.Dense(10),
-        ]
-    )
-
-
-def convolutional_net() -> keras.Model:
-    """The architecture of the reference net cnn_small."""
-    layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Conv2D(16, 4, strides=2, padding="same", activation="relu"),
-            layers.Conv2D(32, 4, strides=2, padding="same", activation="relu"),
-            layers.Flatten(),
-            layers.Dense(100, "relu"),
-            layers.Dense(10),
-        ]
-    )
-
-
-def fit(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
-    """A few epochs of ordinary training."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss)
-    model.fit(images, labels, batch_size=64, epochs=6, verbose=0)
-
-
-def on_images(model: keras.Model) -> keras.Model:
-    """A model that takes 28x28 images, whatever shape its first layer wants."""
-    if model.input_shape[1:] == (28, 28, 1):
-        return model
-    reshape = keras.layers.Reshape(model.input_shape[1:])
-    return keras.Sequential([keras.Input((28, 28, 1)), reshape, *model.layers])
 
 
 def best_time(function: Callable, repeats: int = 3) -> float:

@@ -59,7 +59,7 @@ def test_version_and_help_need_no_tensorflow(tmp_path):
     assert "False" in run_module("explain", "--help", folder=tmp_path, code=code).stdout
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["explain"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["explain"], ["benchmark"]])
 def test_every_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main([*command, "--help"])
@@ -115,10 +115,11 @@ def test_targets_are_integers_or_a_file(folder, targets):
 def test_settings_reach_the_explainer(folder):
     command = (
         "explain model.keras images.npy --mode exact --overlap separate --verifier ibp --norm 2 "
-        "--epsilon 0.3 --batch-size 7 --grid-size 2"
+        "--epsilon 0.3 --batch-size 7 --grid-size 2 --temperature 0.5"
     )
     assert cli.main(command.split()) == 0
     settings = {"mode": "exact", "overlap": "separate", "method": "ibp", "norm": 2}
+    settings["temperature"] = 0.5
     model = keras.models.load_model("model.keras")
     explainer = EVA(model, epsilon=0.3, batch_size=7, grid_size=2, **settings)
     saved = np.load("maps.npz")

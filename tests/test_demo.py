@@ -53,26 +53,6 @@ def test_training_repeats_with_its_seed_and_leaves_others_alone():
     assert (first != other).any()
 
 
-def test_gradients_agree_with_finite_differences():
-    model = keras.Sequential(
-        [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(10, activation="tanh")]
-    )
-    generator = np.random.default_rng(0)
-    kernel = generator.normal(size=(4, 10))
-    model.set_weights([kernel, np.zeros(10)])
-    image = np.full((1, 2, 2, 1), 0.5, np.float32)
-    logits = np.tanh(image.reshape(4) @ kernel)
-    first, second = np.argsort(logits)[::-1][:2]
-    slopes = (1 - logits**2) * kernel  # of all logits, (4, 10)
-    np.testing.assert_allclose(
-        demo.saliency(model, image, [first]).ravel(), abs(slopes[:, first]), rtol=1e-4
-    )
-    expected = abs(slopes[:, second] - slopes[:, first]) * demo.EPSILON  # the ball is symmetric
-    np.testing.assert_allclose(
-        demo.margin_gradient(model, image, [first]).ravel(), expected, rtol=1e-4
-    )
-
-
 def test_bisection_finds_the_last_that_holds():
     limits = np.array([-1.0, 0.0, 0.0501, 9.0])
     found = demo._bisect(lambda epsilons: epsilons <= limits, 4)

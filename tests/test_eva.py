@@ -7,7 +7,8 @@ import tensorflow as tf
 from conformance import adversarial_points, in_float64
 from networks import NETWORKS, functional, sequential
 
-from xcertify.attributions import EVA, EVAHybrid
+from xcertify.attributions import EVA, EVAHybrid, SampledEVA
+from xcertify.attributions.eva import smooth_maximum
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.grid import grid_cells
 from xcertify.regions import Ball
@@ -56,21 +57,28 @@ def test_certified_overlaps_are_never_beaten(setting):
     assert (certificate.robust == (certificate.overlap < 0)).all()
 
 
+@pytest.mark.parametrize("temperature", [0, 1.5])
 @pytest.mark.parametrize("overlap", ["margin", "separate"])
-def test_exact_scores_by_a_loop(overlap):
+def test_exact_scores_by_a_loop(overlap, temperature):
     model = NETWORKS["convolutions"]()
     inputs, labels = images(2), np.array([1, 0])
-    explainer = EVA(model, 0.1, grid_size=3, mode="exact", overlap=overlap, method="crown-ibp")
+    settings = {"overlap": overlap, "temperature": temperature, "method": "crown-ibp"}
+    explainer = EVA(model, 0.1, grid_size=3, mode="exact", **settings)
     maps = explainer.explain(inputs, labels)
     verifier = Verifier(model, "crown-ibp")
     cells = grid_cells((6, 7, 2), 3)
 
+    def largest(bounds):
+        if temperature == 0:
+            return bounds.max()
+        return temperature * np.log(np.exp(bounds.astype(float) / temperature).sum())
+
     def bound(region, label):
         if overlap == "margin":
             rows = np.delete(np.eye(3) - np.eye(3)[label], label, axis=0)
-            return verifier.bound_rows(region, rows.astype("f4"))[1].max()
+            return largest(verifier.bound_rows(region, rows.astype("f4"))[1][0])
         lower, upper = verifier.bound_outputs(region)
-        return np.delete(upper[0], label).max() - lower[0, label]
+        return largest(np.delete(upper[0], label)) - lower[0, label]
 
     for sample, label in enumerate(labels):
         region = Ball(inputs[sample : sample + 1], 0.1)
@@ -79,6 +87,49 @@ def test_exact_scores_by_a_loop(overlap):
             mask = np.repeat((cells == cell)[..., None], 2, axis=-1)
             expected = max(full - bound(region.fix(mask), label), 0)
             np.testing.assert_allclose(maps[sample, cells == cell, 0], expected, atol=2e-5)
+
+
+def test_temperature_changes_maps_and_not_certificates():
+    model, inputs = NETWORKS["convolutions"](), images()
+    cold, warm = (EVA(model, 0.1, grid_size=3, temperature=t) for t in (0, 3))
+    assert np.abs(cold(inputs) - warm(inputs)).max() > 1e-3
+    first, second = cold.certify(inputs), warm.certify(inputs)
+    np.testing.assert_array_equal(first.overlap, second.overlap)
+    np.testing.assert_array_equal(first.cell_overlaps, second.cell_overlaps)
+    almost = EVA(model, 0.1, grid_size=3, temperature=1e-4)
+    np.testing.assert_allclose(almost(inputs), cold(inputs), atol=1e-3)
+
+
+def test_smooth_maximum_by_hand():
+    values = np.array([[1.0, 1.0, -800.0], [0.0, np.inf, 2.0], [-np.inf, 3.0, -np.inf]])
+    expected = [1 + 2 * np.log(2), np.inf, 3.0]
+    np.testing.assert_allclose(smooth_maximum(values, 2.0), expected)
+    np.testing.assert_array_equal(smooth_maximum(values, 0), [1.0, np.inf, 3.0])
+
+
+def test_sampled_overlaps_by_a_loop_and_below_the_bound():
+    model = NETWORKS["convolutions"]()
+    inputs, labels = images(2), np.array([1, 0])
+    settings = {"epsilon": 0.1, "grid_size": 2, "temperature": 0}
+    sampled = SampledEVA(model, nb_samples=20, seed=3, **settings)
+    region = Ball(inputs, 0.1)
+    points = region.sample(20, seed=3)
+    attained = true_overlap(model, points, labels)
+    found = sampled._overlaps(region, labels)
+    np.testing.assert_allclose(found.full, attained, rtol=1e-5)
+    cells = grid_cells((6, 7, 2), 2)
+    for cell in range(4):
+        held = np.where((cells == cell)[..., None], inputs, points)
+        expected = np.minimum(true_overlap(model, held, labels), attained)
+        np.testing.assert_allclose(found.fixed[:, cell], expected, rtol=1e-5)
+        maps = sampled(inputs, labels)[:, cells == cell, 0]
+        np.testing.assert_allclose(maps, (attained - expected)[:, None] + 0 * maps, atol=1e-5)
+    certificate = EVA(model, **settings).certify(inputs, labels)
+    assert (found.full < certificate.overlap).all()
+    np.testing.assert_array_equal(sampled(inputs, labels), sampled(inputs, labels))
+    small = SampledEVA(model, nb_samples=20, seed=3, batch_size=7, **settings)
+    np.testing.assert_allclose(small(inputs, labels), sampled(inputs, labels), atol=1e-6)
+    assert not hasattr(sampled, "certify")
 
 
 def test_one_pass_and_exact_agree_on_an_affine_model():
@@ -228,6 +279,7 @@ def test_hybrid_needs_rules_behind_the_latent_layer_only():
     [
         ({"mode": "fast"}, "'one-pass' or 'exact'. Received: 'fast'"),
         ({"overlap": "both"}, "'margin' or 'separate'. Received: 'both'"),
+        ({"temperature": -1}, "temperature must be 0 .* Received: -1"),
         ({"method": "ibp"}, "use mode='exact'. Received: method='ibp'"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"epsilon": -1}, "epsilon is negative"),

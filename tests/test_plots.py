@@ -5,7 +5,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from xcertify.plots import draw_attribution, draw_image, plot_attributions, plot_comparison
+from xcertify.plots import (
+    draw_attribution,
+    draw_image,
+    plot_attributions,
+    plot_comparison,
+    plot_curves,
+)
 
 RED_PATCH, BLUE_PATCH = (1, 2), (6, 5)
 
@@ -158,3 +164,20 @@ def test_arguments_are_not_changed(maps):
 def test_wrong_shapes_and_values_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         plot_attributions(*arguments)
+
+
+def test_curves_are_the_means_and_share_a_legend():
+    class Result:
+        axis, axis_label = np.array([0.0, 0.5, 1.0]), "share"
+        mean_curve = np.array([1.0, 0.5, 0.0])
+
+    figure = plot_curves({"Deletion": {"a": Result, "b": Result}, "Insertion": {"b": Result}})
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["Deletion", "Insertion"]
+    np.testing.assert_array_equal(first.lines[0].get_xydata(), [[0, 1], [0.5, 0.5], [1, 0]])
+    assert len(second.lines) == 1
+    assert first.lines[1].get_color() is not None
+    np.testing.assert_array_equal(first.lines[1].get_color(), second.lines[0].get_color())
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert first.get_xlabel() == "share"

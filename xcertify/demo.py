@@ -9,12 +9,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify import datasets
 from xcertify.attacks import PGD
-from xcertify.attributions import EVA
+from xcertify.attributions import EVA, MarginGradientRange, Saliency
 from xcertify.metrics import Deletion, Insertion
 from xcertify.plots import plot_comparison
 from xcertify.regions import Ball
@@ -152,32 +151,14 @@ def one_of_each(labels: np.ndarray, nb_images: int) -> np.ndarray:
 
 def explainers(model: keras.Model) -> dict[str, Callable]:
     """Name -> function of images and classes; the last two prove nothing and are for comparison."""
-    common = {"epsilon": EPSILON, "clip": CLIP, "batch_size": 128}
+    region = {"epsilon": EPSILON, "clip": CLIP}
+    common = {"batch_size": 128, **region}
     return {
-        "EVA one-pass": EVA(model, mode="one-pass", grid_size=None, **common).explain,
+        "EVA one-pass": EVA(model, mode="one-pass", **common).explain,
         "EVA exact": EVA(model, mode="exact", grid_size=14, verbose=True, **common).explain,
-        "margin gradient x range": lambda images, classes: margin_gradient(model, images, classes),
-        "saliency": lambda images, classes: saliency(model, images, classes),
+        "margin gradient x range": MarginGradientRange(model, **region).explain,
+        "saliency": Saliency(model).explain,
     }
-
-
-def saliency(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Magnitude of the gradient of the explained class, (N, H, W, 1). No guarantee."""
-    return np.abs(_gradient(model, images, np.eye(NB_CLASSES)[classes]))
-
-
-def margin_gradient(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """How far each pixel alone can push the runner-up class, to first order. No guarantee.
-
-    The control for EVA: it asks the same question of the gradient, so what EVA scores above it is
-    what the verified bound adds.
-    """
-    explained = np.eye(NB_CLASSES)[classes]
-    logits = model.predict(images, verbose=0)
-    runner_up = np.eye(NB_CLASSES)[np.argmax(np.where(explained, -np.inf, logits), axis=1)]
-    gradient = _gradient(model, images, runner_up - explained)
-    region = Ball(images, EPSILON, clip=CLIP)
-    return np.maximum(gradient * (region.upper - images), gradient * (region.lower - images))
 
 
 def proved_epsilons(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -252,11 +233,3 @@ def epsilon_table(
         broken = f"{broken:.3f}" if np.isfinite(broken) else "not found"
         lines.append(f"{label:>5}{seen:>10}{safe:>23.3f}{broken:>26}")
     return "\n".join(lines)
-
-
-def _gradient(model: keras.Model, images: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    images = tf.constant(images)
-    with tf.GradientTape() as tape:
-        tape.watch(images)
-        score = tf.reduce_sum(model(images) * weights.astype(np.float32))
-    return tape.gradient(score, images).numpy()

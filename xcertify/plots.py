@@ -113,6 +113,39 @@ def draw_attribution(
     )
 
 
+def draw_cells(
+    axes: Axes, cells: Any, map_shape: tuple[int, int], image_shape: tuple[int, ...]
+) -> None:
+    """Outline cells of a coarse map on an image: the certified top k of `CORGI`, for example.
+
+    Parameters
+    ----------
+    axes
+        Where the image was drawn.
+    cells
+        (k,) int: the cells, counted row by row through the map.
+    map_shape
+        (h, w) of the map.
+    image_shape
+        (H, W, ...) of the image.
+
+    Examples
+    --------
+    >>> draw_attribution(axes, maps[0], images[0])
+    >>> draw_cells(axes, certificate.cells[0], certificate.map_shape, images[0].shape)
+    """
+    chosen = np.zeros(np.prod(map_shape))
+    chosen[np.asarray(cells)] = 1
+    # Enlarged, so that the half-way contour runs along the borders of cells.
+    fine = 8
+    chosen = chosen.reshape(map_shape).repeat(fine, axis=0).repeat(fine, axis=1)
+    places = [
+        (np.arange(size * fine) + 0.5) / (size * fine) * extent - 0.5
+        for size, extent in zip(map_shape, image_shape)
+    ]
+    axes.contour(places[1], places[0], chosen, levels=[0.5], colors=_INK, linewidths=1.2)
+
+
 def plot_attributions(
     explanations: Any,
     images: Any = None,
@@ -228,6 +261,59 @@ def plot_comparison(
             if column == 0:
                 axes.set_ylabel(textwrap.fill(name, 16), fontsize=9)
         _colour_bar(figure.add_subplot(grid[row, -1]), signed)
+    return figure
+
+
+def plot_curves(
+    results: Mapping[str, Mapping[str, Any]],
+    *,
+    nb_columns: int = 2,
+    size: float = 3.2,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw the mean curves of metrics: a panel for each metric, a line for each explainer.
+
+    Parameters
+    ----------
+    results
+        Title of a panel -> name of an explainer -> its `xcertify.metrics.MetricResult`.
+    nb_columns
+        Most panels beside each other.
+    size
+        Height of one panel, in inches.
+    figure
+        An empty figure to draw on. Default: a new one.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With one axes per panel.
+
+    Examples
+    --------
+    >>> plot_curves({"Deletion": {"EVA": Deletion(model, images).detailed_evaluate(maps)}})
+    """
+    names = list(dict.fromkeys(name for lines in results.values() for name in lines))
+    colours = dict(zip(names, colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))))
+    nb_columns = min(nb_columns, len(results))
+    nb_rows = -(-len(results) // nb_columns)
+    if figure is None:
+        width = 1.3 * size * nb_columns + 2.8
+        figure = Figure(figsize=(width, size * nb_rows), layout="constrained", dpi=150)
+    lines = {}
+    for place, (title, curves) in enumerate(results.items(), start=1):
+        axes = figure.add_subplot(nb_rows, nb_columns, place)
+        for number, (name, result) in enumerate(curves.items()):
+            style = ("-", "--", ":")[number % 3]  # lines differ without colour too
+            (lines[name],) = axes.plot(
+                result.axis, result.mean_curve, style, color=colours[name], linewidth=1.5
+            )
+            axes.set_xlabel(result.axis_label, fontsize=8)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7, colors=_INK)
+        axes.spines[["top", "right"]].set_visible(False)
+    wrapped = [textwrap.fill(name, 30) for name in lines]
+    figure.legend(lines.values(), wrapped, loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 

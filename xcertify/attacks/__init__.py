@@ -1,5 +1,7 @@
 """Attacks: the other side of every certificate, a point that is as bad as could be found."""
 
+from xcertify.attacks.ascent import PGD, AttackResult, pgd
+from xcertify.attacks.criteria import CriterionAttack
 from xcertify.attacks.maps import (
     MapAttackResult,
     input_gradient,
@@ -9,14 +11,16 @@ from xcertify.attacks.maps import (
     weight_attack,
 )
 from xcertify.attacks.minimal import MinimalPerturbation, MinimalResult, minimal_perturbation
-from xcertify.attacks.pgd import PGD, AttackResult, pgd
+from xcertify.attacks.top_k import MinimalTopK
 
 __all__ = [
     "PGD",
     "AttackResult",
+    "CriterionAttack",
     "MapAttackResult",
     "MinimalPerturbation",
     "MinimalResult",
+    "MinimalTopK",
     "input_gradient",
     "minimal_perturbation",
     "pgd",

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attacks.pgd import PGD
+from xcertify.attacks.ascent import PGD
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import logits_of
 from xcertify.regions import Region

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attacks.pgd import runners_up
+from xcertify.attacks.ascent import runners_up
 from xcertify.attacks.steps import (
     keep_better,
     lengths,
@@ -274,21 +274,16 @@ def _distances(points: np.ndarray, centers: np.ndarray, norm: float) -> np.ndarr
 
 
 def minimal_perturbation(
-    model: Callable,
-    region: Region,
-    targets: Any = None,
-    *,
-    norm: float = 2,
-    steps: int = 30,
-    restarts: int = 4,
-    mask: Any = None,
-    batch_size: int = 512,
-    seed: int = 0,
+    model: Callable, region: Region, targets: Any = None, *, mask: Any = None, **settings: Any
 ) -> MinimalResult:
     """The smallest perturbations inside boxes that were found to change the class.
 
-    Parameters, errors and method: those of `MinimalPerturbation`, which does not compile anew at
-    every call, and of its call.
+    Parameters
+    ----------
+    model, **settings
+        As for the class `MinimalPerturbation`, which does not compile anew at every call.
+    region, targets, mask
+        As for a call of it.
 
     No guarantee
     ------------
@@ -298,7 +293,4 @@ def minimal_perturbation(
     --------
     >>> minimal_perturbation(model, Box(0 * images, 0 * images + 1, images), labels).distances
     """
-    attack = MinimalPerturbation(
-        model, norm=norm, steps=steps, restarts=restarts, batch_size=batch_size, seed=seed
-    )
-    return attack(region, targets, mask)
+    return MinimalPerturbation(model, **settings)(region, targets, mask)

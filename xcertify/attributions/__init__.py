@@ -1,5 +1,36 @@
 """Explainers: attribution maps, and certificates where something can be proved."""
 
-from xcertify.attributions.eva import EVA, EVAHybrid, TargetedExplanation
+from xcertify.attributions.certified_gradient import CertifiedGradient
+from xcertify.attributions.controls import MarginGradientRange, RandomMap
+from xcertify.attributions.corgi import CORGI
+from xcertify.attributions.eva import EVA, EVAHybrid, SampledEVA, TargetedExplanation
+from xcertify.attributions.grad_cam import GradCAM
+from xcertify.attributions.gradients import (
+    GradientInput,
+    IntegratedGradients,
+    Saliency,
+    SmoothGrad,
+)
+from xcertify.attributions.greedy_as import GreedyAS
+from xcertify.attributions.perturbations import Occlusion, Rise
+from xcertify.attributions.relex import RelEx
 
-__all__ = ["EVA", "EVAHybrid", "TargetedExplanation"]
+__all__ = [
+    "CORGI",
+    "EVA",
+    "CertifiedGradient",
+    "EVAHybrid",
+    "GradCAM",
+    "GradientInput",
+    "GreedyAS",
+    "IntegratedGradients",
+    "MarginGradientRange",
+    "Occlusion",
+    "RandomMap",
+    "RelEx",
+    "Rise",
+    "Saliency",
+    "SampledEVA",
+    "SmoothGrad",
+    "TargetedExplanation",
+]

@@ -6,7 +6,7 @@ Analysis, CVPR 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -15,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attributions.base import Explainer
+from xcertify.attributions.scores import LogitExplainer, parts, whole_number
 from xcertify.bounds import Verifier
 from xcertify.bounds.graph import layer_output
 from xcertify.certificates import OverlapCertificate
@@ -59,6 +60,7 @@ class _OverlapExplainer(Explainer):
         clip: tuple[Any, Any] | None,
         grid_size: int | None,
         overlap: str,
+        temperature: float,
         method: str,
         batch_size: int,
         seed: int,
@@ -66,9 +68,15 @@ class _OverlapExplainer(Explainer):
     ) -> None:
         if overlap not in OVERLAPS:
             raise ValueError(f"overlap must be 'margin' or 'separate'. Received: {overlap!r}")
+        if not 0 <= temperature < np.inf:
+            raise ValueError(
+                f"temperature must be 0 (the largest class alone) or a positive number. "
+                f"Received: {temperature!r}"
+            )
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.norm, self.clip = epsilon, norm, clip
         self.grid_size, self.overlap, self.method = grid_size, overlap, method
+        self.temperature = temperature
 
     def explain_targeted(
         self, inputs: Any, towards: Any, targets: Any = None
@@ -106,7 +114,7 @@ class _OverlapExplainer(Explainer):
 
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         classes = target_classes(self._logits(inputs), targets)
-        overlaps = self._overlaps(self._region(inputs), classes)
+        overlaps = self._overlaps(self._region(inputs), classes, temperature=self.temperature)
         return self._to_map(overlaps, inputs)
 
     @property
@@ -134,7 +142,11 @@ class _OverlapExplainer(Explainer):
         return maps[..., None] if inputs.ndim == 4 else maps
 
     def _overlaps(
-        self, region: Region, classes: np.ndarray, others: np.ndarray | None = None
+        self,
+        region: Region,
+        classes: np.ndarray,
+        others: np.ndarray | None = None,
+        temperature: float = 0.0,
     ) -> Overlaps:
         """Overlaps of all regions, by one bound computation for each region and cell."""
         cells = _per_feature(self._cells(region.shape), region.shape)
@@ -143,28 +155,48 @@ class _OverlapExplainer(Explainer):
         pairs = np.arange(len(region) * (nb_cells + 1))
         found = np.empty(len(pairs))
         progress = tqdm(total=len(pairs), unit="bound", disable=not self.verbose)
-        for part in _parts(pairs, self._nb_regions_at_once):
+        for part in parts(pairs, self._nb_regions_at_once):
             samples, cell = part // (nb_cells + 1), part % (nb_cells + 1) - 1
             fixed = cells == cell.reshape(-1, *[1] * cells.ndim)
             found[part] = self._bound_overlap(
                 region[samples].fix(fixed),
                 classes[samples],
                 None if others is None else others[samples],
+                temperature,
             )
             progress.update(len(part))
         progress.close()
         return _overlaps_of(found.reshape(len(region), nb_cells + 1))
 
     def _bound_overlap(
-        self, region: Region, classes: np.ndarray, others: np.ndarray | None
+        self, region: Region, classes: np.ndarray, others: np.ndarray | None, temperature: float
     ) -> np.ndarray:
         """Bound of the overlap over each region, (N,)."""
-        return self._combine(self._verifier.bound_rows, region, classes, others)
+        bound, nb_classes = self._verifier.bound_rows, self._verifier.nb_outputs
+        return self._combine(bound, region, classes, others, nb_classes, temperature)
 
-    def _combine(self, bound: Bound, region: Region, classes: Any, others: Any) -> np.ndarray:
-        return overlap_bounds(
-            bound, region, self.overlap, classes, others, self._verifier.nb_outputs
-        )
+    def _combine(
+        self,
+        bound: Bound,
+        region: Region,
+        classes: np.ndarray,
+        others: np.ndarray | None,
+        nb_classes: int,
+        temperature: float,
+    ) -> np.ndarray:
+        """Upper bound of the overlap, (N, ...), from bounds of rows of logits, (N, S, ...)."""
+        if nb_classes == 1 or (self.overlap == "margin" and others is None):
+            upper = bound(region, margin_rows(classes, nb_classes))[1]
+            return smooth_maximum(upper, temperature)
+        units = np.eye(nb_classes, dtype=np.float32)
+        if self.overlap == "margin":
+            return bound(region, (units[others] - units[classes])[:, None])[1][:, 0]
+        lower, upper = bound(region, units)
+        samples = np.arange(len(classes))
+        if others is not None:
+            return upper[samples, others] - lower[samples, classes]
+        upper[samples, classes] = -np.inf
+        return smooth_maximum(upper, temperature) - lower[samples, classes]
 
 
 class EVA(_OverlapExplainer):
@@ -195,6 +227,11 @@ class EVA(_OverlapExplainer):
     overlap
         "margin": each ``f_c' - f_c`` is bounded as one function, tighter at no cost. "separate":
         max upper(f_c') - lower(f_c), the paper's form.
+    temperature
+        How the other classes count in a map. 0, as in the paper: only the one whose bound is
+        largest. Above, all of them do: the overlap is ``T log sum exp((f_c' - f_c) / T)``, for
+        T = 1 the log-odds against c, so that a cell also counts that makes other classes
+        possible. Certificates are of the paper's overlap, whatever the temperature.
     method
         How to bound, a name of `Verifier`: "crown", "crown-ibp", "ibp", "decomon:crown", ...;
         "one-pass" needs "crown" or "crown-ibp".
@@ -217,7 +254,8 @@ class EVA(_OverlapExplainer):
     Of `certify`: no point of the region has a larger overlap than the certificate says, with the
     cells free or fixed; where the overlap is negative, the predicted class is proved constant.
     Arithmetic and assumptions are those of `Verifier`. The scores of `explain` are differences of
-    such bounds: each bound is proved, the difference is not the drop of the true overlap.
+    such bounds, of the overlap at the `temperature`: each bound is proved (but for the rounding of
+    the logarithm of the sum), the difference is not the drop of the true overlap.
 
     Examples
     --------
@@ -232,9 +270,10 @@ class EVA(_OverlapExplainer):
         epsilon: Any = 0.05,
         norm: float = np.inf,
         clip: tuple[Any, Any] | None = None,
-        grid_size: int | None = 12,
+        grid_size: int | None = None,
         mode: str = "one-pass",
         overlap: str = "margin",
+        temperature: float = 2.0,
         method: str = "crown",
         *,
         batch_size: int = 512,
@@ -255,6 +294,7 @@ class EVA(_OverlapExplainer):
             clip=clip,
             grid_size=grid_size,
             overlap=overlap,
+            temperature=temperature,
             method=method,
             batch_size=batch_size,
             seed=seed,
@@ -283,12 +323,16 @@ class EVA(_OverlapExplainer):
         )
 
     def _overlaps(
-        self, region: Region, classes: np.ndarray, others: np.ndarray | None = None
+        self,
+        region: Region,
+        classes: np.ndarray,
+        others: np.ndarray | None = None,
+        temperature: float = 0.0,
     ) -> Overlaps:
         if self.mode == "exact":
-            return super()._overlaps(region, classes, others)
+            return super()._overlaps(region, classes, others, temperature)
         cells = _per_feature(self._cells(region.shape), region.shape)
-        parts = []
+        found = []
         progress = tqdm(total=len(region), unit="input", disable=not self.verbose)
         for first in range(0, len(region), self.batch_size):
             part = slice(first, first + self.batch_size)
@@ -301,10 +345,13 @@ class EVA(_OverlapExplainer):
                     np.concatenate([whole[..., None], fixed], axis=-1) for whole, fixed in sides
                 )
 
-            parts.append(self._combine(bound, region[part], classes[part], chosen))
-            progress.update(len(parts[-1]))
+            nb_classes = self._verifier.nb_outputs
+            found.append(
+                self._combine(bound, region[part], classes[part], chosen, nb_classes, temperature)
+            )
+            progress.update(len(found[-1]))
         progress.close()
-        return _overlaps_of(np.concatenate(parts))
+        return _overlaps_of(np.concatenate(found))
 
 
 class EVAHybrid(_OverlapExplainer):
@@ -316,7 +363,7 @@ class EVAHybrid(_OverlapExplainer):
 
     Parameters
     ----------
-    model, epsilon, norm, clip, grid_size, overlap, method, verbose
+    model, epsilon, norm, clip, grid_size, overlap, temperature, method, verbose
         As for `EVA`. Only the layers behind `latent_layer` have to be supported.
     latent_layer
         Name of the layer whose output is boxed; all paths to the output must go through it.
@@ -348,14 +395,13 @@ class EVAHybrid(_OverlapExplainer):
         clip: tuple[Any, Any] | None = None,
         grid_size: int | None = 12,
         overlap: str = "margin",
+        temperature: float = 2.0,
         method: str = "crown",
         *,
         batch_size: int = 4096,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        if isinstance(nb_samples, bool) or int(nb_samples) != nb_samples or nb_samples < 1:
-            raise ValueError(f"nb_samples must be a whole number above 0. Received: {nb_samples!r}")
         super().__init__(
             model,
             epsilon=epsilon,
@@ -363,12 +409,14 @@ class EVAHybrid(_OverlapExplainer):
             clip=clip,
             grid_size=grid_size,
             overlap=overlap,
+            temperature=temperature,
             method=method,
             batch_size=batch_size,
             seed=seed,
             verbose=verbose,
         )
-        self.latent_layer, self.nb_samples = latent_layer, int(nb_samples)
+        self.latent_layer = latent_layer
+        self.nb_samples = whole_number("nb_samples", nb_samples)
 
     @property
     def _verifier(self) -> Verifier:
@@ -383,21 +431,21 @@ class EVAHybrid(_OverlapExplainer):
         return max(1, self.batch_size // self.nb_samples)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
-        latents = [self._latents(part) for part in _parts(inputs, self.batch_size)]
+        latents = [self._latents(part) for part in parts(inputs, self.batch_size)]
         return self._verifier.evaluate(np.concatenate(latents))
 
     def _bound_overlap(
-        self, region: Region, classes: np.ndarray, others: np.ndarray | None
+        self, region: Region, classes: np.ndarray, others: np.ndarray | None, temperature: float
     ) -> np.ndarray:
         lower, upper = np.inf, -np.inf
         nb_at_once = max(1, self.batch_size // len(region))
         points = region.sample(self.nb_samples, self.seed)
-        for part in _parts(points, nb_at_once):
+        for part in parts(points, nb_at_once):
             latents = self._latents(part.reshape(-1, *region.shape))
             latents = latents.reshape(*part.shape[:2], *latents.shape[1:])
             lower = np.minimum(lower, latents.min(axis=0))
             upper = np.maximum(upper, latents.max(axis=0))
-        return self._combine(self._verifier.bound_rows, Box(lower, upper), classes, others)
+        return super()._bound_overlap(Box(lower, upper), classes, others, temperature)
 
     def _latents(self, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the latent layer."""
@@ -412,43 +460,93 @@ class EVAHybrid(_OverlapExplainer):
         return self._derived["latents"](inputs).numpy().astype(np.float32)
 
 
-def overlap_bounds(
-    bound: Bound,
-    region: Region,
-    overlap: str,
-    classes: np.ndarray,
-    others: np.ndarray | None,
-    nb_classes: int,
-) -> np.ndarray:
-    """Upper bound of the adversarial overlap, (N, ...), from bounds of rows of logits, (N, S, ...).
+class SampledEVA(LogitExplainer, _OverlapExplainer):
+    """EVA with the largest overlap of random points in the place of its bound (appendix B).
+
+    What EVA's verified bound is compared with: any model will do, and nothing is proved.
 
     Parameters
     ----------
-    bound
-        Gives lower and upper bounds of rows (N, S, K) or (S, K) over a region.
-    region
-        N regions.
-    overlap
-        "margin" or "separate", see `EVA`.
-    classes
-        Class c of each region, (N,).
-    others
-        The one class c' to compare with, (N,); None: all others.
-    nb_classes
-        Number K of logits. A single one is compared with 0.
+    model, epsilon, norm, clip, grid_size, overlap, temperature, verbose
+        As for `EVA`; the model may have any layers.
+    nb_samples
+        Points drawn from each region. All regions of an input share the same draws, so that two
+        cells differ by what is fixed and not by chance.
+    batch_size
+        Most perturbed samples that are held at once.
+    seed
+        Of the draws; the same in every call.
+
+    No guarantee
+    ------------
+    The overlap of random points is a lower bound of the largest one, and often a poor one: in many
+    dimensions random points stay away from the corners. There is no `certify`.
+
+    Examples
+    --------
+    >>> SampledEVA(model, epsilon=0.1, clip=(0.0, 1.0), nb_samples=200).explain(images)
     """
-    if nb_classes == 1 or (overlap == "margin" and others is None):
-        return bound(region, margin_rows(classes, nb_classes))[1].max(axis=1)
-    units = np.eye(nb_classes, dtype=np.float32)
-    if overlap == "margin":
-        rows = units[others] - units[classes]
-        return bound(region, rows[:, None])[1].max(axis=1)
-    lower, upper = bound(region, units)
-    samples = np.arange(len(classes))
-    if others is not None:
-        return upper[samples, others] - lower[samples, classes]
-    upper[samples, classes] = -np.inf
-    return upper.max(axis=1) - lower[samples, classes]
+
+    def __init__(
+        self,
+        model: keras.Model,
+        nb_samples: int = 100,
+        epsilon: Any = 0.05,
+        norm: float = np.inf,
+        clip: tuple[Any, Any] | None = None,
+        grid_size: int | None = 12,
+        overlap: str = "margin",
+        temperature: float = 2.0,
+        *,
+        batch_size: int = 4096,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            epsilon=epsilon,
+            norm=norm,
+            clip=clip,
+            grid_size=grid_size,
+            overlap=overlap,
+            temperature=temperature,
+            method="sampled",
+            batch_size=batch_size,
+            seed=seed,
+            verbose=verbose,
+        )
+        self.nb_samples = whole_number("nb_samples", nb_samples)
+
+    @property
+    def _nb_regions_at_once(self) -> int:
+        return max(1, self.batch_size // self.nb_samples)
+
+    def _bound_overlap(
+        self, region: Region, classes: np.ndarray, others: np.ndarray | None, temperature: float
+    ) -> np.ndarray:
+        points = region.sample(self.nb_samples, self.seed)
+        logits = self._logits(points.reshape(-1, *region.shape)).astype(np.float64)
+        logits = logits.reshape(*points.shape[:2], -1)
+
+        def attained(region: Region, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            values = np.einsum("sk,pnk->pns" if rows.ndim == 2 else "nsk,pnk->pns", rows, logits)
+            return values.min(axis=0), values.max(axis=0)
+
+        return self._combine(attained, region, classes, others, logits.shape[-1], temperature)
+
+
+def smooth_maximum(values: np.ndarray, temperature: float) -> np.ndarray:
+    """``T log sum exp(values / T)`` over the second axis, for T = 0 the largest of the values.
+
+    It rises with every value, so that upper bounds of the values give one of it.
+    """
+    largest = values.max(axis=1)
+    if temperature == 0:
+        return largest
+    with np.errstate(invalid="ignore"):  # infinite bounds prove nothing, and stay infinite
+        shares = np.exp((values - largest[:, None]) / temperature)
+    smooth = largest + temperature * np.log(shares.sum(axis=1))
+    return np.where(np.isfinite(largest), smooth, largest)
 
 
 def _overlaps_of(found: np.ndarray) -> Overlaps:
@@ -462,7 +560,3 @@ def _overlaps_of(found: np.ndarray) -> Overlaps:
 def _per_feature(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Cell of every entry of an input: channels of a pixel belong together."""
     return np.broadcast_to(cells[..., None], shape) if len(shape) == 3 else cells
-
-
-def _parts(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (array[first : first + size] for first in range(0, len(array), size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from xcertify.bounds.operations import Enclosure, Operation, Options, Relaxed, W
 from xcertify.bounds.rounding import gamma, round_down, round_up
 
 _NEVER = -1e30  # stands for entries that cannot be the largest
+_LARGEST_MATRIX = 2**20  # slopes of one sample that a softmax may have
 
 
 class Largest(Operation):
@@ -178,8 +180,14 @@ class IntervalOnly(Operation):
         return [enclosure.upper > enclosure.lower for enclosure in inputs]
 
 
-class Softmax(IntervalOnly):
-    """Softmax along some axes (batch axis counted)."""
+class Softmax(Operation):
+    """Softmax along some axes (batch axis counted).
+
+    Along a single axis the linear bounds are the mean value theorem: between the reference and any
+    point of the box, the derivatives p_i (1 - p_i) and -p_i p_j stay between the values that the
+    intervals of p allow. The middles are the slopes, the rest is an error; an entry whose interval
+    is narrower than that keeps the interval.
+    """
 
     def __init__(self, axis: int | tuple[int, ...] = -1) -> None:
         self.axis = axis
@@ -205,6 +213,75 @@ class Softmax(IntervalOnly):
             round_down(smallest * (1 - unit) - reference, options.dtype),
             round_up(largest * (1 + unit) - reference, options.dtype),
         )
+
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
+        """See `Operation`."""
+        (enclosure,) = inputs
+        if not self._has_lines(output.reference.shape[1:]):
+            return Relaxed(output.lower, output.upper)
+        dtype = options.dtype
+        lower, upper = (ops.clip(self._last(side), 0.0, 1.0) for side in output.absolute())
+        deviation = ops.cast(self._last(enclosure.deviation), "float64")
+        own = ops.stack([lower * (1 - lower), upper * (1 - upper)])
+        turns = ops.logical_and(lower < 0.5, upper > 0.5)
+        least, most = ops.min(own, axis=0), ops.where(turns, 0.25, ops.max(own, axis=0))
+        same = ops.eye(lower.shape[-1], dtype="float64")
+        smallest = same * least[..., None] - (1 - same) * upper[..., None] * upper[..., None, :]
+        largest = same * most[..., None] - (1 - same) * lower[..., None] * lower[..., None, :]
+        slopes = ops.cast((smallest + largest) / 2, dtype)
+        exact = ops.cast(slopes, "float64")
+        spread = ops.maximum(largest - exact, exact - smallest) * (1 + 1e-12) + 1e-15
+        # Roundings of the sum over all entries of coefficient * slope.
+        spread += gamma(lower.shape[-1] + 8, dtype) * ops.abs(exact)
+        error = ops.sum(spread * deviation[..., None, :], axis=-1) + 1e-13
+        error += options.network_error(32) * upper
+        low, high = self._last(output.lower), self._last(output.upper)
+        flat = 2 * error >= ops.cast(high - low, "float64")
+        return Relaxed(
+            self._back(ops.where(flat, low, round_down(-error, dtype))),
+            self._back(ops.where(flat, high, round_up(error, dtype))),
+            (ops.where(flat[..., None], 0.0, slopes),),
+        )
+
+    def pull_back(
+        self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]
+    ) -> list[Any | None]:
+        """See `Operation`: the matrix of slopes, transposed."""
+        if not relaxed.slopes:
+            return [None]
+        (slopes,) = relaxed.slopes
+        nb_samples, nb_rows = ops.shape(coefficients)[:2]
+        size = slopes.shape[-1]
+        axis = self._axis(len(coefficients.shape) - 1) + 1
+        moved = ops.moveaxis(coefficients, axis, -1)
+        flat = ops.reshape(moved, (nb_samples, nb_rows, -1, size))
+        matrices = ops.reshape(slopes, (nb_samples, -1, size, size))
+        pulled = ops.einsum("nsoi,noij->nsoj", flat, matrices)
+        return [ops.moveaxis(ops.reshape(pulled, ops.shape(moved)), -1, axis)]
+
+    def has_lines_in(self, number: int) -> bool:
+        """See `Operation`."""
+        return isinstance(self.axis, int)
+
+    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+        """See `Operation`."""
+        return [enclosure.upper > enclosure.lower for enclosure in inputs]
+
+    def _has_lines(self, shape: tuple[int, ...]) -> bool:
+        """Whether the matrices of slopes are worth their memory."""
+        if not isinstance(self.axis, int):
+            return False
+        return math.prod(shape) * shape[self._axis(len(shape) + 1) - 1] <= _LARGEST_MATRIX
+
+    def _axis(self, rank: int) -> int:
+        return self.axis % rank
+
+    def _last(self, values: Any) -> Any:
+        """The axis of the softmax moved to the end, and back."""
+        return ops.moveaxis(values, self._axis(len(values.shape)), -1)
+
+    def _back(self, values: Any) -> Any:
+        return ops.moveaxis(values, -1, self._axis(len(values.shape)))
 
 
 class Standardization(IntervalOnly):

@@ -254,8 +254,7 @@ class Verifier:
             None: those of all K logits, or with `labels` that of the loss.
         labels
             (N,) integers: the gradient of the cross-entropy of these labels (of the softmax; of the
-            sigmoid for a single logit) is bounded, S is 1. The probabilities are enclosed by
-            intervals.
+            sigmoid for a single logit) is bounded, and S is 1.
         method
             "interval" (forward and backward by intervals, as in the paper), "crown-interval"
             (activations' inputs by CROWN, backward by intervals), "crown-ibp" (one backward pass
@@ -347,12 +346,12 @@ class Verifier:
 
     @property
     def nonlinear_layers(self) -> list[str]:
-        """Names of the layers, up to the outputs, that are not affine; without any, bounds are
-        exact on boxes but for roundings.
+        """Names of the layers, up to the outputs, that are not affine.
+
+        Without any, bounds are exact on boxes but for roundings.
         """
-        nodes = [
-            self._graph.nodes[i] for i in interval.ancestors(self._graph, [self._graph.output])
-        ]
+        graph = self._graph
+        nodes = [graph.nodes[index] for index in interval.ancestors(graph, [graph.output])]
         return list(dict.fromkeys(n.layer for n in nodes if not n.operation.exact_affine))
 
     @property
@@ -655,6 +654,19 @@ def _decomon_backend(model: Any, method: str, logits: bool) -> Any:
             f"method='crown', or a model that ends before it."
         )
     return DecomonBackend(model, method)
+
+
+def logits_graph(model: keras.Model) -> Graph:
+    """A model as operations, up to the logits before a softmax or sigmoid at its end.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        For a model or layer that cannot be bounded.
+    """
+    graph = build_graph(model, find_rule)
+    graph.output = _before_head(graph, without_sigmoid=True)
+    return graph
 
 
 def _is_sigmoid(operation: Any) -> bool:

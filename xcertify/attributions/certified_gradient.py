@@ -1,0 +1,533 @@
+"""CertifiedGradient: explanations by gradients, and proved bounds of all that they can become.
+
+Source: Wicker et al., Robust Explanation Constraints for Neural Networks, ICLR 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from xcertify.attacks import CriterionAttack, weight_attack
+from xcertify.attributions.gradients import GradientExplainer
+from xcertify.attributions.scores import parts, whole_number
+from xcertify.bounds import Verifier
+from xcertify.bounds.gradient import GRADIENT_METHODS
+from xcertify.certificates import GradientCertificate, RadiusCertificate, fingerprint
+from xcertify.criteria import Criterion, Excludes
+from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.regions import Ball, Region
+from xcertify.targets import one_hot_targets, target_classes
+
+LOSSES = ("logit", "cross-entropy")
+ATTRIBUTIONS = ("gradient", "gradient_input", "integrated_gradients", "smoothgrad")
+PATHS = ("sum", "integral")
+
+_BETAS = (10.0, 30.0, 100.0)
+_SMALLEST = 2.0**-16  # the smallest radius that is tried, as a share of the largest
+_NB_ATTACKS = 6
+
+
+class CertifiedGradient(GradientExplainer):
+    """The gradient, or an explanation made of gradients, with proved bounds of how it can change.
+
+    Parameters
+    ----------
+    model
+        A Keras model that `Verifier` can bound, with derivatives that are bounded. Softmax or
+        sigmoid at its end is left out.
+    epsilon
+        How far inputs may move, in units of the inputs: a scalar or as for `Ball`.
+    gamma
+        How far weights may move: each within [w - gamma |w|, w + gamma |w|].
+    norm
+        inf, 2 or 1, of the region of inputs.
+    clip
+        Valid range of the inputs, (low, high); None: no limits.
+    loss
+        What is differentiated: "logit" (the target's; for weights (N, K) as targets their sum with
+        the logits) or "cross-entropy" (of the target class).
+    attribution
+        "gradient"; "gradient_input", times the input; "integrated_gradients", the mean gradient on
+        the way from `baseline_value` times that way; "smoothgrad", the mean gradient at noisy
+        copies, with noise that `seed` fixes and that is the same for every input.
+    method
+        How to bound: "crown" (tightest), "crown-ibp", "crown-interval", "interval" (cheapest, the
+        paper's); see `Verifier.bound_gradient`.
+    bias_radius
+        Radius of the biases; None: as `gamma` says.
+    steps
+        Points on the way of integrated gradients, in the middle of equal pieces.
+    path
+        "sum": bounds hold for the mean over these points, as `explain` computes it. "integral": the
+        pieces are enclosed whole, so that bounds hold for the integral too, and are wider.
+    baseline_value
+        Where the way begins: a number, or an array of the shape of one input.
+    nb_samples, noise
+        Number of noisy copies, and the standard deviation of their noise.
+    reducer
+        How the channels of an image become one value in `explain`: "mean", "max", "min" or "sum".
+        Certificates are about all features.
+    batch_size
+        Most points whose gradients are taken or bounded at once.
+    seed
+        Of the noise, and of attacks.
+    verbose
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        For an unknown loss, attribution, method or path, and for inputs outside `clip`.
+    UnsupportedLayerError
+        At the first certificate, for a layer whose derivative, or whose weights, cannot be bounded.
+
+    Guarantee
+    ---------
+    Of `certify` and `radius`: no point of the region, and no weights near the model's, have an
+    explanation outside of the certificate, in real arithmetic, whatever subgradient is taken at a
+    kink; see `Verifier.bound_gradient` and `GradientCertificate`. The map of `explain` itself is
+    the ordinary one and proves nothing.
+
+    References
+    ----------
+    Wicker et al.: Robust Explanation Constraints for Neural Networks, ICLR 2023.
+
+    Examples
+    --------
+    >>> explainer = CertifiedGradient(model, epsilon=0.01, clip=(0.0, 1.0))
+    >>> maps = explainer.explain(images, labels)             # (N, H, W, 1)
+    >>> certificate = explainer.certify(images, labels)
+    >>> certificate.within(0.5), certificate.signs           # (N,) bool, (N, H, W, C) int8
+    >>> explainer.radius(images, Within(0.5), labels)        # largest certified epsilon
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        epsilon: Any = 0.01,
+        gamma: Any = 0.0,
+        norm: float = np.inf,
+        clip: tuple[Any, Any] | None = None,
+        loss: str = "logit",
+        attribution: str = "gradient",
+        method: str = "crown",
+        *,
+        bias_radius: float | None = None,
+        steps: int = 20,
+        path: str = "sum",
+        baseline_value: Any = 0.0,
+        nb_samples: int = 20,
+        noise: float = 0.1,
+        reducer: str = "mean",
+        batch_size: int = 64,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        for name, value, names in [
+            ("loss", loss, LOSSES),
+            ("attribution", attribution, ATTRIBUTIONS),
+            ("method", method, GRADIENT_METHODS),
+            ("path", path, PATHS),
+        ]:
+            if value not in names:
+                raise ValueError(f"{name} must be one of {', '.join(names)}. Received: {value!r}")
+        if not noise >= 0:
+            raise ValueError(f"noise must be a standard deviation, at least 0. Received: {noise!r}")
+        super().__init__(model, reducer=reducer, batch_size=batch_size, seed=seed, verbose=verbose)
+        self.epsilon, self.gamma, self.bias_radius = epsilon, gamma, bias_radius
+        self.norm, self.clip, self.loss = norm, clip, loss
+        self.attribution, self.method, self.path = attribution, method, path
+        self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
+        self.nb_samples, self.noise = whole_number("nb_samples", nb_samples), noise
+
+    def certify(self, inputs: Any, targets: Any = None) -> GradientCertificate:
+        """Proved bounds of the explanations of the region around each input.
+
+        Parameters and errors as for `explain`; see the class for the guarantee.
+        """
+        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        weights = self._weights(inputs, targets)
+        lower, upper = self._bounds(inputs, weights, self.epsilon, self.gamma)
+        return GradientCertificate(
+            **self._description(self.epsilon, self.gamma),
+            lower=lower,
+            upper=upper,
+            explanation=self._of_features(inputs, weights),
+            inputs=inputs,
+            targets=weights,
+            settings=self._settings(),
+            fingerprint=fingerprint(self.model),
+        )
+
+    def recheck(self, certificate: GradientCertificate) -> np.ndarray:
+        """Bounds computed anew in float64: where they lie within those of a certificate, (N,) bool.
+
+        See `GradientCertificate.recheck`.
+        """
+        arguments = (certificate.inputs, certificate.targets, self.epsilon, self.gamma)
+        lower, upper = self._bounds(*arguments, dtype="float64")
+        inside = (certificate.lower <= lower) & (upper <= certificate.upper)
+        return inside.reshape(len(inside), -1).all(axis=1)
+
+    def radius(
+        self,
+        inputs: Any,
+        criterion: Criterion,
+        targets: Any = None,
+        *,
+        varied: str = "epsilon",
+        largest: float = 1.0,
+        nb_halvings: int = 10,
+        attack: bool = True,
+        attack_steps: int = 20,
+    ) -> RadiusCertificate:
+        """The largest radius of a region on which a criterion is proved, and the least attacked.
+
+        Bisection of the logarithm of the radius, of all inputs at once; the largest radius that was
+        tried and proved is returned, so that it does not matter that bounds are not monotone.
+
+        Parameters
+        ----------
+        inputs, targets
+            As for `explain`.
+        criterion
+            One of `xcertify.criteria`: `Within`, `Excludes`, `KeepsTop`, `KeepsOut`, `KeepsSigns`.
+        varied
+            "epsilon": the region of inputs grows, `gamma` stays. "gamma": the region of weights
+            grows, `epsilon` stays.
+        largest
+            Radius to stop at. Radii below ``largest / 65536`` count as 0.
+        nb_halvings
+            Number of bisections; 10 find the radius to one percent.
+        attack
+            Whether to look for the least radius at which the criterion can be broken: by projected
+            gradient ascent on the same explanation (on a copy with softplus for ReLU), or for
+            "gamma" by one change of the weights for all inputs.
+        attack_steps
+            Gradient steps of each attack, for each of three softplus.
+
+        Returns
+        -------
+        radii
+            `certified` and `attacked`, (N,).
+
+        Guarantee
+        ---------
+        Of `certified`, as for `certify`. `attacked` is broken by a point, or by weights, found in
+        float32; no larger radius can be certified.
+        """
+        if varied not in ("epsilon", "gamma"):
+            raise ValueError(f"varied must be 'epsilon' or 'gamma'. Received: {varied!r}")
+        if not largest > 0:
+            raise ValueError(f"largest must be above 0. Received: {largest!r}")
+        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        weights = self._weights(inputs, targets)
+        original = self._of_features(inputs, weights)
+
+        def proved(radius: np.ndarray) -> np.ndarray:
+            radii = self._radii(radius, varied)
+            return criterion.holds(*self._bounds(inputs, weights, *radii), original)
+
+        certified = _largest_proved(proved, len(inputs), largest, nb_halvings)
+        attacked = None
+        if attack:
+            search = self._attacked_epsilon if varied == "epsilon" else self._attacked_gamma
+            attacked = search(
+                inputs, weights, original, criterion, certified, largest, attack_steps
+            )
+        return RadiusCertificate(
+            **self._description(*self._radii("radius", varied)),
+            certified=certified,
+            attacked=attacked,
+            varied=varied,
+            criterion=repr(criterion),
+        )
+
+    # --- the explanation ------------------------------------------------------------------------
+
+    def explanation(self, model: Any, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """The explanation as TensorFlow operations, in the form that `xcertify.attacks` takes.
+
+        Parameters
+        ----------
+        model
+            Gives logits (B, K).
+        inputs, targets
+            (B, *shape) and weights of the logits (B, K).
+
+        Returns
+        -------
+        maps
+            (B, *shape).
+        """
+        shape = inputs.shape[1:]
+        scales, shifts = self._variants(tuple(shape))
+        nb_variants = len(scales)
+        along = (1, nb_variants, *[1] * len(shape))
+        points = inputs[:, None] * tf.cast(scales.reshape(along), inputs.dtype)
+        points = tf.reshape(points + tf.cast(shifts, inputs.dtype), (-1, *shape))
+        weights = tf.repeat(tf.cast(targets, inputs.dtype), nb_variants, axis=0)
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            score = tf.reduce_sum(self._score(tf.cast(model(points), inputs.dtype), weights))
+        gradients = tf.reshape(tape.gradient(score, points), (-1, nb_variants, *shape))
+        maps = tf.reduce_mean(gradients, axis=1)
+        baseline = self._baseline(tuple(shape))
+        return maps if baseline is None else maps * (inputs - tf.cast(baseline, inputs.dtype))
+
+    def _score(self, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        if self.loss == "logit":
+            return logits * weights
+        if logits.shape[-1] == 1:
+            labels = tf.cast(weights > 0, logits.dtype)
+            return tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+        return tf.nn.softmax_cross_entropy_with_logits(weights, logits)
+
+    def _variants(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Scales (V,) and shifts (V, *shape) of the points at which gradients are taken."""
+        if self.attribution == "integrated_gradients":
+            scales = (np.arange(self.steps, dtype=np.float32) + 0.5) / self.steps
+            away = (1 - scales).reshape(-1, *[1] * len(shape))
+            return scales, away * self._baseline(shape)
+        if self.attribution == "smoothgrad":
+            generator = np.random.default_rng(self.seed)
+            noise = generator.standard_normal((self.nb_samples, *shape), np.float32)
+            return np.ones(self.nb_samples, np.float32), noise * np.float32(self.noise)
+        return np.ones(1, np.float32), np.zeros((1, *shape), np.float32)
+
+    def _baseline(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """What is subtracted from the input before it is multiplied with; None for gradients."""
+        if self.attribution in ("gradient", "smoothgrad"):
+            return None
+        value = 0.0 if self.attribution == "gradient_input" else self.baseline_value
+        return np.broadcast_to(np.float32(value), shape)
+
+    def _weights(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        """Weights of the logits, (N, K) float32."""
+        logits = self._logits(inputs)
+        if self.loss == "logit" and logits.shape[1] > 1:
+            return one_hot_targets(logits, targets, *logits.shape)
+        classes = target_classes(logits, targets)
+        if logits.shape[1] == 1:
+            return np.where(classes == 1, 1, -1).astype(np.float32)[:, None]
+        return np.eye(logits.shape[1], dtype=np.float32)[classes]
+
+    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        return self._attributions(inputs, self._weights(inputs, targets))
+
+    def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        maps = self._compile(
+            self._maps,
+            ((None, *inputs.shape[1:]), tf.float32),
+            ((None, weights.shape[1]), tf.float32),
+        )
+        size = max(1, self.batch_size // len(self._variants(inputs.shape[1:])[0]))
+        pairs = zip(parts(inputs, size), parts(weights, size))
+        return np.concatenate([maps(*pair).numpy() for pair in pairs])
+
+    def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        return self.explanation(self._logits_at, inputs, weights)
+
+    # --- bounds ---------------------------------------------------------------------------------
+
+    def _verifier(self, dtype: str) -> Verifier:
+        key = f"verifier in {dtype}"
+        if key not in self._derived:
+            self._derived[key] = Verifier(self.model, dtype=dtype, logits=True)
+        return self._derived[key]
+
+    def _bounds(
+        self,
+        inputs: np.ndarray,
+        weights: np.ndarray,
+        epsilon: Any,
+        gamma: Any,
+        dtype: str = "float32",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of the explanations, (N, *shape) each."""
+        region = Ball(inputs, _per_sample(epsilon, inputs), self.norm, self.clip)
+        gamma = np.broadcast_to(np.asarray(gamma, np.float64), len(inputs))
+        nb_variants = len(self._variants(region.shape)[0])
+        totals = np.zeros((2, *inputs.shape))
+        pairs = np.arange(len(inputs) * nb_variants)
+        with tqdm(total=len(pairs), unit="region", disable=not self.verbose) as progress:
+            for part in parts(pairs, self.batch_size):
+                sample, variant = np.divmod(part, nb_variants)
+                sides = self._verifier(dtype).bound_gradient(
+                    self._moved(region, sample, variant),
+                    method=self.method,
+                    gamma=gamma[sample],
+                    bias_radius=self.bias_radius,
+                    **self._rows(weights[sample]),
+                )
+                for total, side in zip(totals, sides):
+                    np.add.at(total, sample, side[:, 0].astype(np.float64))
+                progress.update(len(part))
+        totals /= nb_variants
+        baseline = self._baseline(region.shape)
+        if baseline is not None:
+            factors = [side.astype(np.float64) - baseline for side in (region.lower, region.upper)]
+            corners = [total * factor for total in totals for factor in factors]
+            totals = np.stack([np.min(corners, axis=0), np.max(corners, axis=0)])
+        if nb_variants > 1 or baseline is not None:  # roundings of float64
+            slack = 1e-12 * np.abs(totals)
+            totals = [totals[0] - slack[0], totals[1] + slack[1]]
+        return Region(inputs, *totals).sides(dtype)
+
+    def _rows(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """What `Verifier.bound_gradient` is asked for."""
+        if self.loss == "logit":
+            return {"rows": weights[:, None]}
+        single = weights.shape[1] == 1
+        return {"labels": (weights[:, 0] > 0).astype(int) if single else weights.argmax(axis=1)}
+
+    def _moved(self, region: Region, sample: np.ndarray, variant: np.ndarray) -> Region:
+        """The regions around the points of pairs of a sample and a variant, in float64."""
+        scales, shifts = (v.astype(np.float64) for v in self._variants(region.shape))
+        along = (-1, *[1] * len(region.shape))
+        some = region[sample]
+        sides = [s.astype(np.float64) for s in (some.center, some.lower, some.upper)]
+        whole = self.attribution == "integrated_gradients" and self.path == "integral"
+        if whole:
+            # From one end of the piece to the other, whatever the point of the region.
+            baseline = self._baseline(region.shape).astype(np.float64)
+            ends = [(variant + end).reshape(along) / len(scales) for end in (0, 1)]
+            points = [baseline + end * (s - baseline) for end in ends for s in sides[1:]]
+            lower, upper = np.min(points, axis=0), np.max(points, axis=0)
+            center = np.clip((lower + upper) / 2, lower, upper)
+            return Region(center, *_outward(lower, upper))
+        scale = scales[variant].reshape(along)
+        center, lower, upper = (scale * side + shifts[variant] for side in sides)
+        epsilon = None if some.epsilon is None else some.epsilon * scale * (1 + 1e-15)
+        return Region(center, *_outward(lower, upper), epsilon, region.norm)
+
+    def _description(self, epsilon: Any, gamma: Any) -> dict[str, str]:
+        """What every certificate says."""
+        limits = "" if self.clip is None else f" within {self.clip}"
+        region = f"l{self.norm} balls of radius {epsilon}{limits}"
+        if isinstance(gamma, str) or np.any(gamma) or self.bias_radius:
+            biases = "" if self.bias_radius is None else f", biases within {self.bias_radius}"
+            region += f", weights within {gamma} of their size{biases}"
+        return {"region": region, "method": self.method, "arithmetic": "real"}
+
+    def _settings(self) -> dict[str, Any]:
+        """Arguments of the constructor that decide what is certified, ready for JSON."""
+        names = ("epsilon", "gamma", "norm", "clip", "loss", "attribution", "method")
+        names += ("bias_radius", "steps", "path", "baseline_value", "nb_samples", "noise", "seed")
+        settings = {name: getattr(self, name) for name in names}
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, (tuple, list)):
+                return [plain(one) for one in value]
+            is_number = isinstance(value, (np.ndarray, np.generic))
+            return value.tolist() if is_number else value
+
+        return {name: plain(value) for name, value in settings.items()}
+
+    # --- radii ----------------------------------------------------------------------------------
+
+    def _radii(self, radius: Any, varied: str) -> tuple[Any, Any]:
+        """Epsilon and gamma, of which one is the radius."""
+        if varied == "gamma":
+            return self.epsilon, radius
+        return radius, self.gamma
+
+    def _attacked_epsilon(
+        self,
+        inputs: np.ndarray,
+        weights: np.ndarray,
+        original: np.ndarray,
+        criterion: Criterion,
+        certified: np.ndarray,
+        largest: float,
+        steps: int,
+    ) -> np.ndarray:
+        """Least radius of the region at which the criterion was broken, by bisection."""
+        nb_variants = len(self._variants(inputs.shape[1:])[0])
+        attack = CriterionAttack(
+            self.model,
+            self.explanation,
+            criterion,
+            original,
+            weights,
+            steps=steps,
+            batch_size=max(1, 4 * self.batch_size // nb_variants),
+            seed=self.seed,
+        )
+        low, high = np.maximum(certified, largest * _SMALLEST), np.full(len(inputs), largest)
+        attacked, radius = np.full(len(inputs), np.inf), high
+        for _ in range(_NB_ATTACKS):
+            region = Ball(inputs, _per_sample(radius, inputs), self.norm, self.clip)
+            broken = attack.breaks(attack(region)) & (radius > certified)
+            attacked = np.where(broken, np.minimum(attacked, radius), attacked)
+            low, high = np.where(broken, low, radius), np.where(broken, radius, high)
+            radius = np.sqrt(low * high)
+        return attacked
+
+    def _attacked_gamma(
+        self,
+        inputs: np.ndarray,
+        weights: np.ndarray,
+        original: np.ndarray,
+        criterion: Criterion,
+        certified: np.ndarray,
+        largest: float,
+        steps: int,
+    ) -> np.ndarray:
+        """Least tried relative change of the weights, one for all inputs, that broke it."""
+        wanted = criterion.target_map if isinstance(criterion, Excludes) else None
+        attacked = np.full(len(inputs), np.inf)
+        least = max(certified.min(), largest * _SMALLEST)
+        for gamma in np.geomspace(least, largest, _NB_ATTACKS + 1)[1:][::-1]:
+            result = weight_attack(
+                self.model,
+                self.explanation,
+                inputs,
+                weights,
+                gamma=float(gamma),
+                target_maps=wanted,
+                steps=steps,
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
+            broken = ~criterion.holds(result.maps, result.maps, original) & (gamma > certified)
+            attacked = np.where(broken, gamma, attacked)
+            if not broken.any():
+                break
+        return attacked
+
+
+def _largest_proved(
+    proved: Callable[[np.ndarray], np.ndarray], nb_samples: int, largest: float, nb_halvings: int
+) -> np.ndarray:
+    """Largest radii (N,) that were tried and proved; 0 where the smallest one is not proved."""
+    high, low = np.full(nb_samples, largest), np.full(nb_samples, largest * _SMALLEST)
+    best = np.where(proved(high), high, np.where(proved(low), low, 0.0))
+    for _ in range(nb_halvings):
+        open_ones = (best > 0) & (best < largest)
+        if not open_ones.any():
+            break
+        radius = np.where(open_ones, np.sqrt(low * high), low)
+        holds = proved(radius)
+        best = np.where(open_ones & holds, np.maximum(best, radius), best)
+        low, high = np.where(holds, radius, low), np.where(holds, high, radius)
+    return best
+
+
+def _per_sample(radius: Any, inputs: np.ndarray) -> Any:
+    """Radii (N,) with the axes of the inputs; anything else as it is."""
+    if np.shape(radius) != (len(inputs),):
+        return radius
+    return np.reshape(radius, (-1, *[1] * (inputs.ndim - 1)))
+
+
+def _outward(lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sides moved outward by more than the roundings of a few operations in float64."""
+    slack = 1e-15 * (np.abs(lower) + np.abs(upper)) + 1e-300
+    return lower - slack, upper + slack

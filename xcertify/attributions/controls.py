@@ -1,0 +1,90 @@
+"""Controls: what an explainer has to be better than to have shown anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from xcertify.attributions.base import Explainer
+from xcertify.attributions.gradients import GradientExplainer
+from xcertify.regions import Ball
+from xcertify.targets import margin_rows, target_classes
+
+
+class MarginGradientRange(GradientExplainer):
+    """Margin gradient times range: how far a feature alone can push the margin, to first order.
+
+    With g the gradient of the overlap ``T log sum exp((f_c' - f_c) / T)`` at the input x, the map
+    is max(g (upper - x), g (lower - x)), summed over the channels. It asks the question of `EVA`
+    of a plain gradient, so that what EVA scores above it is what the verified bound adds. On an
+    affine model with two classes both give the same map.
+
+    Parameters
+    ----------
+    model, batch_size, seed, verbose
+        As for `Saliency`.
+    epsilon, clip
+        Radius of the l_inf region and valid range of the inputs, as for `EVA`.
+    temperature
+        T, as for `EVA`; 0 for the margin to the strongest other class alone.
+
+    No guarantee
+    ------------
+    Nothing is proved: the margin is taken for linear.
+
+    Examples
+    --------
+    >>> MarginGradientRange(model, epsilon=0.05, clip=(0.0, 1.0)).explain(images, labels)
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        epsilon: Any = 0.05,
+        clip: tuple[Any, Any] | None = None,
+        temperature: float = 2.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(model, reducer="sum", **settings)
+        self.epsilon, self.clip, self.temperature = epsilon, clip, temperature
+
+    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        logits = self._logits(inputs)
+        rows = margin_rows(target_classes(logits, targets), logits.shape[1])
+        margins = (rows @ logits[..., None])[..., 0]
+        behind = margins - margins.max(axis=1, keepdims=True)
+        shares = np.exp(behind / self.temperature) if self.temperature else behind == 0
+        shares = shares / shares.sum(axis=1, keepdims=True)
+        weights = (shares[:, None] @ rows)[:, 0]
+        return self._attributions(inputs, weights.astype(np.float32))
+
+    def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        gradient = self._mean_gradients(inputs, weights)
+        region = Ball(inputs, self.epsilon, clip=self.clip)
+        return np.maximum(gradient * (region.upper - inputs), gradient * (region.lower - inputs))
+
+
+class RandomMap(Explainer):
+    """A random map for every input, which explains nothing.
+
+    Parameters
+    ----------
+    model, batch_size, verbose
+        As for `Saliency`; none of them matters.
+    seed
+        Of the maps.
+
+    No guarantee
+    ------------
+    What else.
+
+    Examples
+    --------
+    >>> RandomMap(model, seed=1).explain(images)
+    """
+
+    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        shape = (*inputs.shape[:-1], 1) if inputs.ndim == 4 else inputs.shape
+        return np.random.default_rng(self.seed).random(shape)

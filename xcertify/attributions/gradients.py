@@ -1,0 +1,248 @@
+"""Explainers that look at gradients: fast, and blind to all but the nearest surroundings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from xcertify.attributions.scores import ScoreExplainer, parts, whole_number
+
+_REDUCERS = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
+
+
+class GradientExplainer(ScoreExplainer):
+    """What explainers by gradients share; a subclass implements `_of_features`.
+
+    Parameters
+    ----------
+    reducer
+        How the channels of an image become one value: "mean", "max", "min" or "sum".
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        reducer: str = "mean",
+        batch_size: int = 512,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        if reducer not in _REDUCERS:
+            raise ValueError(f"reducer must be one of {list(_REDUCERS)}. Received: {reducer!r}")
+        super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
+        self.reducer = reducer
+
+    def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        maps = self._of_features(inputs, weights)
+        return _REDUCERS[self.reducer](maps, axis=-1, keepdims=True) if maps.ndim == 4 else maps
+
+    def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """One value per feature, (N, *shape): by default the gradient."""
+        return self._mean_gradients(inputs, weights)
+
+    def _mean_gradients(
+        self,
+        inputs: np.ndarray,
+        weights: np.ndarray,
+        scales: Any = (1.0,),
+        shifts: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Mean gradient of the score over the V points ``scale * x + shift`` of each input.
+
+        `scales` (V,) and `shifts` (V, *shape) are the same for all inputs.
+        """
+        shape = inputs.shape[1:]
+        scales = np.asarray(scales, np.float32)
+        shifts = np.zeros((len(scales), *shape), np.float32) if shifts is None else shifts
+        summed = self._compile(
+            self._summed_gradients,
+            ((None, *shape), tf.float32),
+            ((None, weights.shape[1]), tf.float32),
+            ((None,), tf.float32),
+            ((None, *shape), tf.float32),
+            ((None,), tf.int32),
+            ((None,), tf.int32),
+        )
+        total = np.zeros(inputs.shape, np.float32)
+        pairs = np.arange(len(inputs) * len(scales))
+        with tqdm(total=len(pairs), unit="gradient", disable=not self.verbose) as progress:
+            for part in parts(pairs, self.batch_size):
+                sample, variant = np.divmod(part, len(scales))
+                some = slice(sample[0], sample[-1] + 1)
+                places = (sample - sample[0]).astype(np.int32), variant.astype(np.int32)
+                total[some] += summed(inputs[some], weights[some], scales, shifts, *places)
+                progress.update(len(part))
+        return total / len(scales)
+
+    def _summed_gradients(
+        self,
+        inputs: tf.Tensor,
+        weights: tf.Tensor,
+        scales: tf.Tensor,
+        shifts: tf.Tensor,
+        sample: tf.Tensor,
+        variant: tf.Tensor,
+    ) -> tf.Tensor:
+        """Gradients at the points of pairs (sample, variant), summed over those of a sample."""
+        scale = tf.reshape(tf.gather(scales, variant), [-1] + [1] * (inputs.shape.rank - 1))
+        points = scale * tf.gather(inputs, sample) + tf.gather(shifts, variant)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(points)
+            score = tf.reduce_sum(self._logits_at(points) * tf.gather(weights, sample))
+        return tf.math.segment_sum(tape.gradient(score, points), sample)
+
+
+class Saliency(GradientExplainer):
+    """Saliency: the magnitude of the gradient of the target's logit.
+
+    Parameters
+    ----------
+    model
+        A Keras classifier, or any TensorFlow callable that returns logits. Explained is the logit
+        of the target, or with weights as targets their sum of logits; a single logit counts as
+        two classes.
+    reducer
+        How the channels of an image become one value: "max" (default), "mean", "min" or "sum".
+    batch_size
+        Most perturbed samples that are held at once.
+    seed
+        Of what is random, which here is nothing.
+    verbose
+        Whether to show a progress bar.
+
+    No guarantee
+    ------------
+    The gradient says how the logit changes next to the input, and nothing about larger changes.
+
+    References
+    ----------
+    Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, ICLR 2014 workshop.
+
+    Examples
+    --------
+    >>> Saliency(model).explain(images, labels)
+    """
+
+    def __init__(self, model: keras.Model, *, reducer: str = "max", **settings: Any) -> None:
+        super().__init__(model, reducer=reducer, **settings)
+
+    def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.abs(self._mean_gradients(inputs, weights))
+
+
+class GradientInput(GradientExplainer):
+    """Gradient times input: what each feature adds to the logit of a model that were linear.
+
+    Parameters
+    ----------
+    model, batch_size, seed, verbose
+        As for `Saliency`.
+    reducer
+        As for `Saliency`, default "mean".
+
+    No guarantee
+    ------------
+    Exact for a linear model only. A feature that is 0 never matters.
+
+    References
+    ----------
+    Ancona et al.: Towards Better Understanding of Gradient-based Attribution Methods for Deep
+    Neural Networks, ICLR 2018.
+
+    Examples
+    --------
+    >>> GradientInput(model).explain(images, labels)
+    """
+
+    def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return self._mean_gradients(inputs, weights) * inputs
+
+
+class IntegratedGradients(GradientExplainer):
+    """Integrated gradients: gradients on the way from a baseline, times the way.
+
+    Parameters
+    ----------
+    model, batch_size, seed, verbose
+        As for `Saliency`.
+    reducer
+        As for `Saliency`, default "mean".
+    steps
+        Number of points on the way, in the middle of equal pieces.
+    baseline_value
+        Where the way begins: a number, or an array of the shape of one input.
+
+    No guarantee
+    ------------
+    The attributions of all features add up to the change of the logit, up to the error of the
+    sum over `steps`; which feature gets which share is a convention.
+
+    References
+    ----------
+    Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017.
+
+    Examples
+    --------
+    >>> IntegratedGradients(model, steps=100).explain(images, labels)
+    """
+
+    def __init__(
+        self, model: keras.Model, steps: int = 50, baseline_value: Any = 0.0, **settings: Any
+    ) -> None:
+        super().__init__(model, **settings)
+        self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
+
+    def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        baseline = np.broadcast_to(np.float32(self.baseline_value), inputs.shape[1:])
+        share = (np.arange(self.steps, dtype=np.float32) + 0.5) / self.steps
+        shifts = (1 - share).reshape(-1, *[1] * baseline.ndim) * baseline
+        return self._mean_gradients(inputs, weights, share, shifts) * (inputs - baseline)
+
+
+class SmoothGrad(GradientExplainer):
+    """SmoothGrad: the mean gradient at noisy copies of the input.
+
+    Parameters
+    ----------
+    model, batch_size, verbose
+        As for `Saliency`.
+    reducer
+        As for `Saliency`, default "mean".
+    seed
+        Of the noise, of which all inputs share the draws.
+    nb_samples
+        Number of noisy copies.
+    noise
+        Standard deviation of the noise, in units of the inputs.
+
+    No guarantee
+    ------------
+    A mean over random points, none of which has to be near the worst one.
+
+    References
+    ----------
+    Smilkov et al.: SmoothGrad: removing noise by adding noise, 2017.
+
+    Examples
+    --------
+    >>> SmoothGrad(model, nb_samples=50, noise=0.2).explain(images, labels)
+    """
+
+    def __init__(
+        self, model: keras.Model, nb_samples: int = 50, noise: float = 0.2, **settings: Any
+    ) -> None:
+        super().__init__(model, **settings)
+        if not noise >= 0:
+            raise ValueError(f"noise must be a standard deviation, at least 0. Received: {noise!r}")
+        self.nb_samples, self.noise = whole_number("nb_samples", nb_samples), noise
+
+    def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        generator = np.random.default_rng(self.seed)
+        noise = generator.standard_normal((self.nb_samples, *inputs.shape[1:]), np.float32)
+        scales = np.ones(self.nb_samples)
+        return self._mean_gradients(inputs, weights, scales, noise * np.float32(self.noise))

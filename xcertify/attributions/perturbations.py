@@ -1,0 +1,245 @@
+"""Explainers that look at the score while parts of the input are masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from xcertify.attributions.scores import ScoreExplainer, parts, whole_number
+
+
+class MaskExplainer(ScoreExplainer):
+    """What explainers by masks share: scores of masked inputs.
+
+    A mask holds the share of each feature that is kept, (H, W) for images, whose channels go
+    together, else the shape of the input; the rest is `value`.
+    """
+
+    def _masked_scores(
+        self,
+        inputs: np.ndarray,
+        weights: np.ndarray,
+        masks: Callable[[slice], np.ndarray],
+        nb_masks: int,
+        value: float,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Masks (V, features) and the scores with them (N, V), as many masks as fit at a time."""
+        features = inputs.shape[1:3] if inputs.ndim == 4 else inputs.shape[1:]
+        scores_at = self._compile(
+            self._scores_at,
+            ((None, *inputs.shape[1:]), tf.float32),
+            ((None, weights.shape[1]), tf.float32),
+            ((None, *features), tf.float32),
+            ((), tf.float32),
+            ((None,), tf.int32),
+            ((None,), tf.int32),
+        )
+        total = len(inputs) * nb_masks
+        with tqdm(total=total, unit="sample", disable=not self.verbose) as progress:
+            for first in range(0, nb_masks, self.batch_size):
+                some = masks(slice(first, min(first + self.batch_size, nb_masks)))
+                scores = np.empty(len(inputs) * len(some), np.float32)
+                for pairs in parts(np.arange(len(scores), dtype=np.int32), self.batch_size):
+                    sample, mask = np.divmod(pairs, np.int32(len(some)))
+                    near = slice(sample[0], sample[-1] + 1)
+                    scores[pairs] = scores_at(
+                        inputs[near],
+                        weights[near],
+                        some,
+                        np.float32(value),
+                        sample - sample[0],
+                        mask,
+                    )
+                    progress.update(len(pairs))
+                yield some.reshape(len(some), -1), scores.reshape(len(inputs), len(some))
+
+    def _scores_at(
+        self,
+        inputs: tf.Tensor,
+        weights: tf.Tensor,
+        masks: tf.Tensor,
+        value: tf.Tensor,
+        sample: tf.Tensor,
+        mask: tf.Tensor,
+    ) -> tf.Tensor:
+        kept = tf.gather(masks, mask)
+        if inputs.shape.rank == 4:
+            kept = kept[..., tf.newaxis]
+        points = kept * tf.gather(inputs, sample) + (1 - kept) * value
+        return tf.reduce_sum(self._logits_at(points) * tf.gather(weights, sample), axis=1)
+
+
+class Occlusion(MaskExplainer):
+    """Occlusion: how much the logit falls when a patch is covered.
+
+    Parameters
+    ----------
+    model, batch_size, seed, verbose
+        As for `Saliency`.
+    patch_size, patch_stride
+        Side of the patch, and from one patch to the next: in pixels for images, in steps of time
+        for time series, whose variables are covered one at a time. Tabular features are covered
+        one at a time.
+    occlusion_value
+        What a covered feature becomes.
+
+    No guarantee
+    ------------
+    A feature is tried together with the rest of its patch and with one value only.
+
+    References
+    ----------
+    Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, ECCV 2014.
+
+    Examples
+    --------
+    >>> Occlusion(model, patch_size=4, patch_stride=2).explain(images, labels)
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        patch_size: int = 3,
+        patch_stride: int = 3,
+        occlusion_value: float = 0.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(model, **settings)
+        self.patch_size = whole_number("patch_size", patch_size)
+        self.patch_stride = whole_number("patch_stride", patch_stride)
+        if patch_stride > patch_size:
+            raise ValueError(
+                f"patch_stride must not be larger than patch_size, {patch_size}: there would be "
+                f"features that are never covered. Received: {patch_stride!r}"
+            )
+        self.occlusion_value = occlusion_value
+
+    def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        masks = 1 - self._patches(inputs.shape[1:])
+        nominal = np.sum(self._logits(inputs) * weights, axis=1, keepdims=True)
+        maps = sum(
+            (nominal - scores) @ (1 - kept)
+            for kept, scores in self._masked_scores(
+                inputs, weights, lambda some: masks[some], len(masks), self.occlusion_value
+            )
+        )
+        return as_maps(maps, inputs)
+
+    def _patches(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Patches, (V, *features), 1 where the input is covered."""
+        along = {1: [False], 2: [True, False], 3: [True, True]}[len(shape)]
+        spans = []
+        for size, is_space in zip(shape, along):
+            length, stride = (self.patch_size, self.patch_stride) if is_space else (1, 1)
+            first = np.arange(0, max(size - length, 0) + stride, stride)[:, None]
+            spans.append((np.arange(size) >= first) & (np.arange(size) < first + length))
+        if len(spans) == 1:
+            return spans[0].astype(np.float32)
+        both = spans[0][:, None, :, None] & spans[1][None, :, None, :]
+        return both.reshape(-1, *both.shape[2:]).astype(np.float32)
+
+
+class Rise(MaskExplainer):
+    """RISE: the mean score over random masks that leave a feature visible.
+
+    Parameters
+    ----------
+    model, batch_size, verbose
+        As for `Saliency`.
+    seed
+        Of the masks, which all inputs share.
+    nb_samples
+        Number of masks.
+    grid_size
+        Cells per side of a coarse mask, of images and along time; it is enlarged bilinearly and
+        shifted at random. Tabular features have a mask of their own.
+    preservation_probability
+        Probability that a cell is visible.
+    mask_value
+        What a masked feature becomes.
+
+    No guarantee
+    ------------
+    An estimate from random masks.
+
+    References
+    ----------
+    Petsiuk, Das, Saenko: RISE: Randomized Input Sampling for Explanation of Black-box Models,
+    BMVC 2018. There the scores are probabilities; here, as everywhere, logits.
+
+    Examples
+    --------
+    >>> Rise(model, nb_samples=1000).explain(images, labels)
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        nb_samples: int = 4000,
+        grid_size: int = 7,
+        preservation_probability: float = 0.5,
+        mask_value: float = 0.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(model, **settings)
+        if not 0 < preservation_probability < 1:
+            raise ValueError(
+                f"preservation_probability must be inside ]0, 1[. "
+                f"Received: {preservation_probability!r}"
+            )
+        self.nb_samples = whole_number("nb_samples", nb_samples)
+        self.grid_size = whole_number("grid_size", grid_size)
+        self.preservation_probability = preservation_probability
+        self.mask_value = mask_value
+
+    def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        masks = self._random_masks(inputs.shape[1:])
+        sums = [
+            (scores @ kept, kept.sum(axis=0))
+            for kept, scores in self._masked_scores(
+                inputs, weights, masks, self.nb_samples, self.mask_value
+            )
+        ]
+        scores, visible = map(sum, zip(*sums))
+        return as_maps(scores / np.maximum(visible, 1e-4), inputs)
+
+    def _random_masks(self, shape: tuple[int, ...]) -> Callable[[slice], np.ndarray]:
+        """A function that gives some of the masks, (V, *features), always the same ones."""
+        features = shape[:2]
+        along = len(shape) - 1  # axes of space and time
+        cells = [min(self.grid_size, size) for size in features[:along]] + [*features[along:]]
+        generator = np.random.default_rng(self.seed)
+        coarse = generator.random((self.nb_samples, *cells)) < self.preservation_probability
+        shifts = generator.random((self.nb_samples, along))
+
+        def masks(some: slice) -> np.ndarray:
+            fine = coarse[some].astype(np.float32)
+            for axis in range(along):
+                fine = _enlarge(fine, axis + 1, features[axis], shifts[some, axis])
+            return fine
+
+        return masks
+
+
+def _enlarge(coarse: np.ndarray, axis: int, size: int, shifts: np.ndarray) -> np.ndarray:
+    """Masks (V, ...) with `size` values along an axis, linear between the middles of the cells.
+
+    The cells cover the axis and one cell more; `shifts` (V,), in cells, say where it begins.
+    """
+    nb_cells = coarse.shape[axis]
+    share = (np.arange(size) + 0.5) / size * nb_cells + shifts[:, None]
+    place = np.clip(share * nb_cells / (nb_cells + 1) - 0.5, 0, nb_cells - 1)
+    place = place.reshape(len(coarse), *[1] * (axis - 1), size, *[1] * (coarse.ndim - axis - 1))
+    before, after = np.floor(place).astype(int), np.ceil(place).astype(int)
+    left, right = (np.take_along_axis(coarse, index, axis) for index in (before, after))
+    return left + np.float32(place - before) * (right - left)
+
+
+def as_maps(maps: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """Flat maps (N, features) as (N, H, W, 1) for images, else the shape of the inputs."""
+    return maps.reshape((*inputs.shape[:-1], 1) if inputs.ndim == 4 else inputs.shape)

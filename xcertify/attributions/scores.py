@@ -1,0 +1,67 @@
+"""What explainers that prove nothing share: the logits, and the one number that they explain."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from xcertify.attributions.base import Explainer
+from xcertify.logits import logits_of
+from xcertify.targets import one_hot_targets, target_classes
+
+
+class LogitExplainer(Explainer):
+    """An explainer that evaluates the logits, of any model and in graphs that are traced once."""
+
+    def _logits(self, inputs: np.ndarray) -> np.ndarray:
+        logits = self._compile(self._logits_at, ((None, *inputs.shape[1:]), tf.float32))
+        return np.concatenate([logits(part) for part in parts(inputs, self.batch_size)])
+
+    def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
+        if "logits" not in self._derived:
+            self._derived["logits"] = logits_of(self.model)
+        return tf.cast(self._derived["logits"](points), tf.float32)
+
+    def _compile(self, function: Callable, *arguments: tuple[tuple, tf.DType]) -> Callable:
+        """A method as a graph; `arguments` are the shape and type of each argument."""
+        key = (function.__name__, *arguments)
+        if key not in self._derived:
+            signature = [tf.TensorSpec(*argument) for argument in arguments]
+            self._derived[key] = tf.function(function, input_signature=signature, autograph=False)
+        return self._derived[key]
+
+
+class ScoreExplainer(LogitExplainer):
+    """An explainer of a score of each input: the sum of its targets times the logits.
+
+    With labels or one-hot targets that is the logit of a class. A single logit counts as two
+    classes: its negative is the logit of class 0.
+    """
+
+    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        logits = self._logits(inputs)
+        if logits.shape[1] == 1:
+            weights = np.where(target_classes(logits, targets) == 1, 1, -1)[:, None]
+        else:
+            weights = one_hot_targets(logits, targets, *logits.shape)
+        return self._attributions(inputs, weights.astype(np.float32))
+
+    @abstractmethod
+    def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Maps of inputs whose score is the sum of weights (N, K) times logits."""
+
+
+def parts(array: Any, size: int) -> Iterator[Any]:
+    """Pieces of at most `size` of the first axis."""
+    return (array[first : first + size] for first in range(0, len(array), size))
+
+
+def whole_number(name: str, value: Any) -> int:
+    """`value` as an int of at least 1, or a ValueError that names it."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"{name} must be a whole number above 0. Received: {value!r}")
+    return int(value)
