@@ -324,6 +324,11 @@ class Bench:
             add(f"Control: margin gradient x range, {radius}", MarginGradientRange, **region)
             name = f"Control: margin gradient x range, T 0, {radius}"
             add(name, MarginGradientRange, temperature=0, **region)
+        # not tied to EVA's radius, which would be a handicap: a gradient does not get loose
+        whole = {"epsilon": CLIP[1] - CLIP[0], "clip": CLIP}
+        add("Control: margin gradient x range, whole range", MarginGradientRange, **whole)
+        name = "Control: margin gradient x range, T 0, whole range"
+        add(name, MarginGradientRange, temperature=0, **whole)
         many = {"batch_size": 2048}
         add("Saliency", attributions.Saliency)
         add("Gradient x input", attributions.GradientInput)

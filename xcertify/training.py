@@ -242,6 +242,10 @@ class GradientDifference(Regularizer):
 class RegularizedModel(keras.Model):
     """A model that is trained with ``loss + alpha * mean(penalty)``; compile and fit it as usual.
 
+    The mean penalty is logged under the regulariser's name, as in ``certified_width`` and
+    ``val_certified_width``. Targets given to `fit` are integer labels, one-hot rows, or 0 and 1
+    for a model with one output.
+
     Parameters
     ----------
     model
@@ -251,10 +255,6 @@ class RegularizedModel(keras.Model):
         `CertifiedWidth`, `GradientNorm`, `HessianNorm` or `GradientDifference`.
     alpha
         Weight of the penalty.
-
-    The mean penalty is logged under the regulariser's name, as in ``certified_width`` and
-    ``val_certified_width``. Targets given to `fit` are integer labels, one-hot rows, or 0 and 1
-    for a model with one output.
 
     Raises
     ------

@@ -164,7 +164,9 @@ class MinimalTopK:
         self, points: np.ndarray, data: np.ndarray, top: np.ndarray, place: int
     ) -> np.ndarray:
         """Whether a cell of the top k is not among the top k2, (N,)."""
-        maps = self.exact(points, data)
+        at_once = self._ascents[0].batch_size
+        some = (slice(first, first + at_once) for first in range(0, len(points), at_once))
+        maps = np.concatenate([self.exact(points[part], data[part]) for part in some])
         others = np.sort(np.where(top, -np.inf, maps), axis=1)[:, -place]
         return others > np.where(top, maps, np.inf).min(axis=1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -29,8 +31,10 @@ class WeightedChannels:
     model
         A model of two inputs, images (N, H, W, C) and weights (N, h, w, K), one set for each cell,
         that gives maps (N, h, w, 1). It shares the layers of the given model.
-    channel_layer, output_layer
-        Names of its layers that give the channels and the maps.
+    body
+        The part of the given model that gives the channels, (N, h, w, K).
+    output_layer
+        Name of the layer of `model` that gives the maps; `body` is a layer of it, too.
     shape
         (h, w, K).
     constant
@@ -46,15 +50,20 @@ class WeightedChannels:
                 f"before the pooling, or as output of conv_layer. Received: {channels.shape}"
             )
         self.shape = tuple(channels.shape[1:])
-        self.channel_layer = channels._keras_history.operation.name
-        # Under names of their own, since Keras counts the layers and models that it names.
+        # Under names of their own, since Keras counts what it names; and as a model that is
+        # called on new inputs, so that the layers do not learn of their new use.
         name = f"{model.name}_class_activation"
+        self.body = keras.Model(model.inputs[0], channels, name=f"{name}_channels")
+        images = keras.Input(model.inputs[0].shape[1:], name=f"{name}_images")
         weights = keras.Input(self.shape, name=f"{name}_weights")
-        weighted = layers.Multiply(name=f"{name}_channels")([channels, weights])
+        weighted = layers.Multiply(name=f"{name}_weighted")([self.body(images), weights])
         total = layers.Dense(1, use_bias=False, kernel_initializer="ones", name=f"{name}_maps")
         self.output_layer = total.name
-        self.model = keras.Model([model.inputs[0], weights], total(weighted), name=name)
-        self._exact = Verifier(self.model, "ibp", dtype="float64")
+        self.model = keras.Model([images, weights], total(weighted), name=name)
+
+    @cached_property
+    def _exact(self) -> Verifier:
+        return Verifier(self.model, "ibp", dtype="float64")
 
     @property
     def nb_cells(self) -> int:
@@ -76,7 +85,7 @@ class WeightedChannels:
     def spread(self, region: Region, asked: np.ndarray, weights: np.ndarray, method: str) -> tuple:
         """Bounds of the channels over the region, and how far weights can be from the given ones.
 
-        Channels (N, h, w, K) lower and upper, and (N, K).
+        Channels (N, h, w, K), lower and upper, and (N, K), NaN where nothing is known.
         """
         raise NotImplementedError
 
@@ -195,19 +204,17 @@ class GradientActivation(WeightedChannels):
         self._source = model
         channels = layer_output(model, self._start)
         super().__init__(model, channels)
-        name = f"{model.name}_channels"
-        self._body = keras.Model(model.inputs[0], channels, name=name)
-        head = keras.Model(channels, model.outputs[0], name=f"{name}_to_outputs")
+        head = keras.Model(channels, model.outputs[0], name=f"{self.model.name}_head")
         self._logits = logits_of(head)
-        self._channels = Verifier(self._body, "ibp", dtype="float64")
-        self._verifiers: dict[tuple[str, str], Verifier] = {}
-        self.nb_logits = self._head("ibp", "float64").nb_outputs
+        self._nb_logits = model.outputs[0].shape[-1]
+        self._heads: dict[tuple[str, str], Verifier] = {}
+        self._bodies: dict[tuple[str, str], Verifier] = {}
 
     def asked(self, classes: np.ndarray) -> np.ndarray:
         """Rows of the logits whose gradients are the weights."""
-        if self.nb_logits == 1:  # a single logit: its negative stands for class 0
+        if self._nb_logits == 1:  # a single logit: its negative stands for class 0
             return np.where(classes == 1, 1, -1)[:, None].astype(np.float32)
-        return np.eye(self.nb_logits, dtype=np.float32)[classes]
+        return np.eye(self._nb_logits, dtype=np.float32)[classes]
 
     def weights(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """See `WeightedChannels`."""
@@ -215,20 +222,20 @@ class GradientActivation(WeightedChannels):
 
     def spread(self, region: Region, asked: np.ndarray, weights: np.ndarray, method: str) -> tuple:
         """See `WeightedChannels`: gradients over the box of the channels."""
-        if ("body", method) not in self._verifiers:
-            self._verifiers["body", method] = Verifier(self._body, method)
-        lower, upper = self._verifiers["body", method].bound_layer(region, self.channel_layer)
-        sides = self._head(method, "float32").bound_gradient(Box(lower, upper), asked[:, None])
+        lower, upper = self._body(method, "float32").bound_layer(region, self._start)
+        known = np.isfinite(lower) & np.isfinite(upper)
+        channels = Box(np.where(known, lower, 0), np.where(known, upper, 0))
+        sides = self._head(method, "float32").bound_gradient(channels, asked[:, None])
         below, above = (side[:, 0].astype(np.float64).mean(axis=(1, 2)) for side in sides)
-        distance = np.maximum(weights - below, above - weights)
-        size = np.maximum(
-            *(np.abs(side[:, 0]).astype(np.float64).mean(axis=(1, 2)) for side in sides)
-        )
-        return lower, upper, distance + 1e-12 * size
+        size = np.maximum(*(np.abs(side[:, 0]).max(axis=(1, 2)) for side in sides))
+        # Means of float32 numbers in float64 are off by 1e-12 at the most.
+        distance = np.maximum(weights - below, above - weights) + 1e-12 * size
+        known = known.all(axis=(1, 2, 3))[:, None]
+        return channels.lower, channels.upper, np.where(known, distance, np.nan)
 
     def maps(self, inputs: tf.Tensor, asked: tf.Tensor) -> tf.Tensor:
         """See `WeightedChannels`."""
-        channels = self._body(inputs, training=False)
+        channels = self.body(inputs, training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(channels)
             score = tf.reduce_sum(tf.cast(self._logits(channels), tf.float32) * asked)
@@ -237,16 +244,23 @@ class GradientActivation(WeightedChannels):
 
     def _exact_weights(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Middles of gradients at the inputs: exact but where an activation has a kink."""
-        channels = Ball(self._channels.evaluate(inputs), 0.0)
+        channels = Ball(self._body("ibp", "float64").evaluate(inputs), 0.0)
         lower, upper = self._head("ibp", "float64").bound_gradient(channels, asked[:, None])
         return ((lower + upper) / 2)[:, 0].mean(axis=(1, 2))
 
     def _head(self, method: str, dtype: str) -> Verifier:
-        if (method, dtype) not in self._verifiers:
-            self._verifiers[method, dtype] = Verifier(
+        key = method, dtype
+        if key not in self._heads:
+            self._heads[key] = Verifier(
                 self._source, method, dtype=dtype, start_layer=self._start, logits=True
             )
-        return self._verifiers[method, dtype]
+        return self._heads[key]
+
+    def _body(self, method: str, dtype: str) -> Verifier:
+        key = method, dtype
+        if key not in self._bodies:
+            self._bodies[key] = Verifier(self.body, method, dtype=dtype)
+        return self._bodies[key]
 
 
 def _last_pooling(model: keras.Model) -> str:

@@ -37,7 +37,7 @@ FORMS = ("per-channel", "map", "pairwise", "lipschitz")
 _SMALLEST = 1e-6  # of the largest radius: below, nothing is searched
 # Steps of an attack and their length: ours, and the paper's (Algorithm 1).
 _ASCENTS = {"gap": (50, 0.5), "sum": (300, 0.1)}
-_ENTRIES = 2**23  # of gradients of cells that are held at once
+_ENTRIES = 2**24  # of rows or gradients that are held at once
 
 
 @dataclass(frozen=True)
@@ -387,18 +387,20 @@ class CORGI(LogitExplainer):
             return decided | self._larger_by_bounds(verifier, asked, region, form, spread)
         larger, nb_cells = decided.copy(), asked.order.shape[1]
 
-        def add(by: Callable, some: np.ndarray, *arguments: Any) -> None:
-            if len(some):
-                sides = spread if spread is None else [side[some] for side in spread]
-                larger[some] |= by(verifier, asked[some], region[some], *arguments, sides)
+        def add(by: Callable, some: np.ndarray, further: Any) -> None:
+            sides = spread if spread is None else [side[some] for side in spread]
+            larger[some] |= by(verifier, asked[some], region[some], further, sides)
 
         # A row for each pair costs as much as one for each cell.
-        many = self._open(larger).sum(axis=(1, 2)) > nb_cells
-        add(self._larger_by_bounds, np.flatnonzero(many), "map")
+        some = np.flatnonzero(self._open(larger).sum(axis=(1, 2)) > nb_cells)
+        if len(some):
+            add(self._larger_by_bounds, some, "map")
         pairs = self._open(larger)
         count = pairs.sum(axis=(1, 2))
         some = np.flatnonzero((count > 0) & (count <= self.nb_pairs))
-        add(self._larger_by_pairs, some, pairs[some])
+        row_size = max(count[some], default=1) * math.prod(self._activation.shape)
+        for part in parts(some, max(1, _ENTRIES // row_size)):
+            add(self._larger_by_pairs, part, pairs[part])
         return larger
 
     def _stays(self, larger: np.ndarray) -> np.ndarray:
@@ -432,8 +434,9 @@ class CORGI(LogitExplainer):
         if form != "per-channel":
             bounds = verifier.bound_layer(region, self._activation.output_layer, [per_cell])
             return tuple(side.reshape(len(region), -1).astype(np.float64) for side in bounds)
-        lower, upper = verifier.bound_layer(region, self._activation.channel_layer, [per_cell])
-        ends = per_cell * lower.astype(np.float64), per_cell * upper.astype(np.float64)
+        lower, upper = verifier.bound_layer(region, self._activation.body.name, [per_cell])
+        with np.errstate(invalid="ignore"):  # infinite bounds prove nothing
+            ends = per_cell * lower.astype(np.float64), per_cell * upper.astype(np.float64)
         # Products of float32 numbers are exact in float64; the sums are off by 1e-12 at the most.
         slack = 1e-12 * np.maximum(*map(np.abs, ends)).sum(axis=-1)
         lower = np.minimum(*ends).sum(axis=-1) - slack
