@@ -7,17 +7,21 @@
 After Wicker et al., Robust Explanation Constraints for Neural Networks (2023), with the sound
 bounds of this package. Every row is one model, trained from the same initial weights:
 
-- accuracy on the test set, and the share of it where the prediction is proved constant (intervals);
+- accuracy on the test set; certified accuracy: the share of inputs whose prediction is right and
+  proved to stay so within the same radius, by `ibp` and by `crown`;
 - *input*: the explanation (gradient of the predicted logit) against every input within l_inf 0.025;
-  *model*: against all weights within 2.5 % of their size. `attacked`: share of inputs where the
-  attack failed. `certified`: share where no attack can succeed, by `interval` (the paper's bounds)
-  and by `crown`.
+  *model*: against all weights within 2.5 % of their size, other ones for each input. `attacked`:
+  share of inputs where the attack failed. `certified`: share where no attack can succeed, by
+  `interval` (the paper's bounds) and by `crown`.
 - targeted, on images: no explanation looks like a mask of 5x5 ones near a corner (20 masks, one for
   each input in turn). Explanation and mask are brought to one length, that of the mask; their mean
   squared distance is above 0.04. On tables: the gender is not among the five features of largest
   magnitude.
 - untargeted: no explanation changes by more than its length, which implies that the paper's ratio
   |v'| / |v| is at most 2.
+
+With --figures, each table has a figure like the paper's figure 3: the shares of some
+inputs for which `crown` proves it, for growing radii.
 
 `moons` draws the decision surfaces of figure 1; `bias` is the study of the paper's figure 2: labels
 are made to depend on the gender more and more, and the share of the explanation that falls on the
@@ -40,10 +44,10 @@ import matplotlib
 import numpy as np
 from tabular import Table, load_adult, load_german
 
-from xcertify.attacks import CriterionAttack, weight_attack
+from xcertify.attacks import CriterionAttack, WeightCriterionAttack
 from xcertify.attributions import CertifiedGradient
 from xcertify.bounds import Verifier
-from xcertify.criteria import Criterion, Excludes, KeepsOut
+from xcertify.criteria import Criterion, Excludes, KeepsOut, Within
 from xcertify.datasets import load, load_digits
 from xcertify.regions import Ball
 from xcertify.targets import margin_rows
@@ -93,6 +97,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=float, default=1.0, help="factor of the number of epochs")
     parser.add_argument("--figures", type=Path, help="folder for the figures")
+    parser.add_argument("--models", type=Path, help="folder to keep the trained models in")
     arguments = parser.parse_args()
     default = [*EXPERIMENTS, "moons", "bias"]
     if arguments.data_dir is None:
@@ -104,7 +109,7 @@ def main() -> None:
             bias(arguments.figures, arguments.epochs)
         else:
             experiment = EXPERIMENTS[name](arguments.data_dir)
-            table(name, experiment, arguments.nb_inputs, arguments.epochs)
+            table(name, experiment, arguments)
 
 
 # --- data and models ----------------------------------------------------------------------------
@@ -250,7 +255,8 @@ def train(
 
 COLUMNS = (
     "accuracy",
-    "prediction certified",
+    "certified accuracy: ibp",
+    "crown",
     "input attacked",
     "input certified: interval",
     "crown",
@@ -262,57 +268,107 @@ COLUMNS = (
     "untargeted: interval",
     "crown",
 )
+RADII = (0.003, 0.01, 0.025, 0.05, 0.1)
+PANELS = ("no targeted attack possible", "no untargeted attack possible", "certified accuracy")
+NB_DRAWN = 25  # inputs of a figure
 
 
-def table(name: str, experiment: Experiment, nb_inputs: int, factor: float) -> None:
-    """Train by every method and print the table."""
+def table(name: str, experiment: Experiment, arguments: argparse.Namespace) -> None:
+    """Train by every method, print the table and draw the figure."""
+    nb_inputs = arguments.nb_inputs
     shapes = f"{len(experiment.train[0])} training inputs, {nb_inputs} test inputs"
     print(f"\n**{name}**, {shapes}\n\n| training |", " | ".join(COLUMNS), "|")
     print("| --- " * (len(COLUMNS) + 1) + "|")
     # One model takes the weights of all, so that its bounds are compiled once.
     explainer = CertifiedGradient(experiment.build(), clip=(0, 1))
-    verifier = Verifier(explainer.model, "ibp")
-    for training, (regularizer, alpha) in trainings(experiment).items():
-        model = train(experiment, regularizer, alpha, factor)
+    verifiers = [Verifier(explainer.model, method) for method in ("ibp", "crown")]
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")
+    for (training, (regularizer, alpha)), mark in zip(trainings(experiment).items(), "os^vD"):
+        kept = arguments.models and arguments.models / f"{name}-{training}.keras".replace(" ", "-")
+        if kept and kept.is_file():
+            model = keras.models.load_model(kept)
+        else:
+            model = train(experiment, regularizer, alpha, arguments.epochs)
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                model.save(kept)
         explainer.model.set_weights(model.get_weights())
-        cells = evaluate(explainer, verifier, experiment, nb_inputs)
+        cells = evaluate(explainer, verifiers, experiment, nb_inputs)
         print(f"| {training} |", " | ".join(f"{cell:.1%}" for cell in cells), "|", flush=True)
+        if arguments.figures:
+            shares = np.array([proved(explainer, verifiers[1], experiment, e) for e in RADII])
+            for axis, line in zip(axes, shares.T):
+                axis.semilogx(RADII, line, marker=mark, label=training)
+    for axis, title in zip(axes, PANELS):
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="radius (l_inf)", ylim=(-0.04, 1.04))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("share of inputs")
+    axes[0].legend(fontsize=7, frameon=False)
+    _save(figure, arguments.figures, f"certified-gradient-{name}.png")
 
 
 def evaluate(
-    explainer: CertifiedGradient, verifier: Verifier, experiment: Experiment, nb_inputs: int
+    explainer: CertifiedGradient,
+    verifiers: list[Verifier],
+    experiment: Experiment,
+    nb_inputs: int,
 ) -> list[float]:
     """Everything that is in a row of the table."""
     model, (inputs, labels) = explainer.model, experiment.test
-    accuracy = (model.predict(inputs, 1000, verbose=0).argmax(axis=1) == labels).mean()
-    order = np.random.default_rng(1).permutation(len(inputs))[:nb_inputs]
-    inputs, labels = inputs[order], labels[order]
-    region, nb_classes = Ball(inputs, RADIUS, clip=(0, 1)), model.output_shape[-1]
-    margins = verifier.bound_rows(region, margin_rows(labels, nb_classes))[1]
-    cells = [accuracy, (margins.max(axis=1) < 0).mean()]
-    one_hot = np.eye(nb_classes, dtype="f4")[model.predict(inputs, verbose=0).argmax(axis=1)]
-    original = explainer.certify(inputs, one_hot).explanation
-    targeted = goal(original, experiment.sensitive)
+    cells = [(model.predict(inputs, 1000, verbose=0).argmax(axis=1) == labels).mean()]
+    inputs, labels, one_hot, original, targeted = asked(explainer, experiment, nb_inputs)
+    region = Ball(inputs, RADIUS, clip=(0, 1))
+    cells += [stays_right(verifier, region, labels).mean() for verifier in verifiers]
     attack = CriterionAttack(model, explainer.explanation, targeted, original, one_hot)
+    weight_attack = WeightCriterionAttack(
+        model, explainer.explanation, targeted, inputs, original, one_hot, restarts=3
+    )
     for epsilon, gamma in ((RADIUS, 0.0), (0.0, RADIUS)):
         if epsilon:
             broken = attack.breaks(attack(region))
         else:
-            wanted = targeted.target_map if isinstance(targeted, Excludes) else None
-            found = weight_attack(
-                model, explainer.explanation, inputs, one_hot, gamma=gamma, target_maps=wanted
-            )
-            broken = ~targeted.holds(found.maps, found.maps, original)
+            broken = weight_attack.breaks(weight_attack(gamma))
         cells.append(1 - broken.mean())
-        proved = []
+        found = []
         for method in ("interval", "crown"):
             explainer.epsilon, explainer.gamma, explainer.method = epsilon, gamma, method
             certificate = explainer.certify(inputs, one_hot)
-            proved.append((certificate.proves(targeted), certificate.within(1.0)))
-            if (proved[-1][0] & broken).any():
+            found.append((certificate.proves(targeted), certificate.within(1.0)))
+            if (found[-1][0] & broken).any():
                 raise RuntimeError("an attack has beaten a certificate")
-        cells += [part.mean() for pair in zip(*proved) for part in pair]
+        cells += [part.mean() for pair in zip(*found) for part in pair]
     return cells
+
+
+def proved(
+    explainer: CertifiedGradient, verifier: Verifier, experiment: Experiment, epsilon: float
+) -> list[float]:
+    """Shares of the first inputs for which `crown` proves what the panels of the figure say."""
+    inputs, labels, one_hot, _, targeted = asked(explainer, experiment, NB_DRAWN)
+    explainer.epsilon, explainer.gamma, explainer.method = epsilon, 0.0, "crown"
+    certificate = explainer.certify(inputs, one_hot)
+    right = stays_right(verifier, Ball(inputs, epsilon, clip=(0, 1)), labels)
+    found = certificate.proves(targeted), certificate.proves(Within(1.0)), right
+    return [part.mean() for part in found]
+
+
+def asked(explainer: CertifiedGradient, experiment: Experiment, nb_inputs: int) -> tuple:
+    """Inputs, labels, predicted classes (one-hot), explanations, and what they must not become."""
+    inputs, labels = experiment.test
+    order = np.random.default_rng(1).permutation(len(inputs))[:nb_inputs]
+    inputs, labels = inputs[order], labels[order]
+    classes = explainer.model.predict(inputs, verbose=0).argmax(axis=1)
+    one_hot = np.eye(explainer.model.output_shape[-1], dtype="f4")[classes]
+    explainer.epsilon, explainer.gamma, explainer.method = 0.0, 0.0, "interval"
+    original = explainer.certify(inputs, one_hot).explanation
+    return inputs, labels, one_hot, original, goal(original, experiment.sensitive)
+
+
+def stays_right(verifier: Verifier, region: Ball, labels: np.ndarray) -> np.ndarray:
+    """Where the label is proved to be predicted in the whole region, (N,) bool."""
+    rows = margin_rows(labels, verifier.model.output_shape[-1])
+    return verifier.bound_rows(region, rows)[1].max(axis=1) < 0
 
 
 def goal(original: np.ndarray, sensitive: np.ndarray | None) -> Criterion:

@@ -12,7 +12,12 @@ from conformance import in_float64
 from networks import NETWORKS, sequential
 
 from xcertify import criteria
-from xcertify.attacks import CriterionAttack, input_gradient
+from xcertify.attacks import (
+    CriterionAttack,
+    WeightCriterionAttack,
+    input_gradient,
+    weight_attack,
+)
 from xcertify.attributions import CertifiedGradient, GradientInput, IntegratedGradients, SmoothGrad
 from xcertify.bounds import UnsupportedLayerError
 from xcertify.certificates import GradientCertificate, fingerprint
@@ -297,6 +302,37 @@ def test_attack_of_a_plain_gradient():
     assert attack.breaks(result).all()
     maps = CertifiedGradient(model)(result.points, [0, 1, 2])
     np.testing.assert_allclose(result.maps, maps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_attack_of_the_weights_of_each_input(activation):
+    model, x = sequential((4,), L.Dense(3, activation)), inputs(3, (4,))
+    targets, kernel = np.eye(3, dtype="f4"), model.layers[-1].get_weights()[0].T
+    criterion, gammas = Within(0.05, "mse"), np.array([0.0, 0.1, 0.5])
+    attack = WeightCriterionAttack(model, input_gradient, criterion, x, kernel, targets)
+    result = attack(gammas)
+    worst = (gammas[:, None] * kernel) ** 2  # every weight at an end of its interval
+    np.testing.assert_allclose(((result.maps - kernel) ** 2).mean(1), worst.mean(1), rtol=1e-4)
+    np.testing.assert_allclose(result.values, worst.mean(1), rtol=1e-4, atol=1e-12)
+    np.testing.assert_array_equal(attack.breaks(result), worst.mean(1) > 0.05)
+    np.testing.assert_array_equal(model.layers[-1].get_weights()[0].T, kernel)
+
+
+def test_attack_of_weights_finds_more_than_one_change_for_all_inputs():
+    model, x = small(), inputs(3)
+    targets, original = np.eye(3, dtype="f4"), CertifiedGradient(model)(inputs(3), [0, 1, 2])
+    criterion = Within(0.1, "mse")
+    attack = WeightCriterionAttack(model, input_gradient, criterion, x, original, targets)
+    common = weight_attack(model, input_gradient, x, targets, gamma=0.2)
+    result = attack(0.2)
+    assert result.values.mean() > common.values.mean()
+    fixed = WeightCriterionAttack(
+        model, input_gradient, criterion, x, original, targets, bias_radius=0.0
+    )
+    for bias_radius, maps in ((None, result.maps), (0.0, fixed(0.2).maps)):
+        explainer = CertifiedGradient(model, 0.0, gamma=0.2, bias_radius=bias_radius)
+        bounds = explainer.certify(x, [0, 1, 2])
+        assert (bounds.lower <= maps).all() and (maps <= bounds.upper).all()
 
 
 # --- criteria against brute force ---------------------------------------------------------------

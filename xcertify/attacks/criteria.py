@@ -1,4 +1,4 @@
-"""An attack on what a certificate claims of explanations: the same criterion and explanation."""
+"""Attacks on what a certificate claims of explanations: the same criterion and explanation."""
 
 from __future__ import annotations
 
@@ -106,6 +106,135 @@ class CriterionAttack:
             return self.criterion.badness(maps, original, goal)
 
         return badness(self._logits)[0], badness(self._smooth)[1]
+
+
+class WeightCriterionAttack:
+    """Search of the weights near a model's for explanations that break a criterion.
+
+    Every input has weights of its own, so that this is the attack on what `CertifiedGradient`
+    claims with `gamma`; `weight_attack` looks for one change that fools all inputs. Gradient
+    steps of equal relative size from random weights, on a copy with softplus for ReLU, for the
+    betas of `CriterionAttack` in turn; what counts are the maps of the model itself. The predicted class
+    may change, as it may in a certificate.
+
+    Parameters
+    ----------
+    model
+        Keras model; it is not touched.
+    explanation, criterion, original, targets
+        As for `CriterionAttack`.
+    inputs
+        (N, *shape), in the order of `original` and `targets`.
+    bias_radius
+        How far biases may move; None: as all weights.
+    steps, step_size
+        Number of steps, and the length of the first one as a share of the radius; it falls to zero.
+    restarts
+        Number of random weights to begin with.
+    seed
+        Of these weights.
+
+    No guarantee
+    ------------
+    An empirical attack, in float32.
+
+    Examples
+    --------
+    >>> attack = WeightCriterionAttack(model, input_gradient, Within(0.5), images, maps, one_hot)
+    >>> attack.breaks(attack(0.05))
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        explanation: Explanation,
+        criterion: Criterion,
+        inputs: np.ndarray,
+        original: np.ndarray,
+        targets: np.ndarray,
+        *,
+        bias_radius: float | None = None,
+        steps: int = 20,
+        step_size: float = 0.4,
+        restarts: int = 6,
+        seed: int = 0,
+    ) -> None:
+        self.explanation, self.criterion, self.bias_radius = explanation, criterion, bias_radius
+        self.inputs, self.original = inputs, original
+        self.steps, self.step_size, self.restarts, self.seed = steps, step_size, restarts, seed
+        self._logits, self._weights = logits_of(model), model.trainable_variables
+        copy, self._beta = softplus_copy(model)
+        self._smooth, self._copied = logits_of(copy), copy.trainable_variables
+        goal = np.broadcast_to(np.asarray(criterion.goal, np.float32), original.shape)
+        self._data = [tf.constant(inputs, tf.float32), tf.constant(targets, tf.float32)]
+        self._data += [tf.constant(_flat(v), tf.float32) for v in (original, goal)]
+        self._attack = tf.function(self._of_samples)
+
+    def __call__(self, gamma: Any) -> MapAttackResult:
+        """Attack with weights in [w - gamma |w|, w + gamma |w|]; gamma is a number or (N,)."""
+        gammas = tf.constant(np.broadcast_to(gamma, len(self.inputs)), tf.float32)
+        best, best_values = self.original, np.full(len(self.inputs), -np.inf)
+        for number in range(self.restarts):
+            self._beta.assign(BETAS[number % len(BETAS)])
+            maps, values = self._attack(gammas, tf.constant(self.seed + number))
+            better = (values.numpy() > best_values).reshape(-1, *[1] * (best.ndim - 1))
+            best = np.where(better, maps.numpy().reshape(best.shape), best)
+            best_values = np.maximum(best_values, values)
+        return MapAttackResult(self.inputs, best, self.original, best_values)
+
+    breaks = CriterionAttack.breaks
+
+    def _of_samples(self, gammas: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One sample after the other inside the graph: the weights of one are held at a time."""
+        of_each = tf.range(len(self.inputs)), gammas, *self._data
+        kinds = tf.TensorSpec(self._data[-1].shape[1:]), tf.TensorSpec(())
+        return tf.map_fn(
+            lambda sample: self._of_sample(seed, *sample), of_each, fn_output_signature=kinds
+        )
+
+    def _of_sample(
+        self, seed: tf.Tensor, number: tf.Tensor, gamma: tf.Tensor, *data: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        point, target, original, goal = (tensor[None] for tensor in data)
+        centers = [tf.convert_to_tensor(weight) for weight in self._weights]
+        radii = [self._radius(w, c, gamma) for w, c in zip(self._weights, centers)]
+
+        def maps_of(logits: Any, variables: list, weights: list[tf.Tensor]) -> tf.Tensor:
+            with keras.StatelessScope(state_mapping=list(zip(variables, weights))):
+                maps = self.explanation(logits, point, target)
+            return tf.reshape(maps, original.shape)
+
+        def step(count: tf.Tensor, weights: list, best: tf.Tensor, best_value: tf.Tensor) -> tuple:
+            maps = maps_of(self._logits, self._weights, weights)
+            value = self.criterion.badness(maps, original, goal)[0][0]
+            best = tf.where(value > best_value, maps, best)
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                climbed = maps_of(self._smooth, self._copied, weights)
+                climbed = self.criterion.badness(climbed, original, goal)[1]
+            unconnected = tf.UnconnectedGradients.ZERO
+            directions = tape.gradient(climbed, weights, unconnected_gradients=unconnected)
+            length = self.step_size * (1 - tf.cast(count, tf.float32) / max(self.steps, 1))
+            moved = [
+                tf.clip_by_value(w + length * r * tf.sign(d), c - r, c + r)
+                for w, c, r, d in zip(weights, centers, radii, directions)
+            ]
+            return count + 1, moved, best, tf.maximum(value, best_value)
+
+        starts = [
+            c + r * tf.random.stateless_uniform(c.shape, (1000 * seed + index, number), -1, 1)
+            for index, (c, r) in enumerate(zip(centers, radii))
+        ]
+        first = tf.constant(0), starts, original, tf.constant(-np.inf, tf.float32)
+        found = tf.while_loop(
+            lambda count, *_: count <= self.steps, step, first, parallel_iterations=1
+        )
+        return found[2][0], found[3]
+
+    def _radius(self, weight: Any, center: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+        if self.bias_radius is not None and weight.name in ("bias", "beta"):
+            return tf.fill(center.shape, tf.constant(self.bias_radius, tf.float32))
+        return gamma * tf.abs(center)
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
+from xcertify.bounds import register_elementwise
+from xcertify.bounds.activations import smooth_rectifier
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import logits_of
 from xcertify.regions import Region
@@ -271,6 +273,27 @@ class _Attacked:
         return MapAttackResult(points, self.explain(points), self.maps, found.values)
 
 
+class SmoothReLU(keras.layers.Layer):
+    """Layer of `softplus_copy`: ``slope z + (1 - slope) softplus(beta z) / beta``.
+
+    `Verifier` bounds it with the value that beta has when the verifier is made.
+    """
+
+    def __init__(self, beta: tf.Variable, slope: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.beta, self.slope = beta, slope
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The function, elementwise."""
+        beta = tf.cast(self.beta, inputs.dtype)
+        return self.slope * inputs + (1 - self.slope) * tf.nn.softplus(beta * inputs) / beta
+
+
+register_elementwise(
+    SmoothReLU, lambda layer: smooth_rectifier(float(layer.beta.numpy()), layer.slope)
+)
+
+
 def softplus_copy(model: keras.Model) -> tuple[keras.Model, tf.Variable]:
     """A copy of a model with softplus(beta z) / beta for every ReLU, and the variable beta.
 
@@ -287,20 +310,19 @@ def softplus_copy(model: keras.Model) -> tuple[keras.Model, tf.Variable]:
     """
     beta = tf.Variable(BETAS[0], trainable=False, dtype=tf.float32)
 
-    def smooth(slope: float) -> Callable:
-        def activation(z: tf.Tensor) -> tf.Tensor:
-            sharpness = tf.cast(beta, z.dtype)
-            return slope * z + (1 - slope) * tf.nn.softplus(sharpness * z) / sharpness
-
-        return activation
+    def smooth(layer: keras.layers.Layer, slope: float, **settings: Any) -> SmoothReLU:
+        return SmoothReLU(beta, slope, dtype=layer.dtype_policy, **settings)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         plain = isinstance(layer, keras.layers.ReLU) and layer.max_value is None
         if (plain and not layer.threshold) or isinstance(layer, keras.layers.LeakyReLU):
-            return keras.layers.Activation(smooth(float(layer.negative_slope)), name=layer.name)
+            return smooth(layer, float(layer.negative_slope), name=layer.name)
+        rectified = getattr(layer, "activation", None) is keras.activations.relu
+        if rectified and isinstance(layer, keras.layers.Activation):
+            return smooth(layer, 0.0, name=layer.name)
         copy = type(layer).from_config(layer.get_config())
-        if getattr(copy, "activation", None) is keras.activations.relu:
-            copy.activation = smooth(0.0)
+        if rectified:
+            copy.activation = smooth(layer, 0.0)
         return copy
 
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)

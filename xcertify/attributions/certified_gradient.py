@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attacks import CriterionAttack, weight_attack
+from xcertify.attacks import CriterionAttack, WeightCriterionAttack
 from xcertify.attributions.gradients import GradientExplainer
 from xcertify.attributions.scores import parts, whole_number
 from xcertify.bounds import Verifier
 from xcertify.bounds.gradient import GRADIENT_METHODS
 from xcertify.certificates import GradientCertificate, RadiusCertificate, fingerprint
-from xcertify.criteria import Criterion, Excludes
+from xcertify.criteria import Criterion
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.regions import Ball, Region
 from xcertify.targets import one_hot_targets, target_classes
@@ -207,8 +207,8 @@ class CertifiedGradient(GradientExplainer):
             Number of bisections; 10 find the radius to one percent.
         attack
             Whether to look for the least radius at which the criterion can be broken: by projected
-            gradient ascent on the same explanation (on a copy with softplus for ReLU), or for
-            "gamma" by one change of the weights for all inputs.
+            gradient ascent on the same explanation (on a copy with softplus for ReLU); for "gamma"
+            in the weights, with weights of its own for each input.
         attack_steps
             Gradient steps of each attack, for each of three softplus.
 
@@ -460,15 +460,12 @@ class CertifiedGradient(GradientExplainer):
             batch_size=max(1, 4 * self.batch_size // nb_variants),
             seed=self.seed,
         )
-        low, high = np.maximum(certified, largest * _SMALLEST), np.full(len(inputs), largest)
-        attacked, radius = np.full(len(inputs), np.inf), high
-        for _ in range(_NB_ATTACKS):
+
+        def broken(radius: np.ndarray) -> np.ndarray:
             region = Ball(inputs, _per_sample(radius, inputs), self.norm, self.clip)
-            broken = attack.breaks(attack(region)) & (radius > certified)
-            attacked = np.where(broken, np.minimum(attacked, radius), attacked)
-            low, high = np.where(broken, low, radius), np.where(broken, radius, high)
-            radius = np.sqrt(low * high)
-        return attacked
+            return attack.breaks(attack(region))
+
+        return _least_broken(broken, certified, largest)
 
     def _attacked_gamma(
         self,
@@ -480,27 +477,19 @@ class CertifiedGradient(GradientExplainer):
         largest: float,
         steps: int,
     ) -> np.ndarray:
-        """Least tried relative change of the weights, one for all inputs, that broke it."""
-        wanted = criterion.target_map if isinstance(criterion, Excludes) else None
-        attacked = np.full(len(inputs), np.inf)
-        least = max(certified.min(), largest * _SMALLEST)
-        for gamma in np.geomspace(least, largest, _NB_ATTACKS + 1)[1:][::-1]:
-            result = weight_attack(
-                self.model,
-                self.explanation,
-                inputs,
-                weights,
-                gamma=float(gamma),
-                target_maps=wanted,
-                steps=steps,
-                batch_size=self.batch_size,
-                seed=self.seed,
-            )
-            broken = ~criterion.holds(result.maps, result.maps, original) & (gamma > certified)
-            attacked = np.where(broken, gamma, attacked)
-            if not broken.any():
-                break
-        return attacked
+        """Least relative change of the weights, of each input its own, that broke the criterion."""
+        attack = WeightCriterionAttack(
+            self.model,
+            self.explanation,
+            criterion,
+            inputs,
+            original,
+            weights,
+            bias_radius=self.bias_radius,
+            steps=steps,
+            seed=self.seed,
+        )
+        return _least_broken(lambda radius: attack.breaks(attack(radius)), certified, largest)
 
 
 def _largest_proved(
@@ -518,6 +507,20 @@ def _largest_proved(
         best = np.where(open_ones & holds, np.maximum(best, radius), best)
         low, high = np.where(holds, radius, low), np.where(holds, high, radius)
     return best
+
+
+def _least_broken(
+    broken: Callable[[np.ndarray], np.ndarray], certified: np.ndarray, largest: float
+) -> np.ndarray:
+    """Least radii (N,) that were tried and broken, above the certified ones, by bisection."""
+    low, high = np.maximum(certified, largest * _SMALLEST), np.full(len(certified), largest)
+    attacked, radius = np.full(len(certified), np.inf), high
+    for _ in range(_NB_ATTACKS):
+        found = broken(radius) & (radius > certified)
+        attacked = np.where(found, np.minimum(attacked, radius), attacked)
+        low, high = np.where(found, low, radius), np.where(found, radius, high)
+        radius = np.sqrt(low * high)
+    return attacked
 
 
 def _per_sample(radius: Any, inputs: np.ndarray) -> Any:
