@@ -5,12 +5,18 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from xcertify.certificates import GradientCertificate, TopKCertificate
 from xcertify.plots import (
     draw_attribution,
     draw_image,
+    draw_intervals,
+    draw_series,
+    draw_targeted,
     plot_attributions,
     plot_comparison,
     plot_curves,
+    plot_gradient_certificate,
+    plot_top_k,
 )
 
 RED_PATCH, BLUE_PATCH = (1, 2), (6, 5)
@@ -181,3 +187,93 @@ def test_curves_are_the_means_and_share_a_legend():
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     assert first.get_xlabel() == "share"
+
+
+def test_bands_reach_from_proved_to_attacked():
+    class Result:
+        axis, axis_label = np.array([0.0, 1.0]), "share"
+        mean_curve = np.array([3.0, 2.0])
+        certified_curves = np.array([[1.0, 0.0], [2.0, 1.0]])
+
+    (axes,) = plot_curves({"RobustnessSr": {"a": Result}}).axes
+    (band,) = axes.collections
+    corners = {tuple(point) for point in band.get_paths()[0].vertices}
+    assert corners == {(0.0, 1.5), (0.0, 3.0), (1.0, 0.5), (1.0, 2.0)}
+
+
+def test_targeted_maps_are_red_where_adding_and_blue_where_taking_counts(maps):
+    axes, negative = new_axes(), np.zeros_like(maps[0])
+    negative[BLUE_PATCH] = 4.0
+    drawn = draw_targeted(axes, maps[0], negative)
+    shown = pixels(axes)
+    assert drawn.get_clim() == (-4, 4)
+    assert shown[RED_PATCH][0] > shown[RED_PATCH][2] + 0.3
+    assert shown[BLUE_PATCH][2] > shown[BLUE_PATCH][0] + 0.3
+    np.testing.assert_allclose(shown[0, 0], 1, atol=0.01)
+
+
+def test_intervals_are_drawn_and_unproved_signs_are_hatched():
+    axes = new_axes()
+    bars = draw_intervals(
+        axes, [1.0, -2.0, 0.5], [0.5, -3.0, -0.1], [1.5, 0.2, 0.5], names=["a", "b", "c"]
+    )
+    assert [bar.get_height() for bar in bars] == [1, -2, 0.5]
+    assert [bool(bar.get_hatch()) for bar in bars] == [False, True, True]
+    ends = axes.collections[0].get_segments()
+    np.testing.assert_allclose([s[:, 1] for s in ends], [[0.5, 1.5], [-3, 0.2], [-0.1, 0.5]])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="one shape"):
+        draw_intervals(axes, [1.0], [0.0, 0.0], [1.0])
+
+
+def test_series_run_to_the_right_over_their_explanation():
+    series = np.stack([np.linspace(0, 1, 6), np.full(6, 7.0)], axis=1)
+    explanation = np.zeros((6, 2))
+    explanation[4, 1] = 2.0
+    axes = new_axes()
+    drawn = draw_series(axes, series, explanation, names=["rises", "rests"])
+    np.testing.assert_array_equal(drawn.get_array(), explanation.T)
+    rises, rests = (line.get_ydata() for line in axes.lines)
+    np.testing.assert_allclose(rises[[0, -1]], [0.4, -0.4])  # the axis points down
+    np.testing.assert_allclose(rests, 1)
+    assert axes.get_ylim() == (1.5, -0.5)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["rises", "rests"]
+    with pytest.raises(ValueError, match=r"Received: \(6, 2\) and \(5, 2\)"):
+        draw_series(axes, series, explanation[:5])
+
+
+def gradient_certificate(shape):
+    explanation = np.random.default_rng(0).normal(size=(2, *shape)).astype("f4")
+    return GradientCertificate(
+        region="", method="", arithmetic="", lower=explanation - 0.5, upper=explanation + 0.5,
+        explanation=explanation, inputs=np.zeros_like(explanation), targets=np.eye(2),
+        settings={}, fingerprint="",
+    )  # fmt: skip
+
+
+def test_gradient_certificates_share_a_scale_and_show_proved_signs():
+    found = gradient_certificate((4, 4, 3))
+    figure = plot_gradient_certificate(found)
+    assert len(figure.axes) == 2 * 6
+    _, nominal, lower, upper, signs, _ = figure.axes[:6]
+    mean = found.explanation[0].mean(-1)
+    for axes, values in ((nominal, mean), (lower, mean - 0.5), (upper, mean + 0.5)):
+        np.testing.assert_allclose(axes.images[-1].get_array(), values, atol=1e-6)
+        assert axes.images[-1].get_clim() == nominal.images[-1].get_clim()
+    expected = np.where(mean > 0.5, 1, np.where(mean < -0.5, -1, 0))
+    np.testing.assert_array_equal(signs.images[-1].get_array(), expected)
+    table = plot_gradient_certificate(gradient_certificate((5,)), names="abcde")
+    assert [len(axes.patches) for axes in table.axes] == [5, 5]
+
+
+def test_top_k_cells_are_outlined_below_their_interval(maps):
+    found = TopKCertificate(
+        region="", method="", arithmetic="", form="map", k=1, k2=1, radius=np.array([0.01, 0.0]),
+        attacked=np.array([0.02, 0.5]), prediction_radius=None, gap=np.ones(2),
+        cells=np.array([[3], [0]]), map_shape=(2, 2), targets=np.zeros((2, 2)),
+    )  # fmt: skip
+    first, second, _ = plot_top_k(found, maps, np.ones((2, 8, 8, 3))).axes
+    assert [axes.get_title() for axes in (first, second)] == ["[0.01, 0.02]", "[0, 0.5]"]
+    (outline,) = first.collections
+    corners = outline.get_paths()[0].vertices
+    assert corners.min() == pytest.approx(3.5, abs=0.3)  # the lower right quarter of 8x8 pixels

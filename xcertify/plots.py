@@ -18,9 +18,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, Normalize
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.image import AxesImage
+from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import MaxNLocator
 
 _INK = "#444444"
 
@@ -146,6 +149,157 @@ def draw_cells(
     axes.contour(places[1], places[0], chosen, levels=[0.5], colors=_INK, linewidths=1.2)
 
 
+def draw_targeted(
+    axes: Axes,
+    positive: Any,
+    negative: Any,
+    image: Any = None,
+    *,
+    limits: tuple[float, float] | None = None,
+) -> ScalarMappable:
+    """Draw a targeted explanation: red where adding to a feature counts, blue where taking away.
+
+    Each feature has the colour of the larger of its two values; both maps share one scale.
+
+    Parameters
+    ----------
+    axes
+        Where to draw.
+    positive, negative
+        The two maps of one sample, as `EVA.explain_targeted` returns them.
+    image, limits
+        As for `draw_attribution`.
+
+    Returns
+    -------
+    matplotlib.cm.ScalarMappable
+        Carries the colour scale; what is blue has minus its value.
+
+    Raises
+    ------
+    ValueError
+        As `draw_attribution`.
+
+    Examples
+    --------
+    >>> maps = explainer.explain_targeted(images, labels)
+    >>> draw_targeted(axes, maps.positive[0], maps.negative[0], images[0])
+    """
+    positive, negative = np.asarray(positive), np.asarray(negative)
+    merged = np.where(positive >= negative, positive, -negative)
+    return draw_attribution(axes, merged, image, limits=limits, signed=True)
+
+
+def draw_intervals(
+    axes: Axes, explanation: Any, lower: Any, upper: Any, *, names: Sequence[str] | None = None
+) -> BarContainer:
+    """Draw the explanation of a row of a table as bars, with a proved interval for each.
+
+    Bars whose sign is proved are dark and full, the others pale and hatched.
+
+    Parameters
+    ----------
+    axes
+        Where to draw.
+    explanation, lower, upper
+        (W,), for example of a `xcertify.certificates.GradientCertificate`.
+    names
+        Of the features. Default: their numbers.
+
+    Returns
+    -------
+    matplotlib.container.BarContainer
+        The bars.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit.
+
+    Examples
+    --------
+    >>> found = explainer.certify(rows)
+    >>> draw_intervals(axes, found.explanation[0], found.lower[0], found.upper[0], names=columns)
+    """
+    explanation, lower, upper = (np.asarray(v, np.float64) for v in (explanation, lower, upper))
+    if not explanation.shape == lower.shape == upper.shape == explanation.shape[:1]:
+        raise ValueError(
+            f"explanation, lower and upper must be of one shape (W,). "
+            f"Received: {explanation.shape}, {lower.shape}, {upper.shape}"
+        )
+    names = _batch(names, len(explanation), "names")
+    features = np.arange(len(explanation))
+    proved = (lower > 0) | (upper < 0)
+    colours = ["#c2381a" if value > 0 else "#2f55b8" for value in explanation]
+    bars = axes.bar(features, explanation, color=colours, edgecolor=_INK, linewidth=0.6)
+    for bar, sure in zip(bars, proved):
+        if not sure:
+            bar.set(alpha=0.35, hatch="///")
+    reach = np.stack([explanation - lower, upper - explanation]).clip(min=0)
+    axes.errorbar(features, explanation, reach, fmt="none", ecolor=_INK, elinewidth=1, capsize=3)
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=7, colors=_INK)
+    if names[0] is None:
+        axes.set_xlabel("feature", fontsize=8)
+    else:
+        axes.set_xticks(features, names, rotation=90)
+    return bars
+
+
+def draw_series(
+    axes: Axes, series: Any, explanation: Any, *, names: Sequence[str] | None = None
+) -> ScalarMappable:
+    """Draw a time series over its explanation: a strip for each variable, time to the right.
+
+    Parameters
+    ----------
+    axes
+        Where to draw.
+    series
+        (T, W), or (T,) of one variable.
+    explanation
+        Of the same shape; drawn as colours behind the lines.
+    names
+        Of the variables. Default: their numbers.
+
+    Returns
+    -------
+    matplotlib.cm.ScalarMappable
+        Carries the colour scale.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, and for NaN or infinite values.
+
+    Examples
+    --------
+    >>> draw_series(axes, series[0], explainer.explain(series)[0])
+    """
+    series, explanation = np.asarray(series, np.float64), np.asarray(explanation, np.float64)
+    if series.shape != explanation.shape or series.ndim not in (1, 2):
+        raise ValueError(
+            f"a series and its explanation must both be (T, W) or (T,). "
+            f"Received: {series.shape} and {explanation.shape}"
+        )
+    series, explanation = (v.reshape(len(v), -1).T for v in (series, explanation))  # (W, T)
+    names = _batch(names, len(series), "names")
+    drawn = draw_attribution(axes, explanation)
+    span = np.ptp(series, axis=1, keepdims=True)
+    middle = (series.max(axis=1, keepdims=True) + series.min(axis=1, keepdims=True)) / 2
+    # A strip is 1 high and its y axis points down; lines leave a tenth of it free on each side.
+    lines = np.arange(len(series))[:, None] - 0.8 * (series - middle) / np.where(span > 0, span, 1)
+    halo = Stroke(linewidth=2.5, foreground="white"), Normal()  # a dark line on dark colours
+    axes.plot(lines.T, color=_INK, linewidth=1, path_effects=halo)
+    axes.set_aspect("auto")
+    axes.set_yticks(range(len(series)), [n if n is not None else i for i, n in enumerate(names)])
+    axes.set_xlabel("time step", fontsize=8)
+    axes.tick_params(labelsize=7, colors=_INK, bottom=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return drawn
+
+
 def plot_attributions(
     explanations: Any,
     images: Any = None,
@@ -264,6 +418,114 @@ def plot_comparison(
     return figure
 
 
+def plot_gradient_certificate(
+    certificate: Any,
+    *,
+    names: Sequence[str] | None = None,
+    size: float = 1.5,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw what `CertifiedGradient` proves: explanation, lower and upper bound, proved signs.
+
+    Parameters
+    ----------
+    certificate
+        A `xcertify.certificates.GradientCertificate`. Of images, channels are averaged: the means
+        of the bounds are bounds of the mean. Of tables, each sample is drawn as bars with
+        intervals; see `draw_intervals`.
+    names
+        Of the features of a table.
+    size
+        Height of one sample, in inches.
+    figure
+        An empty figure to draw on. Default: a new one.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A row for each sample: input, explanation, lower, upper, signs (red and blue; white: not
+        proved) and a colour bar, which the middle three share. Of tables: one axes for each sample.
+
+    Examples
+    --------
+    >>> plot_gradient_certificate(explainer.certify(images[:3])).savefig("certificate.png")
+    """
+    parts = (certificate.explanation, certificate.lower, certificate.upper)
+    nb_samples = len(certificate.explanation)
+    if certificate.explanation.ndim == 2:
+        if figure is None:
+            figure = Figure(
+                figsize=(max(4, 0.25 * certificate.explanation.shape[1]), 1.6 * size * nb_samples),
+                layout="constrained",
+                dpi=150,
+            )
+        for number, arrays in enumerate(zip(*parts)):
+            axes = figure.add_subplot(nb_samples, 1, number + 1)
+            draw_intervals(axes, *arrays, names=names)
+        return figure
+    if certificate.explanation.ndim == 4:
+        parts = tuple(part.mean(axis=-1) for part in parts)
+    maps = np.stack([_maps(part) for part in parts], axis=1)
+    signs = (maps[:, 1] > 0).astype(float) - (maps[:, 2] < 0)
+    figure, grid = _grid(nb_samples, 5, size, figure)
+    titles = ("input", "explanation", "lower bound", "upper bound", "proved signs")
+    for row in range(nb_samples):
+        limits = _limits(maps[row], signed=True)
+        columns = [figure.add_subplot(grid[row, column]) for column in range(5)]
+        draw_image(columns[0], certificate.inputs[row])
+        for axes, one in zip(columns[1:4], maps[row]):
+            drawn = draw_attribution(axes, one, limits=limits, signed=True)
+        draw_attribution(columns[4], signs[row], limits=(-1, 1), signed=True)
+        if row == 0:
+            for axes, title in zip(columns, titles):
+                axes.set_title(title, fontsize=9)
+        _colour_bar(figure.add_subplot(grid[row, -1]), signed=True, scale=drawn.norm)
+    return figure
+
+
+def plot_top_k(
+    certificate: Any,
+    explanations: Any,
+    images: Any,
+    *,
+    nb_columns: int = 6,
+    size: float = 1.8,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw class activation maps with the outline of their top k cells and the proved radius.
+
+    Parameters
+    ----------
+    certificate
+        What `CORGI.certify` returned for these images.
+    explanations
+        Maps of the size of the images, (N, H, W, 1), as `CORGI.explain` gives them.
+    images
+        (N, H, W, C).
+    nb_columns, size, figure
+        As for `plot_attributions`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        As of `plot_attributions`; above each map the interval in which the largest radius lies
+        within which these cells stay the top k, from proved to attacked.
+
+    Examples
+    --------
+    >>> plot_top_k(explainer.certify(images), explainer.explain(images), images)
+    """
+    attacked = certificate.attacked
+    titles = [f"[{r:.2g}, {'?' if attacked is None else format(attacked[i], '.2g')}]"
+              for i, r in enumerate(certificate.radius)]  # fmt: skip
+    figure = plot_attributions(
+        explanations, images, titles=titles, nb_columns=nb_columns, size=size, figure=figure
+    )
+    for axes, cells, image in zip(figure.axes, certificate.cells, images):
+        draw_cells(axes, cells, certificate.map_shape, np.shape(image))
+    return figure
+
+
 def plot_curves(
     results: Mapping[str, Mapping[str, Any]],
     *,
@@ -272,6 +534,9 @@ def plot_curves(
     figure: Figure | None = None,
 ) -> Figure:
     """Draw the mean curves of metrics: a panel for each metric, a line for each explainer.
+
+    A metric with certified values, such as `RobustnessSr`, gets a band from the mean of what is
+    proved to the mean of what was attacked: the true curve lies within it.
 
     Parameters
     ----------
@@ -308,6 +573,12 @@ def plot_curves(
             (lines[name],) = axes.plot(
                 result.axis, result.mean_curve, style, color=colours[name], linewidth=1.5
             )
+            certified = getattr(result, "certified_curves", None)
+            if certified is not None:
+                below, above = np.mean(certified, axis=0), result.mean_curve
+                axes.fill_between(
+                    result.axis, below, above, color=colours[name], alpha=0.2, linewidth=0
+                )
             axes.set_xlabel(result.axis_label, fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7, colors=_INK)

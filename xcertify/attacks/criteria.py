@@ -114,8 +114,8 @@ class WeightCriterionAttack:
     Every input has weights of its own, so that this is the attack on what `CertifiedGradient`
     claims with `gamma`; `weight_attack` looks for one change that fools all inputs. Gradient
     steps of equal relative size from random weights, on a copy with softplus for ReLU, for the
-    betas of `CriterionAttack` in turn; what counts are the maps of the model itself. The predicted class
-    may change, as it may in a certificate.
+    betas of `CriterionAttack` in turn; what counts are the maps of the model itself. The predicted
+    class may change, as it may in a certificate.
 
     Parameters
     ----------
