@@ -14,6 +14,7 @@ from xcertify.attacks.steps import keep_better, margins, project, steepest, two_
 from xcertify.logits import logits_of
 from xcertify.regions import Region
 from xcertify.targets import target_classes
+from xcertify.tracing import traced
 
 Objective = Callable[[tf.Tensor, tf.Tensor], Any]
 
@@ -259,7 +260,7 @@ class PGD:
                 tf.TensorSpec((), dtype),
                 tf.TensorSpec((), tf.float32),
             ]
-            self._compiled[key] = tf.function(self._loop(norm), input_signature=signature)
+            self._compiled[key] = traced(self._loop(norm), input_signature=signature)
         return self._compiled[key]
 
     def _loop(self, norm: float) -> Callable:

@@ -13,6 +13,7 @@ from xcertify.attacks.maps import BETAS, Explanation, MapAttackResult, softplus_
 from xcertify.criteria import Criterion
 from xcertify.logits import logits_of
 from xcertify.regions import Region
+from xcertify.tracing import traced
 
 
 class CriterionAttack:
@@ -75,7 +76,7 @@ class CriterionAttack:
             batch_size=batch_size,
             seed=seed,
         )
-        self._maps = tf.function(
+        self._maps = traced(
             lambda points, targets: explanation(self._logits, points, targets),
             reduce_retracing=True,
         )
@@ -168,7 +169,7 @@ class WeightCriterionAttack:
         goal = np.broadcast_to(np.asarray(criterion.goal, np.float32), original.shape)
         self._data = [tf.constant(inputs, tf.float32), tf.constant(targets, tf.float32)]
         self._data += [tf.constant(_flat(v), tf.float32) for v in (original, goal)]
-        self._attack = tf.function(self._of_samples)
+        self._attack = traced(self._of_samples)
 
     def __call__(self, gamma: Any) -> MapAttackResult:
         """Attack with weights in [w - gamma |w|, w + gamma |w|]; gamma is a number or (N,)."""

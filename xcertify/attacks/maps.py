@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import logits_of
 from xcertify.regions import Region
 from xcertify.targets import one_hot_targets
+from xcertify.tracing import traced
 
 Explanation = Callable[[Callable, tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -313,7 +315,15 @@ def softplus_copy(model: keras.Model) -> tuple[keras.Model, tf.Variable]:
     def smooth(layer: keras.layers.Layer, slope: float, **settings: Any) -> SmoothReLU:
         return SmoothReLU(beta, slope, dtype=layer.dtype_policy, **settings)
 
+    def copied(model: keras.Model) -> keras.Model:
+        if isinstance(model, keras.Sequential):  # whose clones Keras counts in names
+            model = keras.Model(model.inputs, model.outputs, name=model.name)
+        return keras.models.clone_model(model, clone_function=clone)
+
+    @cache  # a shared layer stays shared
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.Model):
+            return copied(layer)
         plain = isinstance(layer, keras.layers.ReLU) and layer.max_value is None
         if (plain and not layer.threshold) or isinstance(layer, keras.layers.LeakyReLU):
             return smooth(layer, float(layer.negative_slope), name=layer.name)
@@ -325,7 +335,7 @@ def softplus_copy(model: keras.Model) -> tuple[keras.Model, tf.Variable]:
             copy.activation = smooth(layer, 0.0)
         return copy
 
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copy = copied(model)
     copy.set_weights(model.get_weights())
     return copy, beta
 
@@ -416,7 +426,6 @@ def weight_attack(
     centers = [tf.identity(weight) for weight in weights]
     radii = [gamma * tf.abs(center) for center in centers]
 
-    @tf.function(reduce_retracing=True)
     def measure(
         points: tf.Tensor, rows: tf.Tensor, goal: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
@@ -428,6 +437,7 @@ def weight_attack(
         gradients = tape.gradient(total, variables, unconnected_gradients=unconnected)
         return sign * distance, _predicted(logits(points)), gradients
 
+    measure = traced(measure, reduce_retracing=True)
     generator = np.random.default_rng(seed)
     best, best_values = [weight.numpy() for weight in weights], None
     arrays = inputs, targets, wanted

@@ -23,6 +23,7 @@ from xcertify.attacks.steps import (
 from xcertify.logits import logits_of
 from xcertify.regions import Region
 from xcertify.targets import target_classes
+from xcertify.tracing import traced
 
 _GROWTH, _LAST_GROWTH = 0.2, 0.001  # how fast a radius grows or shrinks, first and last
 _LAST_STEP = 0.01  # of the radius
@@ -195,7 +196,7 @@ class MinimalPerturbation:
         if key not in self._compiled:
             inputs = tf.TensorSpec((None, *region.shape), dtype)
             numbers = tf.TensorSpec((None,), tf.int32)
-            self._compiled[key] = tf.function(
+            self._compiled[key] = traced(
                 self._loop,
                 input_signature=[*[inputs] * 4, numbers, numbers, tf.TensorSpec((), tf.int32)],
             )

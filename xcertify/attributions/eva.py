@@ -23,6 +23,7 @@ from xcertify.grid import grid_cells
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.regions import Ball, Box, Region
 from xcertify.targets import margin_rows, target_classes
+from xcertify.tracing import traced
 
 Bound = Callable[[Region, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -451,8 +452,9 @@ class EVAHybrid(_OverlapExplainer):
         """Outputs of the latent layer."""
         if "latents" not in self._derived:
             latents = layer_output(self.model, self.latent_layer)
-            head = keras.Model(self.model.inputs[0], latents)
-            self._derived["latents"] = tf.function(
+            # With a name of its own, since Keras counts the models that it names.
+            head = keras.Model(self.model.inputs[0], latents, name=f"{self.model.name}_latents")
+            self._derived["latents"] = traced(
                 lambda x: head(x, training=False),
                 input_signature=[tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)],
                 autograph=False,

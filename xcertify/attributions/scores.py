@@ -12,6 +12,7 @@ import tensorflow as tf
 from xcertify.attributions.base import Explainer
 from xcertify.logits import logits_of
 from xcertify.targets import one_hot_targets, target_classes
+from xcertify.tracing import traced
 
 
 class LogitExplainer(Explainer):
@@ -31,7 +32,7 @@ class LogitExplainer(Explainer):
         key = (function.__name__, *arguments)
         if key not in self._derived:
             signature = [tf.TensorSpec(*argument) for argument in arguments]
-            self._derived[key] = tf.function(function, input_signature=signature, autograph=False)
+            self._derived[key] = traced(function, input_signature=signature, autograph=False)
         return self._derived[key]
 
 
@@ -43,12 +44,14 @@ class ScoreExplainer(LogitExplainer):
     """
 
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        return self._attributions(inputs, self._weights(inputs, targets))
+
+    def _weights(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        """Weights of the logits whose sum is explained, (N, K) float32."""
         logits = self._logits(inputs)
         if logits.shape[1] == 1:
-            weights = np.where(target_classes(logits, targets) == 1, 1, -1)[:, None]
-        else:
-            weights = one_hot_targets(logits, targets, *logits.shape)
-        return self._attributions(inputs, weights.astype(np.float32))
+            return np.where(target_classes(logits, targets) == 1, 1, -1).astype(np.float32)[:, None]
+        return one_hot_targets(logits, targets, *logits.shape)
 
     @abstractmethod
     def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from xcertify.bounds.rounding import block_size
+from xcertify.tracing import traced
 
 
 def transpose(linear: Callable[..., Any], shapes: Sequence[tuple], cotangent: Any) -> list[Any]:
@@ -37,7 +38,7 @@ def transpose(linear: Callable[..., Any], shapes: Sequence[tuple], cotangent: An
 def compile(function: Callable, signature: Sequence[tuple[tuple, str]]) -> Callable:
     """`function` of tensors as one graph, traced once for the given (shape, dtype) pairs."""
     specs = [tf.TensorSpec(shape, dtype) for shape, dtype in signature]
-    return tf.function(function, input_signature=specs, autograph=False)
+    return traced(function, input_signature=specs, autograph=False)
 
 
 def output_shape(function: Callable, shapes: Sequence[tuple], dtype: str) -> tuple[int, ...]:

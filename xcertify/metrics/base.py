@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.targets import one_hot_targets
+from xcertify.tracing import traced
 
 _ACTIVATIONS = {None: tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
@@ -123,7 +124,7 @@ class Score:
                 tf.TensorSpec((None, *inputs.shape[1:]), tf.float32),
                 tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
             )
-            self._compiled[shapes] = tf.function(self._score, input_signature=signature)
+            self._compiled[shapes] = traced(self._score, input_signature=signature)
         return self._compiled[shapes](inputs, targets)
 
     def _score(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:

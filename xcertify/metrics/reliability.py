@@ -19,6 +19,7 @@ from xcertify.metrics.base import Metric, MetricResult, nb_at_once
 from xcertify.metrics.baselines import Baseline, baseline_values
 from xcertify.metrics.fidelity import Deletion, Insertion, average_ranks, row_correlations
 from xcertify.targets import target_classes
+from xcertify.tracing import traced
 
 
 def as_masks(explanations: Any, inputs: Any, percentile: float = 99.0) -> np.ndarray:
@@ -143,7 +144,7 @@ class ClassRetrieval(Metric):
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         if "logits" not in self._derived:
             points = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
-            self._derived["logits"] = tf.function(logits_of(self.model), input_signature=[points])
+            self._derived["logits"] = traced(logits_of(self.model), input_signature=[points])
         size = nb_at_once(self.batch_size)
         starts = range(0, len(inputs), size)
         return np.concatenate([self._derived["logits"](inputs[s : s + size]) for s in starts])

