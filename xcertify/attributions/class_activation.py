@@ -12,7 +12,7 @@ from keras import layers
 from xcertify.attributions.grad_cam import last_convolution
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.bounds.graph import layer_input, layer_output
-from xcertify.logits import logits_of
+from xcertify.logits import logits_beside
 from xcertify.regions import Ball, Box, Region
 
 
@@ -204,8 +204,7 @@ class GradientActivation(WeightedChannels):
         self._source = model
         channels = layer_output(model, self._start)
         super().__init__(model, channels)
-        head = keras.Model(channels, model.outputs[0], name=f"{self.model.name}_head")
-        self._logits = logits_of(head)
+        self._evaluate = logits_beside(model, channels)
         self._nb_logits = model.outputs[0].shape[-1]
         self._heads: dict[tuple[str, str], Verifier] = {}
         self._bodies: dict[tuple[str, str], Verifier] = {}
@@ -235,10 +234,10 @@ class GradientActivation(WeightedChannels):
 
     def maps(self, inputs: tf.Tensor, asked: tf.Tensor) -> tf.Tensor:
         """See `WeightedChannels`."""
-        channels = self.body(inputs, training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(channels)
-            score = tf.reduce_sum(tf.cast(self._logits(channels), tf.float32) * asked)
+            tape.watch(inputs)
+            channels, logits = self._evaluate(inputs)
+            score = tf.reduce_sum(tf.cast(logits, tf.float32) * asked)
         weights = tf.reduce_mean(tape.gradient(score, channels), axis=(1, 2), keepdims=True)
         return tf.reshape(tf.reduce_sum(weights * channels, axis=-1), [-1, self.nb_cells])
 

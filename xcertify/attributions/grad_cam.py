@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from xcertify.attributions.scores import ScoreExplainer, parts
 from xcertify.bounds.graph import layer_output
-from xcertify.logits import logits_of
+from xcertify.logits import logits_beside
 
 
 class GradCAM(ScoreExplainer):
@@ -21,8 +21,8 @@ class GradCAM(ScoreExplainer):
     model, batch_size, seed, verbose
         As for `Saliency`. A Sequential or functional model of images.
     conv_layer
-        Name of the layer whose output (h, w, channels) is weighted; all paths to the model's
-        output must go through it. None: the last convolution.
+        Name of the layer whose output (h, w, channels) is weighted; what reaches the logits on
+        paths beside it does not count. None: the last convolution.
 
     Raises
     ------
@@ -57,15 +57,13 @@ class GradCAM(ScoreExplainer):
         return np.concatenate([maps_of(*piece) for piece in pieces])
 
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        if "halves" not in self._derived:
-            latents = layer_output(self.model, self.conv_layer or last_convolution(self.model))
-            body = keras.Model(self.model.inputs[0], latents)
-            self._derived["halves"] = body, logits_of(keras.Model(latents, self.model.outputs[0]))
-        body, head = self._derived["halves"]
-        channels = body(inputs, training=False)
+        if "channels and logits" not in self._derived:
+            channels = layer_output(self.model, self.conv_layer or last_convolution(self.model))
+            self._derived["channels and logits"] = logits_beside(self.model, channels)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(channels)
-            score = tf.reduce_sum(tf.cast(head(channels), tf.float32) * weights)
+            tape.watch(inputs)
+            channels, logits = self._derived["channels and logits"](inputs)
+            score = tf.reduce_sum(tf.cast(logits, tf.float32) * weights)
         importance = tf.reduce_mean(tape.gradient(score, channels), axis=(1, 2), keepdims=True)
         maps = tf.nn.relu(tf.reduce_sum(importance * channels, axis=-1, keepdims=True))
         return tf.image.resize(maps, inputs.shape[1:3], "bilinear")
