@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -50,11 +51,17 @@ TRAINED_EPSILON = 4 / 255
 STEPS = 32  # of the curves of relevance
 TOP = 100  # pixels of 1024 that are compared
 NB_CLASSES = 10  # most classes that masks are learned for in the study of any class
+OWN, CLEAN = "retrieval, own masks", "retrieval, masks of the clean images"
+RELEVANCE, NORM = "relevance R", "mean l1 norm of the masks"
+TABLES = {OWN: 2, CLEAN: 2, RELEVANCE: 3, NORM: 0}  # title -> decimals
 RELEX = {
     "RelEx": {},
-    'RelEx, form="pull"': {"form": "pull"},
-    "RelEx, 100 steps": {"steps": 100},
+    "RelEx, 100 steps": {"steps": 100, "tolerance": 0},
     "RelEx, without the batch": {"nb_samples": 1},
+}
+PULLS = {
+    'RelEx, form="pull"': {"form": "pull"},
+    'RelEx, 100 steps, form="pull"': {"steps": 100, "tolerance": 0, "form": "pull"},
 }
 OTHERS = {
     "Saliency": {},
@@ -71,26 +78,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data-dir", help="folder with prepared data sets")
     parser.add_argument("--data", nargs="+", default=["cifar10", "gtsrb"])
-    parser.add_argument("--nb-images", type=int, default=100)
+    parser.add_argument("--nb-images", type=int, default=20)
     parser.add_argument("--epsilons", nargs="+", type=float, default=[1, 2, 4, 8], help="of 255")
     parser.add_argument("--nb-epochs", type=int, default=10)
+    parser.add_argument("--models", type=Path, help="folder of networks: kept, not trained again")
     parser.add_argument("--only", choices=["quality", "cost"], help="default: both")
     parser.add_argument("--output", type=Path, help="folder for pictures; default: none are drawn")
     arguments = parser.parse_args()
     tf.get_logger().setLevel("ERROR")  # many networks are traced in one process
     start = time.perf_counter()
+    if arguments.only != "quality":
+        memory()  # first: a peak shows nothing below an earlier one
     for name in arguments.data if arguments.only != "cost" else ():
         train, test = (
             load(name, split, data_dir=arguments.data_dir) for split in ("train", "test")
         )
-        for title, model in networks(train, arguments.nb_epochs):
+        for title, model in networks(name, train, arguments.nb_epochs, arguments.models):
             title = f"{name}, {title}, {accuracy(model, *test):.1%} right"
             print(f"\n## {title}", flush=True)
             images = test[0][: arguments.nb_images]
             results = study(model, images, np.array(arguments.epsilons))
             if arguments.output:
                 arguments.output.mkdir(exist_ok=True)
-                picture = f"relex_{name}_{title.split(', ')[1].split()[0]}.png"
+                picture = f"relex-{name}-{title.split(', ')[1].split()[0]}.png"
                 plot_curves(results).savefig(arguments.output / picture)
     if arguments.only != "quality":
         load_part = partial(load, arguments.data[0], data_dir=arguments.data_dir)
@@ -98,14 +108,26 @@ def main() -> None:
     print(f"\nAll in {time.perf_counter() - start:.0f} s")
 
 
-def networks(train: tuple, nb_epochs: int) -> list[tuple[str, keras.Model]]:
+def networks(
+    name: str, train: tuple, nb_epochs: int, folder: Path | None
+) -> list[tuple[str, keras.Model]]:
     """A standard network, and one that was trained on from there with attacked images."""
     shape, nb_classes = train[0].shape[1:], int(train[1].max()) + 1
     standard, robust = (convolutional_net(shape, nb_classes) for _ in range(2))
+    found = [("standard", standard), ("adversarial training", robust)]
+    paths = [folder and folder / f"{name}_{title.split()[0]}.weights.h5" for title, _ in found]
+    if folder and all(path.exists() for path in paths):
+        for path, (_, model) in zip(paths, found):
+            model.load_weights(path)
+        return found
     fit(standard, *train, nb_epochs=nb_epochs)
     robust.set_weights(standard.get_weights())
     fit_attacked(robust, *train, nb_epochs=nb_epochs)
-    return [("standard", standard), ("adversarial training", robust)]
+    if folder:
+        folder.mkdir(exist_ok=True)
+        for path, (_, model) in zip(paths, found):
+            model.save_weights(path)
+    return found
 
 
 def fit_attacked(
@@ -141,6 +163,19 @@ def fit_attacked(
             step(images[some], labels[some], (images[some] + noise).astype(np.float32))
 
 
+class Remembered(RelEx):
+    """RelEx that learns the masks of the same images and classes once, for all tables and forms."""
+
+    learned: ClassVar[dict[tuple, tuple[np.ndarray, np.ndarray]]] = {}
+
+    def _learn(self, inputs: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        settings = id(self.model), self.steps, self.nb_samples, self.tolerance
+        key = *settings, inputs.tobytes(), classes.tobytes()
+        if key not in self.learned:
+            self.learned[key] = super()._learn(inputs, classes)
+        return self.learned[key]
+
+
 def methods(model: keras.Model) -> dict[str, Method]:
     """Name -> what gives the masks and maps of a method; of several candidates the best counts."""
 
@@ -155,7 +190,7 @@ def methods(model: keras.Model) -> dict[str, Method]:
         return explain
 
     def relex(settings: dict) -> Method:
-        explainer = RelEx(model, **settings)
+        explainer = Remembered(model, **settings)
 
         def explain(images: np.ndarray, classes: np.ndarray) -> tuple[list, list]:
             if explainer.form == "pull":  # the masks are those of the line above
@@ -166,61 +201,60 @@ def methods(model: keras.Model) -> dict[str, Method]:
         return explain
 
     found = {name: relex(settings) for name, settings in RELEX.items()}
-    return found | {name: others(getattr(attributions, name), s) for name, s in OTHERS.items()}
+    found |= {name: others(getattr(attributions, name), s) for name, s in OTHERS.items()}
+    return found | {name: relex(settings) for name, settings in PULLS.items()}
 
 
 def study(
     model: keras.Model, images: np.ndarray, epsilons: np.ndarray
 ) -> dict[str, dict[str, MetricResult]]:
-    """All tables of one network; retrieval for a picture."""
+    """All tables of one network; the first four for a picture."""
     classes = predict(model, images)
     attack = PGD(model, steps=40, restarts=2)
     attacked = [attack(Ball(images, e / 255, clip=(0, 1)), classes).points for e in epsilons]
     kept = [np.mean(predict(model, points) == classes) for points in attacked]
     print("Class kept by the attacked images themselves: ", end="")
     print(", ".join(f"{k:.0%} at {e:g}/255" for e, k in zip(epsilons, kept)), flush=True)
-    retrieval = [ClassRetrieval(model, points, classes) for points in attacked]
+    everything = (images, *attacked)
+    retrieval = [ClassRetrieval(model, points, classes) for points in everything]
     relevance = [
         FeatureRelevance(model, points, classes, steps=STEPS, activation="softmax")
-        for points in (images, *attacked)
+        for points in everything
     ]
-    header = " | ".join(f"{e:g}/255" for e in epsilons)
-    print(f"\n| method | retrieval, own masks: {header} | masks of clean images: {header} ", end="")
-    print(f"| R: clean | {header} | length of masks against clean: {header} |")
-    print(f"| --- |{' --- |' * (4 * len(epsilons) + 1)}")
-    curves: dict[str, dict[str, MetricResult]] = {"own masks": {}, "masks of the clean images": {}}
+    tables: dict[str, dict[str, MetricResult]] = {title: {} for title in TABLES}
+
+    def note(title: str, name: str, values: list[np.ndarray]) -> None:
+        tables[title][name] = MetricResult(
+            metric=title,
+            axis=np.array([0, *epsilons]),
+            axis_label="epsilon, of 255",
+            curves=np.stack(values, axis=1),
+            scores=np.mean(values, axis=0),
+            tied=np.zeros(len(values[0]), bool),
+            higher_is_better=True,
+        )
+
     for name, explain in methods(model).items():
-        (masks, maps), own = explain(images, classes), [explain(p, classes) for p in attacked]
-        relevant = [
-            max(metric.detailed_evaluate(m).overall for m in candidates)
-            for metric, candidates in zip(relevance, [maps, *(found[1] for found in own)])
+        found = [explain(points, classes) for points in everything]
+        scores = [
+            [max(metric.detailed_evaluate(m).overall for m in maps)]
+            for metric, (_, maps) in zip(relevance, found)
         ]
-        first, second, lengths = [], [], []
-        if masks:
-            first = [best(metric, found[0]) for metric, found in zip(retrieval, own)]
-            second = [best(metric, masks) for metric in retrieval]
-            lengths = [found[0][0].mean() / masks[0].mean() for found in own]
-        blank = [""] * (0 if masks else len(epsilons))
-        retrieved = [f"{scores.mean():.2f}" for scores in (*first, *second)] + 2 * blank
-        relevant = [f"{r:.3f}" for r in relevant]
-        cells = [*retrieved, *relevant, *(f"{length:.2f}" for length in lengths), *blank]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-        if not masks:
-            continue
-        for title, scores in zip(curves, (first, second)):
-            curves[title][name] = MetricResult(
-                metric="ClassRetrieval",
-                axis=epsilons,
-                axis_label="epsilon, of 255",
-                curves=np.stack(scores, axis=1),
-                scores=np.mean(scores, axis=0),
-                tied=np.zeros(len(images), bool),
-                higher_is_better=True,
-            )
+        note(RELEVANCE, name, np.array(scores))
+        if found[0][0]:
+            note(OWN, name, [best(metric, masks) for metric, (masks, _) in zip(retrieval, found)])
+            note(CLEAN, name, [best(metric, found[0][0]) for metric in retrieval])
+            note(NORM, name, [masks[0].reshape(len(images), -1).sum(1) for masks, _ in found])
+    for title, curves in tables.items():
+        header = " | ".join(f"{e:g}/255" for e in epsilons)
+        print(f"\n| {title} | clean | {header} |\n| --- | --- |{' --- |' * len(epsilons)}")
+        for name, result in curves.items():
+            cells = " | ".join(f"{v:.{TABLES[title]}f}" for v in result.mean_curve)
+            print(f"| {name} | {cells} |", flush=True)
     attacked_maps(model, images, classes, attacked[-1], epsilons[-1])
     any_class(model, images[:4], attacked[-1][:4])
     radii(model, images, classes)
-    return curves
+    return tables
 
 
 def best(metric: ClassRetrieval, candidates: list[np.ndarray]) -> np.ndarray:
@@ -250,7 +284,7 @@ def attacked_maps(
     print(f"retrieval, Spearman's correlation and overlap of the top {TOP} with the clean map\n")
     print(f"| method | {' | '.join(attacks)} |\n| --- |{' --- |' * len(attacks)}")
     for name, explain in methods(model).items():
-        if name in RELEX and name != "RelEx":
+        if "RelEx," in name:
             continue
         clean, cells = explain(images, classes)[1][0].mean(-1), []
         for points in attacks.values():
@@ -281,7 +315,7 @@ def any_class(model: keras.Model, images: np.ndarray, attacked: np.ndarray) -> N
 
 def radii(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> None:
     """Certified and attacked radii of what masks keep, and of whole images."""
-    explainer = RelEx(model, clip=(0, 1))
+    explainer = Remembered(model, clip=(0, 1))
     masks = {"RelEx's masks": None, "no mask": np.ones_like(images)}
     print("\nRadii within which the class is kept, medians, of 255:", end=" ")
     for name, mask in masks.items():
@@ -292,7 +326,7 @@ def radii(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> None:
 
 
 def cost(train: tuple[np.ndarray, np.ndarray], images: np.ndarray) -> None:
-    """Time of all images at once and one after the other; memory on large images."""
+    """Time of all images at once and one after the other."""
     model = convolutional_net(images.shape[1:], int(train[1].max()) + 1)
     fit(model, *train, nb_epochs=3)
     labels = predict(model, images)
@@ -318,16 +352,23 @@ def cost(train: tuple[np.ndarray, np.ndarray], images: np.ndarray) -> None:
             seconds, cpu_seconds = 10 * seconds, 10 * cpu_seconds
             name = f"{name} (every tenth, times ten)"
         print(f"{name}: {seconds:.1f} s, {cpu_seconds:.1f} s of processor time", flush=True)
-    large = convolutional_net((224, 224, 3), 10)
-    one = np.random.default_rng(0).uniform(0, 1, (2, 224, 224, 3))
-    for batch_size in (8, 32, 100):
+
+
+def memory() -> None:
+    """Growth of the peak of memory on two large images, for growing `batch_size`."""
+    print("\n## Memory: 2 images of 224x224x3, 2 steps, 50 copies\n")
+    model = convolutional_net((224, 224, 3), 10)
+    images = np.random.default_rng(0).uniform(0, 1, (2, 224, 224, 3)).astype(np.float32)
+    RelEx(model, nb_samples=1, steps=1).masks(images, [0, 1])  # what any call takes
+    for batch_size in (8, 32, 100, 200):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        RelEx(large, steps=2, batch_size=batch_size).masks(one, [0, 1])
+        RelEx(model, steps=2, batch_size=batch_size).masks(images, [0, 1])
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        copies = batch_size * one[0].size * 4 / 2**20
+        copies = batch_size * images[0].nbytes / 2**20
         print(
-            f"224x224x3, 50 copies, batch_size={batch_size} ({copies:.0f} MiB of copies): peak "
-            f"grows by {(after - before) / 2**10:.0f} MiB to {after / 2**10:.0f} MiB"
+            f"batch_size={batch_size} ({copies:.0f} MiB of copies): peak grows by "
+            f"{(after - before) / 2**10:.0f} MiB to {after / 2**10:.0f} MiB",
+            flush=True,
         )
 
 
