@@ -1,5 +1,6 @@
 """Explainers: attribution maps, and certificates where something can be proved."""
 
+from xcertify.attributions.attribution_bound import AttributionBound
 from xcertify.attributions.certified_gradient import CertifiedGradient
 from xcertify.attributions.controls import MarginGradientRange, RandomMap
 from xcertify.attributions.corgi import CORGI
@@ -18,6 +19,7 @@ from xcertify.attributions.relex import RelEx
 __all__ = [
     "CORGI",
     "EVA",
+    "AttributionBound",
     "CertifiedGradient",
     "EVAHybrid",
     "GradCAM",

@@ -316,6 +316,32 @@ def leaky_relu(negative_slope: float | Callable[[], Any]) -> Activation:
     )
 
 
+def smooth_rectifier(beta: float, negative_slope: float = 0.0) -> Activation:
+    """negative_slope * z + (1 - negative_slope) * softplus(beta z) / beta, beta above 0."""
+    rest = 1 - negative_slope
+
+    def derivative(z: Any) -> Any:
+        return negative_slope + rest * ops.sigmoid(beta * z)
+
+    return Activation(
+        "softplus with beta",
+        lambda z: negative_slope * z + rest * ops.softplus(beta * z) / beta,
+        derivative,
+        extrema=(math.log(-negative_slope) / beta,) if negative_slope < 0 else (),
+        curvature=0.2501 * beta * abs(rest),
+        ulps=64,
+        constant_error=2.0**-24,
+        slope=Activation(
+            "slope of softplus with beta",
+            derivative,
+            lambda z: beta * rest * _sigmoid_slope(beta * z),
+            inflections=(0.0,),
+            curvature=0.0963 * beta**2 * abs(rest),
+            constant_error=2.0**-24,
+        ),
+    )
+
+
 def rectifier(negative_slope: float, max_value: float | None, threshold: float) -> Activation:
     """The general `keras.layers.ReLU`.
 
