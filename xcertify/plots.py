@@ -413,7 +413,7 @@ def plot_comparison(
             axes = figure.add_subplot(grid[row, column])
             draw_attribution(axes, one, image, signed=signed)
             if column == 0:
-                axes.set_ylabel(textwrap.fill(name, 16), fontsize=9)
+                axes.set_ylabel(textwrap.fill(name, 16, break_long_words=False), fontsize=9)
         _colour_bar(figure.add_subplot(grid[row, -1]), signed)
     return figure
 
