@@ -60,6 +60,8 @@ def main() -> None:
     save(plots.plot_gradient_certificate(certificate), "certified-gradient")
     print(f"CertifiedGradient: signs proved {np.mean(certificate.signs != 0, axis=(1, 2, 3))}")
 
+    draw_deviation(model, digits[:4], classes[:4])
+
     maps = {"EVA": maps["EVA"]} | {n: found[n] for n in ("Saliency", "GradientInput", "RandomMap")}
     draw_curves(model, digits, classes, maps)
     draw_fidelity(model, test_images[:100])
@@ -76,6 +78,22 @@ def draw_targeted(eva: attributions.EVA, digits: np.ndarray, classes: np.ndarray
         plots.draw_targeted(axes, *sides, digits[number])
         axes.set_title(f"{classes[number]} towards {towards[number]}", fontsize=9)
     save(figure, "eva-targeted")
+
+
+def draw_deviation(model, digits: np.ndarray, classes: np.ndarray) -> None:
+    """Gradients of the softplus copy, and where the worst direction leads them."""
+    explainer = attributions.AttributionBound(model, epsilon=0.5, beta=10.0)
+    certificate = explainer.certify(digits, classes)
+    moved = digits + np.float32(0.5) * certificate.direction.astype(np.float32)
+    rows = {
+        "gradient": explainer(digits, classes),
+        "direction in which it moves most": certificate.direction,
+        "gradient there": explainer(moved, classes),
+    }
+    save(plots.plot_comparison(rows, digits, titles=[f"a {c}" for c in classes]), "deviation")
+    distances = np.linalg.norm((rows["gradient there"] - rows["gradient"]).reshape(4, -1), axis=1)
+    estimates = certificate.euclidean_estimate
+    print(f"AttributionBound: estimates {estimates}, distances there {distances}", flush=True)
 
 
 def draw_curves(model, digits: np.ndarray, classes: np.ndarray, maps: dict) -> None:
