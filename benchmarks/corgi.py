@@ -182,7 +182,7 @@ def draw_sign(model: keras.Model, image: np.ndarray) -> Figure:
     radii = {
         "certified": certificate.radius[0],
         "3 x attacked": 3 * certificate.attacked[0],
-        "0.07": 0.07,
+        "visible": 0.07,
     }
     figure = Figure(figsize=(8, 1.75 * len(radii) + 0.3), layout="constrained", dpi=150)
     axes = figure.subplots(len(radii), 4)
