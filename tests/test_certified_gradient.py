@@ -18,7 +18,13 @@ from xcertify.attacks import (
     input_gradient,
     weight_attack,
 )
-from xcertify.attributions import CertifiedGradient, GradientInput, IntegratedGradients, SmoothGrad
+from xcertify.attributions import (
+    AttributionBound,
+    CertifiedGradient,
+    GradientInput,
+    IntegratedGradients,
+    SmoothGrad,
+)
 from xcertify.bounds import UnsupportedLayerError
 from xcertify.certificates import GradientCertificate, fingerprint
 from xcertify.criteria import Excludes, KeepsOut, KeepsSigns, KeepsTop, Within
@@ -44,6 +50,10 @@ def inputs(nb_samples=3, shape=(5,), seed=0):
 
 def small(seed=0):
     return sequential((5,), L.Dense(8, "relu"), L.Dense(6, "tanh"), L.Dense(3), seed=seed)
+
+
+def rectified():
+    return sequential((5,), L.Dense(8, "relu"), L.Dense(3), seed=1)
 
 
 # --- the certificate ----------------------------------------------------------------------------
@@ -291,6 +301,20 @@ def test_limits_of_radii():
     assert (found.certified == 3.0).all() and found.attacked is None
     found = explainer.radius(inputs(2, (2,)), Within(-1.0), attack=False)
     assert (found.certified == 0).all()
+
+
+def test_settings_may_change_between_calls():
+    model, x = small(), inputs(2)
+    explainer, bound = CertifiedGradient(model), AttributionBound(rectified(), beta=5.0)
+    explainer(x), bound.certify(x)
+    explainer.attribution, bound.attribution, bound.beta = "gradient_input", "gradient_input", 20.0
+    changed = CertifiedGradient(model, attribution="gradient_input")
+    np.testing.assert_allclose(explainer(x), changed(x))
+    assert (explainer.certify(x).lower <= explainer.certify(x).explanation).all()
+    other = AttributionBound(rectified(), attribution="gradient_input", beta=20.0)
+    one, two = bound.certify(x), other.certify(x)
+    np.testing.assert_allclose(one.explanation, two.explanation, rtol=1e-6)
+    np.testing.assert_allclose(one.euclidean_estimate, two.euclidean_estimate, rtol=1e-5)
 
 
 def test_attack_of_a_plain_gradient():

@@ -178,8 +178,10 @@ class AttributionBound(GradientExplainer):
     @property
     def network(self) -> Any:
         """What is explained: the model, or with `beta` its copy with softplus for ReLU."""
+        if self._derived.get("beta", self.beta) != self.beta:
+            self._derived.clear()  # all of it is about the copy with another beta
         if "network" not in self._derived:
-            network = self.model
+            self._derived["beta"], network = self.beta, self.model
             if self.beta is not None and isinstance(network, keras.Model):
                 copy, beta = softplus_copy(network)
                 beta.assign(self.beta)
@@ -326,6 +328,9 @@ class AttributionBound(GradientExplainer):
             model, inputs, targets
         )
 
+    def _traced_settings(self) -> tuple:
+        return self.attribution, self.steps, np.asarray(self.baseline_value).tobytes()
+
     def _certified(self) -> CertifiedGradient:
         """The same attribution with proved bounds; made once, since it compiles."""
         if "certified" not in self._derived:
@@ -338,6 +343,8 @@ class AttributionBound(GradientExplainer):
                 verbose=self.verbose,
             )
         certified = self._derived["certified"]
+        certified.attribution = ATTRIBUTIONS[self.attribution]
+        certified.steps, certified.baseline_value = self.steps, self.baseline_value
         certified.epsilon, certified.norm = self.epsilon, self.norm
         certified.clip, certified.method = self.clip, self.method
         return certified

@@ -281,6 +281,10 @@ class CertifiedGradient(GradientExplainer):
         baseline = self._baseline(tuple(shape))
         return maps if baseline is None else maps * (inputs - tf.cast(baseline, inputs.dtype))
 
+    def _traced_settings(self) -> tuple:
+        settings = self.loss, self.attribution, self.steps, self.nb_samples, self.noise, self.seed
+        return *settings, np.asarray(self.baseline_value).tobytes()
+
     def _score(self, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         if self.loss == "logit":
             return logits * weights

@@ -27,9 +27,13 @@ class LogitExplainer(Explainer):
             self._derived["logits"] = logits_of(self.model)
         return tf.cast(self._derived["logits"](points), tf.float32)
 
+    def _traced_settings(self) -> tuple:
+        """Settings that are constants of graphs: where they change, graphs are traced anew."""
+        return ()
+
     def _compile(self, function: Callable, *arguments: tuple[tuple, tf.DType]) -> Callable:
         """A method as a graph; `arguments` are the shape and type of each argument."""
-        key = (function.__name__, *arguments)
+        key = (function.__name__, self._traced_settings(), *arguments)
         if key not in self._derived:
             signature = [tf.TensorSpec(*argument) for argument in arguments]
             self._derived[key] = traced(function, input_signature=signature, autograph=False)
