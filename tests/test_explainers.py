@@ -257,3 +257,15 @@ def test_same_maps_as_xplique(model, images):
     rise = Rise(narrow, 4000, 3)(square, LABELS)
     expected = xplique.Rise(narrow, nb_samples=4000, grid_size=3).explain(square, one_hot)
     assert np.corrcoef(rise.ravel(), np.ravel(expected))[0, 1] > 0.9
+
+
+def test_the_layer_of_grad_cam_may_change_between_calls():
+    layers = keras.layers
+    convolutions = [layers.Conv2D(2, 3, activation="tanh", name=name) for name in ("one", "two")]
+    head = [layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    model = keras.Sequential([keras.Input((6, 6, 1)), *convolutions, *head])
+    images = np.random.default_rng(0).random((2, 6, 6, 1), dtype="float32")
+    explainer = GradCAM(model)
+    explainer(images)
+    explainer.conv_layer = "one"
+    np.testing.assert_allclose(explainer(images), GradCAM(model, conv_layer="one")(images))

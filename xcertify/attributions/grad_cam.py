@@ -56,13 +56,17 @@ class GradCAM(ScoreExplainer):
         pieces = zip(parts(inputs, self.batch_size), parts(weights, self.batch_size))
         return np.concatenate([maps_of(*piece) for piece in pieces])
 
+    def _traced_settings(self) -> tuple:
+        return (self.conv_layer,)
+
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        if "channels and logits" not in self._derived:
+        key = "channels and logits", self.conv_layer
+        if key not in self._derived:
             channels = layer_output(self.model, self.conv_layer or last_convolution(self.model))
-            self._derived["channels and logits"] = logits_beside(self.model, channels)
+            self._derived[key] = logits_beside(self.model, channels)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(inputs)
-            channels, logits = self._derived["channels and logits"](inputs)
+            channels, logits = self._derived[key](inputs)
             score = tf.reduce_sum(tf.cast(logits, tf.float32) * weights)
         importance = tf.reduce_mean(tape.gradient(score, channels), axis=(1, 2), keepdims=True)
         maps = tf.nn.relu(tf.reduce_sum(importance * channels, axis=-1, keepdims=True))
