@@ -12,6 +12,15 @@ from xcertify.bounds import Verifier
 from xcertify.regions import Region
 
 
+def without_tracing(monkeypatch) -> None:
+    """Have bounds computed operation by operation, which saves the time that tracing takes."""
+
+    def run(verifier, key, function, signature):
+        return lambda *arrays: function(*map(tf.convert_to_tensor, arrays))
+
+    monkeypatch.setattr(Verifier, "_compile", run)
+
+
 def in_float64(model: keras.Model) -> keras.Model:
     """A copy of a model that computes in float64: what the float32 bounds have to contain."""
     config = json.loads(json.dumps(model.get_config()).replace('"float32"', '"float64"'))

@@ -4,23 +4,24 @@ import os
 from pathlib import Path
 
 import pytest
+from rotation import VARIABLE, choose_seed
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+choose_seed()  # before xdist starts its processes, which have to collect the same cases
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_report_header():
+    return f"random cases: {VARIABLE}={choose_seed()} repeats the same ones"
 
 
 @pytest.fixture
 def eager(monkeypatch):
     """Bounds computed operation by operation: nothing is traced, which saves most of the time."""
-    import tensorflow as tf
+    from conformance import without_tracing
 
-    from xcertify.bounds import Verifier
-
-    def without_tracing(verifier, key, function, signature):
-        return lambda *arrays: function(*map(tf.convert_to_tensor, arrays))
-
-    monkeypatch.setattr(Verifier, "_compile", without_tracing)
+    without_tracing(monkeypatch)
 
 
 @pytest.fixture(scope="session")

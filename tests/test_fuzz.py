@@ -8,6 +8,7 @@ import pytest
 from architectures import SplitConvolution2D, draw
 from conformance import assert_sound
 from networks import sequential
+from rotation import rotating
 
 from xcertify.bounds import Verifier
 from xcertify.regions import Ball
@@ -16,7 +17,6 @@ from xcertify.regions import Ball
 pytestmark = pytest.mark.filterwarnings("ignore:.*You are using a softmax over axis")
 
 L = keras.layers
-QUICK = (2, 7, 10, 16, 21, 26, 31, 36)  # of all kinds, and fast to trace
 NB_ARCHITECTURES = 520
 
 
@@ -26,8 +26,14 @@ def check(seed):
     assert_sound(drawn.model, drawn.region, drawn.method, twin=drawn.twin, **drawn.options)
 
 
-@pytest.mark.parametrize("seed", QUICK)
+@pytest.mark.parametrize("seed", rotating(NB_ARCHITECTURES, 5))  # one for each method
 def test_random_architecture(seed):
+    check(seed)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("seed", rotating(NB_ARCHITECTURES, 30))
+def test_random_architecture_without_tracing(seed):
     check(seed)
 
 
