@@ -21,6 +21,6 @@ def choose_seed() -> int:
 
 
 def rotating(nb_cases: int, nb_drawn: int) -> list[int]:
-    """`nb_drawn` neighbours among the cases from 0 to `nb_cases` - 1; the next seed has the next."""
+    """`nb_drawn` neighbours among the cases from 0 to `nb_cases` - 1, the next by the next seed."""
     first = choose_seed() * nb_drawn
     return [(first + number) % nb_cases for number in range(nb_drawn)]
