@@ -5,13 +5,13 @@ from xcertify.attacks.criteria import CriterionAttack, WeightCriterionAttack
 from xcertify.attacks.maps import (
     MapAttackResult,
     input_gradient,
-    softplus_copy,
     targeted_map_attack,
     top_k_attack,
     weight_attack,
 )
 from xcertify.attacks.minimal import MinimalPerturbation, MinimalResult, minimal_perturbation
 from xcertify.attacks.top_k import MinimalTopK
+from xcertify.smoothing import softplus_copy
 
 __all__ = [
     "PGD",

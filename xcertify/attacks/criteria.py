@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,14 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
-from xcertify.attacks.maps import BETAS, Explanation, MapAttackResult, softplus_copy
+from xcertify.attacks.maps import Explanation, MapAttackResult
 from xcertify.criteria import Criterion
 from xcertify.logits import logits_of
 from xcertify.regions import Region
+from xcertify.settings import Settings
+from xcertify.smoothing import BETAS, SmoothCopy
 from xcertify.tracing import traced
 
 
-class CriterionAttack:
+class CriterionAttack(Settings):
     """Search of regions for explanations that break a criterion; compiled once for all regions.
 
     Projected gradient ascent of how badly the criterion is broken. A ReLU network has no second
@@ -64,32 +68,24 @@ class CriterionAttack:
     ) -> None:
         self.model, self.explanation, self.criterion = model, explanation, criterion
         self.original, self.targets, self.batch_size = original, targets, batch_size
-        self._logits = logits_of(model)
-        copy, self._beta = softplus_copy(model)
-        self._smooth = logits_of(copy)
-        goal = np.broadcast_to(np.asarray(criterion.goal, np.float32), original.shape)
-        self._data = [tf.constant(_flat(v), tf.float32) for v in (targets, original, goal)]
-        self._pgd = PGD(
-            objective=self._objective,
-            steps=steps,
-            restarts=restarts,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        self._maps = traced(
-            lambda points, targets: explanation(self._logits, points, targets),
-            reduce_retracing=True,
-        )
+        self.steps, self.restarts, self.seed = steps, restarts, seed
+        self._lock = threading.Lock()  # the smooth copy has one beta for all calls
 
     def __call__(self, region: Region) -> MapAttackResult:
         """Attack N regions; `values` of the result say how badly the criterion is broken."""
+        smooth = self._derive("smooth", lambda: SmoothCopy(self.model))
+        self._derive("logits", self._make_logits)  # not while a graph is traced
+        pgd = self._derive("ascent", self._make_ascent)
+        maps_of = self._derive("maps", self._make_maps)
         points = None
-        for beta in BETAS:
-            self._beta.assign(beta)
-            found = self._pgd(region, starts=points)
-            points = found.points
+        with self._lock:
+            smooth.update()
+            for beta in BETAS:
+                smooth.beta.assign(beta)
+                found = pgd(region, starts=points)
+                points = found.points
         maps = [
-            self._maps(points[s : s + self.batch_size], self.targets[s : s + self.batch_size])
+            maps_of(points[s : s + self.batch_size], self.targets[s : s + self.batch_size])
             for s in range(0, len(points), self.batch_size)
         ]
         return MapAttackResult(points, np.concatenate(maps), self.original, found.values)
@@ -99,17 +95,40 @@ class CriterionAttack:
         return ~self.criterion.holds(result.maps, result.maps, self.original)
 
     def _objective(self, points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        targets, original, goal = (tf.gather(tensor, samples) for tensor in self._data)
+        goal = np.broadcast_to(np.asarray(self.criterion.goal, np.float32), self.original.shape)
+        data = (tf.constant(_flat(v), tf.float32) for v in (self.targets, self.original, goal))
+        targets, original, goal = (tf.gather(values, samples) for values in data)
 
         def badness(model: Any) -> tuple[tf.Tensor, tf.Tensor]:
             maps = self.explanation(model, points, targets)
             maps = tf.reshape(maps, (-1, original.shape[1]))
             return self.criterion.badness(maps, original, goal)
 
-        return badness(self._logits)[0], badness(self._smooth)[1]
+        logits, smooth = self._derive("logits", self._make_logits)
+        return badness(logits)[0], badness(smooth)[1]
+
+    def _make_logits(self) -> tuple[Callable, Callable]:
+        copy = self._derive("smooth", lambda: SmoothCopy(self.model)).model
+        return logits_of(self.model), logits_of(copy)
+
+    def _make_ascent(self) -> PGD:
+        return PGD(
+            objective=self._objective,
+            steps=self.steps,
+            restarts=self.restarts,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+
+    def _make_maps(self) -> Callable:
+        logits, _ = self._derive("logits", self._make_logits)
+        return traced(
+            lambda points, targets: self.explanation(logits, points, targets),
+            reduce_retracing=True,
+        )
 
 
-class WeightCriterionAttack:
+class WeightCriterionAttack(Settings):
     """Search of the weights near a model's for explanations that break a criterion.
 
     Every input has weights of its own, so that this is the attack on what `CertifiedGradient`
@@ -161,23 +180,21 @@ class WeightCriterionAttack:
         seed: int = 0,
     ) -> None:
         self.explanation, self.criterion, self.bias_radius = explanation, criterion, bias_radius
-        self.inputs, self.original = inputs, original
+        self.model, self.inputs, self.original, self.targets = model, inputs, original, targets
         self.steps, self.step_size, self.restarts, self.seed = steps, step_size, restarts, seed
-        self._logits, self._weights = logits_of(model), model.trainable_variables
-        copy, self._beta = softplus_copy(model)
-        self._smooth, self._copied = logits_of(copy), copy.trainable_variables
-        goal = np.broadcast_to(np.asarray(criterion.goal, np.float32), original.shape)
-        self._data = [tf.constant(inputs, tf.float32), tf.constant(targets, tf.float32)]
-        self._data += [tf.constant(_flat(v), tf.float32) for v in (original, goal)]
-        self._attack = traced(self._of_samples)
+        self._lock = threading.Lock()  # the smooth copy has one beta for all calls
 
     def __call__(self, gamma: Any) -> MapAttackResult:
         """Attack with weights in [w - gamma |w|, w + gamma |w|]; gamma is a number or (N,)."""
         gammas = tf.constant(np.broadcast_to(gamma, len(self.inputs)), tf.float32)
         best, best_values = self.original, np.full(len(self.inputs), -np.inf)
+        smooth = self._derive("smooth", lambda: SmoothCopy(self.model))
+        attack = self._derive("attack", lambda: traced(self._of_samples))
         for number in range(self.restarts):
-            self._beta.assign(BETAS[number % len(BETAS)])
-            maps, values = self._attack(gammas, tf.constant(self.seed + number))
+            with self._lock:
+                smooth.update()
+                smooth.beta.assign(BETAS[number % len(BETAS)])
+                maps, values = attack(gammas, tf.constant(self.seed + number))
             better = (values.numpy() > best_values).reshape(-1, *[1] * (best.ndim - 1))
             best = np.where(better, maps.numpy().reshape(best.shape), best)
             best_values = np.maximum(best_values, values)
@@ -187,18 +204,33 @@ class WeightCriterionAttack:
 
     def _of_samples(self, gammas: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """One sample after the other inside the graph: the weights of one are held at a time."""
-        of_each = tf.range(len(self.inputs)), gammas, *self._data
-        kinds = tf.TensorSpec(self._data[-1].shape[1:]), tf.TensorSpec(())
+        goal = np.broadcast_to(np.asarray(self.criterion.goal, np.float32), self.original.shape)
+        data = self.inputs, self.targets, _flat(self.original), _flat(goal)
+        data = [tf.constant(values, tf.float32) for values in data]
+        of_each = tf.range(len(self.inputs)), gammas, *data
+        kinds = tf.TensorSpec(data[-1].shape[1:]), tf.TensorSpec(())
+        copy = self._derive("smooth", lambda: SmoothCopy(self.model)).model
+        own = logits_of(self.model), self.model.trainable_variables
+        smooth = logits_of(copy), copy.trainable_variables
         return tf.map_fn(
-            lambda sample: self._of_sample(seed, *sample), of_each, fn_output_signature=kinds
+            lambda sample: self._of_sample(seed, own, smooth, *sample),
+            of_each,
+            fn_output_signature=kinds,
         )
 
     def _of_sample(
-        self, seed: tf.Tensor, number: tf.Tensor, gamma: tf.Tensor, *data: tf.Tensor
+        self,
+        seed: tf.Tensor,
+        own: tuple[Callable, list],
+        smooth: tuple[Callable, list],
+        number: tf.Tensor,
+        gamma: tf.Tensor,
+        *data: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Best maps of one sample; `own` and `smooth` are logits and the weights that vary."""
         point, target, original, goal = (tensor[None] for tensor in data)
-        centers = [tf.convert_to_tensor(weight) for weight in self._weights]
-        radii = [self._radius(w, c, gamma) for w, c in zip(self._weights, centers)]
+        centers = [tf.convert_to_tensor(weight) for weight in own[1]]
+        radii = [self._radius(w, c, gamma) for w, c in zip(own[1], centers)]
 
         def maps_of(logits: Any, variables: list, weights: list[tf.Tensor]) -> tf.Tensor:
             with keras.StatelessScope(state_mapping=list(zip(variables, weights))):
@@ -206,12 +238,12 @@ class WeightCriterionAttack:
             return tf.reshape(maps, original.shape)
 
         def step(count: tf.Tensor, weights: list, best: tf.Tensor, best_value: tf.Tensor) -> tuple:
-            maps = maps_of(self._logits, self._weights, weights)
+            maps = maps_of(*own, weights)
             value = self.criterion.badness(maps, original, goal)[0][0]
             best = tf.where(value > best_value, maps, best)
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                climbed = maps_of(self._smooth, self._copied, weights)
+                climbed = maps_of(*smooth, weights)
                 climbed = self.criterion.badness(climbed, original, goal)[1]
             unconnected = tf.UnconnectedGradients.ZERO
             directions = tape.gradient(climbed, weights, unconnected_gradients=unconnected)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import keras
@@ -18,17 +17,15 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
-from xcertify.bounds import register_elementwise
-from xcertify.bounds.activations import smooth_rectifier
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import logits_of
 from xcertify.regions import Region
+from xcertify.smoothing import BETAS, copy_model, softplus_copy
 from xcertify.targets import one_hot_targets
 from xcertify.tracing import traced
 
 Explanation = Callable[[Callable, tf.Tensor, tf.Tensor], tf.Tensor]
 
-BETAS = (10.0, 30.0, 100.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,71 +272,6 @@ class _Attacked:
         return MapAttackResult(points, self.explain(points), self.maps, found.values)
 
 
-class SmoothReLU(keras.layers.Layer):
-    """Layer of `softplus_copy`: ``slope z + (1 - slope) softplus(beta z) / beta``.
-
-    `Verifier` bounds it with the value that beta has when the verifier is made.
-    """
-
-    def __init__(self, beta: tf.Variable, slope: float, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.beta, self.slope = beta, slope
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The function, elementwise."""
-        beta = tf.cast(self.beta, inputs.dtype)
-        return self.slope * inputs + (1 - self.slope) * tf.nn.softplus(beta * inputs) / beta
-
-
-register_elementwise(
-    SmoothReLU, lambda layer: smooth_rectifier(float(layer.beta.numpy()), layer.slope)
-)
-
-
-def softplus_copy(model: keras.Model) -> tuple[keras.Model, tf.Variable]:
-    """A copy of a model with softplus(beta z) / beta for every ReLU, and the variable beta.
-
-    Parameters
-    ----------
-    model
-        Built Keras model; it is not touched. Layers `ReLU` (without limits), `LeakyReLU`, and
-        relu as `Activation` or fused activation are replaced; everything else stays.
-
-    Returns
-    -------
-    copy, beta
-        The copy with the same weights, and a scalar variable, 10 at first.
-    """
-    beta = tf.Variable(BETAS[0], trainable=False, dtype=tf.float32)
-
-    def smooth(layer: keras.layers.Layer, slope: float, **settings: Any) -> SmoothReLU:
-        return SmoothReLU(beta, slope, dtype=layer.dtype_policy, **settings)
-
-    def copied(model: keras.Model) -> keras.Model:
-        if isinstance(model, keras.Sequential):  # whose clones Keras counts in names
-            model = keras.Model(model.inputs, model.outputs, name=model.name)
-        return keras.models.clone_model(model, clone_function=clone)
-
-    @cache  # a shared layer stays shared
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.Model):
-            return copied(layer)
-        plain = isinstance(layer, keras.layers.ReLU) and layer.max_value is None
-        if (plain and not layer.threshold) or isinstance(layer, keras.layers.LeakyReLU):
-            return smooth(layer, float(layer.negative_slope), name=layer.name)
-        rectified = getattr(layer, "activation", None) is keras.activations.relu
-        if rectified and isinstance(layer, keras.layers.Activation):
-            return smooth(layer, 0.0, name=layer.name)
-        copy = type(layer).from_config(layer.get_config())
-        if rectified:
-            copy.activation = smooth(layer, 0.0)
-        return copy
-
-    copy = copied(model)
-    copy.set_weights(model.get_weights())
-    return copy, beta
-
-
 def weight_attack(
     model: keras.Model,
     explanation: Explanation,
@@ -409,8 +341,7 @@ def weight_attack(
             f"gamma must be at least 0 and step_size positive. Received: {gamma!r}, {step_size!r}"
         )
     inputs, targets = as_arrays(inputs, targets, input_shape_of(model))
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = copy_model(model)
     logits = logits_of(copy)
     nominal = _in_batches(logits, inputs, batch_size)
     targets = one_hot_targets(nominal, targets, *nominal.shape)

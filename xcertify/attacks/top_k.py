@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,14 @@ import tensorflow as tf
 from xcertify.attacks.ascent import PGD
 from xcertify.attacks.minimal import MinimalResult
 from xcertify.regions import Ball
+from xcertify.settings import Settings
 
 Maps = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _SOFTNESS = 0.02  # of the smooth gap, in standard deviations of the map
 
 
-class MinimalTopK:
+class MinimalTopK(Settings):
     """Search for the smallest perturbation after which the top k are not among the top k2.
 
     The radius is bisected, for all samples side by side; at the end the segment from the nominal
@@ -76,17 +78,16 @@ class MinimalTopK:
         nb_halvings: int = 10,
         batch_size: int = 512,
     ) -> None:
-        self.maps, self.exact, self.smooth = maps, exact, smooth or maps
+        if climb not in ("gap", "sum"):
+            raise ValueError(f"climb must be 'gap' or 'sum'. Received: {climb!r}")
+        self.maps, self.exact, self.smooth, self.climb = maps, exact, smooth, climb
         self.norm, self.clip, self.nb_halvings = norm, clip, nb_halvings
-        # Variables, so that a call with other samples does not compile anew.
+        self.steps, self.step_size, self.batch_size = steps, step_size, batch_size
+        # Variables, so that a call with other samples does not compile anew; one call at a time.
         self._data = _free_variable(tf.float32)
         self._top = _free_variable(tf.bool)
         self._place = tf.Variable(1, trainable=False)
-        settings = {"steps": steps, "step_size": step_size, "batch_size": batch_size}
-        climbed = {"gap": (self._smooth_gap, self._gap), "sum": (self._sum,)}
-        if climb not in climbed:
-            raise ValueError(f"climb must be 'gap' or 'sum'. Received: {climb!r}")
-        self._ascents = [PGD(objective=objective, **settings) for objective in climbed[climb]]
+        self._lock = threading.Lock()
 
     def __call__(
         self,
@@ -114,13 +115,25 @@ class MinimalTopK:
         largest
             Largest radius that is tried.
         """
+        with self._lock:
+            return self._search(inputs, data, top, k2, smallest, largest)
+
+    def _search(
+        self,
+        inputs: np.ndarray,
+        data: np.ndarray,
+        top: np.ndarray,
+        k2: int,
+        smallest: np.ndarray,
+        largest: float,
+    ) -> MinimalResult:
         place = int(k2) - int(top[0].sum()) + 1
         low, high = np.array(smallest, float), np.full(len(inputs), float(largest))
         points = np.array(inputs)
         for _ in range(self.nb_halvings):
             radius = np.sqrt(low * high)
             missing = np.arange(len(inputs))
-            for ascent in self._ascents:
+            for ascent in self._derive("ascents", self._ascents):
                 self._data.assign(data[missing])
                 self._top.assign(top[missing])
                 self._place.assign(place)
@@ -139,6 +152,18 @@ class MinimalTopK:
         norm = Ball(inputs, 0.0, self.norm).norm
         distances = np.where(moved, np.linalg.norm(steps, norm, axis=1), np.inf)
         return MinimalResult(points, distances)
+
+    def _ascents(self) -> list[PGD]:
+        climbed = {"gap": (self._smooth_gap, self._gap), "sum": (self._sum,)}[self.climb]
+        return [
+            PGD(
+                objective=objective,
+                steps=self.steps,
+                step_size=self.step_size,
+                batch_size=self.batch_size,
+            )
+            for objective in climbed
+        ]
 
     def _nearest(
         self,
@@ -164,8 +189,8 @@ class MinimalTopK:
         self, points: np.ndarray, data: np.ndarray, top: np.ndarray, place: int
     ) -> np.ndarray:
         """Whether a cell of the top k is not among the top k2, (N,)."""
-        at_once = self._ascents[0].batch_size
-        some = (slice(first, first + at_once) for first in range(0, len(points), at_once))
+        size = self.batch_size
+        some = (slice(first, first + size) for first in range(0, len(points), size))
         maps = np.concatenate([self.exact(points[part], data[part]) for part in some])
         others = np.sort(np.where(top, -np.inf, maps), axis=1)[:, -place]
         return others > np.where(top, maps, np.inf).min(axis=1)
@@ -188,7 +213,8 @@ class MinimalTopK:
 
     def _sum(self, points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         _, top, gap = self._at(points, samples)
-        maps = self.smooth(points, tf.gather(self._data, samples))
+        smooth = self.maps if self.smooth is None else self.smooth
+        maps = smooth(points, tf.gather(self._data, samples))
         return gap, -tf.reduce_sum(tf.where(top, maps, tf.zeros_like(maps)), axis=1)
 
 

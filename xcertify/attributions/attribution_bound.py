@@ -14,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attacks import softplus_copy
-from xcertify.attacks.maps import Explanation, SmoothReLU
+from xcertify.attacks.maps import Explanation
 from xcertify.attacks.steps import two_classes
 from xcertify.attributions import quadratic_forms
 from xcertify.attributions.certified_gradient import CertifiedGradient
@@ -28,6 +27,7 @@ from xcertify.certificates import DeviationCertificate
 from xcertify.criteria import Within
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import logits_of
+from xcertify.smoothing import SmoothCopy, SmoothReLU
 
 ATTRIBUTIONS = {
     "saliency": "gradient",
@@ -178,17 +178,16 @@ class AttributionBound(GradientExplainer):
     @property
     def network(self) -> Any:
         """What is explained: the model, or with `beta` its copy with softplus for ReLU."""
-        if self._derived.get("beta", self.beta) != self.beta:
-            self._derived.clear()  # all of it is about the copy with another beta
-        if "network" not in self._derived:
-            self._derived["beta"], network = self.beta, self.model
-            if self.beta is not None and isinstance(network, keras.Model):
-                copy, beta = softplus_copy(network)
-                beta.assign(self.beta)
-                if any(isinstance(function, SmoothReLU) for _, function in _functions(copy)):
-                    network = copy
-            self._derived["network"] = network
-        return self._derived["network"]
+        smooth = self._derive("smooth", self._smooth_copy)
+        return self.model if smooth is None else smooth.model
+
+    def _smooth_copy(self) -> SmoothCopy | None:
+        if self.beta is not None and isinstance(self.model, keras.Model):
+            smooth = SmoothCopy(self.model)
+            smooth.beta.assign(self.beta)
+            if any(isinstance(function, SmoothReLU) for _, function in _functions(smooth.model)):
+                return smooth
+        return None
 
     def certify(self, inputs: Any, targets: Any = None) -> DeviationCertificate:
         """How far perturbations can move the attributions: estimates, and proofs if asked for.
@@ -328,26 +327,23 @@ class AttributionBound(GradientExplainer):
             model, inputs, targets
         )
 
-    def _traced_settings(self) -> tuple:
-        return self.attribution, self.steps, np.asarray(self.baseline_value).tobytes()
-
     def _certified(self) -> CertifiedGradient:
         """The same attribution with proved bounds; made once, since it compiles."""
-        if "certified" not in self._derived:
-            self._derived["certified"] = CertifiedGradient(
+        return self._derive(
+            "certified",
+            lambda: CertifiedGradient(
                 self.network,
+                self.epsilon,
+                norm=self.norm if self.proved else math.inf,  # it takes no other p
+                clip=self.clip,
                 attribution=ATTRIBUTIONS[self.attribution],
+                method=self.method,
                 steps=self.steps,
                 baseline_value=self.baseline_value,
                 batch_size=self.batch_size,
                 verbose=self.verbose,
-            )
-        certified = self._derived["certified"]
-        certified.attribution = ATTRIBUTIONS[self.attribution]
-        certified.steps, certified.baseline_value = self.steps, self.baseline_value
-        certified.epsilon, certified.norm = self.epsilon, self.norm
-        certified.clip, certified.method = self.clip, self.method
-        return certified
+            ),
+        )
 
     def _proofs(self, inputs: np.ndarray, targets: Any) -> tuple[np.ndarray, np.ndarray]:
         """Proved Euclidean and cosine distances, (N,) each."""
@@ -360,14 +356,14 @@ class AttributionBound(GradientExplainer):
 
     def _weights(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         # first in every call: a copy must not be made while a graph is traced, nor be outdated
-        if self.network is not self.model:
-            self.network.set_weights(self.model.get_weights())
+        smooth = self._derive("smooth", self._smooth_copy)
+        if smooth is not None:
+            smooth.update()
         return super()._weights(inputs, targets)
 
     def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
-        if "logits" not in self._derived:
-            self._derived["logits"] = logits_of(self.network)
-        return tf.cast(self._derived["logits"](points), tf.float32)
+        logits = self._derive("logits", lambda: logits_of(self.network))
+        return tf.cast(logits(points), tf.float32)
 
     # --- graphs, for some points each -----------------------------------------------------------
 

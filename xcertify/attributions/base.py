@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import keras
 import numpy as np
 
 from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.settings import Settings
 
 
-class Explainer(ABC):
+class Explainer(Settings):
     """An explanation method for one Keras model.
 
     A subclass keeps its arguments as attributes of the same names, does no work in its
-    constructor, and implements `_explain`.
+    constructor, implements `_explain`, and keeps what it derives by `_derive` (see `Settings`). All
+    settings may be assigned at any time.
 
     Parameters
     ----------
     model
         A built Keras model that classifies. Explanations are of its logits: a softmax or sigmoid
-        at its end is left out. It may be replaced (``explainer.model = other``) at any time.
+        at its end is left out.
     batch_size
         Most perturbed samples that are held at once.
     seed
@@ -37,16 +39,6 @@ class Explainer(ABC):
             raise ValueError(f"batch_size must be a whole number above 0. Received: {batch_size!r}")
         self.batch_size, self.seed, self.verbose = int(batch_size), seed, verbose
         self.model = model
-
-    @property
-    def model(self) -> keras.Model:
-        """The model that is explained; what was derived from an earlier one is dropped."""
-        return self._model
-
-    @model.setter
-    def model(self, model: keras.Model) -> None:
-        self._model = model
-        self._derived: dict[str, Any] = {}
 
     def explain(self, inputs: Any, targets: Any = None) -> np.ndarray:
         """Attribution maps.

@@ -281,10 +281,6 @@ class CertifiedGradient(GradientExplainer):
         baseline = self._baseline(tuple(shape))
         return maps if baseline is None else maps * (inputs - tf.cast(baseline, inputs.dtype))
 
-    def _traced_settings(self) -> tuple:
-        settings = self.loss, self.attribution, self.steps, self.nb_samples, self.noise, self.seed
-        return *settings, np.asarray(self.baseline_value).tobytes()
-
     def _score(self, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         if self.loss == "logit":
             return logits * weights
@@ -341,10 +337,9 @@ class CertifiedGradient(GradientExplainer):
     # --- bounds ---------------------------------------------------------------------------------
 
     def _verifier(self, dtype: str) -> Verifier:
-        key = f"verifier in {dtype}"
-        if key not in self._derived:
-            self._derived[key] = Verifier(self.model, dtype=dtype, logits=True)
-        return self._derived[key]
+        return self._derive(
+            ("verifier", dtype), lambda: Verifier(self.model, dtype=dtype, logits=True)
+        )
 
     def _bounds(
         self,

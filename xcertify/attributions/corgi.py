@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attacks.maps import BETAS, softplus_copy
 from xcertify.attacks.top_k import MinimalTopK
 from xcertify.attributions.class_activation import (
     ClassActivation,
@@ -29,6 +28,7 @@ from xcertify.bounds import Verifier
 from xcertify.certificates import TopKCertificate
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.regions import Ball, Region
+from xcertify.smoothing import BETAS, softplus_copy
 from xcertify.targets import margin_rows, target_classes
 
 EXPLANATIONS = {"cam": ClassActivation, "grad-cam": GradientActivation}
@@ -256,24 +256,18 @@ class CORGI(LogitExplainer):
 
     @property
     def _activation(self) -> WeightedChannels:
-        key = self.explanation, self.conv_layer
-        if key not in self._derived:
-            self._derived[key] = EXPLANATIONS[self.explanation](self.model, self.conv_layer)
-        return self._derived[key]
+        return self._derive(
+            "activation", lambda: EXPLANATIONS[self.explanation](self.model, self.conv_layer)
+        )
 
     @property
     def _verifier(self) -> Verifier:
         """Of the logits."""
-        key = "logit verifier", self.method
-        if key not in self._derived:
-            self._derived[key] = Verifier(self.model, self.method, logits=True)
-        return self._derived[key]
+        return self._derive("verifier", lambda: Verifier(self.model, self.method, logits=True))
 
     def _map_verifier(self, method: str) -> Verifier:
-        key = "map verifier", self.explanation, self.conv_layer, method
-        if key not in self._derived:
-            self._derived[key] = Verifier(self._activation.model, method)
-        return self._derived[key]
+        model = self._activation.model
+        return self._derive(("map verifier", method), lambda: Verifier(model, method))
 
     def _maps(self, inputs: tf.Tensor, asked: tf.Tensor) -> tf.Tensor:
         return self._activation.maps(inputs, asked)
@@ -511,28 +505,27 @@ class CORGI(LogitExplainer):
 
     def _attacked(self, asked: _Maps, radius: np.ndarray) -> np.ndarray:
         """Distances of the nearest points found where a cell has left, (N,); inf without one."""
-        key = "attack", self.attack, self.explanation, self.conv_layer, self.norm, repr(self.clip)
-        if key not in self._derived:
-            steps, step_size = _ASCENTS[self.attack]
-            self._derived[key] = MinimalTopK(
-                self._maps,
-                self._activation.exact_maps,
-                self._smooth_maps() if self.attack == "sum" else None,
-                climb=self.attack,
-                norm=self.norm,
-                clip=self.clip,
-                steps=steps,
-                step_size=step_size,
-                batch_size=self.batch_size,
-            )
+        attack = self._derive("attack", self._make_attack)
         k, k2 = self._numbers(asked.order.shape[1])
         top = np.zeros(asked.order.shape, bool)
         np.put_along_axis(top, asked.order[:, :k], True, axis=1)
         smallest = np.maximum(radius, self.largest_radius * _SMALLEST)
-        found = self._derived[key](
-            asked.inputs, asked.asked, top, k2, smallest, self.largest_radius
-        )
+        found = attack(asked.inputs, asked.asked, top, k2, smallest, self.largest_radius)
         return found.distances
+
+    def _make_attack(self) -> MinimalTopK:
+        steps, step_size = _ASCENTS[self.attack]
+        return MinimalTopK(
+            self._maps,
+            self._activation.exact_maps,
+            self._smooth_maps() if self.attack == "sum" else None,
+            climb=self.attack,
+            norm=self.norm,
+            clip=self.clip,
+            steps=steps,
+            step_size=step_size,
+            batch_size=self.batch_size,
+        )
 
     def _smooth_maps(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         activation = self._activation

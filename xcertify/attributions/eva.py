@@ -120,9 +120,7 @@ class _OverlapExplainer(Explainer):
 
     @property
     def _verifier(self) -> Verifier:
-        if "verifier" not in self._derived:
-            self._derived["verifier"] = Verifier(self.model, self.method, logits=True)
-        return self._derived["verifier"]
+        return self._derive("verifier", lambda: Verifier(self.model, self.method, logits=True))
 
     @property
     def _nb_regions_at_once(self) -> int:
@@ -421,11 +419,10 @@ class EVAHybrid(_OverlapExplainer):
 
     @property
     def _verifier(self) -> Verifier:
-        if "verifier" not in self._derived:
-            self._derived["verifier"] = Verifier(
-                self.model, self.method, logits=True, start_layer=self.latent_layer
-            )
-        return self._derived["verifier"]
+        return self._derive(
+            "verifier",
+            lambda: Verifier(self.model, self.method, logits=True, start_layer=self.latent_layer),
+        )
 
     @property
     def _nb_regions_at_once(self) -> int:
@@ -450,16 +447,18 @@ class EVAHybrid(_OverlapExplainer):
 
     def _latents(self, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the latent layer."""
-        if "latents" not in self._derived:
+
+        def make() -> Callable:
             latents = layer_output(self.model, self.latent_layer)
             # With a name of its own, since Keras counts the models that it names.
             head = keras.Model(self.model.inputs[0], latents, name=f"{self.model.name}_latents")
-            self._derived["latents"] = traced(
+            return traced(
                 lambda x: head(x, training=False),
                 input_signature=[tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)],
                 autograph=False,
             )
-        return self._derived["latents"](inputs).numpy().astype(np.float32)
+
+        return self._derive("latents", make)(inputs).numpy().astype(np.float32)
 
 
 class SampledEVA(LogitExplainer, _OverlapExplainer):

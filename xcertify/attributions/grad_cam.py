@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -56,21 +57,19 @@ class GradCAM(ScoreExplainer):
         pieces = zip(parts(inputs, self.batch_size), parts(weights, self.batch_size))
         return np.concatenate([maps_of(*piece) for piece in pieces])
 
-    def _traced_settings(self) -> tuple:
-        return (self.conv_layer,)
-
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        key = "channels and logits", self.conv_layer
-        if key not in self._derived:
-            channels = layer_output(self.model, self.conv_layer or last_convolution(self.model))
-            self._derived[key] = logits_beside(self.model, channels)
+        evaluate = self._derive("channels and logits", self._channels_and_logits)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(inputs)
-            channels, logits = self._derived[key](inputs)
+            channels, logits = evaluate(inputs)
             score = tf.reduce_sum(tf.cast(logits, tf.float32) * weights)
         importance = tf.reduce_mean(tape.gradient(score, channels), axis=(1, 2), keepdims=True)
         maps = tf.nn.relu(tf.reduce_sum(importance * channels, axis=-1, keepdims=True))
         return tf.image.resize(maps, inputs.shape[1:3], "bilinear")
+
+    def _channels_and_logits(self) -> Callable:
+        name = last_convolution(self.model) if self.conv_layer is None else self.conv_layer
+        return logits_beside(self.model, layer_output(self.model, name))
 
 
 def last_convolution(model: keras.Model) -> str:

@@ -126,22 +126,24 @@ class GreedyAS(LogitExplainer):
         self, inputs: np.ndarray, classes: np.ndarray, subsets: np.ndarray
     ) -> np.ndarray:
         """Smallest perturbation that was found for each subset (N * V, *features), (N, V)."""
-        if "attack" not in self._derived:
-            self._derived["attack"] = MinimalPerturbation(
+        attack = self._derive(
+            "attack",
+            lambda: MinimalPerturbation(
                 self.model,
                 norm=self.norm,
                 steps=self.steps,
                 restarts=self.restarts,
                 batch_size=self.batch_size,
                 seed=self.seed,
-            )
+            ),
+        )
         sample = np.repeat(np.arange(len(inputs)), self.nb_subsets)
         low, high = (np.broadcast_to(np.float32(side), inputs.shape) for side in self.clip)
         held = subsets if self.complement else ~subsets
         held = held[..., None] if inputs.ndim == 4 else held
         region = Box(low, high, inputs)[sample]
         region = region.fix(np.broadcast_to(held, region.center.shape))
-        distances = self._derived["attack"](region, classes[sample]).distances
+        distances = attack(region, classes[sample]).distances
         # where no perturbation was found, the largest one stands for it
         step = np.maximum(region.upper - region.center, region.center - region.lower)
         farthest = np.linalg.norm(step.reshape(len(step), -1), self.norm, axis=1)

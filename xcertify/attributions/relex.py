@@ -372,10 +372,7 @@ class RelEx(LogitExplainer):
 
     @property
     def _verifier(self) -> Verifier:
-        key = "verifier", self.method
-        if key not in self._derived:
-            self._derived[key] = Verifier(self.model, self.method, logits=True)
-        return self._derived[key]
+        return self._derive("verifier", lambda: Verifier(self.model, self.method, logits=True))
 
     def _region(self, inputs: np.ndarray, masks: np.ndarray, radii: np.ndarray) -> Region:
         """What masks keep of the inputs within each radius."""
@@ -416,20 +413,21 @@ class RelEx(LogitExplainer):
         """Distance of the nearest input found of which the mask keeps another class, (N,)."""
         shape = inputs.shape[1:]
         neutral = self._neutral(shape)
-        key = "attack", str(self.norm), neutral.tobytes(), shape, self.batch_size, self.seed
-        if key not in self._derived:
 
-            def of_kept(stacked: tf.Tensor) -> tf.Tensor:
-                points, masks = tf.split(stacked, 2, axis=-1)
-                return self._logits_at(_keep(points, masks, neutral))
+        def of_kept(stacked: tf.Tensor) -> tf.Tensor:
+            points, masks = tf.split(stacked, 2, axis=-1)
+            return self._logits_at(_keep(points, masks, neutral))
 
-            self._derived[key] = MinimalPerturbation(
+        attack = self._derive(
+            ("attack", shape),
+            lambda: MinimalPerturbation(
                 of_kept, norm=self.norm, batch_size=self.batch_size, seed=self.seed
-            )
+            ),
+        )
         reach = Ball(inputs, self.largest_radius, clip=self.clip)
         # the masks go beside the inputs, as features that are held
         sides = (np.concatenate([side, masks], -1) for side in (reach.lower, reach.upper, inputs))
-        found = self._derived[key](Box(*sides), classes)
+        found = attack(Box(*sides), classes)
         distances = self._confirmed(inputs, masks, classes, found.points[..., : shape[-1]])
         return np.where(found.found, distances, np.inf)
 
@@ -440,10 +438,10 @@ class RelEx(LogitExplainer):
 
         The attack sees float32: on the very edge it takes a little more to change the class.
         """
-        key = "float64"
-        if key not in self._derived:
-            self._derived[key] = Verifier(self.model, "ibp", logits=True, dtype="float64")
-        verifier, neutral = self._derived[key], self._neutral(inputs.shape[1:]).astype(np.float64)
+        verifier = self._derive(
+            "float64", lambda: Verifier(self.model, "ibp", logits=True, dtype="float64")
+        )
+        neutral = self._neutral(inputs.shape[1:]).astype(np.float64)
         rows = margin_rows(classes, verifier.nb_outputs)
         low, high = (-np.inf, np.inf) if self.clip is None else self.clip
         steps = points.astype(np.float64) - inputs

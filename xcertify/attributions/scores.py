@@ -23,21 +23,16 @@ class LogitExplainer(Explainer):
         return np.concatenate([logits(part) for part in parts(inputs, self.batch_size)])
 
     def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
-        if "logits" not in self._derived:
-            self._derived["logits"] = logits_of(self.model)
-        return tf.cast(self._derived["logits"](points), tf.float32)
-
-    def _traced_settings(self) -> tuple:
-        """Settings that are constants of graphs: where they change, graphs are traced anew."""
-        return ()
+        logits = self._derive("logits", lambda: logits_of(self.model))
+        return tf.cast(logits(points), tf.float32)
 
     def _compile(self, function: Callable, *arguments: tuple[tuple, tf.DType]) -> Callable:
         """A method as a graph; `arguments` are the shape and type of each argument."""
-        key = (function.__name__, self._traced_settings(), *arguments)
-        if key not in self._derived:
-            signature = [tf.TensorSpec(*argument) for argument in arguments]
-            self._derived[key] = traced(function, input_signature=signature, autograph=False)
-        return self._derived[key]
+        signature = [tf.TensorSpec(*argument) for argument in arguments]
+        return self._derive(
+            (function.__name__, *arguments),
+            lambda: traced(function, input_signature=signature, autograph=False),
+        )
 
 
 class ScoreExplainer(LogitExplainer):

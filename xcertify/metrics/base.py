@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.settings import Settings
 from xcertify.targets import one_hot_targets
 from xcertify.tracing import traced
 
@@ -69,7 +70,7 @@ class MetricResult:
         )
 
 
-class Score:
+class Score(Settings):
     """The number that a metric watches, g(f, x, y), compiled once for batches of any size.
 
     Parameters
@@ -109,7 +110,6 @@ class Score:
                 f"activation must be one of {list(_ACTIVATIONS)}. Received: {activation!r}"
             )
         self.model, self.operator, self.activation = model, operator, activation
-        self._compiled: dict[tuple, tf.types.experimental.PolymorphicFunction] = {}
 
     def outputs(self, inputs: tf.Tensor) -> tf.Tensor:
         """Outputs of the model after the activation, (B, K) float32."""
@@ -117,15 +117,13 @@ class Score:
 
     def __call__(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Scores (B,) of inputs (B, *shape), float32, with targets as `self.targets` gives them."""
-        shapes = (inputs.shape[1:], targets.shape[1:], targets.dtype)
-        if shapes not in self._compiled:
-            # a free batch size in the signature: the last, smaller batch is not traced again
-            signature = (
-                tf.TensorSpec((None, *inputs.shape[1:]), tf.float32),
-                tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
-            )
-            self._compiled[shapes] = traced(self._score, input_signature=signature)
-        return self._compiled[shapes](inputs, targets)
+        # a free batch size in the signature: the last, smaller batch is not traced again
+        signature = (
+            tf.TensorSpec((None, *inputs.shape[1:]), tf.float32),
+            tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
+        )
+        compiled = self._derive(signature, lambda: traced(self._score, input_signature=signature))
+        return compiled(inputs, targets)
 
     def _score(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         if self.operator is None:
@@ -243,7 +241,7 @@ def importance_ranks(
     return ranks.reshape(explanations.shape), tied
 
 
-class Metric(ABC):
+class Metric(Settings):
     """A quality of explanations, measured on fixed inputs.
 
     A metric is built once for a model and inputs, and then evaluates any number of explanations::
@@ -252,6 +250,8 @@ class Metric(ABC):
         deletion.evaluate(maps)                  # one number
         deletion.evaluate_samples(maps)          # (N,)
         deletion.detailed_evaluate(maps)         # a MetricResult, with curves
+
+    All its settings may be assigned at any time; see `Settings`.
 
     Attributes
     ----------
@@ -272,8 +272,9 @@ class Metric(ABC):
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        self.operator, self.activation = operator, activation
-        self.model = model
+        if not callable(model):
+            raise ValueError(f"model must be a Keras model or a callable. Received: {model!r}")
+        self.model, self.operator, self.activation = model, operator, activation
         self.inputs, self.targets = as_arrays(inputs, targets, input_shape_of(model))
         if self.inputs.ndim > 4:
             raise ValueError(
@@ -283,22 +284,8 @@ class Metric(ABC):
         self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
 
     @property
-    def model(self) -> Callable:
-        """The model; another one may be set, and is then used from the next evaluation on."""
-        return self._model
-
-    @model.setter
-    def model(self, model: Callable) -> None:
-        if not callable(model):
-            raise ValueError(f"model must be a Keras model or a callable. Received: {model!r}")
-        self._model = model
-        self._derived: dict[str, Any] = {}  # what is compiled for this model
-
-    @property
     def _score(self) -> Score:
-        if "score" not in self._derived:
-            self._derived["score"] = Score(self.model, self.operator, self.activation)
-        return self._derived["score"]
+        return self._derive("score", lambda: Score(self.model, self.operator, self.activation))
 
     @abstractmethod
     def detailed_evaluate(self, explanations: Any) -> MetricResult:

@@ -127,8 +127,7 @@ class ClassRetrieval(Metric):
                 f"Received: {masks.min():.4g} to {masks.max():.4g}"
             )
         neutral = baseline_values(self.neutral_value, self.inputs, self.seed)
-        if "classes" not in self._derived:
-            self._derived["classes"] = target_classes(self._logits(self.inputs), self.targets)
+        classes = target_classes(self._logits(self.inputs), self.targets)
         logits = two_classes(self._logits(neutral + masks * (self.inputs - neutral))).numpy()
         largest = np.sort(logits, axis=1)
         return MetricResult(
@@ -136,18 +135,19 @@ class ClassRetrieval(Metric):
             axis=np.arange(logits.shape[1]),
             axis_label="class",
             curves=tf.nn.softmax(logits).numpy(),
-            scores=(logits.argmax(axis=1) == self._derived["classes"]).astype(float),
+            scores=(logits.argmax(axis=1) == classes).astype(float),
             tied=largest[:, -1] == largest[:, -2],
             higher_is_better=True,
         )
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
-        if "logits" not in self._derived:
-            points = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
-            self._derived["logits"] = traced(logits_of(self.model), input_signature=[points])
+        points = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
+        logits = self._derive(
+            "logits", lambda: traced(logits_of(self.model), input_signature=[points])
+        )
         size = nb_at_once(self.batch_size)
         starts = range(0, len(inputs), size)
-        return np.concatenate([self._derived["logits"](inputs[s : s + size]) for s in starts])
+        return np.concatenate([logits(inputs[s : s + size]) for s in starts])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -256,8 +256,9 @@ class FeatureRelevance(Metric):
         )
 
     def _curve(self, kind: type[Deletion] | type[Insertion], explanations: Any) -> MetricResult:
-        if kind not in self._derived:
-            self._derived[kind] = kind(
+        metric = self._derive(
+            kind,
+            lambda: kind(
                 self.model,
                 self.inputs,
                 self.targets,
@@ -267,8 +268,9 @@ class FeatureRelevance(Metric):
                 activation=self.activation,
                 seed=self.seed,
                 verbose=self.verbose,
-            )
-        return self._derived[kind].detailed_evaluate(explanations)
+            ),
+        )
+        return metric.detailed_evaluate(explanations)
 
 
 def rank_correlation(explanations: Any, others: Any) -> np.ndarray:

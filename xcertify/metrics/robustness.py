@@ -213,25 +213,25 @@ class RobustnessSr(Metric):
 
     @property
     def _attack(self) -> MinimalPerturbation:
-        if "attack" not in self._derived:
-            self._derived["attack"] = MinimalPerturbation(
+        return self._derive(
+            "attack",
+            lambda: MinimalPerturbation(
                 self.model,
                 norm=self.norm,
                 steps=self.steps,
                 restarts=self.restarts,
                 batch_size=nb_at_once(self.batch_size),
                 seed=self.seed,
-            )
-        return self._derived["attack"]
+            ),
+        )
 
     @property
     def _verifier(self) -> Verifier:
-        if "verifier" not in self._derived:
-            # the attack runs in float32, so only bounds of that arithmetic may be set against it
-            self._derived["verifier"] = Verifier(
-                self.model, self.method, arithmetic="float32", logits=True
-            )
-        return self._derived["verifier"]
+        # the attack runs in float32, so only bounds of that arithmetic may be set against it
+        return self._derive(
+            "verifier",
+            lambda: Verifier(self.model, self.method, arithmetic="float32", logits=True),
+        )
 
     def _evaluate(self, explanations: Any, sides: list[bool]) -> tuple[RobustnessResult, ...]:
         explanations = as_explanations(explanations, self.inputs)

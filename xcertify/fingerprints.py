@@ -1,0 +1,111 @@
+"""Fingerprints: whether a Keras model is still the one that something was derived from.
+
+Weights are read at each use and do not count. All else does: layers and how they are connected,
+their attributes, the identity of their variables, tensors that a layer keeps beside them (the
+statistics of `Normalization`), activations, type policies, and Keras' global settings.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+
+_PLAIN = (bool, int, str, bytes, type(None), type, np.dtype)
+_CHAINS = (list, tuple, set, frozenset)
+
+# What Keras notes in layers and models when they are called, trained or saved.
+# fmt: off
+_NOTES = {
+    "build", "built", "compiled", "history", "loss", "optimizer", "quantize", "predict_function",
+    "test_function", "train_function", "stop_evaluating", "stop_predicting", "stop_training",
+    "steps_per_execution", "unrolled_steps_per_execution", "_auto_config", "_called",
+    "_compile_config", "_compile_loss", "_compile_metrics", "_compiled_trainable_state",
+    "_distribute_strategy", "_inbound_nodes", "_initial_epoch", "_is_compiling", "_jit_compile",
+    "_lock", "_loss_ids", "_loss_tracker", "_losses", "_losses_override", "_metrics",
+    "_optimizer", "_outbound_nodes", "_parent_path", "_path", "_run_eagerly",
+    "_saved_model_arg_spec", "_saved_model_inputs_spec", "_tracked", "_tracker",
+}
+# fmt: on
+
+
+class _Same:
+    """An object that is compared by its identity, and kept so that no other takes its place."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    __hash__ = None
+
+
+def fingerprint(model: Any) -> Any:
+    """What a model is apart from the values of its weights; compare two of them with ``==``.
+
+    Parameters
+    ----------
+    model
+        A Keras model or layer. Any other callable is known by its identity alone.
+
+    Returns
+    -------
+    fingerprint
+        Equal to an earlier one as long as nothing but weights has changed. It keeps references to
+        the model's variables and activations.
+
+    Examples
+    --------
+    >>> before = fingerprint(model)
+    >>> model.set_weights(weights)
+    >>> fingerprint(model) == before
+    True
+    >>> model.layers[0].activation = keras.activations.tanh
+    >>> fingerprint(model) == before
+    False
+    """
+    if not isinstance(model, keras.Layer):
+        return _Same(model)
+    config = keras.config
+    return (
+        (config.image_data_format(), config.floatx(), config.epsilon()),
+        _facts(config.dtype_policy(), {}),
+        _facts(model, {}),
+    )
+
+
+def _facts(value: Any, seen: dict[int, int]) -> Any:
+    """A value as nested tuples of plain ones."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, float):
+        return repr(value)  # NaN is equal to itself
+    if isinstance(value, keras.Variable):
+        return _Same(value), tuple(value.shape), value.dtype
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype, zlib.crc32(np.ascontiguousarray(value).tobytes())
+    if isinstance(value, keras.DTypePolicy):
+        return type(value), value.compute_dtype, value.variable_dtype
+    if not isinstance(value, (keras.Operation, dict, *_CHAINS)):
+        return _Same(value)
+    if id(value) in seen:
+        return "seen", seen[id(value)]
+    seen[id(value)] = len(seen)
+    if isinstance(value, keras.Operation):
+        attributes = vars(value)
+        own = [
+            (name, _facts(attributes[name], seen))
+            for name in attributes
+            if name not in _NOTES and not name.startswith("_self_")
+        ]
+        return type(value), _Same(type(value).call), tuple(own)
+    if isinstance(value, dict):
+        return tuple((_facts(k, seen), _facts(v, seen)) for k, v in dict(value).items())
+    if isinstance(value, (set, frozenset)):  # in no order; their entries are numbers, names, nodes
+        return type(value), len(value), tuple(sorted(hash(entry) for entry in value))
+    return type(value), tuple(_facts(entry, seen) for entry in list(value))

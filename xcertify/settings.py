@@ -1,0 +1,98 @@
+"""Settings: objects whose constructor arguments are attributes that may change at any time.
+
+What such an object derives from its settings, or from a model (compiled functions, verifiers,
+attacks), is kept by `Settings._derive` alone, and dropped as soon as a setting is assigned or the
+model is no longer the one it was derived from.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABCMeta
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from xcertify.fingerprints import fingerprint
+
+
+class _Constructed(ABCMeta):
+    """Notes when a constructor has come to its end; until then an assignment is only that."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        instance = super().__call__(*args, **kwargs)
+        object.__setattr__(instance, "_constructed", True)
+        return instance
+
+
+class Settings(metaclass=_Constructed):
+    """Base of everything that has settings and derives something from them.
+
+    A subclass keeps the arguments of its constructor as attributes of the same names and does no
+    heavy work there. To assign such an attribute afterwards is to construct the object anew with
+    the other value: it is checked in the same way, and nothing derived from the old one is left.
+
+    Examples
+    --------
+    >>> explainer = EVA(model, epsilon=0.1)
+    >>> explainer.epsilon = 0.2   # as EVA(model, epsilon=0.2)
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = vars(self)
+        if name.startswith("_") or "_constructed" not in own:
+            object.__setattr__(self, name, value)
+            return
+        names = setting_names(type(self))
+        if name in names and all(other in own for other in names):
+            fresh = type(self)(**({other: own[other] for other in names} | {name: value}))
+            object.__setattr__(self, "__dict__", vars(fresh))
+        else:  # an attribute beside the constructor's
+            object.__setattr__(self, name, value)
+            own.pop("_derived", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: what is derived stays behind."""
+        return {name: value for name, value in vars(self).items() if name != "_derived"}
+
+    def _derive(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, kept under `key` until a setting or the model changes.
+
+        Two threads may both make it; one of the results is kept, for both.
+        """
+        derived = self._current()
+        if key not in derived:
+            made = make()
+            return derived.setdefault(key, made)
+        return derived[key]
+
+    def _current(self) -> dict[Any, Any]:
+        """What has been derived and still holds."""
+        found = self._watched()
+        kept = vars(self).get("_derived")
+        if kept is None or kept[0] != found:
+            kept = (found, {})
+            object.__setattr__(self, "_derived", kept)
+        return kept[1]
+
+    def _watched(self) -> Any:
+        """What all that is derived depends on, beside the settings."""
+        return fingerprint(vars(self).get("model"))
+
+
+@cache
+def setting_names(kind: type) -> tuple[str, ...]:
+    """Names of the constructor arguments of a class, those that it hands on (`**`) included."""
+    names: dict[str, None] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = [*inspect.signature(base.__init__).parameters.values()][1:]
+        names.update(
+            dict.fromkeys(
+                p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+            )
+        )
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return tuple(names)
