@@ -24,17 +24,18 @@ from xcertify.bounds.graph import Graph, UnsupportedLayerError, build_graph
 from xcertify.bounds.lines import LinearBounds
 from xcertify.bounds.multivariate import Softmax
 from xcertify.bounds.operations import Elementwise, Enclosure, Options
-from xcertify.bounds.registry import find_rule
+from xcertify.bounds.registry import find_rule, registered_rules
 from xcertify.bounds.relaxations import LOWER_SLOPES
 from xcertify.bounds.rows import Sums
 from xcertify.bounds.weights import check_weights
 from xcertify.regions import Region
+from xcertify.settings import Settings
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 _UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
 
 
-class Verifier:
+class Verifier(Settings):
     """Verified bounds of a Keras model over regions of inputs.
 
     Parameters
@@ -123,9 +124,7 @@ class Verifier:
         self.arithmetic, self.memory_budget = arithmetic, int(memory_budget)
         self.start_layer, self.perturbed, self.output = start_layer, perturbed, output
         self.lower_slope, self.nb_steps, self.learning_rate = lower_slope, nb_steps, learning_rate
-        self._decomon = None
-        self._compiled: dict[Any, Callable] = {}
-        self._gradients: dict[str, GradientGraph] = {}
+        self.logits = logits
         self._options = Options(
             dtype,
             "float32" if arithmetic == "float32" else None,
@@ -146,10 +145,8 @@ class Verifier:
                     f"{name} can be chosen with the methods {', '.join(METHODS)} only. "
                     f"Received: {name}={getattr(self, name)!r} with method={method!r}"
                 )
-        self._graph = build_graph(model, find_rule, start_layer, perturbed, output)
-        self._graph.output = _before_head(self._graph, logits)
-        if by_decomon:
-            self._decomon = _decomon_backend(model, method.removeprefix("decomon:"), logits)
+        self._read()
+        _ = self._decomon
 
     def bound_outputs(
         self, region: Region, constants: Sequence[Any] = ()
@@ -220,6 +217,7 @@ class Verifier:
         `layer` is the layer's name; for a layer of a nested model "nested/layer".
         """
         self._refuse_decomon("bound_layer")
+        self._read()
         if layer not in self._graph.layers:
             raise ValueError(
                 f"layer must be one of {', '.join(self._graph.layers)}. Received: {layer!r}"
@@ -311,9 +309,7 @@ class Verifier:
         rows = np.broadcast_to(rows, (len(region), *rows.shape[-2:]))
         radii = self._weight_radii(gamma, bias_radius, len(region))
         loss = "logits" if labels is None else "cross-entropy"
-        if loss not in self._gradients:
-            self._gradients[loss] = gradient_graph(self._graph, loss)
-        graph = self._gradients[loss]
+        graph = self._derive(("gradient", loss), lambda: gradient_graph(self._graph, loss))
         bound = partial(self._gradient, graph, method, len(radii))
         at_once = self._nb_samples_at_once(graph.graph)
         parts = []
@@ -335,6 +331,7 @@ class Verifier:
 
     def evaluate(self, inputs: np.ndarray, constants: Sequence[Any] = ()) -> np.ndarray:
         """The bounded function itself (logits), (N, *outputs), in the verifier's dtype."""
+        self._read()
         function = self._compile(
             "evaluate",
             lambda *inputs: _evaluate(self._graph, inputs),
@@ -350,13 +347,14 @@ class Verifier:
 
         Without any, bounds are exact on boxes but for roundings.
         """
-        graph = self._graph
+        graph = self._read()
         nodes = [graph.nodes[index] for index in interval.ancestors(graph, [graph.output])]
         return list(dict.fromkeys(n.layer for n in nodes if not n.operation.exact_affine))
 
     @property
     def nb_outputs(self) -> int:
         """Number K of outputs, flattened."""
+        self._read()
         return math.prod(self._output_shape)
 
     @property
@@ -366,11 +364,37 @@ class Verifier:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, or of what `start_layer` gives, without the batch axis."""
-        return self._graph.nodes[0].shape
+        return self._read().nodes[0].shape
 
     @property
     def _output_shape(self) -> tuple[int, ...]:
         return self._graph.nodes[self._graph.output].shape
+
+    def _read(self) -> Graph:
+        """The graph of the model as it is now: read anew if anything but weights has changed."""
+        return self._derive("graph", self._translate)
+
+    def _translate(self) -> Graph:
+        graph = build_graph(self.model, find_rule, self.start_layer, self.perturbed, self.output)
+        graph.output = _before_head(graph, self.logits)
+        return graph
+
+    @property
+    def _graph(self) -> Graph:
+        """The graph that the call in progress is about."""
+        _, derived = vars(self)["_derived"]
+        return derived["graph"] if "graph" in derived else self._read()
+
+    @property
+    def _decomon(self) -> Any:
+        """decomon's bounds of the model, None for a native method."""
+        if not self.method.startswith("decomon:"):
+            return None
+        method = self.method.removeprefix("decomon:")
+        return self._derive("decomon", lambda: _decomon_backend(self.model, method, self.logits))
+
+    def _watched(self) -> Any:
+        return super()._watched(), registered_rules()
 
     def _refuse_decomon(self, what: str) -> None:
         if self._decomon is not None:
@@ -475,9 +499,7 @@ class Verifier:
         return max(1, self.memory_budget // 2 // per_sample)
 
     def _compile(self, key: Any, function: Callable, signature: list) -> Callable:
-        if key not in self._compiled:
-            self._compiled[key] = backend.compile(function, signature)
-        return self._compiled[key]
+        return self._derive(("compiled", key), lambda: backend.compile(function, signature))
 
     def _inputs(self, tensors: Sequence[Any]) -> tuple[list[Enclosure], Any]:
         """Enclosures of all inputs, and the radius of the ball part of the region if it has one."""
