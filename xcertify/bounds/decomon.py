@@ -33,7 +33,7 @@ import numpy as np
 from keras import activations, layers, ops
 
 from xcertify.bounds import backend
-from xcertify.bounds.graph import UnsupportedLayerError, build_graph
+from xcertify.bounds.graph import Rule, UnsupportedLayerError, build_graph
 from xcertify.bounds.rounding import gamma, round_down, round_up
 from xcertify.regions import Region
 
@@ -421,7 +421,7 @@ def _layers(model: keras.Model) -> list[Any]:
         chain.append(layer)
         return len(chain)
 
-    build_graph(model, lambda layer: follow)
+    build_graph(model, lambda layer: Rule(follow))
     if len(model.inputs) > 1 or len(model.outputs) > 1:
         raise UnsupportedLayerError(
             f"The model '{model.name}' has {len(model.inputs)} inputs and {len(model.outputs)} "

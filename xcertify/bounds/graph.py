@@ -5,6 +5,7 @@ The walk knows no rule: what a layer becomes is registered in `layers.py`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,26 @@ from typing import Any
 import keras
 
 from xcertify.bounds import backend
-from xcertify.bounds.operations import Operation
+from xcertify.bounds.arguments import (
+    Arguments,
+    UnsupportedLayerError,
+    constant_values,
+    is_tensor,
+)
+from xcertify.bounds.operations import Constant, Operation
 
-
-class UnsupportedLayerError(ValueError):
-    """A layer, or a model, that this engine cannot bound. It is refused, never bounded wrongly."""
+__all__ = [
+    "Emitter",
+    "Graph",
+    "Node",
+    "Rule",
+    "UnsupportedLayerError",
+    "build_graph",
+    "calls_between",
+    "is_model_of_layers",
+    "layer_input",
+    "layer_output",
+]
 
 
 @dataclass
@@ -46,13 +62,14 @@ class Graph:
     """A network as primitive operations; every parent stands before its children.
 
     `nodes[0]` is the input that is perturbed, behind it stand `nb_inputs - 1` that are fixed.
-    `layers` gives the node of each layer's output by the layer's name
-    (with a nested model's
-    name and a slash before it), `output` the node of the model's output.
+    `layers` gives the node of each layer's output by the layer's name (with a nested model's name
+    and a slash before it), `output` the node of the model's output. `ambiguous` says of the names
+    in `layers` that stand for several tensors why they do.
     """
 
     nodes: list[Node] = field(default_factory=list)
     layers: dict[str, int] = field(default_factory=dict)
+    ambiguous: dict[str, str] = field(default_factory=dict)
     output: int = 0
     nb_inputs: int = 1
 
@@ -65,16 +82,48 @@ class Graph:
         return users
 
 
-Rule = Callable[..., int]
+@dataclass(frozen=True)
+class Rule:
+    """How a layer is translated, and which arguments of its call the translation understands.
+
+    Attributes
+    ----------
+    function
+        ``function(layer, emit, *nodes)`` emits operations on the nodes of the call's tensors and
+        gives the node of the output, or several if the layer has several outputs.
+    inputs
+        Names of arguments, beside the first, that hold tensors: their nodes stand behind those of
+        the first.
+    settings
+        Names of arguments that the function reads by itself, from ``emit.arguments.settings``.
+    """
+
+    function: Callable[..., int | Sequence[int]]
+    inputs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+    def __call__(self, layer: Any, emit: Emitter, *nodes: int) -> int | Sequence[int]:
+        """Emit the layer on nodes of its tensors."""
+        return self.function(layer, emit, *nodes)
 
 
 @dataclass
 class Emitter:
-    """Appends the operations of one layer to a graph; what a rule writes to."""
+    """Appends the operations of one layer to a graph; what a rule writes to.
+
+    Attributes
+    ----------
+    graph
+        The network so far.
+    layer
+        Name of the layer, nested models' before it.
+    arguments
+        What the layer was called with.
+    """
 
     graph: Graph
     layer: str
-    call: Any = None  # of the layer, with its arguments
+    arguments: Arguments | None = None
 
     def __call__(self, operation: Operation, *inputs: int) -> int:
         """Append an operation on some nodes; returns its own node."""
@@ -87,6 +136,17 @@ class Emitter:
     def shape(self, node: int) -> tuple[int, ...]:
         """Shape of a node without the batch axis."""
         return self.graph.nodes[node].shape
+
+    def constant(
+        self, values: Any, own: tuple[int, ...], shape: tuple[int, ...] | None = None
+    ) -> int:
+        """Append a constant, see `Constant`."""
+        return self(Constant(values, own, shape), 0)
+
+    def value(self, node: int) -> Constant | None:
+        """The constant that a node is, None for what depends on the input."""
+        operation = self.graph.nodes[node].operation
+        return operation if isinstance(operation, Constant) else None
 
 
 def build_graph(
@@ -168,7 +228,7 @@ def layer_input(model: keras.Model, name: str) -> Any:
 
 
 def _only_call(model: keras.Model, name: str) -> Any:
-    calls = _calls(*_ends(model))
+    calls = calls_between(*_ends(model))
     found = [call for call in calls if call.operation.name == name]
     if len(found) != 1:
         names = ", ".join(dict.fromkeys(call.operation.name for call in calls))
@@ -179,17 +239,27 @@ def _only_call(model: keras.Model, name: str) -> Any:
     return found[0]
 
 
-def _is_model_of_layers(layer: Any) -> bool:
+def is_model_of_layers(layer: Any) -> bool:
     """Whether it is a Sequential or functional model whose `call` is Keras' own."""
     return isinstance(layer, keras.Model) and type(layer).call.__module__.startswith("keras.")
 
 
 def _ends(model: Any) -> tuple[list[Any], list[Any]]:
-    if not _is_model_of_layers(model):
+    if not is_model_of_layers(model):
+        module = type(model).__module__.split(".")[0]
+        kind = f"{module}." * (module == "tf_keras") + type(model).__name__
+        cure = ""
+        if isinstance(model, str):
+            cure = ". Load the file first, keras.models.load_model(path)"
+        elif module == "tf_keras":
+            cure = (
+                ". tf_keras is Keras 2: save the model as .h5 and load it with "
+                "keras.models.load_model of Keras 3"
+            )
         raise UnsupportedLayerError(
             f"Only Sequential and functional Keras models can be bounded, since only they say how "
-            f"their layers are connected. Received: '{getattr(model, 'name', model)}' of class "
-            f"{type(model).__name__}"
+            f"their layers are connected; a subclassed model does not, nor does a function{cure}. "
+            f"Received: '{getattr(model, 'name', model)}' of class {kind}"
         )
     if not getattr(model, "inputs", None):
         raise UnsupportedLayerError(
@@ -208,18 +278,93 @@ def _walk(
 ) -> list[int]:
     """Emit all operations between two sets of Keras tensors; the nodes of the outputs."""
     nodes = {id(tensor): index for tensor, index in zip(inputs, starts)}
-    for call in _calls(inputs, outputs):
-        layer = call.operation
-        parents = [_node(nodes, tensor, layer) for tensor in call.input_tensors]
-        name = prefix + layer.name
+    for call in calls_between(inputs, outputs):
+        layer, name = call.operation, prefix + call.operation.name
         if isinstance(layer, keras.Model):
-            results = _walk(graph, *_ends(layer), parents, find_rule, name + "/")
+            given = _nested_inputs(*_ends(layer), Arguments(call), nodes, graph)
+            results = _walk(graph, *_ends(layer), given, find_rule, name + "/")
         else:
-            results = [find_rule(layer)(layer, Emitter(graph, name, call), *parents)]
+            results = _emit(graph, name, call, find_rule(layer), nodes)
         for tensor, result in zip(call.output_tensors, results):
             nodes[id(tensor)] = result
+        if name in graph.layers:
+            graph.ambiguous[name] = "is called more than once"
+        elif len(results) > 1:
+            graph.ambiguous[name] = f"has {len(results)} outputs"
         graph.layers[name] = results[0]
     return [nodes[id(tensor)] for tensor in outputs]
+
+
+def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int]) -> list[int]:
+    """Emit one call by its rule; the nodes of its outputs."""
+    layer = call.operation
+    arguments = Arguments(call, rule.inputs, rule.settings)
+    emit = Emitter(graph, name, arguments)
+    rank = max(len(tensor.shape) for tensor in arguments.tensors if is_tensor(tensor))
+    parents = [
+        _node(nodes, tensor, layer)
+        if is_tensor(tensor)
+        else emit.constant(*constant_values(tensor, layer, rank))
+        for tensor in arguments.tensors
+    ]
+    at = f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded"
+    try:
+        inspect.signature(rule.function).bind(layer, emit, *parents)
+    except TypeError as error:
+        raise UnsupportedLayerError(
+            f"{at} with the number of tensors that it is called with. Received: {len(parents)}"
+        ) from error
+    try:
+        results = rule(layer, emit, *parents)
+    except UnsupportedLayerError:
+        raise
+    except Exception as error:
+        raise UnsupportedLayerError(
+            f"{at}: its rule failed. Received: {type(error).__name__}: {error}"
+        ) from error
+    results = list(results) if isinstance(results, (list, tuple)) else [results]
+    if len(results) != len(call.output_tensors):
+        raise UnsupportedLayerError(
+            f"{at}: it has {len(call.output_tensors)} outputs, its rule gives {len(results)}."
+        )
+    return results
+
+
+def _nested_inputs(
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    arguments: Arguments,
+    nodes: dict[int, int],
+    graph: Graph,
+) -> list[int]:
+    """Nodes for the inputs of a nested model, associated as Keras does it: by name or structure."""
+    model, given = arguments.layer, arguments.first
+    expected = inputs[0] if len(inputs) == 1 else model.input
+    if isinstance(given, dict) and not isinstance(expected, dict):
+        given = [given.get(tensor.name) for tensor in keras.tree.flatten(expected)]
+    try:
+        if len(inputs) > 1 and not (isinstance(given, list) and isinstance(expected, list)):
+            keras.tree.assert_same_structure(given, expected)
+        given = keras.tree.flatten(given)
+    except (TypeError, ValueError):
+        given = []
+    fits = len(given) == len(inputs) and all(map(is_tensor, given))
+    found = [_node(nodes, tensor, model) for tensor in given] if fits else []
+    shapes = [tuple(tensor.shape[1:]) for tensor in inputs]
+    if not fits or shapes != [graph.nodes[node].shape for node in found]:
+        raise UnsupportedLayerError(
+            f"The nested model '{model.name}' of class {type(model).__name__} cannot be bounded as "
+            f"it is called: it needs tensors of the network of shapes {shapes}, in the structure "
+            f"of its own inputs. Received: {given}"
+        )
+    for tensor in inputs:
+        if not str(tensor.dtype).startswith(("float", "bfloat")):
+            raise UnsupportedLayerError(
+                f"The nested model '{model.name}' of class {type(model).__name__} cannot be "
+                f"bounded: it rounds its input '{tensor.name}' to {tensor.dtype}. Declare its "
+                f"keras.Input as float32."
+            )
+    return found
 
 
 def _node(nodes: dict[int, int], tensor: Any, layer: Any) -> int:
@@ -231,7 +376,7 @@ def _node(nodes: dict[int, int], tensor: Any, layer: Any) -> int:
     return nodes[id(tensor)]
 
 
-def _calls(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+def calls_between(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
     """Layer calls between inputs and outputs, every one after those it needs."""
     done, order = {id(tensor) for tensor in inputs}, []
     stack = [(tensor, False) for tensor in reversed(outputs)]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
+from xcertify.bounds.activations import limit
 from xcertify.bounds.graph import Emitter, UnsupportedLayerError
 from xcertify.bounds.multivariate import Largest, Product
-from xcertify.bounds.operations import Affine, Window
+from xcertify.bounds.operations import Affine, Elementwise, Window
 from xcertify.bounds.registry import register
 
 
@@ -41,6 +42,9 @@ def _broadcast(emit: Emitter, nodes: Sequence[int]) -> list[int]:
     shape = np.broadcast_shapes(*shapes)
 
     def spread(node: int) -> int:
+        constant = emit.value(node)
+        if constant is not None:
+            return emit.constant(constant.values, constant.own, shape)
         own = (1,) * (len(shape) - len(emit.shape(node))) + emit.shape(node)
 
         def apply(inputs: Any) -> Any:
@@ -69,14 +73,54 @@ def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
 
 def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Product of nodes."""
-    first, *others = _broadcast(emit, nodes)
+    constants = [node for node in nodes if emit.value(node) is not None]
+    first, *others = [node for node in _broadcast(emit, nodes) if emit.value(node) is None]
     for other in others:
         first = emit(Product(), first, other)
+    for constant in constants:
+        value = emit.value(constant)
+        first = _scaled(emit, first, value.read, value.weight_error)
     return first
+
+
+def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """First node by the second, which is a constant."""
+    first, divisor = _broadcast(emit, nodes)[0], emit.value(nodes[1])
+    if divisor is None or (divisor.fixed and not divisor.values.all()):
+        raise UnsupportedLayerError(
+            f"The operation '{emit.layer}' cannot be bounded: a division needs a constant other "
+            f"than 0 below the line."
+        )
+    factor = lambda: 1 / ops.cast(divisor.read(), "float64")  # noqa: E731
+    return _scaled(emit, first, factor, max(divisor.weight_error, 2))
+
+
+def _number(emit: Emitter, node: int) -> float | None:
+    """The number that a node is for all entries, None for any other node."""
+    constant = emit.value(node)
+    if constant is None or not constant.fixed or constant.values.size != 1:
+        return None
+    return float(constant.values.item())
+
+
+def _scaled(emit: Emitter, node: int, factor: Callable[[], Any], weight_error: int) -> int:
+    operation = Affine(
+        ops.multiply,
+        weights=lambda: (factor(),),
+        nb_terms=1,
+        nb_terms_back=1,
+        weight_error=weight_error,
+        window=Window(),
+    )
+    return emit(operation, node)
 
 
 def largest_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Largest of nodes, entry by entry."""
+    numbers = [node for node in nodes if _number(emit, node) is not None]
+    if len(nodes) == 2 and len(numbers) == 1:
+        (node,) = (node for node in nodes if node not in numbers)
+        return emit(Elementwise(limit(_number(emit, numbers[0]), below=True)), node)
     nodes = _broadcast(emit, nodes)
     stacked = Affine(
         lambda *inputs: ops.stack(inputs, axis=-1), nb_inputs=len(nodes), window=Window()
@@ -86,6 +130,10 @@ def largest_of(emit: Emitter, nodes: Sequence[int]) -> int:
 
 def smallest_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Smallest of nodes, entry by entry."""
+    numbers = [node for node in nodes if _number(emit, node) is not None]
+    if len(nodes) == 2 and len(numbers) == 1:
+        (node,) = (node for node in nodes if node not in numbers)
+        return emit(Elementwise(limit(_number(emit, numbers[0]), below=False)), node)
     return negative_of(emit, largest_of(emit, [negative_of(emit, node) for node in nodes]))
 
 

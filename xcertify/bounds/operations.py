@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from xcertify.bounds import backend, relaxations
@@ -289,6 +290,51 @@ class Affine(Operation):
         if self.bias is None:
             return noise, 0.0
         return noise, (nominal + network) * ops.abs(ops.cast(self.bias_size(), dtype))
+
+
+class Constant(Affine):
+    """A constant of the network, the same for all samples, whatever its one input is.
+
+    Parameters
+    ----------
+    values
+        An array, or a variable, which is read at every call.
+    own
+        Shape of the values, without batch axis.
+    shape
+        That they are broadcast to; as they are by default.
+    """
+
+    def __init__(
+        self, values: Any, own: tuple[int, ...], shape: tuple[int, ...] | None = None
+    ) -> None:
+        shape = own if shape is None else shape
+        self.values, self.own = values, own
+        self.fixed = isinstance(values, np.ndarray)
+        super().__init__(
+            lambda inputs: ops.zeros((ops.shape(inputs)[0], *shape), inputs.dtype),
+            bias=self.read,
+            nb_terms=1,  # so that errors of the values count
+            weight_error=0 if self.fixed and in_float32(values) else IN_FLOAT32,
+            window=Window(),
+        )
+
+    def read(self) -> Any:
+        """The current values, in their own shape."""
+        return ops.reshape(self.values, self.own)
+
+    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
+        """See `Operation`: nothing of the input is left."""
+        return [None]
+
+    def has_lines_in(self, number: int) -> bool:
+        """See `Operation`."""
+        return False
+
+
+def in_float32(values: np.ndarray) -> bool:
+    """Whether float32 holds all the values as they are."""
+    return bool((values.astype("float32").astype("float64") == values).all())
 
 
 class Elementwise(Operation):

@@ -70,7 +70,7 @@ def image(operation: Operation, inputs: Sequence[Sides], gamma: Any) -> Sides:
 
 @image.register
 def _affine(operation: Affine, inputs: Sequence[Sides], gamma: Any) -> Sides:
-    if operation.nb_terms == 0:
+    if operation.nb_terms == 0 and operation.bias is None:
         return tuple(operation.linear(*side) for side in zip(*inputs))
     bias_radius = 0.0
     if operation.learned:

@@ -8,13 +8,15 @@ model that is trained further is bounded with its new weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import keras
 from keras import layers, ops
 
 from xcertify.bounds import activations, backend
+from xcertify.bounds.arguments import refuse_mixing
 from xcertify.bounds.graph import Emitter, Rule, UnsupportedLayerError
 from xcertify.bounds.multivariate import Softmax
 from xcertify.bounds.operations import Affine, Elementwise
@@ -47,22 +49,48 @@ ACTIVATIONS: dict[Callable, Activation | None] = {
 }
 
 
-def register(*layer_classes: type) -> Callable[[Rule], Rule]:
-    """Make a function the rule of some layer classes (subclasses are not included)."""
+def register(
+    *layer_classes: type, inputs: Sequence[str] = (), settings: Sequence[str] = ()
+) -> Callable[[Callable], Callable]:
+    """Make a function the rule of some layer classes (subclasses are not included).
 
-    def add(rule: Rule) -> Rule:
+    A call of such a layer with anything else than its first argument and those named here is
+    refused, unless it is None, False or the argument's default.
+
+    Parameters
+    ----------
+    layer_classes
+        What the function is the rule of.
+    inputs, settings
+        Names of the arguments of the layer's `call` that the function takes as further nodes, and
+        of those that it reads from ``emit.arguments.settings``, see `Rule`.
+    """
+
+    def add(function: Callable) -> Callable:
+        rule = Rule(function, tuple(inputs), tuple(settings))
         _RULES.update(dict.fromkeys(layer_classes, rule))
-        return rule
+        return function
 
     return add
 
 
-def register_operation(*names: str) -> Callable[[Rule], Rule]:
-    """Make a function the rule of the `keras.ops` functions whose nodes have these class names."""
+def register_operation(
+    *names: str, inputs: Sequence[str] = (), settings: Sequence[str] = ()
+) -> Callable[[Callable], Callable]:
+    """Make a function the rule of the `keras.ops` functions whose nodes have these class names.
 
-    def add(rule: Rule) -> Rule:
+    See `register` for `inputs` and `settings`.
+    """
+
+    def add(function: Callable) -> Callable:
+        @wraps(function)
+        def checked(operation: Any, emit: Emitter, *nodes: int) -> int:
+            refuse_mixing(operation, emit.arguments.evaluate, [emit.shape(node) for node in nodes])
+            return function(operation, emit, *nodes)
+
+        rule = Rule(checked, tuple(inputs), tuple(settings))
         _OPERATION_RULES.update(dict.fromkeys(names, rule))
-        return rule
+        return function
 
     return add
 
@@ -78,7 +106,8 @@ def find_rule(layer: Any) -> Rule:
     kind = type(layer)
     if kind in _RULES:
         return _RULES[kind]
-    if kind.__module__.startswith("keras.src.ops.") and kind.__name__ in _OPERATION_RULES:
+    is_function = kind.__module__.startswith(("keras.src.ops.", "keras.src.activations."))
+    if is_function and kind.__name__ in _OPERATION_RULES:
         return _OPERATION_RULES[kind.__name__]
     raise UnsupportedLayerError(
         f"The layer '{layer.name}' of class {kind.__name__} cannot be bounded. Supported layers: "
@@ -86,6 +115,11 @@ def find_rule(layer: Any) -> Rule:
         f"{', '.join(supported_activations())}. A layer of your own can be declared with "
         f"register_affine or register_elementwise."
     )
+
+
+def registered_rules() -> tuple[Rule, ...]:
+    """The rules of all layers, by which one sees whether a layer has got another one."""
+    return tuple(_RULES.values())
 
 
 def supported_layers() -> list[str]:
@@ -130,6 +164,7 @@ def register_affine(layer_class: type[layers.Layer]) -> type[layers.Layer]:
 
     def rule(layer: Any, emit: Emitter, node: int) -> int:
         shape = emit.shape(node)
+        refuse_mixing(layer, layer.call, [shape])
         out_shape = backend.output_shape(layer.call, [shape], "float32")
         size, out_size = math.prod(shape), math.prod(out_shape)
         if size * out_size > _MATRIX_ENTRIES:

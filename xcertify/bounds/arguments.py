@@ -1,0 +1,247 @@
+"""What a layer was called with: tensors of the network, constants among them, and settings.
+
+A rule says which arguments of a call it understands. All others have to be absent, so that nothing
+that changes the result is dropped.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class UnsupportedLayerError(ValueError):
+    """A layer, or a model, that this engine cannot bound. It is refused, never bounded wrongly."""
+
+
+_NB_SAMPLES = 3  # that are tried together and alone
+
+
+class Arguments:
+    """The arguments of a call of a layer or of a `keras.ops` function.
+
+    Parameters
+    ----------
+    call
+        Keras' node of the call.
+    inputs
+        Names of the arguments, beside the first, that hold tensors of the network.
+    settings
+        Names of the arguments that the rule reads by itself, from `settings`.
+
+    Attributes
+    ----------
+    tensors
+        Tensors of the network and constants among them, in the order of the arguments.
+    first
+        The first argument as it was given.
+    settings
+        The values of what the rule reads by itself; what was not given is left out.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        Naming the layer and the argument that is not understood.
+    """
+
+    def __init__(self, call: Any, inputs: Sequence[str] = (), settings: Sequence[str] = ()) -> None:
+        self.layer = call.operation
+        args, kwargs = call.arguments.args, call.arguments.kwargs
+        parameters = inspect.signature(self.layer.call).parameters
+        order = list(parameters)
+        self._kwargs = dict(
+            sorted(kwargs.items(), key=lambda item: (*order, item[0]).index(item[0]))
+        )
+        names = [name for name, p in parameters.items() if p.kind in _POSITIONAL]
+        names += [f"argument {number}" for number in range(len(names), len(args))]
+        self._args = dict(zip(names, args))
+        given = {**self._args, **self._kwargs}
+        self._inputs = (names[0] if names else next(iter(given)), *inputs)
+        self.first = given[self._inputs[0]]
+        self.tensors, self.settings = [], {}
+        for name, value in given.items():
+            if name in self._inputs:
+                keras.tree.traverse(lambda part: _leaf(part, self.tensors), value, top_down=True)
+            elif name in settings and not _holds_tensor(value):
+                self.settings[name] = value
+            elif not _is_default(name, value, parameters):
+                raise UnsupportedLayerError(
+                    f"The layer '{self.layer.name}' of class {type(self.layer).__name__} is called "
+                    f"with {name}={_shown(value)} and cannot be bounded with it: {_cure(name)}"
+                )
+        self._refuse_masks(parameters)
+
+    def evaluate(self, *tensors: Any) -> Any:
+        """The layer's own `call` with other values in place of `tensors`."""
+        values = iter(tensors)
+
+        def fill(part: Any) -> Any:
+            return next(values) if _leaf(part, []) else None
+
+        def filled(given: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: keras.tree.traverse(fill, value, True) if name in self._inputs else value
+                for name, value in given.items()
+            }
+
+        args = filled(self._args)
+        return self.layer.call(*args.values(), **filled(self._kwargs))
+
+    def _refuse_masks(self, parameters: Any) -> None:
+        takes = any(name == "mask" or name.endswith("_mask") for name in parameters)
+        if not takes and not hasattr(self.layer, "_merge_function"):
+            return
+        for tensor in self.tensors:
+            if getattr(tensor, "_keras_mask", None) is not None:
+                raise UnsupportedLayerError(
+                    f"The layer '{self.layer.name}' of class {type(self.layer).__name__} is given "
+                    f"a tensor with a mask (of a layer such as Masking, or of "
+                    f"Embedding(mask_zero=True)) and cannot be bounded with it. Start behind it "
+                    f"(start_layer), or build the model without the mask."
+                )
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is a tensor of a network that is being described, with no values of its own."""
+    return isinstance(value, keras.KerasTensor)
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(map(is_tensor, keras.tree.flatten(value)))
+
+
+def _leaf(part: Any, found: list[Any]) -> bool | None:
+    """Collect a part of an argument that holds no tensor of the network further inside.
+
+    None for a structure to be looked into: what `keras.tree.traverse` asks for.
+    """
+    if keras.tree.is_nested(part) and _holds_tensor(part):
+        return None
+    found.append(part)
+    return True
+
+
+def _is_default(name: str, value: Any, parameters: Any) -> bool:
+    if value is None or value is False:
+        return True
+    # Keras writes the default of `training` into the call, so that it says nothing.
+    if name not in parameters or name == "training":
+        return False
+    default = parameters[name].default
+    simple = isinstance(value, (bool, int, float, str)) and type(value) is type(default)
+    return simple and value == default
+
+
+def _cure(name: str) -> str:
+    if name == "training":
+        return (
+            "model(x) then is not what model.predict(x) gives. Build the model with a call "
+            "without training=True."
+        )
+    return (
+        "build the model with a call without it, or for a layer of your own name it in "
+        "xcertify.bounds.register."
+    )
+
+
+def _shown(value: Any) -> str:
+    if is_tensor(value):
+        return f"the tensor '{value.name}'"
+    if hasattr(value, "shape"):
+        return f"an array of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def constant_values(value: Any, layer: Any, rank: int) -> tuple[Any, tuple[int, ...]]:
+    """A constant among tensors of the network: its values, and their shape without batch axis.
+
+    Parameters
+    ----------
+    value
+        A number, an array, a tensor or a variable.
+    layer
+        The layer or operation that is called.
+    rank
+        Of the tensors of the network, batch axis counted.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        For what has no finite values, and for values along the batch axis.
+    """
+    at = f"The constant in the call of '{layer.name}' of class {type(layer).__name__}"
+    try:
+        array = np.asarray(value, dtype="float64")
+    except (TypeError, ValueError) as error:
+        raise UnsupportedLayerError(
+            f"{at} cannot be bounded: numbers are needed. Received: {_shown(value)}"
+        ) from error
+    if not np.isfinite(array).all():
+        raise UnsupportedLayerError(
+            f"{at} cannot be bounded: it holds values that are not finite. Use large numbers in "
+            f"place of infinity. Received: an array of shape {array.shape}"
+        )
+    shape = array.shape
+    # Layers lay the first axis of all that they merge along the batch; functions align the last.
+    if isinstance(layer, keras.layers.Layer) or len(shape) >= rank:
+        if (len(shape) != rank and not 0 < len(shape) < rank) or shape[0] != 1:
+            raise UnsupportedLayerError(
+                f"{at} cannot be bounded: it has values along the batch axis, or none for it, and "
+                f"so mixes samples or ties them to their place in the batch. Give it the shape "
+                f"(1, ...). Received: an array of shape {shape}"
+            )
+        shape = shape[1:]
+    else:
+        shape = (1,) * (rank - 1 - len(shape)) + shape
+    return (value if hasattr(value, "assign") else array.reshape(shape)), shape
+
+
+def refuse_mixing(layer: Any, function: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse an operation of which a sample's output depends on what else is in the batch.
+
+    Parameters
+    ----------
+    layer
+        The layer or operation, for the message.
+    function
+        Of tensors (N, *shape), evaluated for three samples together and each alone.
+    shapes
+        Without the batch axis.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        Also for a function that fails, or that works for one size of batches only.
+    """
+    generator = np.random.default_rng(0)
+    draws = [
+        ops.convert_to_tensor(generator.normal(size=(_NB_SAMPLES, *shape)), "float32")
+        for shape in shapes
+    ]
+    mixes = UnsupportedLayerError(
+        f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded: it mixes "
+        f"samples, or is tied to one size of the batch. Let it work along the other axes only, "
+        f"with -1 for the batch axis in shapes."
+    )
+    try:
+        together = ops.convert_to_numpy(function(*draws))
+        alone = [
+            ops.convert_to_numpy(function(*(draw[i : i + 1] for draw in draws)))
+            for i in range(_NB_SAMPLES)
+        ]
+    except Exception as error:
+        raise mixes from error
+    if any(part.shape[:1] != (1,) for part in alone):
+        raise mixes
+    alone = np.concatenate(alone)
+    if together.shape != alone.shape or not np.allclose(together, alone, 1e-4, 1e-4, True):
+        raise mixes
