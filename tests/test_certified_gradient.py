@@ -446,6 +446,39 @@ def test_signs_and_given_features():
     assert not KeepsOut(np.array([False, False, True]), 1).holds(lower, upper, original).any()
 
 
+def every_criterion(original):
+    generator = np.random.default_rng(5)
+    features, other = np.arange(3) < 2, original + generator.normal(0, 0.5, original.shape)
+    measures = [("mse", 0.02), ("l2_ratio", 0.4), ("cosine", 0.9)]
+    yield from (Within(tau, measure) for measure, tau in measures)
+    yield from (Excludes(other, tau, measure) for measure, tau in measures)
+    yield from (KeepsTop(1), KeepsTop(2), KeepsOut(~features, 1), KeepsSigns(features))
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_broken_is_the_opposite_of_holds(number):
+    lower, upper, original = boxes(200)
+    lower, upper = lower + 0.3, upper + 0.3
+    lower[:100] = upper[:100]  # single explanations
+    criterion = [*every_criterion(original)][number]
+    holds, broken = (f(lower, upper, original) for f in (criterion.holds, criterion.broken))
+    assert not (holds & broken).any()
+    assert (holds | broken)[:100].all()  # no tie among them
+    assert broken[:100].any() and broken[100:].any() and not (holds | broken).all()
+    for points in filled(lower, upper, 4):  # all explanations of a box break it
+        assert criterion.broken(points, points, original)[broken].all()
+        assert not criterion.holds(points, points, original)[broken].any()
+        assert not criterion.broken(points, points, original)[holds].any()
+
+
+def test_an_explanation_of_zeros_is_left_by_any_other():
+    zero, one = np.zeros((1, 3)), np.ones((1, 3))
+    for measure, tau in [("l2_ratio", 5.0), ("cosine", 0.5)]:
+        assert Within(tau, measure).broken(one, one, zero).all()
+    assert not Within(5.0).broken(-one, one, zero).any()
+    assert not Within(5.0).broken(zero, zero, zero).any()
+
+
 def test_attacks_climb_what_breaks_criteria():
     generator = np.random.default_rng(4)
     original, maps = generator.normal(size=(2, 50, 4))

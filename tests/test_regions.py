@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xcertify.regions import Ball, Box
+from xcertify.regions import Ball, Box, as_norm, per_sample
 
 CENTER = np.array([[0.1, 0.5, 0.9], [0.0, 1.0, 0.3]], dtype="float32")
 
@@ -38,16 +38,77 @@ def test_epsilon_per_sample_and_per_feature():
         Ball(CENTER, [0.1, 0.2]).upper - CENTER, [[0.1] * 3, [0.2] * 3], 1e-5
     )
     np.testing.assert_allclose(
-        Ball(CENTER, [0.1, 0.2, 0.3]).upper[0] - CENTER[0], [0.1, 0.2, 0.3], 1e-5
+        Ball(CENTER, [[0.1, 0.2, 0.3]]).upper[0] - CENTER[0], [0.1, 0.2, 0.3], 1e-5
     )
-    with pytest.raises(ValueError, match="may mean one value per sample or one per feature"):
+    square = Ball(CENTER[:, :2], per_sample([0.1, 0.2], CENTER))
+    np.testing.assert_allclose(square.upper - square.center, [[0.1, 0.1], [0.2, 0.2]], 1e-5)
+    with pytest.raises(ValueError, match=r"epsilon.reshape\(-1, 1\) for one per sample"):
         Ball(CENTER[:, :2], [0.1, 0.2])
+
+
+@pytest.mark.parametrize("nb_samples", [1, 2, 3, 4])
+def test_what_an_array_of_radii_means_does_not_depend_on_the_batch(nb_samples):
+    images = np.full((nb_samples, 3, 5, 3), 0.5, "float32")
+    channels = np.array([0.25, 0.125, 0.0625])
+    for epsilon in (channels.reshape(1, 1, 3), channels.reshape(1, 1, 1, 3)):
+        ball = Ball(images, epsilon)
+        np.testing.assert_array_equal(ball.upper - 0.5, np.broadcast_to(channels, images.shape))
+    with pytest.raises(ValueError, match=r"epsilon.*epsilon.reshape\(1, 1, -1\) for"):
+        Ball(images, channels)
+    each = 2.0 ** -np.arange(1, nb_samples + 1)
+    np.testing.assert_array_equal(
+        Ball(images, per_sample(each, images)).upper - 0.5,
+        np.broadcast_to(each.reshape(-1, 1, 1, 1), images.shape),
+    )
+    if nb_samples != 3:
+        whole = Ball(images, per_sample(each, images))
+        np.testing.assert_array_equal(Ball(images, each).upper, whole.upper)
+    rows = np.array([0.25, 0.125, 0.0625]).reshape(3, 1, 1)  # of the image, whatever N is
+    expected = np.broadcast_to(rows, images.shape)
+    np.testing.assert_array_equal(Ball(images, rows).upper - 0.5, expected)
+    table = np.full((nb_samples, 3), 0.5, "float32")
+    np.testing.assert_array_equal(
+        Ball(table, channels.reshape(1, 3)).upper - 0.5, np.broadcast_to(channels, table.shape)
+    )
+    with pytest.raises(ValueError, match=r"epsilon.*epsilon.reshape\(1, -1\) for"):
+        Ball(table, channels)
+    for shape in [(3, 3), (5, 3), (1, 1, 1, 1, 1), (nb_samples + 1, 1, 1, 1)]:
+        with pytest.raises(ValueError, match="epsilon must be a number, one per sample"):
+            Ball(images, np.full(shape, 0.1))
 
 
 def test_clip():
     ball = Ball(CENTER, 0.2, clip=(0, 1))
     np.testing.assert_allclose(ball.lower, [[0, 0.3, 0.7], [0, 0.8, 0.1]], atol=1e-6)
     np.testing.assert_allclose(ball.upper, [[0.3, 0.7, 1.0], [0.2, 1.0, 0.5]], atol=1e-6)
+
+
+def test_clip_is_rounded_outward():
+    """float32(0.1) is above 0.1, and float32(0.9) below 0.9: the stated range must be inside."""
+    assert float(np.float32(0.1)) > 0.1 and float(np.float32(0.9)) < 0.9
+    center = np.array([[0.1, 0.9, 0.5]], "float32")
+    ball = Ball(center, 10.0, clip=(0.1, 0.9))
+    assert (ball.lower.astype("f8") <= 0.1).all() and (ball.upper.astype("f8") >= 0.9).all()
+    np.testing.assert_array_equal(ball.lower, np.nextafter(np.float32(0.1), np.float32(0)))
+    np.testing.assert_array_equal(ball.upper, np.nextafter(np.float32(0.9), np.float32(1)))
+    # whatever float32 holds stays as it is, in arrays too, and float64 is not rounded
+    exact = Ball(center, 10.0, clip=(np.float32(0.1), [1.0, 0.9375, np.inf]))
+    np.testing.assert_array_equal(exact.lower, np.full((1, 3), 0.1, "float32"))
+    np.testing.assert_array_equal(exact.upper[0, :2], [1.0, 0.9375])
+    wide = Ball(center.astype("f8").clip(0.1, 0.9), 10.0, clip=(0.1, 0.9))
+    assert (wide.lower == 0.1).all() and (wide.upper == 0.9).all()
+    # one float32 number is let in on each side, and no more
+    below = np.nextafter(ball.lower, np.float32(0))
+    with pytest.raises(ValueError, match="center leaves the valid range"):
+        Ball(below, 0.1, clip=(0.1, 0.9))
+
+
+def test_norms():
+    for given, norm in [(1, 1), (2.0, 2), (np.float32(2), 2), (np.inf, np.inf), ("inf", np.inf)]:
+        assert as_norm(given) == norm
+    for given in (3, 0.5, "l2", "linf", "2", None, True, np.nan, [2], -np.inf):
+        with pytest.raises(ValueError, match="norm must be 1, 2 or np.inf. Received: "):
+            as_norm(given)
 
 
 @pytest.mark.parametrize("norm", [np.inf, 2, 1, "inf"])
@@ -95,7 +156,8 @@ def test_parts_of_a_batch():
     [
         (lambda: Ball(CENTER, -0.1), "epsilon is negative"),
         (lambda: Ball(CENTER, [0.1, np.nan]), "NaN or infinite in sample 1"),
-        (lambda: Ball(CENTER, np.ones(7)), r"one per feature \(3,\). Received: shape \(7,\)"),
+        (lambda: Ball(CENTER, np.ones(7)), r"one per sample, \(2,\), .*Received: shape \(7,\)"),
+        (lambda: Ball(CENTER, "a"), "epsilon must be numbers. Received: 'a'"),
         (lambda: Ball(CENTER, 0.1, norm=3), "norm must be 1, 2 or np.inf. Received: 3"),
         (lambda: Ball(CENTER[0], 0.1), r"add an axis, x\[None\]"),
         (lambda: Ball(CENTER, 0.1, clip=(0.05, 1)), "leaves the valid range.* in sample 1"),

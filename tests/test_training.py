@@ -16,6 +16,7 @@ from xcertify.training import (
     HessianNorm,
     LinearRamp,
     RegularizedModel,
+    Regularizer,
 )
 
 L = keras.layers
@@ -28,6 +29,18 @@ def batch(shape, nb_samples=4, seed=0):
 def penalties(regularizer, model, x, targets):
     regularizer.prepare(model)
     return np.asarray(regularizer(tf.constant(x), tf.constant(targets, tf.float32)))
+
+
+def test_what_says_no_penalty_cannot_be_made():
+    with pytest.raises(TypeError, match="abstract class Regularizer"):
+        Regularizer()
+
+    class Zero(Regularizer):
+        def __call__(self, inputs, targets):
+            return self._reduce(0 * inputs)
+
+    x = batch((3,))
+    assert not penalties(Zero(reduction="sum"), NETWORKS["dense_gelu"](), x, np.ones((4, 3))).any()
 
 
 @pytest.mark.usefixtures("eager")

@@ -36,6 +36,14 @@ class Criterion(ABC):
         """
 
     @abstractmethod
+    def broken(self, lower: np.ndarray, upper: np.ndarray, original: np.ndarray) -> np.ndarray:
+        """Where it is proved that every explanation of the box breaks it, (N,) bool.
+
+        The opposite of `holds`, of which neither may be true; for single explanations `lower` and
+        `upper` enclose their roundings.
+        """
+
+    @abstractmethod
     def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
         """What an attack maximises, (B,), and a form of it to climb; all arguments (B, D)."""
 
@@ -73,6 +81,19 @@ class Within(Criterion):
         """See `Criterion`."""
         value = farthest(lower, upper, original, self.measure)
         return value >= self.tau if self.measure == "cosine" else value <= self.tau
+
+    def broken(self, lower: np.ndarray, upper: np.ndarray, original: np.ndarray) -> np.ndarray:
+        """See `Criterion`."""
+        flat = _flat(original)
+        length = np.linalg.norm(flat, axis=1)
+        if self.measure == "cosine":  # -1 where the original is zero, as in `farthest`
+            zero = (length == 0).reshape(-1, *[1] * (np.ndim(original) - 1))
+            value = nearest(lower, upper, np.where(zero, 1.0, original), "cosine")
+            return np.where(length == 0, -1.0, value) < self.tau
+        value = nearest(lower, upper, original, "mse")
+        if self.measure == "mse":
+            return value > self.tau
+        return np.sqrt(value * flat.shape[1]) > self.tau * length * (1 + _SLACK)
 
     def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
         """See `Criterion`."""
@@ -113,6 +134,12 @@ class Excludes(Criterion):
         value = nearest(lower, upper, self.target_map, self.measure)
         return value < self.tau if self.measure == "cosine" else value > self.tau
 
+    def broken(self, lower: np.ndarray, upper: np.ndarray, original: np.ndarray) -> np.ndarray:
+        """See `Criterion`."""
+        target = np.broadcast_to(np.asarray(self.target_map, np.float64), np.shape(lower))
+        value = farthest(lower, upper, target, self.measure)
+        return value >= self.tau if self.measure == "cosine" else value <= self.tau
+
     def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
         """See `Criterion`."""
         if self.measure == "cosine":
@@ -135,6 +162,11 @@ class KeepsTop(Criterion):
         """See `Criterion`."""
         first = top_mask(original, self.k)
         return _all(in_top(lower, upper, self.k) | ~first)
+
+    def broken(self, lower: np.ndarray, upper: np.ndarray, original: np.ndarray) -> np.ndarray:
+        """See `Criterion`."""
+        first = top_mask(original, self.k)
+        return _any(out_of_top(lower, upper, self.k) & first)
 
     def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
         """See `Criterion`."""
@@ -167,6 +199,10 @@ class KeepsOut(Criterion):
         """See `Criterion`."""
         return _all(out_of_top(lower, upper, self.k) | ~np.asarray(self.features, bool))
 
+    def broken(self, lower: np.ndarray, upper: np.ndarray, original: np.ndarray) -> np.ndarray:
+        """See `Criterion`."""
+        return _any(in_top(lower, upper, self.k) & np.asarray(self.features, bool))
+
     def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
         """See `Criterion`."""
         sizes = tf.abs(maps)
@@ -196,6 +232,11 @@ class KeepsSigns(Criterion):
         """See `Criterion`."""
         kept = np.where(np.asarray(original) > 0, np.asarray(lower) > 0, np.asarray(upper) < 0)
         return _all(kept | ~np.asarray(self.features, bool))
+
+    def broken(self, lower: np.ndarray, upper: np.ndarray, original: np.ndarray) -> np.ndarray:
+        """See `Criterion`."""
+        lost = np.where(np.asarray(original) > 0, np.asarray(upper) <= 0, np.asarray(lower) >= 0)
+        return _any(lost & np.asarray(self.features, bool))
 
     def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
         """See `Criterion`."""
@@ -384,6 +425,10 @@ def _cosine(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
 def _all(mask: np.ndarray) -> np.ndarray:
     return mask.reshape(len(mask), -1).all(axis=1)
+
+
+def _any(mask: np.ndarray) -> np.ndarray:
+    return mask.reshape(len(mask), -1).any(axis=1)
 
 
 def _flat(values: Any) -> np.ndarray:

@@ -20,6 +20,57 @@ Norm = float | int | str
 _NORMS = {1: 1, 2: 2, math.inf: math.inf, "inf": math.inf}
 
 
+def as_norm(norm: Norm) -> float:
+    """1, 2 or `math.inf` for a norm as users give it; "inf" is inf.
+
+    Everything of this package that takes a `norm` takes these, and refuses others in its
+    constructor.
+
+    Raises
+    ------
+    ValueError
+        For any other norm.
+    """
+    known = isinstance(norm, (int, float, str, np.number)) and not isinstance(norm, bool)
+    if not known or norm not in _NORMS:
+        raise ValueError(f"norm must be 1, 2 or np.inf. Received: {norm!r}")
+    return _NORMS[norm]
+
+
+def valid_range(clip: tuple[Any, Any], shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any]:
+    """The sides (low, high) of a valid range in the type of the inputs, rounded outward.
+
+    Parameters
+    ----------
+    clip
+        (low, high), each a scalar or an array of the shape of one input; infinite where there is no
+        limit.
+    shape, dtype
+        Of the inputs.
+
+    Returns
+    -------
+    low, high
+        Of that shape. 0.1 is no float32 number: `low` is the one below it, and `high` the one above
+        its own, so that the stated range is inside.
+
+    Raises
+    ------
+    ValueError
+        For anything else than such a pair, NaN, and low above high.
+    """
+    try:
+        low, high = (np.broadcast_to(np.asarray(side, np.float64), shape) for side in clip)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"clip must be a pair (low, high) of scalars or arrays of the shape of one input, for "
+            f"inputs {tuple(shape)}. Received: {clip!r}"
+        ) from None
+    if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
+        raise ValueError(f"clip must be (low, high) with low <= high. Received: {clip!r}")
+    return _sides(low, high, dtype)
+
+
 class Region:
     """A batch of N regions around N nominal inputs; build one with `Ball` or `Box`.
 
@@ -114,10 +165,7 @@ class Region:
 
     def sides(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """`lower` and `upper` in another floating type, rounded outward."""
-        lower, upper = self.lower.astype(dtype), self.upper.astype(dtype)
-        lower = np.where(lower > self.lower, np.nextafter(lower, lower.dtype.type(-np.inf)), lower)
-        upper = np.where(upper < self.upper, np.nextafter(upper, upper.dtype.type(np.inf)), upper)
-        return lower, upper
+        return _sides(self.lower, self.upper, dtype)
 
     def sample(self, nb_samples: int, seed: int | None = 0) -> np.ndarray:
         """Random points of the region, (nb_samples, N, *shape), for tests and empirical bounds.
@@ -159,14 +207,19 @@ class Ball(Region):
         Nominal inputs, (N, *shape): an array or an eager tensor. float64 stays float64, everything
         else becomes float32.
     epsilon
-        Radius, at least 0: a scalar, one value per sample (N,), or one per feature, (*shape) or
-        (N, *shape). A radius per feature stretches the ball:
-        ``|| (x - center) / epsilon ||_p <= 1``.
+        Radius, at least 0: a scalar, or an array that says what it varies along, whatever the
+        number of samples. One per feature has all axes of an input, or those of the batch, with 1
+        where it does not vary: (1, 1, C) per channel of images, (1, W) per column of tables,
+        (T, 1) per time step. A radius per feature stretches the ball:
+        ``|| (x - center) / epsilon ||_p <= 1``. One per sample is (N, 1, ..., 1), or (N,) unless
+        the inputs have N channels or columns: then it is refused, so that (C,) always is.
     norm
-        inf (default), 2 or 1.
+        inf (default, also as "inf"), 2 or 1.
     clip
         Valid range of the inputs, (low, high), each a scalar or an array of shape (*shape); the
-        region is cut to it. None: no cut.
+        region is cut to it, rounded outward as all sides: with float32 inputs and clip=(0.1, 0.9)
+        the range of the region, and of attacks in it, ends at the float32 numbers next to 0.1 and
+        0.9 that are outside. None: no cut.
 
     Raises
     ------
@@ -187,15 +240,14 @@ class Ball(Region):
         clip: tuple[Any, Any] | None = None,
     ) -> None:
         center = _inputs(center, "center")
-        if isinstance(norm, bool) or norm not in _NORMS:
-            raise ValueError(f"norm must be 1, 2 or np.inf. Received: {norm!r}")
+        norm = as_norm(norm)
         epsilon = _epsilon(epsilon, center)
         lower = _round_outward(center, -epsilon)
         upper = _round_outward(center, epsilon)
         if clip is not None:
             low, high = _clip(clip, center)
             lower, upper = np.maximum(lower, low), np.minimum(upper, high)
-        super().__init__(center, lower, upper, epsilon, _NORMS[norm])
+        super().__init__(center, lower, upper, epsilon, norm)
 
 
 class Box(Region):
@@ -235,6 +287,11 @@ class Box(Region):
         super().__init__(center, lower, upper)
 
 
+def per_sample(values: Any, inputs: np.ndarray) -> np.ndarray:
+    """One value per sample, (N,), with as many axes as the inputs: radii for a `Ball` of any N."""
+    return np.reshape(values, (-1, *[1] * (np.ndim(inputs) - 1)))
+
+
 def _inputs(values: Any, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype != np.float64:
@@ -257,23 +314,32 @@ def _refuse(bad: np.ndarray, problem: str, cure: str) -> None:
 
 
 def _epsilon(epsilon: Any, center: np.ndarray) -> np.ndarray:
-    epsilon = np.asarray(epsilon, dtype=np.float64)
     nb_samples, shape = len(center), center.shape[1:]
-    per_sample = epsilon.shape == (nb_samples,)
-    if per_sample and epsilon.shape == shape:
-        raise ValueError(
-            f"epsilon of shape {epsilon.shape} may mean one value per sample or one per feature: "
-            f"give it as {(nb_samples, 1)} or {(1, *shape)}"
-        )
-    if per_sample:
-        epsilon = epsilon.reshape(nb_samples, *[1] * len(shape))
     try:
-        np.broadcast_to(epsilon, center.shape)
-    except ValueError:
+        epsilon = np.asarray(epsilon, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"epsilon must be numbers. Received: {epsilon!r}") from None
+    if epsilon.shape == (nb_samples,) == shape[-1:] and nb_samples > 1:
         raise ValueError(
-            f"epsilon must be a scalar, one value per sample ({nb_samples},), or one per feature "
-            f"{shape}. Received: shape {epsilon.shape}"
-        ) from None
+            f"epsilon with one axis may be one per sample or one per channel or column, of which "
+            f"there are {nb_samples} each: give epsilon.reshape{(-1, *[1] * len(shape))} for one "
+            f"per sample, epsilon.reshape{(*[1] * max(len(shape) - 1, 1), -1)} for the other. "
+            f"Received: shape {epsilon.shape}"
+        )
+    fits = epsilon.shape in ((), (nb_samples,))
+    if epsilon.ndim > 1 and epsilon.ndim in (len(shape), center.ndim):
+        sizes = center.shape[-epsilon.ndim :]
+        fits = all(size in (1, axis) for size, axis in zip(epsilon.shape, sizes))
+    if not fits:
+        ones = (1,) * max(len(shape) - 1, 1)
+        raise ValueError(
+            f"epsilon must be a number, one per sample, ({nb_samples},), or one per feature, with "
+            f"all axes of an input, or of the batch, {center.shape}, and 1 where it does not vary: "
+            f"epsilon.reshape{(*ones, -1)} for one per "
+            f"{'channel' if len(shape) > 1 else 'column'}. Received: shape {epsilon.shape}"
+        )
+    if epsilon.ndim == 1:
+        epsilon = epsilon.reshape(nb_samples, *[1] * len(shape))
     epsilon = epsilon.reshape([1] * (center.ndim - epsilon.ndim) + list(epsilon.shape))
     _refuse(~np.isfinite(epsilon), "epsilon is NaN or infinite", "give a finite radius")
     _refuse(epsilon < 0, "epsilon is negative", "a radius is at least 0")
@@ -281,22 +347,21 @@ def _epsilon(epsilon: Any, center: np.ndarray) -> np.ndarray:
 
 
 def _clip(clip: tuple[Any, Any], center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        low, high = (np.asarray(side, dtype=center.dtype) for side in clip)
-        np.broadcast_shapes(low.shape, high.shape, center.shape)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"clip must be a pair (low, high) of scalars or arrays of shape {center.shape[1:]}. "
-            f"Received: {clip!r}"
-        ) from None
-    if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
-        raise ValueError(f"clip must be (low, high) with low <= high. Received: {clip!r}")
-    outside = (center < low) | (center > high)
+    low, high = valid_range(clip, center.shape, center.dtype)
+    # a nominal input that was rounded as the range was is inside
     _refuse(
-        outside,
+        (center < low) | (center > high),
         f"center leaves the valid range clip={clip!r}",
         "scale the inputs, clip them, or give the range that they really have",
     )
+    return low, high
+
+
+def _sides(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Sides in another floating type, never inside the given ones."""
+    low, high = np.asarray(lower).astype(dtype), np.asarray(upper).astype(dtype)
+    low = np.where(low > lower, np.nextafter(low, low.dtype.type(-np.inf)), low)
+    high = np.where(high < upper, np.nextafter(high, high.dtype.type(np.inf)), high)
     return low, high
 
 

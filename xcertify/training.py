@@ -6,7 +6,7 @@ A regulariser is added to the loss of a model: the proved width of the input gra
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
@@ -23,8 +23,10 @@ LOSSES = ("logit", "cross-entropy")
 REDUCTIONS = ("mean", "sum")
 
 
-class Regularizer:
+class Regularizer(ABC):
     """A penalty of each input that is added to the loss; see `RegularizedModel`.
+
+    What all of them share: a subclass says in `__call__` what the penalty is.
 
     Parameters
     ----------

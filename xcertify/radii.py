@@ -1,0 +1,103 @@
+"""Certified against attacked: every proof is held against the best attack on the same quantity.
+
+An attack that succeeds where a certificate says that none can is no result: it is refused, in one
+way, wherever the package has both sides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class ContradictionError(RuntimeError):
+    """An attack succeeded inside a certified region: one of the two is wrong."""
+
+
+def compare_radii(
+    certified: Any,
+    attacked: Any,
+    *,
+    what: str,
+    method: str,
+    region: str,
+    samples: Any = None,
+) -> None:
+    """Refuse attacks at a distance that is certified.
+
+    Parameters
+    ----------
+    certified
+        (N,): radii up to which, with themselves, it is proved that something does not happen; 0
+        where nothing is proved.
+    attacked
+        (N,): distances at which an attack made it happen, beyond what roundings can feign; inf
+        where none did.
+    what
+        What does not happen, for the message: "another class".
+    method, region
+        Of the certificate, for the message.
+    samples
+        (N,) numbers of the inputs; None: in their order.
+
+    Raises
+    ------
+    ContradictionError
+        Where ``attacked <= certified``; the message names the first such input.
+    """
+    certified, attacked = np.asarray(certified, np.float64), np.asarray(attacked, np.float64)
+    inside = (attacked <= certified) & (certified > 0)
+    _refuse(inside, certified, attacked, "certifies up to", what, method, region, samples)
+
+
+def compare_bounds(
+    proved: Any,
+    attained: Any,
+    *,
+    what: str,
+    method: str,
+    region: str,
+    samples: Any = None,
+) -> None:
+    """Refuse attacks that attain more than an upper bound.
+
+    Parameters
+    ----------
+    proved
+        (N,): upper bounds of a quantity over regions.
+    attained
+        (N,): values at points of the regions, less what roundings can feign; -inf where there are
+        none.
+    what, method, region, samples
+        As for `compare_radii`.
+
+    Raises
+    ------
+    ContradictionError
+        Where ``attained > proved``; the message names the first such input.
+    """
+    proved, attained = np.asarray(proved, np.float64), np.asarray(attained, np.float64)
+    _refuse(attained > proved, proved, attained, "bounds by", what, method, region, samples)
+
+
+def _refuse(
+    wrong: np.ndarray,
+    certified: np.ndarray,
+    attacked: np.ndarray,
+    claims: str,
+    what: str,
+    method: str,
+    region: str,
+    samples: Any,
+) -> None:
+    if not wrong.any():
+        return
+    place = int(np.argmax(wrong))
+    sample = place if samples is None else int(np.asarray(samples)[place])
+    raise ContradictionError(
+        f"an attack beat a certificate: it found {what} at {attacked[place]:.9g} for input "
+        f"{sample}, which method={method!r} {claims} {certified[place]:.9g} ({region}). This is a "
+        f"bug of xcertify, or the model changed between proof and attack; please report it with "
+        f"the model"
+    )
