@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from xcertify.attacks.roundings import ClassChange
 from xcertify.attacks.steps import keep_better, margins, project, steepest, two_classes
 from xcertify.logits import logits_of
 from xcertify.regions import Region
+from xcertify.settings import Settings
 from xcertify.targets import target_classes
 from xcertify.tracing import traced
 
@@ -28,8 +30,11 @@ class AttackResult:
     points
         (N, *shape), inside the region.
     values
-        The objective there, (N,). For the margin: the adversarial overlap that was attained,
-        positive where the prediction was changed.
+        The objective there, (N,), in the model's own arithmetic. For the margin: the adversarial
+        overlap that was attained, positive where the prediction was changed.
+    changed
+        For the margin, (N,) bool: where the class was changed (with `targeted`: reached) beyond
+        what roundings can feign, as for `MinimalResult`. None for an objective.
 
     No guarantee
     ------------
@@ -38,6 +43,7 @@ class AttackResult:
 
     points: np.ndarray
     values: np.ndarray
+    changed: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return (
@@ -46,7 +52,7 @@ class AttackResult:
         )
 
 
-class PGD:
+class PGD(Settings):
     """Projected gradient ascent, compiled once and run on any number of regions.
 
     Every step goes along the steepest ascent of the region's norm, leaves out the features that
@@ -130,8 +136,9 @@ class PGD:
         self.model, self.objective, self.targeted = model, objective, targeted
         self.steps, self.step_size, self.restarts = int(steps), step_size, int(restarts)
         self.batch_size, self.seed = int(batch_size), seed
-        self._logits = None if model is None else logits_of(model)
-        self._compiled: dict[tuple, Callable] = {}
+
+    def _logits(self, points: Any) -> tf.Tensor:
+        return self._derive("logits", lambda: logits_of(self.model))(points)
 
     def __call__(
         self,
@@ -208,7 +215,14 @@ class PGD:
                 f"the objective is NaN or -inf at every point that was tried for sample "
                 f"{int(np.argmax(np.isneginf(value)))}: check it, or the model"
             )
-        return AttackResult(best, value)
+        return AttackResult(best, value, self._changed(best, classes))
+
+    def _changed(self, points: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
+        if self.objective is not None:
+            return None
+        change = self._derive("change", lambda: ClassChange(self.model))
+        some = [slice(s, s + self.batch_size) for s in range(0, len(points), self.batch_size)]
+        return np.concatenate([change(points[s], classes[s], self.targeted) for s in some])
 
     def _classes(self, region: Region, targets: Any) -> tuple[np.ndarray, np.ndarray]:
         """Classes (N,), and the class that each restart aims at, (N, cycle), -1 for any."""
@@ -250,18 +264,17 @@ class PGD:
 
     def _compile(self, shape: tuple[int, ...], dtype: Any, norm: float) -> Callable:
         """The loop; traced once per shape of the inputs, not per batch."""
-        key = (shape, dtype, norm)
-        if key not in self._compiled:
-            inputs, number = tf.TensorSpec((None, *shape), dtype), tf.TensorSpec((), tf.int32)
-            signature = [
-                *[inputs] * 5,
-                *[tf.TensorSpec((None,), tf.int32)] * 3,
-                number,
-                tf.TensorSpec((), dtype),
-                tf.TensorSpec((), tf.float32),
-            ]
-            self._compiled[key] = traced(self._loop(norm), input_signature=signature)
-        return self._compiled[key]
+        inputs, number = tf.TensorSpec((None, *shape), dtype), tf.TensorSpec((), tf.int32)
+        signature = [
+            *[inputs] * 5,
+            *[tf.TensorSpec((None,), tf.int32)] * 3,
+            number,
+            tf.TensorSpec((), dtype),
+            tf.TensorSpec((), tf.float32),
+        ]
+        return self._derive(
+            (shape, dtype, norm), lambda: traced(self._loop(norm), input_signature=signature)
+        )
 
     def _loop(self, norm: float) -> Callable:
         def loop(

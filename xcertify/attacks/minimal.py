@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import runners_up
+from xcertify.attacks.roundings import ClassChange, allowance, unit_roundoff
 from xcertify.attacks.steps import (
     keep_better,
     lengths,
@@ -22,6 +23,7 @@ from xcertify.attacks.steps import (
 )
 from xcertify.logits import logits_of
 from xcertify.regions import Region
+from xcertify.settings import Settings
 from xcertify.targets import target_classes
 from xcertify.tracing import traced
 
@@ -43,6 +45,12 @@ class MinimalResult:
         (N,) float64: their distance to the nominal input; inf where none was found, 0 where the
         nominal input is of another class already.
 
+    Guarantee
+    ---------
+    A point that was found is of another class, in the model's own arithmetic with more room than
+    roundings are expected to take (`xcertify.attacks.roundings`), and, for a Keras model that
+    `Verifier` can read, in real arithmetic: proved in float64 with the weights as stored.
+
     No guarantee
     ------------
     Nearer points may exist.
@@ -62,7 +70,7 @@ class MinimalResult:
         return f"<MinimalResult: {len(distances)} of {len(self.points)} found{median}>"
 
 
-class MinimalPerturbation:
+class MinimalPerturbation(Settings):
     """Search for the smallest perturbation that changes the class, inside a box.
 
     Gradient ascent of the margin as in `PGD`, with a radius of its own for every sample, which is
@@ -127,8 +135,9 @@ class MinimalPerturbation:
                 raise ValueError(f"{name} must be a whole number above 0. Received: {value!r}")
         self.model, self.norm, self.steps = model, norm, int(steps)
         self.restarts, self.batch_size, self.seed = int(restarts), int(batch_size), seed
-        self._logits = logits_of(model)
-        self._compiled: dict[tuple, Callable] = {}
+
+    def _logits(self, points: Any) -> tf.Tensor:
+        return self._derive("logits", lambda: logits_of(self.model))(points)
 
     def __call__(self, region: Region, targets: Any = None, mask: Any = None) -> MinimalResult:
         """Search every region.
@@ -162,6 +171,7 @@ class MinimalPerturbation:
         classes = target_classes(logits, targets).astype(np.int32)
         aims = runners_up(two_classes(tf.constant(logits)).numpy(), classes)
         noise = np.random.default_rng(self.seed).random((self.restarts, *region.shape))
+        change = self._derive("change", lambda: ClassChange(self.model))
 
         points = np.array(region.center)
         distances = np.full(len(region), np.inf)
@@ -177,6 +187,9 @@ class MinimalPerturbation:
                 classes[sample],
                 aims[sample, restart % aims.shape[1]],
             )
+            ones = np.flatnonzero(changed)
+            settled = change.settle(some[ones], found[ones], classes[sample[ones]])
+            found[ones], changed[ones] = settled
             distance = np.where(changed, _distances(found, some.center, self.norm), np.inf)
             # the nearest of the restarts of each sample: the first one in this order
             order = np.lexsort((distance, sample))
@@ -189,24 +202,25 @@ class MinimalPerturbation:
     def _search(
         self, region: Region, points: np.ndarray, classes: np.ndarray, aims: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest points found, and whether their class is another one."""
+        """The nearest points found, and whether their class seems to be another one."""
         dtype = region.center.dtype
         arrays = (region.center, region.lower, region.upper, points)
-        key = (region.shape, dtype)
-        if key not in self._compiled:
-            inputs = tf.TensorSpec((None, *region.shape), dtype)
-            numbers = tf.TensorSpec((None,), tf.int32)
-            self._compiled[key] = traced(
+        inputs = tf.TensorSpec((None, *region.shape), dtype)
+        numbers = tf.TensorSpec((None,), tf.int32)
+        loop = self._derive(
+            (region.shape, dtype),
+            lambda: traced(
                 self._loop,
                 input_signature=[*[inputs] * 4, numbers, numbers, tf.TensorSpec((), tf.int32)],
-            )
-        found, changed = self._compiled[key](
+            ),
+        )
+        found, changed = loop(
             *(tf.constant(array, dtype) for array in arrays),
             tf.constant(classes),
             tf.constant(aims),
             tf.constant(self.steps),
         )
-        return found.numpy(), changed.numpy()
+        return np.array(found), np.array(changed)
 
     def _loop(
         self,
@@ -223,18 +237,16 @@ class MinimalPerturbation:
         radius = tf.zeros_like(farthest)
         best = center, tf.fill(tf.shape(farthest), tf.constant(-math.inf, center.dtype))
         for step in tf.range(steps + 1):  # the last one only looks at where the others led
-            with tf.GradientTape() as tape:
-                tape.watch(points)
-                largest, climbed = margins(two_classes(self._logits(points)), classes, aims)
-            gradient = tape.gradient(climbed, points)
-            changed = largest > 0
+            largest, climbed, gradient, slack = self._at(points, classes, aims)
+            changed = largest > slack
             distance = lengths(points - center, self.norm)
             best = _keep_nearer(best, points, changed, distance)
 
             fade = (1 + tf.cos(math.pi * tf.cast(step / steps, center.dtype))) / 2
             growth = _GROWTH * fade + _LAST_GROWTH
             slope = lengths(gradient * free, _DUAL[self.norm])
-            needed = distance - tf.math.divide_no_nan(tf.cast(climbed, center.dtype), slope)
+            missing = tf.cast(slack - climbed, center.dtype)
+            needed = distance + tf.math.divide_no_nan(missing, slope)
             nearest = -best[1]
             radius *= 1 + growth
             radius = tf.where(tf.math.is_inf(nearest), tf.maximum(radius, needed), radius)
@@ -250,16 +262,31 @@ class MinimalPerturbation:
             points = points + (fade + _LAST_STEP) * direction
             points = project(points, center, low, high, reach, self.norm)
 
+        slack = self._at(best[0], classes, aims)[-1]
         inside, outside = tf.zeros_like(farthest), tf.ones_like(farthest)
         for _ in tf.range(_NB_HALVINGS):
             middle = (inside + outside) / 2
             points = center + per_sample(middle, points) * (best[0] - center)
-            changed = margins(two_classes(self._logits(points)), classes, aims)[0] > 0
+            changed = margins(two_classes(self._logits(points)), classes, aims)[0] > slack
             inside = tf.where(changed, inside, middle)
             outside = tf.where(changed, middle, outside)
         points = center + per_sample(outside, points) * (best[0] - center)
         points = tf.where(per_sample(outside < 1, points), points, best[0])
-        return points, ~tf.math.is_inf(best[1])
+        # the sum may have been rounded out of the box
+        return tf.clip_by_value(points, lower, upper), ~tf.math.is_inf(best[1])
+
+    def _at(
+        self, points: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Largest margin, the one to climb and its gradient, and what roundings may feign."""
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            raw = self._logits(points)
+            logits = two_classes(raw)
+            largest, climbed = margins(logits, classes, aims)
+        gradient = tape.gradient(climbed, points)
+        slack = allowance(logits, gradient, points, unit_roundoff(self.model, raw))
+        return largest, climbed, gradient, slack
 
 
 def _keep_nearer(

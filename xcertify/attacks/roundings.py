@@ -1,0 +1,163 @@
+"""What roundings can feign: whether the class really changes at the point that an attack returns.
+
+Certificates are about real arithmetic, attacks are climbed in the model's own. At the boundary of
+two classes the two differ, and kernels differ from each other. A point counts as one of another
+class only if its margin is positive in the model's own arithmetic by more than the roundings that
+are to be expected there (`allowance`), and in real arithmetic too, where that can be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from xcertify.attacks.steps import lengths, margins, two_classes
+from xcertify.bounds import UnsupportedLayerError, Verifier
+from xcertify.logits import logits_of
+from xcertify.regions import Ball, Region
+from xcertify.targets import margin_rows
+from xcertify.tracing import traced
+
+# (points (N, *shape), rows (N, S, K)) -> sides (N, S) of what the rows of the logits are there
+Exact = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+_STRETCHES = (1.0, 1.0001, 1.001, 1.01)  # of perturbations that do not change the class for certain
+_UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def unit_roundoff(model: Any, logits: Any) -> float:
+    """That of the coarsest type in which a model computes its logits; at least float32's."""
+    types = {tf.as_dtype(logits.dtype).name}
+    if isinstance(model, keras.Model):
+        types |= {layer.compute_dtype for layer in model._flatten_layers()}
+    return max([_UNITS["float32"], *(_UNITS.get(name, 0.0) for name in types)])
+
+
+def allowance(
+    logits: tf.Tensor, gradient: tf.Tensor | None, points: tf.Tensor, unit: float
+) -> tf.Tensor:
+    """How far roundings can be expected to move a margin of the logits, (B,).
+
+    ``(64 + 8 sqrt(n)) u (max |f| + sum |g x|)`` for inputs x of n features, logits f and gradient g
+    of the margin: a sum of n products is mostly off by no more than a few sqrt(n) u times the sum
+    of their sizes, which is that of g x for a linear model; 64 stands for the other layers.
+
+    Parameters
+    ----------
+    logits, gradient, points
+        (B, K), and (B, *shape) each; None if the margin does not depend on the points.
+    unit
+        u, see `unit_roundoff`.
+
+    No guarantee
+    ------------
+    Nobody knows what a callable rounds. Where the model can be read, `ClassChange` proves the
+    change in real arithmetic beside it.
+
+    References
+    ----------
+    Higham, Mary: A New Approach to Probabilistic Rounding Error Analysis, 2019, for the root.
+    """
+    size = tf.reduce_max(abs(logits), axis=1)
+    if gradient is not None:
+        size += tf.cast(lengths(gradient * points, 1), size.dtype)
+    nb_features = np.prod(points.shape[1:])
+    return size * (64 + 8 * np.sqrt(nb_features)) * unit
+
+
+class ClassChange:
+    """Says of points whether their class is another one: in the model's arithmetic, and in real.
+
+    Parameters
+    ----------
+    model
+        As for `PGD`.
+    exact
+        (points (N, *shape), rows (N, S, K)) -> lower and upper sides (N, S) of the rows of the
+        logits in real arithmetic. None: those of `Verifier` in float64, if it can read the model;
+        else the `allowance` alone decides.
+    """
+
+    def __init__(self, model: Callable, exact: Exact | None = None) -> None:
+        self._model, self._logits, self._exact = model, logits_of(model), exact
+        self._graphs: dict[tuple, Callable] = {}
+        self._verifier: Verifier | None = None
+        self._is_read = exact is None and isinstance(model, keras.Model)
+
+    def __call__(
+        self, points: np.ndarray, classes: np.ndarray, targeted: bool = False
+    ) -> np.ndarray:
+        """Where points (N, *shape) have left their classes (N,), or reached them, (N,) bool."""
+        labels = tf.constant(classes, tf.int32)
+        own = self._graph(points.shape[1:], points.dtype)
+        margin, nb_logits = own(tf.constant(points), labels, tf.constant(targeted))
+        changed = margin.numpy() > 0
+        some = np.flatnonzero(changed)
+        if len(some):
+            sides = self._sides(points[some], margin_rows(classes[some], int(nb_logits)))
+            if sides is not None:
+                lower, upper = sides
+                changed[some] = (upper < 0).all(axis=1) if targeted else (lower > 0).any(axis=1)
+        return changed
+
+    def settle(
+        self, region: Region, points: np.ndarray, classes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Points of N regions moved on, away from the centers, until their class has changed.
+
+        Returns
+        -------
+        points, changed
+            (N, *shape), inside the region and in its type; and (N,) bool, whether it has.
+        """
+        points, changed = np.array(points), np.zeros(len(points), bool)
+        for stretch in _STRETCHES:
+            open_ones = np.flatnonzero(~changed)
+            if not len(open_ones):
+                break
+            some = region[open_ones]
+            tried = points[open_ones]
+            if stretch > 1:
+                center = some.center.astype(np.float64)
+                tried = some.project((center + stretch * (tried - center)).astype(points.dtype))
+            found = self(tried, classes[open_ones])
+            points[open_ones[found]], changed[open_ones[found]] = tried[found], True
+        return points, changed
+
+    def _graph(self, shape: tuple[int, ...], dtype: Any) -> Callable:
+        """The margins in the model's arithmetic; traced once for a shape of the inputs."""
+        if (shape, dtype) not in self._graphs:
+            kinds = [((None, *shape), dtype), ((None,), tf.int32), ((), tf.bool)]
+            signature = [tf.TensorSpec(*kind) for kind in kinds]
+            self._graphs[shape, dtype] = traced(self._own_margins, input_signature=signature)
+        return self._graphs[shape, dtype]
+
+    def _own_margins(
+        self, points: tf.Tensor, classes: tf.Tensor, targeted: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Margins less their allowance, (B,), and the number of logits."""
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            raw = self._logits(points)
+            logits = two_classes(raw)
+            largest, _ = margins(logits, classes, tf.fill(tf.shape(classes), -1))
+        gradient = tape.gradient(largest, points)
+        slack = allowance(logits, gradient, points, unit_roundoff(self._model, raw))
+        return tf.where(targeted, -largest, largest) - slack, tf.shape(raw)[-1]
+
+    def _sides(self, points: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of the rows in real arithmetic, or None where that is not to be had."""
+        if self._exact is not None:
+            return self._exact(points, rows)
+        if self._is_read:
+            try:
+                if self._verifier is None:
+                    self._verifier = Verifier(self._model, "ibp", dtype="float64", logits=True)
+                return self._verifier.bound_rows(Ball(points.astype(np.float64), 0.0), rows)
+            except UnsupportedLayerError:
+                self._is_read = False
+        return None
