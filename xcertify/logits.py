@@ -1,112 +1,256 @@
-"""Logits: what a classifier computes before the softmax or sigmoid at its end."""
+"""Logits: what a classifier computes before the softmax or sigmoid at its end.
+
+What counts as the end is the same here and for `Verifier`: whatever does nothing behind a softmax
+(dropout, a linear activation, another float type, a change of shape that keeps the row) is passed
+by, in nested models too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
+from keras import layers
 
-_HEADS = (keras.activations.softmax, keras.activations.sigmoid)
+from xcertify.bounds.layers import IDENTITIES
+from xcertify.models import Run, as_rows, check_model, is_graph, is_legacy, outputs_of, single
+
+_SOFTMAX = (keras.activations.softmax, keras.ops.softmax, tf.nn.softmax)
+_SIGMOID = (keras.activations.sigmoid, keras.ops.sigmoid, tf.nn.sigmoid)
+
+# Layers whose activation comes last.
+_ACTIVATED = (
+    layers.Dense,
+    layers.EinsumDense,
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
 
 
 def logits_of(model: Callable) -> Callable:
     """A differentiable function that gives the logits of a classifier.
 
-    A softmax or sigmoid at the end of a built Keras model, be it a layer of its own or the
-    activation of the last layer, is left out; the model itself is not touched, and its current
-    weights are used at every call. Any other model or callable is returned as it is.
+    A softmax or sigmoid at the end of a built Sequential or functional Keras model, be it a layer
+    or function of its own or the activation of the last layer, is left out; the model itself is not
+    touched, and its current weights are used at every call. Of any other model or callable the
+    logits are what it returns.
 
     Parameters
     ----------
     model
-        Keras model or TensorFlow callable, (B, *shape) -> (B, K).
+        Keras model or callable, (B, *shape) -> (B, K), as for `xcertify.models.outputs_of`.
 
     Returns
     -------
     logits
-        Callable, (B, *shape) -> (B, K).
+        Callable, (B, *shape) -> (B, K); outputs (B,) become (B, 1).
+
+    Raises
+    ------
+    ValueError
+        When it is called: for a model of several outputs, or of outputs that are no rows.
 
     Examples
     --------
     >>> logits = logits_of(model)
     >>> logits(images[:2])
     """
-    split = _split(model)
-    if split is None:
-        return model
-    before, head = split
-    if before is model.inputs[0]:
-        return head
-    # With a name of its own, since Keras counts the models that it names.
-    body = keras.Model(model.inputs[0], before, name=f"{model.name}_body")
-    return lambda x: head(body(x, training=False))
+    plain = outputs_of(model)
+
+    def logits(x: Any) -> tf.Tensor:
+        if _has_one_output(model):
+            return as_rows(single(_logits(Run(), model, x)))
+        _refuse_legacy_head(model)
+        return as_rows(plain(x))
+
+    return logits
 
 
-def logits_beside(model: keras.Model, tensor: keras.KerasTensor) -> Callable:
+def logits_beside(
+    model: keras.Model, tensor: keras.KerasTensor, inside: Sequence[keras.Model] = ()
+) -> Callable:
     """A function that gives a tensor inside a model, and the logits that were made of it.
 
-    For derivatives of the logits by the tensor, from one evaluation. A model from the tensor to the
-    logits would not do: Keras notes it in the layers of the given one, for good.
+    For derivatives of the logits by the tensor, from one evaluation.
 
     Parameters
     ----------
     model
-        Built Keras model; as for `logits_of`, it is not touched, and its current weights are used.
+        Built Sequential or functional model; as for `logits_of`, it is not touched, and its current
+        weights are used.
     tensor
-        A Keras tensor of it, (B, *shape).
+        A Keras tensor of it, (B, *shape), or of a nested model.
+    inside
+        The nested models that it is in, from the outermost on.
 
     Returns
     -------
     evaluate
         Callable, inputs to values (B, *shape) and logits (B, K).
     """
-    before, head = _split(model) or (model.outputs[0], _identity)
-    both = keras.Model(model.inputs[0], [tensor, before], name=f"{model.name}_beside")
 
     def evaluate(x: Any) -> tuple[Any, Any]:
-        values, rest = both(x, training=False)
-        return values, head(rest)
+        check_model(model)
+        run = Run([tensor], inside)
+        logits = as_rows(single(_logits(run, model, x, () if inside else (tensor,))))
+        return run.found[id(tensor)], logits
 
     return evaluate
 
 
-def _split(model: Any) -> tuple[keras.KerasTensor, Callable] | None:
-    """The tensor that softmax or sigmoid is applied to, or its layer, and what to do instead."""
-    output = getattr(model, "outputs", None)
-    if not isinstance(model, keras.Model) or not output or len(output) > 1:
+def head_of(model: Any) -> str | None:
+    """What `logits_of` leaves out at the end of a model: "softmax", "sigmoid" or None."""
+    head = _find_head(model) if _has_one_output(model) else None
+    return None if head is None else head.kind
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The end of a model: what it is, the tensor before it, and what makes logits of that."""
+
+    kind: str
+    before: keras.KerasTensor
+    finish: Callable[[Run, Any], Any]
+
+
+def _has_one_output(model: Any) -> bool:
+    return is_graph(model) and len(model.inputs) == len(model.outputs) == 1
+
+
+def _logits(run: Run, model: keras.Model, x: Any, others: Sequence[Any] = ()) -> Any:
+    head = _find_head(model)
+    if head is None:
+        return run(model, x, model.outputs[0], others)
+    return head.finish(run, run(model, x, head.before, others))
+
+
+def _find_head(model: keras.Model) -> _Head | None:
+    tensor, behind = model.outputs[0], []
+    while tensor is not model.inputs[0]:
+        layer, index, _ = tensor._keras_history
+        call = layer._inbound_nodes[index]
+        if len(call.input_tensors) != 1:
+            return None
+        (before,) = call.input_tensors
+        if _keeps_rows(layer, before.shape, tensor.shape):
+            behind.append(call)
+        elif not _does_nothing(layer):
+            break
+        tensor = before
+    else:
         return None
-    layer, node_index, _ = output[0]._keras_history
-    if isinstance(layer, keras.layers.InputLayer):
+
+    def reshaped(value: Any) -> Any:
+        for later in reversed(behind):
+            value = later.operation(*_filled(later, value)[0], **_filled(later, value)[1])
+        return value
+
+    if is_graph(layer) and _has_one_output(layer):  # its head is that of the whole
+        inner = _find_head(layer)
+        if inner is None:
+            return None
+        return _Head(inner.kind, before, lambda run, x: reshaped(_logits(run, layer, x)))
+    kind, axis = _kind_of(layer)
+    if kind is None or (kind == "softmax" and not _is_last(axis, len(tensor.shape))):
         return None
-    before = layer._inbound_nodes[node_index].input_tensors[0]
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.Model):  # a nested model: its head is the head of the whole
-        logits = logits_of(layer)
-        return None if logits is layer else (before, logits)
-    if isinstance(layer, keras.layers.Softmax) or (
-        isinstance(layer, keras.layers.Activation) and activation in _HEADS
-    ):
-        return before, _identity
-    if activation in _HEADS:
-        return before, _without_activation(layer, before.shape)
-    return None
+    _refuse_mask(call)
+    if _stands_alone(layer):
+        return _Head(kind, before, lambda run, x: reshaped(x))
+    return _Head(kind, before, lambda run, x: reshaped(_without_activation(layer)(x)))
 
 
-def _without_activation(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> Callable:
-    config = layer.get_config() | {"activation": "linear", "name": f"{layer.name}_logits"}
-    # Random initializers would draw from the global generator.
-    config |= {key: "zeros" for key in config if key.endswith("_initializer")}
-    linear = type(layer).from_config(config)
-    linear.build(shape)
-
-    def logits(x: Any) -> Any:
-        # the weights of the model's own layer, so that later changes of them count
-        weights = layer.trainable_variables, layer.non_trainable_variables
-        return linear.stateless_call(*weights, x)[0]
-
-    return logits
+def _filled(call: Any, value: Any) -> tuple[tuple, dict]:
+    return call.arguments.fill_in({id(call.input_tensors[0]): value})
 
 
-def _identity(x: Any) -> Any:
-    return x
+def _is_row(shape: Sequence[int | None]) -> bool:
+    """Whether it is (B, 1, ..., 1, K)."""
+    return all(size == 1 for size in shape[1:-1])
+
+
+def _is_last(axis: Any, rank: int) -> bool:
+    axes = axis if isinstance(axis, (list, tuple)) else (axis,)
+    return {a % rank for a in axes} == {rank - 1}
+
+
+def _does_nothing(layer: Any) -> bool:
+    """Whether a layer or operation gives what it is given, at inference."""
+    if isinstance(layer, layers.Activation):
+        return layer.activation is keras.activations.linear
+    if type(layer).__name__ == "Cast" and not isinstance(layer, layers.Layer):
+        return tf.as_dtype(layer.dtype).is_floating
+    return type(layer) in IDENTITIES
+
+
+def _keeps_rows(layer: Any, before: Sequence[Any], after: Sequence[Any]) -> bool:
+    """Whether a layer or operation only takes away or adds axes of one entry."""
+    rearranges = isinstance(layer, (layers.Flatten, layers.Reshape)) or (
+        type(layer).__module__.startswith("keras.src.ops.")
+        and type(layer).__name__ in ("Reshape", "Squeeze", "ExpandDims")
+    )
+    return rearranges and _is_row(before) and _is_row(after) and before[-1] == after[-1]
+
+
+def _kind_of(layer: Any) -> tuple[str | None, Any]:
+    """Whether a layer, operation or function ends with softmax or sigmoid, and along which axis."""
+    if isinstance(layer, layers.Softmax):
+        return "softmax", layer.axis
+    if isinstance(layer, (layers.Activation, *_ACTIVATED)):
+        is_own = not type(layer).call.__module__.startswith("keras.")
+        return (None, None) if is_own else _kind_of(layer.activation)
+    if isinstance(layer, layers.Layer):
+        return None, None
+    if type(layer).__module__.startswith("keras.src.ops."):
+        kind = {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(type(layer).__name__)
+        return kind, getattr(layer, "axis", -1)
+    if layer in _SOFTMAX:
+        return "softmax", -1
+    return ("sigmoid" if layer in _SIGMOID else None), -1
+
+
+def _stands_alone(layer: Any) -> bool:
+    """Whether softmax or sigmoid is all that a layer or operation does."""
+    return not isinstance(layer, _ACTIVATED)
+
+
+def _without_activation(layer: layers.Layer) -> Callable:
+    """The layer without its activation: the same variables, whatever has become of them."""
+    linear = object.__new__(type(layer))
+    settings = {"activation": keras.activations.linear, "activity_regularizer": None, "_losses": []}
+    object.__setattr__(linear, "__dict__", vars(layer) | settings)
+    return lambda x: linear(x, training=False)
+
+
+def _refuse_mask(call: Any) -> None:
+    args, kwargs = call.arguments.args, call.arguments.kwargs
+    if len(args) > 1 or kwargs.get("mask") is not None:
+        raise ValueError(
+            f"the softmax '{call.operation.name}' at the end of the model has a mask, so that its "
+            f"logits are not what it is given; build a model that ends before it. "
+            f"Received: mask={kwargs.get('mask', args[-1])!r}"
+        )
+
+
+def _refuse_legacy_head(model: Any) -> None:
+    """A model of tf_keras is a callable like others, whose softmax is not seen."""
+    last = getattr(model, "layers", [None])[-1] if is_legacy(model) else None
+    function = getattr(last, "activation", None)
+    names = (getattr(function, "__name__", None), type(last).__name__.lower())
+    if any(name in ("softmax", "sigmoid") for name in names):
+        raise ValueError(
+            f"the model is one of tf_keras (Keras 2) that ends with {names[0] or names[1]}, which "
+            f"can only be left out of models of Keras 3, or given as logits: save it as .h5 and "
+            f"load it with keras.models.load_model, or build a model that ends before it. "
+            f"Received: the layer '{last.name}'"
+        )

@@ -28,7 +28,7 @@ from keras.src.backend.common import global_state
 from tensorflow.python.eager import context
 
 from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.logits import logits_of
+from xcertify.logits import head_of, logits_of
 from xcertify.targets import target_classes
 
 _SHAPES = {"images": (6, 5, 2), "time series": (6, 3), "tabular": (7,)}
@@ -414,7 +414,7 @@ def _model(case: _Case) -> None:
 
 
 def _logits(case: _Case) -> bool:
-    if logits_of(case.model) is not case.model:
+    if head_of(case.model) is not None:
         return False
     model = _copy(case.model)
     head = "softmax" if model.output_shape[-1] > 1 else "sigmoid"

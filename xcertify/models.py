@@ -1,0 +1,241 @@
+"""A user's model: what it has to be, and how it is called.
+
+This is the one place that calls it. A Keras model is called at inference (dropout and random
+augmentation do nothing), a Sequential or functional one layer by layer, so that values inside it,
+and the logits before its softmax, come from the same evaluation as its outputs. Whatever it returns
+becomes one tensor, in float32 or float64.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from xcertify.bounds.graph import calls_between, is_model_of_layers
+
+_PIXELS = ("uint8", "uint16")
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no model, and a Keras model of several outputs.
+
+    Raises
+    ------
+    ValueError
+        Saying what to give instead.
+    """
+    if not callable(model):
+        raise ValueError(
+            f"model must be a Keras model, or a TensorFlow callable (B, *shape) -> (B, K); load "
+            f"the file of one first, keras.models.load_model(path). Received: {model!r}"
+        )
+    outputs = model.outputs if is_graph(model) else []
+    if len(outputs) > 1:
+        raise ValueError(
+            f"the model has several outputs; build one of the output that is meant, "
+            f"keras.Model(model.inputs, model.outputs[0]) or another number. "
+            f"Received: outputs {', '.join(f'{o.name} {tuple(o.shape)}' for o in outputs)}"
+        )
+
+
+def is_graph(model: Any) -> bool:
+    """Whether it is a built Sequential or functional Keras model, of which the layers are known."""
+    return is_model_of_layers(model) and bool(getattr(model, "inputs", None))
+
+
+def outputs_of(model: Callable) -> Callable:
+    """A function that gives the outputs of a model at inference, as one tensor.
+
+    Parameters
+    ----------
+    model
+        Keras model or layer, TensorFlow callable, or a function of NumPy arrays, such as
+        `model.predict`, which has no gradient then. A dictionary or list of one output is that
+        output.
+
+    Returns
+    -------
+    outputs
+        Callable, (B, *shape) -> (B, *outputs) float32, or float64 where the model computes in it.
+
+    Raises
+    ------
+    ValueError
+        When it is called: for several outputs, and as `check_model`.
+    """
+
+    def outputs(x: Any) -> tf.Tensor:
+        check_model(model)
+        if is_graph(model) and len(model.inputs) == 1:
+            return single(Run()(model, x, model.outputs[0]))
+        if isinstance(model, keras.layers.Layer) or is_legacy(model):
+            return single(model(x, **_inference(model)))
+        return _on_tensors(model, x)
+
+    return outputs
+
+
+def single(outputs: Any) -> tf.Tensor:
+    """What a model returns as one tensor of float32 or float64."""
+    several = isinstance(outputs, (dict, list, tuple)) and all(
+        hasattr(part, "shape") for part in _entries(outputs)
+    )
+    if several:
+        parts = _entries(outputs)
+        if len(parts) != 1:
+            raise ValueError(
+                f"the model returns several outputs; give a callable, or build a model, of the one "
+                f"that is meant, such as lambda x: model(x)[0]. "
+                f"Received: a {type(outputs).__name__} of {len(parts)} outputs"
+            )
+        return single(parts[0])
+    outputs = tf.convert_to_tensor(outputs)
+    return outputs if outputs.dtype in (tf.float32, tf.float64) else tf.cast(outputs, tf.float32)
+
+
+def as_rows(outputs: Any) -> Any:
+    """Outputs (N, K) of outputs (N, K) or (N,), arrays or tensors.
+
+    Raises
+    ------
+    ValueError
+        For any other shape.
+    """
+    shape = outputs.shape
+    if len(shape) not in (1, 2):
+        raise ValueError(
+            f"the model must give one row of outputs per input, (N, K) or (N,). Build one that "
+            f"does: of a map of outputs (a U-Net) for instance their mean over the pixels, "
+            f"keras.Model(model.inputs, keras.layers.GlobalAveragePooling2D()(model.outputs[0])). "
+            f"Received: outputs of shape {tuple(shape)}"
+        )
+    return outputs[:, None] if len(shape) == 1 else outputs
+
+
+class Run:
+    """One evaluation of a Sequential or functional model at inference, on tensors.
+
+    Parameters
+    ----------
+    wanted
+        Keras tensors inside the model whose values are to be noted, in `found`.
+    inside
+        Nested models of it that some of them are in.
+
+    Attributes
+    ----------
+    found
+        Values by the `id` of the Keras tensor.
+    """
+
+    def __init__(self, wanted: Sequence[Any] = (), inside: Sequence[Any] = ()) -> None:
+        self._wanted, self._inside = {id(t) for t in wanted}, {id(m) for m in inside}
+        self.found: dict[int, Any] = {}
+
+    def __call__(
+        self, model: keras.Model, x: Any, output: keras.KerasTensor, others: Sequence[Any] = ()
+    ) -> Any:
+        """The value of a Keras tensor of a model of one input; `others` are evaluated as well."""
+        first = model.inputs[0]
+        values = {id(first): as_input(x, first)}
+        for call in calls_between([first], [output, *others]):
+            results = keras.tree.flatten(self._called(call, values))
+            values |= {id(t): value for t, value in zip(call.output_tensors, results)}
+        self.found |= {key: values[key] for key in self._wanted.intersection(values)}
+        return values[id(output)]
+
+    def _called(self, call: Any, values: dict[int, Any]) -> Any:
+        operation = call.operation
+        args, kwargs = call.arguments.fill_in(values)
+        if id(operation) in self._inside:
+            (x,) = (values[id(tensor)] for tensor in call.input_tensors)
+            return self(operation, x, operation.outputs[0])
+        if isinstance(operation, keras.layers.Layer):
+            kwargs = kwargs | {"training": False}
+        return operation(*args, **kwargs)
+
+
+def as_input(x: Any, tensor: keras.KerasTensor) -> tf.Tensor:
+    """Inputs in the type that a Keras input asks for.
+
+    An input of type uint8 or uint16 says how pixels are stored: the network behind it is a function
+    of real numbers, and is left one, so that it has a gradient and no value is cut to a whole one.
+    For other integers (tokens, categories) values are rounded.
+    """
+    dtype = tf.as_dtype(tensor.dtype)
+    x = tf.convert_to_tensor(x)
+    if dtype.name in _PIXELS:
+        return x if x.dtype.is_floating else tf.cast(x, tf.float32)
+    if dtype.is_integer and x.dtype.is_floating:
+        x = tf.round(x)
+    return tf.cast(x, dtype)
+
+
+def _inference(model: Any) -> dict[str, bool]:
+    """Arguments that say so to a Keras layer or model, where it can be said."""
+    takes = isinstance(model, keras.layers.Layer) or (
+        "training" in inspect.signature(model.call).parameters
+    )
+    return {"training": False} if takes else {}
+
+
+def is_legacy(model: Any) -> bool:
+    """Whether it is a model of tf_keras, Keras 2."""
+    return any(
+        kind.__module__.startswith("tf_keras.") and kind.__name__ == "Layer"
+        for kind in type(model).__mro__
+    )
+
+
+def _entries(outputs: Any) -> list[Any]:
+    return list(outputs.values()) if isinstance(outputs, dict) else list(outputs)
+
+
+def _on_tensors(function: Callable, x: Any) -> tf.Tensor:
+    """A callable on a tensor; one of NumPy arrays is given arrays."""
+    x = tf.convert_to_tensor(x)
+    try:
+        outputs = function(x)
+    except Exception as error:
+        probe = _of_arrays(function, x)
+        if probe is None:
+            raise
+        failed = error
+    else:
+        if tf.executing_eagerly() or any(map(tf.is_tensor, _leaves(outputs))):
+            return single(outputs)
+        probe, failed = _of_arrays(function, x), None
+    if probe is None:
+        raise ValueError(
+            f"model must be a Keras model or a TensorFlow callable (B, *shape) -> (B, K), or a "
+            f"function of arrays. Received: {function!r}"
+        ) from failed
+    values = tf.numpy_function(lambda x: _array(function(x)), [x], tf.float32)
+    values.set_shape((None, *probe.shape[1:]))
+    return values
+
+
+def _of_arrays(function: Callable, x: tf.Tensor) -> np.ndarray | None:
+    """What a function gives for an array like a tensor, if that is an array again."""
+    with tf.init_scope():
+        shape = [1 if size is None else size for size in x.shape]
+        try:
+            outputs = function(np.zeros(shape, x.dtype.as_numpy_dtype))
+        except Exception:
+            return None
+        if any(map(tf.is_tensor, _leaves(outputs))):
+            return None
+        return _array(outputs)
+
+
+def _leaves(outputs: Any) -> list[Any]:
+    return _entries(outputs) if isinstance(outputs, (dict, list, tuple)) else [outputs]
+
+
+def _array(outputs: Any) -> np.ndarray:
+    return single(outputs).numpy().astype(np.float32)
