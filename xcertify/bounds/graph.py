@@ -63,14 +63,16 @@ class Graph:
 
     `nodes[0]` is the input that is perturbed, behind it stand `nb_inputs - 1` that are fixed.
     `layers` gives the node of each layer's output by the layer's name (with a nested model's name
-    and a slash before it), `output` the node of the model's output. `ambiguous` says of the names
-    in `layers` that stand for several tensors why they do.
+    and a slash before it), `result` the node of what the model returns and `output` that of what is
+    bounded of it (the logits, before a softmax). `ambiguous` says of the names in `layers` that
+    stand for several tensors why they do.
     """
 
     nodes: list[Node] = field(default_factory=list)
     layers: dict[str, int] = field(default_factory=dict)
     ambiguous: dict[str, str] = field(default_factory=dict)
     output: int = 0
+    result: int = 0
     nb_inputs: int = 1
 
     def consumers(self) -> list[list[int]]:
@@ -180,9 +182,9 @@ def build_graph(
     inputs, outputs = _ends(model)
     if start_layer is not None:
         inputs = [layer_output(model, start_layer)]
-    first = _find(inputs, [tensor.name for tensor in inputs], perturbed, "perturbed")
+    first = find_tensor(inputs, perturbed, "perturbed")
     inputs = [inputs[first], *inputs[:first], *inputs[first + 1 :]]
-    wanted = outputs[_find(outputs, [tensor.name for tensor in outputs], output, "output")]
+    wanted = outputs[find_tensor(outputs, output, "output")]
     graph = Graph(nb_inputs=len(inputs))
     for tensor in inputs:
         shape = tuple(tensor.shape[1:])
@@ -192,14 +194,16 @@ def build_graph(
                 f"the model with a fixed input shape."
             )
         graph.nodes.append(Node(None, (), shape, tensor.name))
-    (graph.output,) = _walk(graph, inputs, [wanted], range(len(inputs)), find_rule, prefix="")
+    (graph.result,) = _walk(graph, inputs, [wanted], range(len(inputs)), find_rule, prefix="")
+    graph.output = graph.result
     return graph
 
 
-def _find(tensors: Sequence[Any], names: Sequence[str], wanted: int | str, argument: str) -> int:
+def find_tensor(tensors: Sequence[Any], wanted: int | str, argument: str) -> int:
     """Position of a tensor given by number or name."""
+    names = [tensor.name for tensor in tensors]
     if isinstance(wanted, str) and wanted in names:
-        return list(names).index(wanted)
+        return names.index(wanted)
     if isinstance(wanted, int) and -len(tensors) <= wanted < len(tensors):
         return wanted % len(tensors)
     raise ValueError(

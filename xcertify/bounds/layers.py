@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers, ops
 
 from xcertify.bounds import activations
 from xcertify.bounds.graph import Emitter, UnsupportedLayerError
 from xcertify.bounds.multivariate import Softmax
-from xcertify.bounds.operations import IN_FLOAT32, Affine, Elementwise, Window
+from xcertify.bounds.operations import IN_FLOAT32, Affine, Elementwise, Reshaped, Window
 from xcertify.bounds.registry import activate, register
-from xcertify.bounds.windows import spatial_axes
+from xcertify.bounds.windows import axes_of, spatial_axes
 
 # Layers that do nothing when a trained model is used.
-_IDENTITIES = (
+IDENTITIES = (
     layers.ActivityRegularization,
     layers.AlphaDropout,
     layers.Dropout,
@@ -29,8 +30,25 @@ _IDENTITIES = (
 )
 
 
-@register(*_IDENTITIES)
+# Layers that change images at random in training; at inference they do nothing. In Keras 3 they also
+# work in `model(x)`, which says nothing of training, and not in `model.predict(x)`. A RandomCrop
+# crops at inference too, and resizes.
+AUGMENTATIONS: tuple[type, ...] = tuple(
+    kind
+    for name, kind in sorted(vars(layers).items())
+    if (name.startswith("Random") and name != "RandomCrop")
+    or name in ("AugMix", "CutMix", "MixUp", "RandAugment", "Solarization")
+)
+
+
+@register(*IDENTITIES)
 def _identity(layer: Any, emit: Emitter, node: int) -> int:
+    return node
+
+
+# Keras writes their default, training=True, into every call.
+@register(*AUGMENTATIONS, settings=("training",))
+def _augmentation(layer: Any, emit: Emitter, node: int) -> int:
     return node
 
 
@@ -39,7 +57,11 @@ def _identity(layer: Any, emit: Emitter, node: int) -> int:
 
 @register(layers.Flatten, layers.Reshape, layers.Permute)
 def _rearrangement(layer: Any, emit: Emitter, node: int) -> int:
-    return emit(Affine(layer.call), node)  # not layer(...), which would cast
+    moves = isinstance(layer, layers.Permute) or (
+        isinstance(layer, layers.Flatten) and layer.data_format == "channels_first"
+    )
+    operation = Affine if moves else Reshaped
+    return emit(operation(layer.call), node)  # not layer(...), which would cast
 
 
 @register(layers.RepeatVector)
@@ -94,10 +116,12 @@ def _up_sampling(layer: Any, emit: Emitter, node: int) -> int:
             return inputs
 
         return emit(Affine(repeat, nb_terms_back=math.prod(sizes)), node)
-    if interpolation != "bilinear":
+    if interpolation != "bilinear" or keras.config.image_data_format() != "channels_last":
+        # With other global formats some versions of Keras resize along the channels.
         raise UnsupportedLayerError(
             f"The layer '{layer.name}' of class {type(layer).__name__} can be bounded with the "
-            f"interpolations nearest and bilinear. Received: {interpolation}"
+            f"interpolations nearest and, where keras.config.image_data_format() is "
+            f"'channels_last', bilinear. Received: {interpolation}"
         )
     matrices = [_interpolation(shape[a - 1], size) for a, size in zip(axes, sizes)]
 
@@ -155,5 +179,5 @@ def _elu(layer: Any, emit: Emitter, node: int) -> int:
 
 @register(layers.Softmax)
 def _softmax(layer: Any, emit: Emitter, node: int) -> int:
-    axis = layer.axis
-    return emit(Softmax(tuple(axis) if isinstance(axis, (list, tuple)) else axis), node)
+    axes = axes_of(layer, layer.axis, emit.shape(node))
+    return emit(Softmax(axes if len(axes) > 1 else axes[0]), node)

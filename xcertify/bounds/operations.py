@@ -54,8 +54,9 @@ class Options:
     dtype
         Working type of everything that grows with the number of rows.
     network_dtype
-        None: bounds hold for the network in real arithmetic. "float32": they hold as well for the
-        network evaluated in float32, sums in any order.
+        None: bounds hold for the network in real arithmetic. "float32" (or "float64"): they hold as
+        well for the network evaluated in it, sums in any order. "float16" and "bfloat16" are for
+        comparisons, and prove nothing.
     lower_slope
         Slope of the line under an activation, see `relaxations.lines`.
     alternatives
@@ -69,7 +70,11 @@ class Options:
 
     def network_error(self, nb_terms: int) -> float:
         """Relative rounding error that the network itself makes in a sum of `nb_terms`."""
-        return gamma(nb_terms, self.network_dtype) if self.network_dtype and nb_terms else 0.0
+        if not self.network_dtype or not nb_terms:
+            return 0.0
+        # Libraries sum half precision in float32; weights and inputs are rounded to it before.
+        nb_terms = min(nb_terms, 8) + 2 if "16" in self.network_dtype else nb_terms
+        return gamma(nb_terms, self.network_dtype)
 
 
 class Relaxed(NamedTuple):
@@ -290,6 +295,10 @@ class Affine(Operation):
         if self.bias is None:
             return noise, 0.0
         return noise, (nominal + network) * ops.abs(ops.cast(self.bias_size(), dtype))
+
+
+class Reshaped(Affine):
+    """The same entries, in the same order, in another shape: ``apply`` of one input."""
 
 
 class Constant(Affine):

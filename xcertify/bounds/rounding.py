@@ -8,6 +8,10 @@ proportional to the size of the region, not to the size of the activations.
 The standard model of floating-point arithmetic is assumed: a sum of n products, in any order, with
 or without fused multiply-adds, is off by at most ``gamma(n) * sum(|x_i * y_i|)`` (Higham, Accuracy
 and Stability of Numerical Algorithms, section 3.1).
+
+Numbers that overflow obey no such model. What comes out of them is NaN or an infinity, on which
+TensorFlow's sums, products, maxima and minima all depend, so that it can be told: `as_lower` and
+`as_upper` make it the infinity that is a true bound of anything.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 
 from keras import ops
 
-_UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+_UNIT = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 
 
 def gamma(nb_terms: int, dtype: str) -> float:
@@ -39,6 +43,16 @@ def round_up(values: Any, dtype: str) -> Any:
     """float64 values in the working type, never below the given ones."""
     rounded = ops.cast(values, dtype)
     return rounded + 3.0 * _UNIT[dtype] * ops.abs(rounded)
+
+
+def as_lower(values: Any) -> Any:
+    """Values as lower bounds: -inf where an overflow (NaN, +inf) leaves nothing proved."""
+    return ops.where(values < float("inf"), values, -float("inf"))
+
+
+def as_upper(values: Any) -> Any:
+    """Values as upper bounds: +inf where an overflow (NaN, -inf) leaves nothing proved."""
+    return ops.where(values > -float("inf"), values, float("inf"))
 
 
 def block_size(nb_terms: int, largest: int = 256) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import keras
@@ -14,19 +14,23 @@ from keras import ops
 
 from xcertify.bounds import backend, interval, linear
 from xcertify.bounds.activations import SIGMOID
+from xcertify.bounds.budget import Budget, parts
+from xcertify.bounds.comparison import Comparison, Network, compare, refuse_excluding
 from xcertify.bounds.gradient import (
     GRADIENT_METHODS,
     GradientGraph,
     enclose_gradient,
     gradient_graph,
 )
-from xcertify.bounds.graph import Graph, UnsupportedLayerError, build_graph
+from xcertify.bounds.graph import Graph, UnsupportedLayerError, build_graph, find_tensor
 from xcertify.bounds.lines import LinearBounds
 from xcertify.bounds.multivariate import Softmax
-from xcertify.bounds.operations import Elementwise, Enclosure, Options
+from xcertify.bounds.operations import Elementwise, Enclosure, Options, Reshaped
 from xcertify.bounds.registry import find_rule, registered_rules
 from xcertify.bounds.relaxations import LOWER_SLOPES
-from xcertify.bounds.rows import Sums
+from xcertify.bounds.rounding import as_lower, as_upper
+from xcertify.bounds.rounding import gamma as rounding_error
+from xcertify.bounds.rows import AskedRows, RowForm
 from xcertify.bounds.weights import check_weights
 from xcertify.regions import Region
 from xcertify.settings import Settings
@@ -55,8 +59,8 @@ class Verifier(Settings):
         "real": bounds hold for the network in real arithmetic with its stored weights. "float32":
         they hold also for the network evaluated in float32 with sums in any order; a little wider.
     memory_budget
-        Bytes that the engine's tensors may take at once (default 1 GiB). Work that does not fit is
-        done in parts.
+        Bytes that a call may take at once (default 1 GiB), beside what it is given and what it
+        returns. Work that does not fit is done in parts, down to one sample and one row.
     start_layer
         Name of a layer: its output takes the place of the input, and regions are regions of it.
     logits
@@ -187,9 +191,9 @@ class Verifier(Settings):
         rows = self._check(region, rows, constants)
         if self._decomon is not None:
             return self._decomon.bound_rows(region, rows)
-        results = self._run(region, self._graph.output, rows, self._bound, constants)
-        lower, upper = (np.concatenate(part) for part in zip(*results))
-        return _outward(lower, upper, self.dtype)
+        lower, upper = self._run(region, self._graph.output, rows, self._bound, constants)
+        self._confirm(region, rows, lower, upper)
+        return lower, upper
 
     def linear_bounds(
         self, region: Region, rows: np.ndarray | None = None, constants: Sequence[Any] = ()
@@ -205,9 +209,17 @@ class Verifier(Settings):
                 "linear_bounds needs method='crown-ibp' or 'crown'. Received: method='ibp'"
             )
         rows = self._check(region, rows, constants)
-        results = self._run(region, self._graph.output, rows, self._linear, constants)
-        parts = [np.concatenate(part) for part in zip(*results)]
-        return LinearBounds(region, *parts)
+        per_pair = 2 * math.prod(self.input_shape) * self._budget.item_size
+        slopes_below, slopes_above, below, above = self._run(
+            region,
+            self._graph.output,
+            rows,
+            self._linear,
+            constants,
+            per_pair=per_pair,
+            narrow=False,
+        )
+        return LinearBounds(region, slopes_below, below, slopes_above, above)
 
     def bound_layer(
         self, region: Region, layer: str, constants: Sequence[Any] = ()
@@ -225,10 +237,10 @@ class Verifier(Settings):
         self._check(region, None, constants)
         node = self._graph.layers[layer]
         shape = self._graph.nodes[node].shape
-        no_rows = np.zeros((0, math.prod(shape)))  # the engine chooses them
-        results = self._run(region, node, no_rows, self._bound_entries, constants)
-        lower, upper = (np.concatenate(part).reshape((-1, *shape)) for part in zip(*results))
-        return _outward(lower, upper, self.dtype)
+        # Bounds of all entries, by rows that the engine chooses, come in one row.
+        one_row = np.zeros((1, math.prod(shape)), dtype=self.dtype)
+        lower, upper = self._run(region, node, one_row, self._bound_entries, constants)
+        return lower[:, 0], upper[:, 0]
 
     def bound_gradient(
         self,
@@ -306,40 +318,52 @@ class Verifier(Settings):
                 raise ValueError("give rows of the logits, or labels of the loss, not both")
             rows = self._label_rows(labels, len(region))
         rows = self._check(region, rows, constants)
-        rows = np.broadcast_to(rows, (len(region), *rows.shape[-2:]))
         radii = self._weight_radii(gamma, bias_radius, len(region))
         loss = "logits" if labels is None else "cross-entropy"
         graph = self._derive(("gradient", loss), lambda: gradient_graph(self._graph, loss))
-        bound = partial(self._gradient, graph, method, len(radii))
-        at_once = self._nb_samples_at_once(graph.graph)
-        parts = []
-        for first in range(0, rows.shape[1], at_once):
-            some = rows[:, first : first + at_once]
-            results = self._run(
-                region,
-                self._graph.output,
-                some,
-                bound,
-                constants,
-                key=("gradient", loss, method, len(radii)),
-                radii=radii,
-                nb_samples=max(1, at_once // some.shape[1]),
-            )
-            parts.append([np.concatenate(part) for part in zip(*results)])
-        lower, upper = (np.concatenate(part, axis=1) for part in zip(*parts))
-        return _outward(lower, upper, self.dtype)
+        lower, upper = self._run(
+            region,
+            self._graph.output,
+            rows,
+            partial(self._gradient, graph, method, len(radii)),
+            constants,
+            key=("gradient", loss, method, len(radii)),
+            radii=radii,
+            pairs_at_once=self._budget.nb_samples(graph.graph),
+        )
+        return lower, upper
 
     def evaluate(self, inputs: np.ndarray, constants: Sequence[Any] = ()) -> np.ndarray:
-        """The bounded function itself (logits), (N, *outputs), in the verifier's dtype."""
+        """The bounded function itself (logits), (N, *outputs), in the verifier's dtype.
+
+        Raises
+        ------
+        ValueError
+            If an output is NaN or infinite; the message names a layer whose weights are.
+        """
         self._read()
+        arrays = [np.asarray(values) for values in (inputs, *constants)]
+        self._compare(None, arrays)
         function = self._compile(
             "evaluate",
             lambda *inputs: _evaluate(self._graph, inputs),
             [((None, *shape), self.dtype) for shape in self._input_shapes],
         )
+        step = self._budget.nb_samples(self._graph)
+        found = np.empty((len(arrays[0]), *self._output_shape), self.dtype)
         with backend.full_precision():
-            values = [ops.cast(values, self.dtype) for values in (inputs, *constants)]
-            return np.asarray(function(*values))
+            for samples, _ in parts(len(found), 1, step, step):
+                values = [array[samples].astype(self.dtype, copy=False) for array in arrays]
+                found[samples] = function(*values)
+        if not np.isfinite(found).all():
+            self._refuse_weights_that_are_not_finite()
+            sample = int(np.argmin(np.isfinite(found).reshape(len(found), -1).all(axis=1)))
+            raise ValueError(
+                f"the outputs of the model '{self.model.name}' overflow {self.dtype} in sample "
+                f"{sample}. Scale the inputs, or use dtype='float64' where there is that choice. "
+                f"Received: {found[sample].reshape(-1)[:5].tolist()}"
+            )
+        return found
 
     @property
     def nonlinear_layers(self) -> list[str]:
@@ -379,6 +403,29 @@ class Verifier(Settings):
         graph.output = _before_head(graph, self.logits)
         return graph
 
+    def _compare(self, region: Region | None, inputs: Sequence[np.ndarray]) -> Comparison:
+        """The graph beside the model, at the first use and after every change of the model."""
+
+        def make() -> Comparison:
+            model, perturbed = self.model, 0
+            if self.start_layer is None:
+                perturbed = find_tensor(model.inputs, self.perturbed, "perturbed")
+            output = find_tensor(model.outputs, self.output, "output")
+            network = Network(model, self.start_layer, perturbed, output)
+            return compare(network, self._graph, region, inputs)
+
+        return self._derive("comparison", make)
+
+    def _confirm(
+        self, region: Region, rows: np.ndarray | None, lower: np.ndarray, upper: np.ndarray
+    ) -> None:
+        """Refuse bounds that exclude a point of the region at which the model was compared."""
+        comparison = self._derive("comparison", lambda: None)
+        if comparison is not None and comparison.region is region:
+            excluded = comparison.excluded(lower, upper, rows)
+            if excluded.any():
+                refuse_excluding(self._graph, comparison, excluded)
+
     @property
     def _graph(self) -> Graph:
         """The graph that the call in progress is about."""
@@ -405,7 +452,8 @@ class Verifier(Settings):
 
     def _check(
         self, region: Region, rows: np.ndarray | None, constants: Sequence[Any]
-    ) -> np.ndarray:
+    ) -> np.ndarray | None:
+        """The rows as they are, once they and the others are known to fit."""
         if not isinstance(region, Region):
             raise ValueError(
                 f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
@@ -422,9 +470,15 @@ class Verifier(Settings):
             raise ValueError(
                 f"constants must hold the other inputs, of shapes {shapes}. Received: {given}"
             )
-        size = self.nb_outputs
+        for number, constant in enumerate(constants):
+            if not np.isfinite(constant).all():
+                raise ValueError(
+                    f"constants must be finite. Received: NaN or infinite values in number {number}"
+                )
+        self._compare(region, [region.center, *(np.asarray(values) for values in constants)])
         if rows is None:
-            return np.eye(size, dtype=self.dtype)
+            return None
+        size = self.nb_outputs
         rows = np.asarray(rows)
         fits = rows.ndim == 2 or (rows.ndim == 3 and len(rows) == len(region))
         if not fits or rows.shape[-1] != size:
@@ -432,50 +486,69 @@ class Verifier(Settings):
                 f"rows must have the shape (S, {size}) or ({len(region)}, S, {size}). "
                 f"Received: {rows.shape}"
             )
-        if not np.isfinite(rows).all():
-            raise ValueError("rows must be finite. Received: NaN or infinite coefficients")
-        if (rows.astype(self.dtype) != rows).any():
-            raise ValueError(
-                f"rows must be exact in {self.dtype}, since the bounds hold for the numbers used. "
-                f"Round them first, rows.astype('{self.dtype}'), or use dtype='float64'"
-            )
-        return rows.astype(self.dtype)
+        for part in _blocks(rows):
+            if not np.isfinite(part).all():
+                raise ValueError("rows must be finite. Received: NaN or infinite coefficients")
+            if (part.astype(self.dtype) != part).any():
+                raise ValueError(
+                    f"rows must be exact in {self.dtype}, since the bounds hold for the numbers "
+                    f"used. Round them first, rows.astype('{self.dtype}'), or use dtype='float64'"
+                )
+        return rows
 
     def _run(
         self,
         region: Region,
         node: int,
-        rows: np.ndarray,
+        rows: np.ndarray | None,
         bound: Callable,
         constants: Sequence[Any],
+        *,
         key: tuple = (),
         radii: Sequence[np.ndarray] = (),
-        nb_samples: int | None = None,
-    ) -> list[tuple]:
-        """Call a compiled bound on as many samples at a time as the memory budget allows.
+        per_pair: int = 16,
+        pairs_at_once: int | None = None,
+        narrow: bool = True,
+    ) -> list[np.ndarray]:
+        """What a compiled bound gives for all samples and rows, (N, S, ...) each.
 
-        `key` tells bounds of one name apart, `radii` are further arguments (N,), `nb_samples` is
-        the number at a time.
+        Parameters
+        ----------
+        region, constants
+            Of N samples.
+        node
+            Where rows start from.
+        rows
+            (S, size of the node) or (N, S, size of the node), or None for its entries.
+        bound
+            ``bound(node, rows, norm, tensors)`` of the `AskedRows` of some samples and rows; gives
+            lower and upper sides, in turn.
+        key
+            Tells bounds of one name apart.
+        radii
+            Further arguments, (N,) each.
+        per_pair
+            Bytes that come back for each pair of a sample and a row.
+        pairs_at_once
+            How many pairs are worked on at a time, where each takes as much as a sample.
+        narrow
+            Whether float64 sides are rounded outward to the working type.
         """
-        shared = rows.ndim == 2
         shape = self._graph.nodes[node].shape
-        rows = rows.astype(self.dtype).reshape((*rows.shape[:-1], *shape))
-        lower, upper = region.sides("float64")
-        arrays = [
-            region.center.astype("float64"),
-            *_outward(lower - region.center, upper - region.center, self.dtype),
-        ]
-        arrays += [np.asarray(constant, dtype="float64") for constant in constants]
+        name = "entries" if rows is None else "shared" if rows.ndim == 2 else "own"
+        form = RowForm(name, shape, self.dtype)
+        nb_rows = math.prod(shape) if rows is None else rows.shape[-2]
         is_ball = not math.isinf(region.norm)
-        if is_ball:
-            radius = np.broadcast_to(region.epsilon, region.center.shape)
-            arrays.append(_outward(radius, radius, self.dtype)[1])
-        arrays += radii
         function = self._compile(
-            (key or bound.__name__, node, shared, region.norm),
-            lambda rows, *tensors: bound(node, rows, region.norm, tensors, shared),
+            (key or bound.__name__, node, name, region.norm),
+            lambda handed, center, *tensors: bound(
+                node,
+                AskedRows(form, handed, ops.shape(center)[0]),
+                region.norm,
+                (center, *tensors),
+            ),
             [
-                ((None, *shape) if shared else (None, None, *shape), self.dtype),
+                form.signature,
                 ((None, *self.input_shape), "float64"),
                 *[((None, *self.input_shape), self.dtype)] * 2,
                 *[((None, *shape), "float64") for shape in self._input_shapes[1:]],
@@ -483,20 +556,57 @@ class Verifier(Settings):
                 *[((None,), "float64")] * len(radii),
             ],
         )
-        results = []
-        step = nb_samples or self._nb_samples_at_once(self._graph)
+        nb_pairs = pairs_at_once or self._budget.nb_pairs(per_pair + form.per_pair)
+        step = self._budget.nb_samples(self._graph)
+        found: list[np.ndarray] = []
         with backend.full_precision():
-            for first in range(0, len(region), step):
-                part = slice(first, first + step)
-                part_rows = rows if shared else rows[part]
-                outputs = function(part_rows, *(array[part] for array in arrays))
-                results.append(tuple(np.asarray(output) for output in outputs))
-        return results
+            for samples, some in parts(len(region), nb_rows, step, nb_pairs):
+                arrays = self._arrays(region[samples], [c[samples] for c in constants])
+                arrays += [radius[samples] for radius in radii]
+                sides = [np.asarray(s) for s in function(form.handed(rows, samples, some), *arrays)]
+                found = found or [
+                    np.empty(
+                        (len(region), nb_rows, *side.shape[2:]),
+                        self.dtype if narrow else side.dtype,
+                    )
+                    for side in sides
+                ]
+                for number, side in enumerate(sides):
+                    _round_outward(side, found[number][samples, some], up=number % 2 == 1)
+        if not all(np.isfinite(side).all() for side in found):
+            self._refuse_weights_that_are_not_finite()
+        return found
 
-    def _nb_samples_at_once(self, graph: Graph) -> int:
-        """Samples whose intervals and relaxations take at most half of the memory budget."""
-        per_sample = sum(math.prod(node.shape) for node in graph.nodes) * 64
-        return max(1, self.memory_budget // 2 // per_sample)
+    def _arrays(self, region: Region, constants: Sequence[Any]) -> list[np.ndarray]:
+        """Regions as a compiled bound takes them: center, deviations, constants, radius."""
+        center = region.center.astype("float64")
+        arrays = [center]
+        for side, up in zip(region.sides("float64"), (False, True)):
+            arrays.append(np.empty(center.shape, self.dtype))
+            _round_outward(side - center, arrays[-1], up)
+        arrays += [np.asarray(constant, dtype="float64") for constant in constants]
+        if not math.isinf(region.norm):
+            arrays.append(np.empty(center.shape, self.dtype))
+            _round_outward(np.broadcast_to(region.epsilon, center.shape), arrays[-1], up=True)
+        return arrays
+
+    @property
+    def _budget(self) -> Budget:
+        return Budget(
+            self.memory_budget, self.dtype, nb_versions=1 + (self.method == "alpha-crown")
+        )
+
+    def _refuse_weights_that_are_not_finite(self) -> None:
+        """Name the layer, where it is the weights that leave nothing finite."""
+        for index in interval.ancestors(self._graph, [self._graph.output]):
+            node = self._graph.nodes[index]
+            for value in _constants_of(node.operation):
+                if not np.isfinite(ops.convert_to_numpy(value)).all():
+                    raise ValueError(
+                        f"the weights of the layer '{node.layer}' of the model "
+                        f"'{self.model.name}' are NaN or infinite, so that nothing can be said "
+                        f"of its outputs. Train it again, or load other weights"
+                    )
 
     def _compile(self, key: Any, function: Callable, signature: list) -> Callable:
         return self._derive(("compiled", key), lambda: backend.compile(function, signature))
@@ -523,53 +633,45 @@ class Verifier(Settings):
             targets=[node],
             refine=self.method in ("crown", "alpha-crown"),
             relax=self.method != "ibp",
-            budget=self.memory_budget // 2,
+            budget=self._budget,
             optimizer=(self.nb_steps, self.learning_rate) if optimize else None,
         )
 
-    def _bound(
-        self, node: int, rows: Any, norm: float, tensors: tuple, shared: bool
-    ) -> tuple[Any, Any]:
+    def _bound(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> list[Any]:
         bounds = self._bounds(node, norm, tensors)
-        rows = _per_sample(rows, tensors[0], shared)
-        upper, below = linear.halves(bounds.interval_upper_bounds(node, rows))
-        lower = -below
-        nb_samples, nb_rows = ops.shape(rows)[:2]
-        places = ops.broadcast_to(ops.arange(nb_rows), (nb_samples, nb_rows))
-
-        def some(first: Any, last: Any) -> tuple[Any, Any, Sums]:
-            return rows[:, first:last], places[:, first:last], Sums()
-
+        methods = [bounds.interval_upper_bounds]
+        nb_at_once = bounds.nb_rows_at_once(node)
         if self.method != "ibp":
-            lower, upper = bounds.tighten(node, nb_rows, some, (lower, upper))
+            methods.append(bounds.upper_bounds)
         if self.method == "alpha-crown":
             # Tighter intervals inside can choose worse lines: intersected, not trusted to be best.
             optimized = self._bounds(node, norm, tensors, optimize=True)
-            lower, upper = optimized.tighten(node, nb_rows, some, (lower, upper))
-        nominal, slack = self._nominal(bounds, node, rows)
-        lower, upper = nominal + lower - slack, nominal + upper + slack
-        # An overflow on the way leaves nothing proved.
-        return (
-            ops.where(ops.isnan(lower), -np.inf, lower),
-            ops.where(ops.isnan(upper), np.inf, upper),
-        )
+            methods.append(optimized.best_upper_bounds)
+            nb_at_once = ops.minimum(nb_at_once, optimized.nb_rows_at_once(node))
+        finite = interval.finite(bounds.enclosures)[:, None]
+
+        def some(first: Any, last: Any) -> tuple[Any, Any]:
+            seeds = rows.seeds(first, last)
+            found = [method(node, seeds) for method in methods]
+            above, below = linear.halves(reduce(ops.minimum, found))
+            nominal, slack = self._nominal(bounds, node, seeds)
+            return (
+                ops.where(finite, as_lower(nominal - below - slack), -np.inf),
+                ops.where(finite, as_upper(nominal + above + slack), np.inf),
+            )
+
+        sides = [((), "float64")] * 2
+        return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, sides)
 
     def _bound_entries(
-        self, node: int, rows: Any, norm: float, tensors: tuple, shared: bool
+        self, node: int, rows: AskedRows, norm: float, tensors: tuple
     ) -> tuple[Any, Any]:
-        """Bounds of all entries of a tensor, by as few rows as its windows allow; (N, *shape)."""
+        """Bounds of all entries of a tensor, by as few rows as its windows allow; (N, 1, *shape)."""
         bounds = self._bounds(node, norm, tensors, optimize=self.method == "alpha-crown")
         if self.method != "ibp":
             bounds.refine(node, ops.ones(ops.shape(bounds.enclosures[node].lower), "bool"))
-        enclosure = bounds.enclosures[node]
-        lower, upper = enclosure.absolute()
-        slack = ops.abs(enclosure.reference) * 1e-12 + _UNDERFLOW
-        lower, upper = lower - slack, upper + slack
-        # An overflow on the way leaves nothing proved.
-        return (
-            ops.where(ops.isnan(lower), -np.inf, lower),
-            ops.where(ops.isnan(upper), np.inf, upper),
-        )
+        lower, upper = _sides(bounds.enclosures[node], interval.finite(bounds.enclosures))
+        return lower[:, None], upper[:, None]
 
     def _gradient(
         self,
@@ -577,34 +679,26 @@ class Verifier(Settings):
         method: str,
         nb_radii: int,
         node: int,
-        rows: Any,
+        rows: AskedRows,
         norm: float,
         tensors: tuple,
-        shared: bool,
     ) -> tuple[Any, Any]:
         nb_others = len(tensors) - nb_radii
         inputs, radius = self._inputs(tensors[:nb_others])
         options = replace(self._options, alternatives=False)
-        enclosure = enclose_gradient(
+        enclosure, finite = enclose_gradient(
             graph,
             inputs,
-            rows,
+            rows.seeds(0, rows.nb_rows),
             radius,
             norm,
             options,
             method,
-            self.memory_budget // 2,
+            self._budget,
             tensors[nb_others:],
         )
-        lower, upper = enclosure.absolute()
-        slack = ops.abs(enclosure.reference) * 1e-12 + _UNDERFLOW
-        lower, upper = lower - slack, upper + slack
-        shape = (*ops.shape(rows)[:2], *self.input_shape)
-        # An overflow on the way leaves nothing proved.
-        return (
-            ops.reshape(ops.where(ops.isnan(lower), -np.inf, lower), shape),
-            ops.reshape(ops.where(ops.isnan(upper), np.inf, upper), shape),
-        )
+        shape = (rows.nb_samples, rows.nb_rows, *self.input_shape)
+        return tuple(ops.reshape(side, shape) for side in _sides(enclosure, finite))
 
     def _label_rows(self, labels: Any, nb_samples: int) -> np.ndarray:
         """What is subtracted from the probabilities in the gradient of the cross-entropy."""
@@ -643,27 +737,43 @@ class Verifier(Settings):
         check_weights(self._graph, self.model._flatten_layers())
         return radii
 
-    def _linear(
-        self, node: int, rows: Any, norm: float, tensors: tuple, shared: bool
-    ) -> tuple[Any, ...]:
+    def _linear(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> list[Any]:
+        """Coefficients and constants of the lines below and above."""
         bounds = self._bounds(node, norm, tensors)
-        rows = _per_sample(rows, tensors[0], shared)
-        nominal, slack = self._nominal(bounds, node, rows)
-        ends, bound = bounds.pull_back(node, rows)
-        nb_samples, nb_rows = ops.shape(rows)[:2]
-        nothing = ops.zeros((nb_samples, 2 * nb_rows, *self.input_shape), rows.dtype)
-        coefficients = ends.get(0, nothing)
-        upper, lower = linear.halves(coefficients)
-        above, below = linear.halves(bound + bounds.input_error(coefficients))
-        return -lower, nominal - below - slack, upper, nominal + above + slack
+        finite = interval.finite(bounds.enclosures)[:, None]
+        axes = tuple(range(2, 2 + len(self.input_shape)))
+
+        def some(first: Any, last: Any) -> list[Any]:
+            seeds = rows.seeds(first, last)
+            nominal, slack = self._nominal(bounds, node, seeds)
+            ends, bound = bounds.pull_back(node, seeds)
+            nb_rows = 2 * (last - first)
+            nothing = ops.zeros((rows.nb_samples, nb_rows, *self.input_shape), seeds.dtype)
+            coefficients = ends.get(0, nothing)
+            bound += bounds.input_error(coefficients)
+            # A line is proved with finite numbers, or is an infinite constant.
+            proved = ops.all(ops.isfinite(coefficients), axis=axes)
+            proved = ops.logical_and(ops.logical_and(proved, ops.isfinite(bound)), finite)
+            places = ops.reshape(proved, (rows.nb_samples, nb_rows, *[1] * len(axes)))
+            upper, lower = linear.halves(ops.where(places, coefficients, 0.0))
+            above, below = linear.halves(ops.where(proved, bound, np.inf))
+            nominal = ops.where(finite, nominal, 0.0)
+            slack = ops.where(finite, slack, 0.0)
+            return [-lower, upper, nominal - below - slack, nominal + above + slack]
+
+        results = [(self.input_shape, self.dtype)] * 2 + [((), "float64")] * 2
+        nb_at_once = bounds.nb_rows_at_once(node)
+        return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, results)
 
     def _nominal(self, bounds: linear.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
         """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
-        reference = bounds.enclosures[node].reference[:, None]
-        terms = ops.cast(rows, "float64") * reference
-        axes = tuple(range(2, len(terms.shape)))
-        size = ops.sum(ops.abs(terms), axis=axes)
-        return ops.sum(terms, axis=axes), size * 1e-12 + _UNDERFLOW
+        reference = bounds.enclosures[node].reference
+        nb_terms = math.prod(reference.shape[1:])
+        reference = ops.reshape(reference, (-1, nb_terms, 1))
+        rows = ops.cast(ops.reshape(rows, (*ops.shape(rows)[:2], nb_terms)), "float64")
+        nominal = ops.matmul(rows, reference)[..., 0]
+        size = ops.matmul(ops.abs(rows), ops.abs(reference))[..., 0]
+        return nominal, size * max(1e-12, rounding_error(nb_terms + 8, "float64")) + _UNDERFLOW
 
 
 def _decomon_backend(model: Any, method: str, logits: bool) -> Any:
@@ -696,11 +806,30 @@ def _is_sigmoid(operation: Any) -> bool:
 
 
 def _before_head(graph: Graph, without_sigmoid: bool) -> int:
-    """The node of the logits, before a softmax (and a sigmoid, if asked for) at the end."""
-    head = graph.nodes[graph.output]
-    if isinstance(head.operation, Softmax) or (without_sigmoid and _is_sigmoid(head.operation)):
-        return head.parents[0]
-    return graph.output
+    """The node of the logits, before a softmax (and a sigmoid, if asked for) at the end.
+
+    A change of shape behind it that keeps the row of outputs is made of the logits instead; see
+    `xcertify.logits`.
+    """
+    index, behind = graph.output, []
+    while isinstance(graph.nodes[index].operation, Reshaped) and _keeps_row(graph, index):
+        behind.append(index)
+        (index,) = graph.nodes[index].parents
+    head = graph.nodes[index].operation
+    if not isinstance(head, Softmax) and not (without_sigmoid and _is_sigmoid(head)):
+        return graph.output
+    (node,) = graph.nodes[index].parents
+    for later in reversed(behind):
+        graph.nodes.append(replace(graph.nodes[later], parents=(node,)))
+        node = len(graph.nodes) - 1
+    return node
+
+
+def _keeps_row(graph: Graph, index: int) -> bool:
+    """Whether a node has the shape (1, ..., 1, K), as what it is made of."""
+    shapes = [graph.nodes[i].shape for i in (index, *graph.nodes[index].parents)]
+    sizes = {shape[-1:] for shape in shapes}
+    return len(sizes) == 1 and all(size == 1 for shape in shapes for size in shape[:-1])
 
 
 def _evaluate(graph: Graph, inputs: Sequence[Any]) -> Any:
@@ -711,15 +840,34 @@ def _evaluate(graph: Graph, inputs: Sequence[Any]) -> Any:
     return values[graph.output]
 
 
-def _per_sample(rows: Any, samples: Any, shared: bool) -> Any:
-    if not shared:
-        return rows
-    return ops.broadcast_to(rows[None], (ops.shape(samples)[0], *ops.shape(rows)))
+def _sides(enclosure: Enclosure, finite: Any) -> tuple[Any, Any]:
+    """Proved sides of an enclosure, float64; infinite for samples that are not `finite`."""
+    lower, upper = enclosure.absolute()
+    slack = ops.abs(enclosure.reference) * 1e-12 + _UNDERFLOW
+    finite = ops.reshape(finite, (-1, *[1] * (len(lower.shape) - 1)))
+    return (
+        ops.where(finite, as_lower(lower - slack), -np.inf),
+        ops.where(finite, as_upper(upper + slack), np.inf),
+    )
 
 
-def _outward(lower: np.ndarray, upper: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """float64 sides in another type, never inside the given ones."""
-    low, high = lower.astype(dtype), upper.astype(dtype)
-    low = np.where(low > lower, np.nextafter(low, low.dtype.type(-np.inf)), low)
-    high = np.where(high < upper, np.nextafter(high, high.dtype.type(np.inf)), high)
-    return low, high
+def _constants_of(operation: Any) -> list[Any]:
+    """Weights and bias of an operation."""
+    weights = getattr(operation, "weights", None)
+    bias = getattr(operation, "bias", None)
+    return [*(weights() if weights else ()), *([bias()] if bias else [])]
+
+
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows some at a time, so that what is computed of them takes little memory."""
+    step = max(1, 2**18 // max(1, rows[:1].size))
+    return (rows[first : first + step] for first in range(0, len(rows), step))
+
+
+def _round_outward(values: np.ndarray, out: np.ndarray, up: bool) -> None:
+    """float64 bounds written to an array of another type, never inside the given ones."""
+    with np.errstate(over="ignore"):  # to infinity, which is a bound
+        out[...] = values
+    outward = out.dtype.type(np.inf if up else -np.inf)
+    inside = out < values if up else out > values
+    np.nextafter(out, outward, out=out, where=inside)

@@ -1,0 +1,464 @@
+"""The net under all rules: the graph that is bounded, evaluated beside the model that is called.
+
+A rule that reads a layer wrongly would make proofs about another network. At the first use, and
+after every change of the model, the graph and the model are therefore evaluated on the same points,
+the model as the user calls it and one input at a time, the graph on all of them at once. What the
+model's own arithmetic may add is bounded by the engine itself; any other difference is a refusal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from xcertify.bounds import activations, backend, interval, relaxations
+from xcertify.bounds.graph import (
+    Graph,
+    UnsupportedLayerError,
+    calls_between,
+    layer_output,
+)
+from xcertify.bounds.layers import AUGMENTATIONS
+from xcertify.bounds.operations import Elementwise, Enclosure, Options
+from xcertify.bounds.relaxations import LOWER_SLOPES, Activation
+from xcertify.regions import Region
+
+_SCALES = (0.1, 1.0, 10.0)  # of the noise, beside the size of the inputs themselves
+_NB_REGIONS = 2  # of a batch, of which points are taken
+_NB_CORNERS = 2
+_LARGE = 2**22  # entries of all tensors of a network that is evaluated on two points only
+_PRECISIONS = ("float64", "float32", "float16", "bfloat16")
+_SLACK = 1e-9  # relative; errors of float64 are far below, wrong facts far above
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which function of a model a graph stands for.
+
+    Attributes
+    ----------
+    model
+        The Keras model.
+    start_layer
+        The layer whose output takes the place of the input, or None.
+    perturbed, output
+        Numbers of the input that varies and of the output that is bounded.
+    """
+
+    model: keras.Model
+    start_layer: str | None
+    perturbed: int
+    output: int
+
+    @property
+    def precision(self) -> str:
+        """The coarsest type that the model computes in."""
+        types = {layer.compute_dtype for layer in self.model._flatten_layers()}
+        types |= {tensor.dtype for tensor in self.model.inputs}
+        return max(("float64", *types & {*_PRECISIONS}), key=_PRECISIONS.index)
+
+    @property
+    def augments(self) -> bool:
+        """Whether the model changes its inputs at random unless it is called for inference."""
+        return any(isinstance(layer, AUGMENTATIONS) for layer in self.model._flatten_layers())
+
+    def in_order(self, arrays: Sequence[Any]) -> list[Any]:
+        """The input that varies and the others behind it, in the model's own order."""
+        first, *others = arrays
+        return [*others[: self.perturbed], first, *others[self.perturbed :]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Points of a region at which graph and model were found to agree.
+
+    Attributes
+    ----------
+    region
+        None where inputs were evaluated.
+    samples
+        (P,) int: the region that each of the points lies in.
+    points
+        (P, *shape) float64.
+    values
+        (P, outputs) float64: the bounded outputs there, in real arithmetic but for 1e-12.
+    """
+
+    region: Region | None
+    samples: np.ndarray
+    points: np.ndarray
+    values: np.ndarray
+
+    def excluded(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+        """Which of the points leave bounds (N, S) of rows (S, K) or (N, S, K), (P,) bool."""
+        values, size = self.values, np.abs(self.values)
+        if rows is not None:
+            rows = np.broadcast_to(rows, (len(lower), *rows.shape[-2:]))[self.samples]
+            rows = rows.astype(np.float64)
+            values = np.einsum("psk,pk->ps", rows, values)
+            size = np.einsum("psk,pk->ps", np.abs(rows), size)
+        slack = _SLACK * size + 1e-30
+        below, above = lower[self.samples] - slack, upper[self.samples] + slack
+        return ((values < below) | (values > above)).any(axis=1)
+
+
+def compare(
+    network: Network, graph: Graph, region: Region | None, inputs: Sequence[np.ndarray]
+) -> Comparison:
+    """Evaluate graph and model on the same points, and refuse a graph that is another function.
+
+    Parameters
+    ----------
+    network
+        What the graph stands for.
+    graph
+        The network as operations.
+    region
+        Regions of the input that varies; its points are among those compared. None: only the
+        inputs themselves are.
+    inputs
+        The input that varies and, behind it, the others, (N, *shape) each.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        Naming the first layer that gives another value than the graph, by more than the roundings
+        of the model's own arithmetic; or a layer whose declared facts are not true.
+    """
+    precision = network.precision
+    samples, points = _points(network, graph, region, inputs, precision)
+    if network.start_layer is None:
+        starts, called = points, points
+    else:
+        latent = keras.Model(network.model.inputs, layer_output(network.model, network.start_layer))
+        called = points
+        starts = [_evaluate(latent, points, training=False)]
+        samples = np.full(len(starts[0]), -1)
+    with backend.full_precision():
+        enclosures = _enclose(graph, starts, precision, [graph.result])
+    lower, upper = _sides(enclosures[graph.result])
+    given = network.in_order(called)
+    ways = [{"training": False}] if network.augments else [{}, {"training": False}]
+    for way in ways:
+        some = slice(None) if way is ways[0] else slice(0, 1)
+        values = _evaluate(network.model, [array[some] for array in given], network.output, **way)
+        differs = _differs(values, lower[some], upper[some], samples[some] >= 0)
+        if differs.any():
+            _refuse(network, graph, given, enclosures, way, samples >= 0)
+    for index in interval.ancestors(graph, [graph.result]):
+        operation = graph.nodes[index].operation
+        if isinstance(operation, Elementwise) and _is_declared(operation.activation):
+            (parent,) = graph.nodes[index].parents
+            reach = np.abs(np.asarray(enclosures[parent].reference))
+            _check_facts(operation.activation, graph.nodes[index].layer, reach)
+    inside = np.flatnonzero(samples >= 0)
+    bounded = np.asarray(enclosures[graph.output].reference)
+    return Comparison(
+        region,
+        samples[inside],
+        starts[0][inside],
+        bounded.reshape(len(bounded), -1)[inside],
+    )
+
+
+def refuse_excluding(graph: Graph, comparison: Comparison, excluded: np.ndarray) -> None:
+    """Refuse a graph whose bounds exclude what it computes at a point of the region.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        Naming the first layer whose interval excludes its own value, if there is one.
+    """
+    which = int(np.argmax(excluded))
+    region = comparison.region[comparison.samples[which : which + 1]]
+    center = region.center.astype(np.float64)
+    sides = (side.astype(np.float64) - center for side in (region.lower, region.upper))
+    boxes = {0: Enclosure(ops.convert_to_tensor(center), *map(ops.convert_to_tensor, sides))}
+    found = {0: comparison.points[which : which + 1]}
+    at = "by backward passes alone"
+    if graph.nb_inputs == 1:
+        for index in interval.ancestors(graph, [graph.output]):
+            node = graph.nodes[index]
+            interval.step(graph, index, boxes, Options("float64"))
+            values = node.operation.evaluate(
+                *(ops.convert_to_tensor(found[p]) for p in node.parents)
+            )
+            found[index] = np.asarray(values)
+            lower, upper = (np.asarray(side) for side in boxes[index].absolute())
+            slack = _SLACK * np.abs(found[index]) + 1e-30
+            if ((found[index] < lower - slack) | (found[index] > upper + slack)).any():
+                at = f"first in the layer '{node.layer}'"
+                break
+    raise UnsupportedLayerError(
+        f"The bounds exclude what the network computes at a point of the region, {at}: what was "
+        f"declared of a layer (register, register_affine, register_elementwise) is not true. If "
+        f"nothing was, please report this as a bug."
+    )
+
+
+# --- points -------------------------------------------------------------------------------------
+
+
+def _points(
+    network: Network,
+    graph: Graph,
+    region: Region | None,
+    inputs: Sequence[np.ndarray],
+    precision: str,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Points of all inputs, (P, *shape) float64, and the region that each lies in, -1 for none."""
+    generator = np.random.default_rng(0)
+    large = sum(math.prod(node.shape) for node in graph.nodes) > _LARGE
+    tensors = network.model.inputs
+    first = tensors[network.perturbed]
+    others = [t for number, t in enumerate(tensors) if number != network.perturbed]
+    if network.start_layer is not None:  # values of inner tensors are those that inputs lead to
+        shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+        drawn = [
+            np.stack([s * generator.normal(size=shape) for s in (0.0, *_SCALES)])
+            for shape in shapes
+        ]
+        drawn = [_as_given(array, t, precision) for array, t in zip(drawn, tensors)]
+        return np.full(len(drawn[0]), -1), drawn
+    varied, *fixed = inputs
+    chosen = [0] if large else sorted({0, len(varied) - 1})[:_NB_REGIONS]
+    samples, points = [], []
+    for sample in chosen:
+        some = [varied[sample].astype(np.float64)]
+        if region is not None:
+            one = region[sample : sample + 1]
+            lower, upper = one.lower[0].astype(np.float64), one.upper[0].astype(np.float64)
+            for _ in range(_NB_CORNERS if sample == 0 and not large else 1):
+                corner = np.where(generator.random(lower.shape) < 0.5, lower, upper)
+                some.append(one.project(corner[None])[0])
+        samples += [sample] * len(some)
+        points += some
+    behind = [[array[sample].astype(np.float64) for sample in samples] for array in fixed]
+    if not large:
+        size = max(1.0, float(np.abs(varied[0]).max()))
+        for scale in sorted({*_SCALES, size}):
+            points.append(scale * generator.normal(size=varied.shape[1:]))
+            for array, values in zip(fixed, behind):
+                values.append(scale * generator.normal(size=array.shape[1:]))
+    samples = np.array(samples + [-1] * (len(points) - len(samples)))
+    stacked = _as_given(np.stack(points), first, precision)
+    known = samples >= 0
+    if region is None:
+        samples[:] = -1
+    else:  # rounding to the type of the input may have led out of the region
+        at = region[samples[known]]
+        moved = at.project(stacked[known]) != stacked[known]
+        samples[np.flatnonzero(known)[moved.reshape(known.sum(), -1).any(axis=1)]] = -1
+    return samples, [
+        stacked,
+        *(_as_given(np.stack(v), t, precision) for v, t in zip(behind, others)),
+    ]
+
+
+def _as_given(points: np.ndarray, tensor: Any, precision: str) -> np.ndarray:
+    """Points that the type of an input, and that of the model, can hold; float64."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if dtype == "bool":
+        return (points > 0.5).astype(np.float64)
+    if "int" in dtype:
+        limits = np.iinfo(dtype)
+        return np.clip(np.round(points), float(limits.min), float(limits.max))
+    for name in (dtype, precision):
+        points = np.asarray(ops.cast(ops.cast(points, name), "float64"))
+    return points
+
+
+# --- both sides ---------------------------------------------------------------------------------
+
+
+def _enclose(
+    graph: Graph, inputs: Sequence[np.ndarray], precision: str, targets: Sequence[int]
+) -> dict[int, Enclosure]:
+    """Every tensor at the points, with what the model's own roundings can make of it."""
+    enclosures = {}
+    for number, values in enumerate(inputs):
+        zeros = ops.zeros(values.shape, "float64")
+        enclosures[number] = Enclosure(ops.convert_to_tensor(values), zeros, zeros)
+    interval.propagate(graph, enclosures, Options("float64", precision), targets)
+    return enclosures
+
+
+def _sides(enclosure: Enclosure) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(np.asarray(side) for side in enclosure.absolute())
+
+
+def _evaluate(
+    model: keras.Model, inputs: Sequence[np.ndarray], output: int = 0, **how: Any
+) -> np.ndarray:
+    """One output of a model, called with one input at a time, (P, *shape) float64."""
+    found = []
+    for number in range(len(inputs[0])):
+        given = []
+        for values, tensor in zip(inputs, model.inputs):
+            one = values[number : number + 1]
+            if tensor.shape[0] is not None:  # a fixed batch of equal inputs
+                one = np.repeat(one, tensor.shape[0], axis=0)
+            given.append(ops.convert_to_tensor(one.astype(np.float64), tensor.dtype))
+        if not isinstance(model, keras.Sequential):
+            given = [keras.tree.pack_sequence_as(model.input, given)]
+        outputs = keras.tree.flatten(model(*given, **how))
+        values = np.asarray(ops.cast(outputs[output], "float64"))
+        found.append(values[:1] if (values == values[:1]).all() else values[:1] + np.nan)
+    return np.concatenate(found)
+
+
+def _differs(
+    values: np.ndarray, lower: np.ndarray, upper: np.ndarray, inside: np.ndarray
+) -> np.ndarray:
+    """Which of the points tell model and graph apart, (P,) bool.
+
+    Where the model overflows, only points of the region count; where its roundings may be anything,
+    nothing can be said.
+    """
+    if values.shape != lower.shape:
+        return np.ones(len(lower), bool)
+    known = np.isfinite(lower) & np.isfinite(upper)
+    finite = np.isfinite(values)
+    room = 1e-30
+    apart = known & finite & ((values < lower - room) | (values > upper + room))
+    lost = known & ~finite & inside.reshape(-1, *[1] * (values.ndim - 1))
+    return (apart | lost).reshape(len(values), -1).any(axis=1)
+
+
+def _refuse(
+    network: Network,
+    graph: Graph,
+    given: Sequence[np.ndarray],
+    enclosures: dict[int, Enclosure],
+    way: dict[str, Any],
+    inside: np.ndarray,
+) -> None:
+    """Raise the refusal, naming the first layer whose value differs."""
+    start = (
+        None if network.start_layer is None else layer_output(network.model, network.start_layer)
+    )
+    name, layer = _first_difference(network.model, graph, given, enclosures, way, inside, "", start)
+    where = "the model" if layer is None else f"the layer '{name}' of class {type(layer).__name__}"
+    how = "model(x)" if not way else "model(x, training=False)"
+    raise UnsupportedLayerError(
+        f"The model '{network.model.name}' cannot be bounded: at {where}, what {how} computes "
+        f"differs from what is bounded, by more than the roundings of {network.precision}. The "
+        f"layer may be random, be called in a way that is not understood, overflow, mix the "
+        f"samples of a batch, or what was declared of it (register, register_affine, "
+        f"register_elementwise) may not be true. Replace it, or declare it rightly."
+    )
+
+
+def _first_difference(
+    model: keras.Model,
+    graph: Graph,
+    given: Sequence[np.ndarray],
+    enclosures: dict[int, Enclosure],
+    way: dict[str, Any],
+    inside: np.ndarray,
+    prefix: str,
+    start: Any = None,
+) -> tuple[str | None, Any]:
+    """Name and layer of the first call whose output differs; a nested model is looked into."""
+    begin = model.inputs if start is None else [start]
+    for call in calls_between(begin, model.outputs):
+        layer, name = call.operation, prefix + call.operation.name
+        if name not in graph.layers or name in graph.ambiguous:
+            continue
+        node = graph.layers[name]
+        if node not in enclosures:
+            continue
+        try:
+            values = _evaluate(keras.Model(model.inputs, call.output_tensors[0]), given, **way)
+        except Exception:  # of any kind; the model as a whole could be called
+            continue
+        if not _differs(values, *_sides(enclosures[node]), inside).any():
+            continue
+        if isinstance(layer, keras.Model):
+            try:
+                inner = [
+                    _evaluate(keras.Model(model.inputs, tensor), given, **way)
+                    for tensor in call.input_tensors
+                ]
+                found = _first_difference(layer, graph, inner, enclosures, way, inside, name + "/")
+            except Exception:
+                found = None, None
+            if found[1] is not None:
+                return found
+        return name, layer
+    return None, None
+
+
+# --- declared facts -----------------------------------------------------------------------------
+
+
+def _is_declared(activation: Activation) -> bool:
+    """Whether somebody else has stated the facts."""
+    functions = activation.value, activation.derivative
+    ours = all(str(function.__module__).startswith("xcertify.") for function in functions)
+    ours = ours or any(activation is known for known in vars(activations).values())
+    return activation.uniform and not ours
+
+
+def _check_facts(activation: Activation, layer: str, reach: np.ndarray) -> None:
+    """Refuse an activation whose stated facts do not enclose its own values.
+
+    Intervals of many widths, over twice the range of inputs that were met.
+    """
+    reach = 1.0 + 2.0 * float(np.max(reach[np.isfinite(reach)], initial=0.0))
+    middles = np.linspace(-reach, reach, 65)[:, None]
+    widths = np.array([1e-3, 0.03, 0.2, 1.0, 3.0, reach])
+    lower, upper = (middles - widths).ravel()[None], (middles + widths).ravel()[None]
+    share = np.linspace(0, 1, 41)[:, None, None]
+    points = lower + share * (upper - lower)
+    values = _on(activation.value, points)
+    size = np.abs(values) + 1e-12
+    usable = np.isfinite(values).all(axis=0)
+
+    def refuse_if(wrong: np.ndarray, fact: str) -> None:
+        wrong = (wrong & usable).reshape(len(wrong), -1)
+        if wrong.any():
+            _, place = np.unravel_index(np.argmax(wrong), wrong.shape)
+            raise UnsupportedLayerError(
+                f"The layer '{layer}' cannot be bounded: the facts that were declared of its "
+                f"function '{activation.name}' are not true. {fact} on "
+                f"[{lower[0, place]:.4g}, {upper[0, place]:.4g}]; look at kinks, inflections, "
+                f"extrema, curvature and derivative."
+            )
+
+    low, high = (
+        np.asarray(x) for x in relaxations.image(activation, *map(_tensor, (lower, upper)))
+    )
+    slack = _SLACK * size
+    refuse_if((values < low - slack) | (values > high + slack), "It leaves its interval")
+    for slope in LOWER_SLOPES:
+        found = relaxations.lines(activation, _tensor(lower), _tensor(upper), "float64", slope)
+        below_slope, below, above_slope, above = (np.asarray(x, np.float64) for x in found)
+        slack = _SLACK * (size + np.abs(below_slope * points) + np.abs(above_slope * points))
+        crosses = (values < below_slope * points + below - slack) | (
+            values > above_slope * points + above + slack
+        )
+        refuse_if(crosses, "It crosses a line under or over it")
+    if activation.continuous:
+        sides = relaxations.derivative_range(activation, *map(_tensor, (lower, upper)))
+        low, high = (np.asarray(side) for side in sides)
+        quotient = np.diff(values, axis=0) / np.diff(points, axis=0)
+        slack = 1e-6 * (np.abs(quotient) + 1) + 1e-12 * size[1:] / np.diff(points, axis=0)
+        refuse_if(
+            (quotient < low - slack) | (quotient > high + slack),
+            "It is steeper than its derivative",
+        )
+
+
+def _on(function: Callable[[Any], Any], points: np.ndarray) -> np.ndarray:
+    return np.asarray(function(_tensor(points)))
+
+
+def _tensor(values: np.ndarray) -> Any:
+    return ops.convert_to_tensor(values, "float64")
