@@ -1,8 +1,12 @@
 """Regions: what they contain, and what they refuse."""
 
+import inspect
+
+import keras
 import numpy as np
 import pytest
 
+from xcertify import attacks, attributions, metrics
 from xcertify.regions import Ball, Box, as_norm, per_sample
 
 CENTER = np.array([[0.1, 0.5, 0.9], [0.0, 1.0, 0.3]], dtype="float32")
@@ -109,6 +113,44 @@ def test_norms():
     for given in (3, 0.5, "l2", "linf", "2", None, True, np.nan, [2], -np.inf):
         with pytest.raises(ValueError, match="norm must be 1, 2 or np.inf. Received: "):
             as_norm(given)
+
+
+WITH_NORM = [
+    kind
+    for module in (attacks, attributions, metrics)
+    for kind in (getattr(module, name) for name in module.__all__)
+    if inspect.isclass(kind) and "norm" in inspect.signature(kind).parameters
+]
+
+
+def made(kind, norm):
+    """An object of a class with a norm; what has no default is given in its cheapest form."""
+    images = np.full((2, 4, 4, 1), 0.5, "float32")
+    layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 2, name="conv")]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    given = {"model": keras.Sequential(layers), "inputs": images, "latent_layer": "conv"}
+    given |= {"epsilon": 0.1, "maps": lambda x, data: x, "exact": lambda x, data: x, "k": 1}
+    parameters = inspect.signature(kind).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    return kind(**{name: given[name] for name in needed}, norm=norm)
+
+
+def test_classes_with_a_norm_are_found():
+    names = {kind.__name__ for kind in WITH_NORM}
+    assert names >= {"MinimalPerturbation", "MinimalTopK", "EVA", "EVAHybrid", "SampledEVA"}
+    assert names >= {"CORGI", "CertifiedGradient", "AttributionBound", "RelEx", "GreedyAS"}
+    assert "RobustnessSr" in names
+
+
+@pytest.mark.parametrize("kind", WITH_NORM, ids=lambda kind: kind.__name__)
+def test_every_constructor_takes_the_same_norms(kind):
+    assert made(kind, "inf").norm == made(kind, np.inf).norm == np.inf
+    assert made(kind, 2).norm == 2
+    if kind is not attributions.AttributionBound:  # which takes every norm from 2 on
+        assert made(kind, 1).norm == 1
+    for norm in ("l2", "2", 0.5, None, True, np.nan):
+        with pytest.raises(ValueError, match="norm must be .*2.* np.inf. Received: "):
+            made(kind, norm)
 
 
 @pytest.mark.parametrize("norm", [np.inf, 2, 1, "inf"])

@@ -24,6 +24,12 @@ class _Constructed(ABCMeta):
         object.__setattr__(instance, "_constructed", True)
         return instance
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the constructor, for `help` and editors, which would show this `__call__`."""
+        signature = inspect.signature(cls.__init__)
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
+
 
 class Settings(metaclass=_Constructed):
     """Base of everything that has settings and derives something from them.

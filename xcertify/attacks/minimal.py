@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import runners_up
-from xcertify.attacks.roundings import ClassChange, allowance, unit_roundoff
+from xcertify.attacks.roundings import ClassChange, Exact, allowance, unit_roundoff
 from xcertify.attacks.steps import (
     keep_better,
     lengths,
@@ -22,7 +22,7 @@ from xcertify.attacks.steps import (
     two_classes,
 )
 from xcertify.logits import logits_of
-from xcertify.regions import Region
+from xcertify.regions import Region, as_norm
 from xcertify.settings import Settings
 from xcertify.targets import target_classes
 from xcertify.tracing import traced
@@ -95,6 +95,11 @@ class MinimalPerturbation(Settings):
         Number of points that are attacked at once.
     seed
         Of the random starts.
+    exact
+        What decides whether a point counts, beside the model's own arithmetic: a function of
+        points (N, *shape) and rows (N, S, K), both of NumPy, that gives lower and upper sides
+        (N, S) of the rows of the logits in real arithmetic. None: by `Verifier` in float64 for a
+        Keras model that it can read, else nothing.
 
     Raises
     ------
@@ -125,16 +130,16 @@ class MinimalPerturbation(Settings):
         restarts: int = 4,
         batch_size: int = 512,
         seed: int = 0,
+        exact: Exact | None = None,
     ) -> None:
         if not callable(model):
             raise ValueError(f"model must be a Keras model or a callable. Received: {model!r}")
-        if isinstance(norm, bool) or norm not in (1, 2, math.inf):
-            raise ValueError(f"norm must be 1, 2 or np.inf. Received: {norm!r}")
         for name, value in [("steps", steps), ("restarts", restarts), ("batch_size", batch_size)]:
             if isinstance(value, bool) or value != int(value) or value < 1:
                 raise ValueError(f"{name} must be a whole number above 0. Received: {value!r}")
-        self.model, self.norm, self.steps = model, norm, int(steps)
+        self.model, self.norm, self.steps = model, as_norm(norm), int(steps)
         self.restarts, self.batch_size, self.seed = int(restarts), int(batch_size), seed
+        self.exact = exact
 
     def _logits(self, points: Any) -> tf.Tensor:
         return self._derive("logits", lambda: logits_of(self.model))(points)
@@ -171,7 +176,7 @@ class MinimalPerturbation(Settings):
         classes = target_classes(logits, targets).astype(np.int32)
         aims = runners_up(two_classes(tf.constant(logits)).numpy(), classes)
         noise = np.random.default_rng(self.seed).random((self.restarts, *region.shape))
-        change = self._derive("change", lambda: ClassChange(self.model))
+        change = self._derive("change", lambda: ClassChange(self.model, self.exact))
 
         points = np.array(region.center)
         distances = np.full(len(region), np.inf)

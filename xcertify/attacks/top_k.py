@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
 from xcertify.attacks.minimal import MinimalResult
-from xcertify.regions import Ball
+from xcertify.regions import Ball, as_norm
 from xcertify.settings import Settings
 
 Maps = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -81,7 +81,7 @@ class MinimalTopK(Settings):
         if climb not in ("gap", "sum"):
             raise ValueError(f"climb must be 'gap' or 'sum'. Received: {climb!r}")
         self.maps, self.exact, self.smooth, self.climb = maps, exact, smooth, climb
-        self.norm, self.clip, self.nb_halvings = norm, clip, nb_halvings
+        self.norm, self.clip, self.nb_halvings = as_norm(norm), clip, nb_halvings
         self.steps, self.step_size, self.batch_size = steps, step_size, batch_size
         # Variables, so that a call with other samples does not compile anew; one call at a time.
         self._data = _free_variable(tf.float32)
@@ -149,8 +149,7 @@ class MinimalTopK(Settings):
         points = self._nearest(inputs, points, data, top, place)
         moved = self._moved(points, data, top, place)
         steps = (points.astype(np.float64) - inputs).reshape(len(inputs), -1)
-        norm = Ball(inputs, 0.0, self.norm).norm
-        distances = np.where(moved, np.linalg.norm(steps, norm, axis=1), np.inf)
+        distances = np.where(moved, np.linalg.norm(steps, self.norm, axis=1), np.inf)
         return MinimalResult(points, distances)
 
     def _ascents(self) -> list[PGD]:

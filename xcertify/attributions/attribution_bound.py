@@ -19,13 +19,13 @@ from xcertify.attacks.steps import two_classes
 from xcertify.attributions import quadratic_forms
 from xcertify.attributions.certified_gradient import CertifiedGradient
 from xcertify.attributions.gradients import GradientExplainer
-from xcertify.attributions.scores import parts, whole_number
+from xcertify.attributions.scores import parts
 from xcertify.bounds import activations
 from xcertify.bounds.registry import ACTIVATIONS
 from xcertify.bounds.relaxations import Activation
 from xcertify.certificates import DeviationCertificate
+from xcertify.checks import whole_number
 from xcertify.criteria import Within
-from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import logits_of
 from xcertify.smoothing import SmoothCopy, SmoothReLU
 
@@ -141,13 +141,13 @@ class AttributionBound(GradientExplainer):
         failure: float = 1e-6,
         largest_matrix: int = 4096,
         reducer: str = "mean",
-        batch_size: int = 128,
+        batch_size: int | None = 128,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
         super().__init__(model, reducer=reducer, batch_size=batch_size, seed=seed, verbose=verbose)
         norm = math.inf if norm == "inf" else norm
-        if isinstance(norm, (bool, str)) or not norm >= 2:
+        if isinstance(norm, bool) or not isinstance(norm, (int, float, np.number)) or not norm >= 2:
             raise ValueError(f"norm must be 2, a larger number or np.inf. Received: {norm!r}")
         if not callable(attribution) and attribution not in ATTRIBUTIONS:
             raise ValueError(
@@ -194,7 +194,7 @@ class AttributionBound(GradientExplainer):
 
         Parameters and errors as for `explain`; see the class for what is guaranteed.
         """
-        given, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        given, targets = self._take(inputs, targets)
         self._refuse_without_curvature()
         weights = self._weights(given, targets)
         epsilon = self._epsilons(len(given))
@@ -277,7 +277,7 @@ class AttributionBound(GradientExplainer):
             raise ValueError(
                 f"deviation must be one of {', '.join(DEVIATIONS)}. Received: {deviation!r}"
             )
-        given, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        given, targets = self._take(inputs, targets)
         threshold = np.asarray(threshold, np.float64)
         cosine = deviation == "cosine"
         fits = threshold.shape in ((), (len(given),)) and (threshold >= 0).all()
@@ -340,7 +340,7 @@ class AttributionBound(GradientExplainer):
                 method=self.method,
                 steps=self.steps,
                 baseline_value=self.baseline_value,
-                batch_size=self.batch_size,
+                batch_size=self._nb_at_once,
                 verbose=self.verbose,
             ),
         )
@@ -398,7 +398,7 @@ class AttributionBound(GradientExplainer):
         specs = [((None, *array.shape[1:]), tf.float32) for array in arrays]
         compiled = self._compile(function, *specs)
         along = self.attribution == "integrated_gradients"
-        size = max(1, self.batch_size // (self.steps if along else 1))
+        size = max(1, self._nb_at_once // (self.steps if along else 1))
         pieces = zip(*(parts(array, size) for array in arrays))
         return np.concatenate([compiled(*piece).numpy() for piece in pieces])
 

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from xcertify.attacks import CriterionAttack, WeightCriterionAttack
 from xcertify.attributions.gradients import GradientExplainer
-from xcertify.attributions.scores import parts, whole_number
+from xcertify.attributions.scores import parts
 from xcertify.bounds import Verifier
 from xcertify.bounds.gradient import GRADIENT_METHODS
 from xcertify.certificates import GradientCertificate, RadiusCertificate, fingerprint
+from xcertify.checks import whole_number
 from xcertify.criteria import Criterion
-from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.regions import Ball, Region
+from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import one_hot_targets, target_classes
 
 LOSSES = ("logit", "cross-entropy")
@@ -125,7 +125,7 @@ class CertifiedGradient(GradientExplainer):
         nb_samples: int = 20,
         noise: float = 0.1,
         reducer: str = "mean",
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -141,7 +141,7 @@ class CertifiedGradient(GradientExplainer):
             raise ValueError(f"noise must be a standard deviation, at least 0. Received: {noise!r}")
         super().__init__(model, reducer=reducer, batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.gamma, self.bias_radius = epsilon, gamma, bias_radius
-        self.norm, self.clip, self.loss = norm, clip, loss
+        self.norm, self.clip, self.loss = as_norm(norm), clip, loss
         self.attribution, self.method, self.path = attribution, method, path
         self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
         self.nb_samples, self.noise = whole_number("nb_samples", nb_samples), noise
@@ -151,7 +151,7 @@ class CertifiedGradient(GradientExplainer):
 
         Parameters and errors as for `explain`; see the class for the guarantee.
         """
-        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = self._take(inputs, targets)
         weights = self._weights(inputs, targets)
         lower, upper = self._bounds(inputs, weights, self.epsilon, self.gamma)
         return GradientCertificate(
@@ -226,7 +226,7 @@ class CertifiedGradient(GradientExplainer):
             raise ValueError(f"varied must be 'epsilon' or 'gamma'. Received: {varied!r}")
         if not largest > 0:
             raise ValueError(f"largest must be above 0. Received: {largest!r}")
-        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = self._take(inputs, targets)
         weights = self._weights(inputs, targets)
         original = self._of_features(inputs, weights)
 
@@ -327,7 +327,7 @@ class CertifiedGradient(GradientExplainer):
             ((None, *inputs.shape[1:]), tf.float32),
             ((None, weights.shape[1]), tf.float32),
         )
-        size = max(1, self.batch_size // len(self._variants(inputs.shape[1:])[0]))
+        size = max(1, self._nb_at_once // len(self._variants(inputs.shape[1:])[0]))
         pairs = zip(parts(inputs, size), parts(weights, size))
         return np.concatenate([maps(*pair).numpy() for pair in pairs])
 
@@ -356,7 +356,7 @@ class CertifiedGradient(GradientExplainer):
         totals = np.zeros((2, *inputs.shape))
         pairs = np.arange(len(inputs) * nb_variants)
         with tqdm(total=len(pairs), unit="region", disable=not self.verbose) as progress:
-            for part in parts(pairs, self.batch_size):
+            for part in parts(pairs, self._nb_at_once):
                 sample, variant = np.divmod(part, nb_variants)
                 sides = self._verifier(dtype).bound_gradient(
                     self._moved(region, sample, variant),
@@ -456,7 +456,7 @@ class CertifiedGradient(GradientExplainer):
             original,
             weights,
             steps=steps,
-            batch_size=max(1, 4 * self.batch_size // nb_variants),
+            batch_size=max(1, 4 * self._nb_at_once // nb_variants),
             seed=self.seed,
         )
 

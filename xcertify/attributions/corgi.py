@@ -23,11 +23,11 @@ from xcertify.attributions.class_activation import (
     GradientActivation,
     WeightedChannels,
 )
-from xcertify.attributions.scores import LogitExplainer, parts, whole_number
+from xcertify.attributions.scores import LogitExplainer, parts
 from xcertify.bounds import Verifier
 from xcertify.certificates import TopKCertificate
-from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.regions import Ball, Region
+from xcertify.checks import whole_number
+from xcertify.regions import Ball, Region, as_norm
 from xcertify.smoothing import BETAS, softplus_copy
 from xcertify.targets import margin_rows, target_classes
 
@@ -169,7 +169,7 @@ class CORGI(LogitExplainer):
         largest_radius: float = 1.0,
         tolerance: float = 0.02,
         nb_pairs: int = 1024,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -199,7 +199,7 @@ class CORGI(LogitExplainer):
                 raise ValueError(f"{name} must be a number above 0. Received: {value!r}")
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
         self.k, self.k2 = whole_number("k", k), None if k2 is None else whole_number("k2", k2)
-        self.norm, self.clip, self.form, self.method = norm, clip, form, method
+        self.norm, self.clip, self.form, self.method = as_norm(norm), clip, form, method
         self.conv_layer, self.explanation = conv_layer, explanation
         self.resize, self.attack = resize, attack
         self.prediction, self.largest_radius = prediction, largest_radius
@@ -211,7 +211,7 @@ class CORGI(LogitExplainer):
 
         Parameters and errors as for `explain`.
         """
-        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = self._take(inputs, targets)
         classes = target_classes(self._logits(inputs), targets)
         asked = self._activation.asked(classes)
         some = [*zip(*self._parts(inputs, asked))]
@@ -283,7 +283,7 @@ class CORGI(LogitExplainer):
         return self.k, k2
 
     def _parts(self, *arrays: np.ndarray) -> Any:
-        return (parts(array, self.batch_size) for array in arrays)
+        return (parts(array, self._nb_at_once) for array in arrays)
 
     # --- the search ---------------------------------------------------------------------------
 
@@ -344,7 +344,7 @@ class CORGI(LogitExplainer):
         high = np.full(len(known), float(self.largest_radius))
         rises = known > 0
         progress = tqdm(total=len(known), desc=name, unit="input", disable=not self.verbose)
-        for some in parts(np.arange(len(known)), self.batch_size):
+        for some in parts(np.arange(len(known)), self._nb_at_once):
             while len(some):
                 tested = np.sqrt(low[some] * high[some])
                 tested = np.where(rises[some], np.minimum(2 * low[some], tested), tested)
@@ -524,7 +524,7 @@ class CORGI(LogitExplainer):
             clip=self.clip,
             steps=steps,
             step_size=step_size,
-            batch_size=self.batch_size,
+            batch_size=self._nb_at_once,
         )
 
     def _smooth_maps(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -15,13 +15,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attributions.base import Explainer
-from xcertify.attributions.scores import LogitExplainer, parts, whole_number
+from xcertify.attributions.scores import LogitExplainer, parts
 from xcertify.bounds import Verifier
 from xcertify.bounds.graph import layer_output
 from xcertify.certificates import OverlapCertificate
+from xcertify.checks import whole_number
 from xcertify.grid import grid_cells
-from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.regions import Ball, Box, Region
+from xcertify.regions import Ball, Box, Region, as_norm
 from xcertify.targets import margin_rows, target_classes
 from xcertify.tracing import traced
 
@@ -63,7 +63,7 @@ class _OverlapExplainer(Explainer):
         overlap: str,
         temperature: float,
         method: str,
-        batch_size: int,
+        batch_size: int | None,
         seed: int,
         verbose: bool,
     ) -> None:
@@ -75,7 +75,7 @@ class _OverlapExplainer(Explainer):
                 f"Received: {temperature!r}"
             )
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
-        self.epsilon, self.norm, self.clip = epsilon, norm, clip
+        self.epsilon, self.norm, self.clip = epsilon, as_norm(norm), clip
         self.grid_size, self.overlap, self.method = grid_size, overlap, method
         self.temperature = temperature
 
@@ -96,7 +96,7 @@ class _OverlapExplainer(Explainer):
         targets
             The class c that it is set against, default the predicted one.
         """
-        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = self._take(inputs, targets)
         logits = self._logits(inputs)
         classes = target_classes(logits, targets)
         others = target_classes(logits, np.asarray(towards))
@@ -124,7 +124,7 @@ class _OverlapExplainer(Explainer):
 
     @property
     def _nb_regions_at_once(self) -> int:
-        return self.batch_size
+        return self._nb_at_once
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         return self._verifier.evaluate(inputs)
@@ -275,7 +275,7 @@ class EVA(_OverlapExplainer):
         temperature: float = 2.0,
         method: str = "crown",
         *,
-        batch_size: int = 512,
+        batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -306,7 +306,7 @@ class EVA(_OverlapExplainer):
 
         Parameters and errors as for `explain`.
         """
-        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = self._take(inputs, targets)
         classes = target_classes(self._logits(inputs), targets)
         overlaps = self._overlaps(self._region(inputs), classes)
         limits = "" if self.clip is None else f" within {self.clip}"
@@ -333,8 +333,8 @@ class EVA(_OverlapExplainer):
         cells = _per_feature(self._cells(region.shape), region.shape)
         found = []
         progress = tqdm(total=len(region), unit="input", disable=not self.verbose)
-        for first in range(0, len(region), self.batch_size):
-            part = slice(first, first + self.batch_size)
+        for first in range(0, len(region), self._nb_at_once):
+            part = slice(first, first + self._nb_at_once)
             chosen = None if others is None else others[part]
 
             def bound(region: Region, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -397,7 +397,7 @@ class EVAHybrid(_OverlapExplainer):
         temperature: float = 2.0,
         method: str = "crown",
         *,
-        batch_size: int = 4096,
+        batch_size: int | None = 4096,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -426,17 +426,17 @@ class EVAHybrid(_OverlapExplainer):
 
     @property
     def _nb_regions_at_once(self) -> int:
-        return max(1, self.batch_size // self.nb_samples)
+        return max(1, self._nb_at_once // self.nb_samples)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
-        latents = [self._latents(part) for part in parts(inputs, self.batch_size)]
+        latents = [self._latents(part) for part in parts(inputs, self._nb_at_once)]
         return self._verifier.evaluate(np.concatenate(latents))
 
     def _bound_overlap(
         self, region: Region, classes: np.ndarray, others: np.ndarray | None, temperature: float
     ) -> np.ndarray:
         lower, upper = np.inf, -np.inf
-        nb_at_once = max(1, self.batch_size // len(region))
+        nb_at_once = max(1, self._nb_at_once // len(region))
         points = region.sample(self.nb_samples, self.seed)
         for part in parts(points, nb_at_once):
             latents = self._latents(part.reshape(-1, *region.shape))
@@ -499,7 +499,7 @@ class SampledEVA(LogitExplainer, _OverlapExplainer):
         overlap: str = "margin",
         temperature: float = 2.0,
         *,
-        batch_size: int = 4096,
+        batch_size: int | None = 4096,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -520,7 +520,7 @@ class SampledEVA(LogitExplainer, _OverlapExplainer):
 
     @property
     def _nb_regions_at_once(self) -> int:
-        return max(1, self.batch_size // self.nb_samples)
+        return max(1, self._nb_at_once // self.nb_samples)
 
     def _bound_overlap(
         self, region: Region, classes: np.ndarray, others: np.ndarray | None, temperature: float

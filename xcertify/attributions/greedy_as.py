@@ -9,8 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from xcertify.attacks import MinimalPerturbation
-from xcertify.attributions.scores import LogitExplainer, whole_number
-from xcertify.regions import Box
+from xcertify.attributions.scores import LogitExplainer
+from xcertify.checks import whole_number
+from xcertify.regions import Box, as_norm
 from xcertify.targets import target_classes
 
 _RIDGE = 1e-3  # of the number of subsets: there may be fewer of them than features
@@ -85,7 +86,7 @@ class GreedyAS(LogitExplainer):
         ]:
             if not 0 < value < 1:
                 raise ValueError(f"{name} must be inside ]0, 1[. Received: {value!r}")
-        self.norm, self.clip, self.complement = norm, clip, complement
+        self.norm, self.clip, self.complement = as_norm(norm), clip, complement
         self.nb_subsets = whole_number("nb_subsets", nb_subsets)
         self.share, self.last_share, self.probability = share, last_share, probability
         self.steps, self.restarts = steps, restarts
@@ -94,7 +95,7 @@ class GreedyAS(LogitExplainer):
         classes = target_classes(self._logits(inputs), targets)
         features = inputs.shape[1:3] if inputs.ndim == 4 else inputs.shape[1:]
         scores = np.empty((len(inputs), *features))
-        nb_at_once = max(1, self.batch_size // self.nb_subsets)
+        nb_at_once = max(1, self._nb_at_once // self.nb_subsets)
         with tqdm(total=len(inputs), unit="input", disable=not self.verbose) as progress:
             for first in range(0, len(inputs), nb_at_once):
                 part = slice(first, first + nb_at_once)
@@ -133,7 +134,7 @@ class GreedyAS(LogitExplainer):
                 norm=self.norm,
                 steps=self.steps,
                 restarts=self.restarts,
-                batch_size=self.batch_size,
+                batch_size=self._nb_at_once,
                 seed=self.seed,
             ),
         )

@@ -16,11 +16,11 @@ from tqdm import tqdm
 from xcertify.attacks.minimal import MinimalPerturbation
 from xcertify.attacks.steps import per_sample, two_classes
 from xcertify.attributions.gradients import _REDUCERS
-from xcertify.attributions.scores import LogitExplainer, parts, whole_number
+from xcertify.attributions.scores import LogitExplainer, parts
 from xcertify.bounds import Verifier
 from xcertify.certificates import MaskCertificate
-from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.regions import Ball, Box, Region
+from xcertify.checks import whole_number
+from xcertify.regions import Ball, Box, Region, as_norm
 from xcertify.targets import margin_rows, target_classes
 
 FORMS = ("mask", "pull")
@@ -146,7 +146,7 @@ class RelEx(LogitExplainer):
         method: str = "crown",
         largest_radius: float = 1.0,
         nb_halvings: int = 8,
-        batch_size: int = 512,
+        batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -174,7 +174,7 @@ class RelEx(LogitExplainer):
         self.sparsity, self.background = sparsity, background
         self.neutral_value, self.form = neutral_value, form
         self.tolerance, self.reducer = tolerance, reducer
-        self.norm, self.clip, self.method = norm, clip, method
+        self.norm, self.clip, self.method = as_norm(norm), clip, method
         self.largest_radius = largest_radius
 
     def masks(self, inputs: Any, targets: Any = None) -> np.ndarray:
@@ -187,12 +187,12 @@ class RelEx(LogitExplainer):
         masks
             (N, *shape) float32 in [0, 1].
         """
-        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = self._take(inputs, targets)
         return self._learn(inputs, target_classes(self._logits(inputs), targets))[0]
 
     def keep(self, inputs: Any, masks: Any) -> np.ndarray:
         """What masks keep of inputs: ``n + m (x - n)``, (N, *shape) float32."""
-        inputs, _ = as_arrays(inputs, None, input_shape_of(self.model))
+        inputs, _ = self._take(inputs, None)
         return _keep(inputs, _checked(masks, inputs), self._neutral(inputs.shape[1:]))
 
     def certify(self, inputs: Any, targets: Any = None, masks: Any = None) -> MaskCertificate:
@@ -212,7 +212,7 @@ class RelEx(LogitExplainer):
         RuntimeError
             If an attack succeeds inside a certified region: a bug, to be reported.
         """
-        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = self._take(inputs, targets)
         classes = target_classes(self._logits(inputs), targets)
         masks = self._learn(inputs, classes)[0] if masks is None else _checked(masks, inputs)
         attacked = self._attack(inputs, masks, classes)
@@ -248,7 +248,7 @@ class RelEx(LogitExplainer):
         """Masks and pulls, (N, *shape) each."""
         total = len(inputs) * self.steps
         with tqdm(total=total, unit="step", disable=not self.verbose) as progress:
-            groups = zip(parts(inputs, self.batch_size), parts(classes, self.batch_size))
+            groups = zip(parts(inputs, self._nb_at_once), parts(classes, self._nb_at_once))
             found = [self._descend(*group, progress) for group in groups]
         masks, pulls = map(np.concatenate, zip(*found))
         return masks, pulls
@@ -313,7 +313,7 @@ class RelEx(LogitExplainer):
         neutral, background = self._neutral(shape), np.float32(self.background)
         classes = classes.astype(np.int32)
         loss, gradient = np.zeros(len(inputs), np.float32), np.zeros_like(inputs)
-        nb_at_once = max(1, self.batch_size // 2)
+        nb_at_once = max(1, self._nb_at_once // 2)
         for first in range(0, self.nb_samples, nb_at_once):
             nb_samples = min(nb_at_once, self.nb_samples - first)
             noise = np.zeros((1, *shape), np.float32)
@@ -421,7 +421,7 @@ class RelEx(LogitExplainer):
         attack = self._derive(
             ("attack", shape),
             lambda: MinimalPerturbation(
-                of_kept, norm=self.norm, batch_size=self.batch_size, seed=self.seed
+                of_kept, norm=self.norm, batch_size=self._nb_at_once, seed=self.seed
             ),
         )
         reach = Ball(inputs, self.largest_radius, clip=self.clip)

@@ -12,15 +12,15 @@ from tqdm import tqdm
 
 from xcertify.attacks import MinimalPerturbation
 from xcertify.bounds import Verifier
+from xcertify.checks import nb_at_once
 from xcertify.logits import logits_of
 from xcertify.metrics.base import (
     Metric,
     MetricResult,
     as_explanations,
     importance_ranks,
-    nb_at_once,
 )
-from xcertify.regions import Ball, Box, Region
+from xcertify.regions import Ball, Box, Region, as_norm
 from xcertify.targets import margin_rows, target_classes
 
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
@@ -198,7 +198,7 @@ class RobustnessSr(Metric):
                 f"cover: use method='crown' or 'crown-ibp'. Received: method={method!r}"
             )
         self.complement, self.higher_is_better = complement, complement
-        self.fractions, self.norm, self.clip = fractions, norm, clip
+        self.fractions, self.norm, self.clip = fractions, as_norm(norm), clip
         self.steps, self.restarts = steps, restarts
         self.certified, self.method, self.nb_halvings = certified, method, nb_halvings
         self._valid = _valid_range(self.inputs, clip)
