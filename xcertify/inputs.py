@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,10 @@ def as_arrays(
     Parameters
     ----------
     inputs
-        (N, *shape): an array, an eager tensor, a nested list, or a `tf.data.Dataset` of inputs or
-        of (inputs, targets) pairs, batched or not. Numbers of any type; they become float32 and
-        are not rescaled.
+        (N, *shape): an array, an eager tensor, a nested list, a data frame, a dictionary or list
+        of one of these (for models with one named input), or a `tf.data.Dataset` of inputs or of
+        (inputs, targets) pairs, batched or not. Numbers of any type, booleans among them; they
+        become float32 and are not rescaled.
     targets
         Left as they are apart from becoming an array; see `xcertify.targets.one_hot_targets`.
         None: those of the data set, if it has any.
@@ -48,17 +51,12 @@ def as_arrays(
     """
     if isinstance(inputs, tf.data.Dataset):
         inputs, targets = _from_dataset(inputs, targets, input_shape)
-    inputs = np.asarray(inputs)
-    if inputs.dtype.kind not in "fiub" and inputs.dtype.name != "bfloat16":
-        raise ValueError(f"inputs must be numbers. Received: an array of {inputs.dtype}")
-    inputs = inputs.astype(np.float32, copy=False)
+    inputs = _as_numbers(_only_entry(inputs, input_shape))
     if input_shape is not None and not _fits(inputs.shape[1:], input_shape):
         wanted = ", ".join("any" if size is None else str(size) for size in input_shape)
-        single = _fits(inputs.shape, input_shape)
-        cure = "for a single input add an axis, x[None]" if single else "reshape the inputs"
         raise ValueError(
-            f"inputs must have the shape (N, {wanted}) that the model takes; {cure}. "
-            f"Received: {inputs.shape}"
+            f"inputs must have the shape (N, {wanted}) that the model takes"
+            f"{_cure(inputs.shape, input_shape)}. Received: {inputs.shape}"
         )
     if inputs.ndim < 2:
         raise ValueError(
@@ -77,8 +75,8 @@ def as_arrays(
         targets = np.asarray(targets)
         if targets.shape[:1] != (len(inputs),):
             raise ValueError(
-                f"targets must be one per input, {len(inputs)} of them. "
-                f"Received: shape {targets.shape}"
+                f"targets must be one per input, {len(inputs)} of them; for one class for all "
+                f"give np.full({len(inputs)}, class). Received: shape {targets.shape}"
             )
     return inputs, targets
 
@@ -94,11 +92,15 @@ def input_shape_of(model: Any) -> tuple[int | None, ...] | None:
     shape = getattr(model, "input_shape", None)
     if shape is None:
         return None
-    if not all(size is None or isinstance(size, int) for size in shape):
-        raise ValueError(
-            f"the model must have a single input; build one that does, with the other inputs as "
-            f"constants. Received: inputs of shapes {shape}"
-        )
+    several = isinstance(shape, dict) or not all(n is None or isinstance(n, int) for n in shape)
+    if several:
+        shapes = list(shape.values() if isinstance(shape, dict) else shape)
+        if len(shapes) != 1:
+            raise ValueError(
+                f"the model must have a single input; build one that does, with the other inputs "
+                f"as constants. Received: inputs of shapes {shape}"
+            )
+        (shape,) = shapes
     return tuple(shape[1:])
 
 
@@ -108,11 +110,75 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     )
 
 
+def _cure(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> str:
+    """What to do about inputs of another shape, where that can be told."""
+    if _fits(shape, wanted):
+        return "; for a single input add an axis, x[None]"
+    if _fits((*shape[1:], 1), wanted):
+        return "; add the axis of channels, x[..., None]"
+    if len(shape) == len(wanted) + 1 and len(shape) > 2:
+        if _fits((*shape[2:], shape[1]), wanted):
+            return "; move the channels last, np.moveaxis(x, 1, -1)"
+        if _fits((shape[-1], *shape[1:-1]), wanted):
+            return "; move the channels first, np.moveaxis(x, -1, 1)"
+    return ""
+
+
+def _only_entry(inputs: Any, input_shape: tuple[int | None, ...] | None) -> Any:
+    """The inputs out of a dictionary or list that holds nothing else."""
+    if isinstance(inputs, Mapping):
+        if len(inputs) != 1:
+            raise ValueError(
+                f"inputs must be those of a single input of the model. "
+                f"Received: a dictionary of {', '.join(map(str, inputs))}"
+            )
+        return next(iter(inputs.values()))
+    if isinstance(inputs, (list, tuple)) and len(inputs) == 1 and input_shape is not None:
+        shape = np.shape(inputs[0])
+        if len(shape) == len(input_shape) + 1 and _fits(shape[1:], input_shape):
+            return inputs[0]
+    return inputs
+
+
+def _as_numbers(inputs: Any) -> np.ndarray:
+    """An array of float32 of anything that holds numbers and booleans."""
+    array = np.asarray(inputs)
+    if array.dtype == object:  # such as columns of several types
+        try:
+            kinds = {type(value) for value in array.ravel()}
+            if kinds and all(issubclass(kind, (Real, np.bool_)) for kind in kinds):
+                return array.astype(np.float32)
+        except (TypeError, ValueError):
+            pass
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise ValueError(
+            f"inputs must be numbers{_other_columns(inputs)}. Received: an array of {array.dtype}"
+        )
+    return array.astype(np.float32, copy=False)
+
+
+def _other_columns(inputs: Any) -> str:
+    """Which columns of a data frame hold something else."""
+    if not hasattr(inputs, "columns") or not hasattr(inputs, "items"):
+        return ""
+    names = []
+    for name, column in inputs.items():
+        kinds = {type(value) for value in np.asarray(column, dtype=object)}
+        if not all(issubclass(kind, (Real, np.bool_)) for kind in kinds):
+            names.append(repr(name))
+    return f"; encode, fill or leave out the column {', '.join(names)}" if names else ""
+
+
 def _from_dataset(
     dataset: tf.data.Dataset, targets: Any, input_shape: tuple[int | None, ...] | None
 ) -> tuple[np.ndarray, Any]:
     spec = dataset.element_spec
     pairs = isinstance(spec, tuple) and len(spec) == 2
+    names = spec[0] if pairs else spec
+    if isinstance(names, Mapping) and len(names) == 1:  # for models with one named input
+        (name,) = names
+        dataset = dataset.map(lambda x, *y: (x[name], *y) if pairs else x[name])
+        spec = dataset.element_spec
     if not pairs and not isinstance(spec, tf.TensorSpec):
         raise ValueError(
             f"a data set must hold inputs or (inputs, targets) pairs; map it to one of them "

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from xcertify.checks import nb_at_once
 from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.models import check_model
 from xcertify.settings import Settings
 
 
@@ -25,7 +27,7 @@ class Explainer(Settings):
         A built Keras model that classifies. Explanations are of its logits: a softmax or sigmoid
         at its end is left out.
     batch_size
-        Most perturbed samples that are held at once.
+        Most perturbed samples that are held at once; None: all.
     seed
         Makes everything random repeatable, in every call.
     verbose
@@ -33,11 +35,16 @@ class Explainer(Settings):
     """
 
     def __init__(
-        self, model: keras.Model, *, batch_size: int = 512, seed: int = 0, verbose: bool = False
+        self,
+        model: keras.Model,
+        *,
+        batch_size: int | None = 512,
+        seed: int = 0,
+        verbose: bool = False,
     ) -> None:
-        if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number above 0. Received: {batch_size!r}")
-        self.batch_size, self.seed, self.verbose = int(batch_size), seed, verbose
+        nb_at_once(batch_size)
+        check_model(model)
+        self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
         self.model = model
 
     def explain(self, inputs: Any, targets: Any = None) -> np.ndarray:
@@ -62,12 +69,22 @@ class Explainer(Settings):
         ValueError
             For inputs that do not fit the model, or targets that are neither.
         """
-        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = self._take(inputs, targets)
         return self._explain(inputs, targets).astype(np.float32)
 
     def __call__(self, inputs: Any, targets: Any = None) -> np.ndarray:
         """Same as `explain`."""
         return self.explain(inputs, targets)
+
+    def _take(self, inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """Inputs and targets as arrays that fit the model; see `as_arrays`."""
+        check_model(self.model)  # which may have been given other outputs
+        return as_arrays(inputs, targets, input_shape_of(self.model))
+
+    @property
+    def _nb_at_once(self) -> int:
+        """`batch_size` as a number."""
+        return nb_at_once(self.batch_size)
 
     @abstractmethod
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:

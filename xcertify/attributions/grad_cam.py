@@ -54,7 +54,7 @@ class GradCAM(ScoreExplainer):
             ((None, *inputs.shape[1:]), tf.float32),
             ((None, weights.shape[1]), tf.float32),
         )
-        pieces = zip(parts(inputs, self.batch_size), parts(weights, self.batch_size))
+        pieces = zip(parts(inputs, self._nb_at_once), parts(weights, self._nb_at_once))
         return np.concatenate([maps_of(*piece) for piece in pieces])
 
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attributions.scores import ScoreExplainer, parts, whole_number
+from xcertify.attributions.scores import ScoreExplainer, parts
+from xcertify.checks import whole_number
 
 _REDUCERS = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
 
@@ -28,7 +29,7 @@ class GradientExplainer(ScoreExplainer):
         model: keras.Model,
         *,
         reducer: str = "mean",
-        batch_size: int = 512,
+        batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -71,7 +72,7 @@ class GradientExplainer(ScoreExplainer):
         total = np.zeros(inputs.shape, np.float32)
         pairs = np.arange(len(inputs) * len(scales))
         with tqdm(total=len(pairs), unit="gradient", disable=not self.verbose) as progress:
-            for part in parts(pairs, self.batch_size):
+            for part in parts(pairs, self._nb_at_once):
                 sample, variant = np.divmod(part, len(scales))
                 some = slice(sample[0], sample[-1] + 1)
                 places = (sample - sample[0]).astype(np.int32), variant.astype(np.int32)

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attributions.scores import ScoreExplainer, parts, whole_number
+from xcertify.attributions.scores import ScoreExplainer, parts
+from xcertify.checks import whole_number
 
 
 class MaskExplainer(ScoreExplainer):
@@ -41,10 +42,10 @@ class MaskExplainer(ScoreExplainer):
         )
         total = len(inputs) * nb_masks
         with tqdm(total=total, unit="sample", disable=not self.verbose) as progress:
-            for first in range(0, nb_masks, self.batch_size):
-                some = masks(slice(first, min(first + self.batch_size, nb_masks)))
+            for first in range(0, nb_masks, self._nb_at_once):
+                some = masks(slice(first, min(first + self._nb_at_once, nb_masks)))
                 scores = np.empty(len(inputs) * len(some), np.float32)
-                for pairs in parts(np.arange(len(scores), dtype=np.int32), self.batch_size):
+                for pairs in parts(np.arange(len(scores), dtype=np.int32), self._nb_at_once):
                     sample, mask = np.divmod(pairs, np.int32(len(some)))
                     near = slice(sample[0], sample[-1] + 1)
                     scores[pairs] = scores_at(

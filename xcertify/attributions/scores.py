@@ -20,7 +20,7 @@ class LogitExplainer(Explainer):
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         logits = self._compile(self._logits_at, ((None, *inputs.shape[1:]), tf.float32))
-        return np.concatenate([logits(part) for part in parts(inputs, self.batch_size)])
+        return np.concatenate([logits(part) for part in parts(inputs, self._nb_at_once)])
 
     def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
         logits = self._derive("logits", lambda: logits_of(self.model))
@@ -60,10 +60,3 @@ class ScoreExplainer(LogitExplainer):
 def parts(array: Any, size: int) -> Iterator[Any]:
     """Pieces of at most `size` of the first axis."""
     return (array[first : first + size] for first in range(0, len(array), size))
-
-
-def whole_number(name: str, value: Any) -> int:
-    """`value` as an int of at least 1, or a ValueError that names it."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be a whole number above 0. Received: {value!r}")
-    return int(value)

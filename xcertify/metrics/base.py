@@ -151,24 +151,6 @@ class Score(Settings):
         return one_hot_targets(outputs, targets, len(inputs), first.shape[1])
 
 
-def nb_at_once(batch_size: int | None) -> int:
-    """The batch size as a number, None being as large as can be.
-
-    Raises
-    ------
-    ValueError
-        For anything but None and whole numbers of at least 1.
-    """
-    if batch_size is None:
-        return 2**31 - 1
-    if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
-        raise ValueError(
-            f"batch_size must be a whole number of at least 1, or None for everything at once. "
-            f"Received: {batch_size!r}"
-        )
-    return int(batch_size)
-
-
 def as_explanations(explanations: Any, inputs: np.ndarray) -> np.ndarray:
     """One attribution per feature: (N, H, W) for images, else the shape of the inputs, float64.
 

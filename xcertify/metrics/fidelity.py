@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from xcertify.checks import nb_at_once
 from xcertify.grid import grid_cells
 from xcertify.metrics.base import (
     Metric,
     MetricResult,
     as_explanations,
     importance_ranks,
-    nb_at_once,
 )
 from xcertify.metrics.baselines import Baseline, baseline_values
 

@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.steps import two_classes
+from xcertify.checks import nb_at_once
 from xcertify.logits import logits_of
-from xcertify.metrics.base import Metric, MetricResult, nb_at_once
+from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.baselines import Baseline, baseline_values
 from xcertify.metrics.fidelity import Deletion, Insertion, average_ranks, row_correlations
 from xcertify.targets import target_classes

@@ -20,7 +20,8 @@ from xcertify.metrics.base import (
     as_explanations,
     importance_ranks,
 )
-from xcertify.regions import Ball, Box, Region, as_norm
+from xcertify.radii import compare_radii
+from xcertify.regions import Ball, Box, Region, as_norm, valid_range
 from xcertify.targets import margin_rows, target_classes
 
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
@@ -149,7 +150,7 @@ class RobustnessSr(Metric):
         For arguments that do not fit; the message says which and what to do.
     UnsupportedLayerError
         With `certified`, for a model that cannot be bounded.
-    RuntimeError
+    ContradictionError
         If an attack succeeds inside a certified region: a bug, to be reported.
 
     Guarantee
@@ -312,14 +313,14 @@ class RobustnessSr(Metric):
         if len(left):
             holds = left[self._holds(jobs.part(left), attacked[left])]
             low[holds] = attacked[holds]
-            beaten = holds[found[holds]]
-            if len(beaten):
-                job = beaten[0]
-                raise RuntimeError(
-                    f"an attack beat a certificate: sample {jobs.sample[job]} changes its class at "
-                    f"a distance of {attacked[job]:.9g}, where method={self.method!r} proves that "
-                    f"it does not. This is a bug of xcertify; please report it with the model"
-                )
+        compare_radii(
+            low,
+            np.where(found, attacked, np.inf),
+            what="another class",
+            method=self.method,
+            region=f"l{self.norm} balls within {self.clip}, with some features held",
+            samples=jobs.sample,
+        )
         return low
 
     def _holds(self, jobs: _Jobs, radius: np.ndarray) -> np.ndarray:
@@ -374,18 +375,12 @@ def _area(axis: np.ndarray, curves: np.ndarray) -> np.ndarray:
 
 
 def _valid_range(inputs: np.ndarray, clip: tuple[Any, Any]) -> Box:
-    try:
-        low, high = (np.broadcast_to(np.float32(side), inputs.shape[1:]) for side in clip)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"clip must be the valid range (low, high) of the inputs, scalars or arrays of shape "
-            f"{inputs.shape[1:]}: it limits how far a feature may be moved. Received: {clip!r}"
-        ) from None
+    """All that inputs may become: `clip` limits how far a feature may be moved."""
+    low, high = valid_range(clip, inputs.shape, inputs.dtype)
     outside = ((inputs < low) | (inputs > high)).reshape(len(inputs), -1).any(axis=1)
     if outside.any():
         raise ValueError(
             f"inputs leave the valid range clip={clip!r} in sample {int(np.argmax(outside))}: "
             f"give the range that they really have"
         )
-    low, high = (np.broadcast_to(side, inputs.shape) for side in (low, high))
     return Box(low, high, inputs)
