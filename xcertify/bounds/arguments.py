@@ -114,6 +114,11 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, keras.KerasTensor)
 
 
+def is_float(dtype: Any) -> bool:
+    """Whether a type given by name has fractions."""
+    return str(dtype).startswith(("float", "bfloat"))
+
+
 def _holds_tensor(value: Any) -> bool:
     return any(map(is_tensor, keras.tree.flatten(value)))
 

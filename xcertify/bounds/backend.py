@@ -6,15 +6,34 @@ that run inside the compiled function and bound its memory.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from xcertify.bounds.rounding import block_size
 from xcertify.tracing import traced
+
+# Functions of TensorFlow by the name of the same function in `keras.activations`.
+ACTIVATIONS: dict[Callable, str] = {
+    tf.identity: "linear",
+    tf.nn.relu: "relu",
+    tf.nn.relu6: "relu6",
+    tf.nn.leaky_relu: "leaky_relu",
+    tf.nn.elu: "elu",
+    tf.nn.selu: "selu",
+    tf.nn.gelu: "gelu",
+    tf.nn.silu: "silu",
+    tf.nn.sigmoid: "sigmoid",
+    tf.math.log_sigmoid: "log_sigmoid",
+    tf.nn.tanh: "tanh",
+    tf.nn.softplus: "softplus",
+    tf.nn.softsign: "softsign",
+    tf.nn.softmax: "softmax",
+    tf.math.exp: "exponential",
+}
 
 
 def transpose(linear: Callable[..., Any], shapes: Sequence[tuple], cotangent: Any) -> list[Any]:
@@ -65,6 +84,31 @@ def loop_over_chunks(body: Callable, total: Any, chunk: Any, carried: list[Any])
         parallel_iterations=1,
     )
     return carried
+
+
+def rows_in_chunks(
+    function: Callable[[Any, Any], Sequence[Any]],
+    nb_samples: Any,
+    nb_rows: Any,
+    chunk: Any,
+    results: Sequence[tuple[tuple, str]],
+) -> list[Any]:
+    """Results ``function(first, last)``, (N, last - first, *shape), of all rows, (N, S, *shape).
+
+    `results` are the shape and type of each; the function sees `chunk` rows at a time.
+    """
+    carried = []
+    for shape, dtype in results:
+        zeros = tf.zeros(tf.concat([tf.stack([nb_samples, nb_rows]), shape], 0), dtype)
+        carried.append(tf.ensure_shape(zeros, (None, None, *shape)))
+
+    def body(first: Any, last: Any, *found: Any) -> list[Any]:
+        places = tf.meshgrid(tf.range(nb_samples), tf.range(first, last), indexing="ij")
+        where = tf.stack(places, axis=-1)
+        news = function(first, last)
+        return [tf.tensor_scatter_nd_update(old, where, new) for old, new in zip(found, news)]
+
+    return loop_over_chunks(body, nb_rows, chunk, carried)
 
 
 def in_parts(function: Callable[[Any, Any], Any], inputs: Any, output: Any, largest: int) -> Any:
@@ -156,12 +200,34 @@ def first_true(mask: Any, count: Any) -> Any:
     return tf.math.top_k(tf.cast(mask, tf.float32), k=count, sorted=True).indices
 
 
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
+class _FullPrecision:
+    """The switch of TensorFloat-32, off as long as any thread needs it to be.
+
+    It is one for the whole process: the first thread to come switches it off, and the last to leave
+    restores what the first has found.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._nb_users, self._found = 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._nb_users == 0:
+                self._found = tf.config.experimental.tensor_float_32_execution_enabled()
+                tf.config.experimental.enable_tensor_float_32_execution(False)
+            self._nb_users += 1
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._nb_users -= 1
+            if self._nb_users == 0:
+                tf.config.experimental.enable_tensor_float_32_execution(self._found)
+
+
+_FULL_PRECISION = _FullPrecision()
+
+
+def full_precision() -> _FullPrecision:
     """No TensorFloat-32 while certifying: it would round products to 11 bits."""
-    enabled = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    try:
-        yield
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(enabled)
+    return _FULL_PRECISION

@@ -12,9 +12,17 @@ from keras import ops
 from xcertify.bounds import activations, backend, merging_layers
 from xcertify.bounds.graph import Emitter, UnsupportedLayerError
 from xcertify.bounds.multivariate import Softmax
-from xcertify.bounds.operations import IN_FLOAT32, Affine, Elementwise, Window, in_float32
+from xcertify.bounds.operations import (
+    IN_FLOAT32,
+    Affine,
+    Elementwise,
+    Reshaped,
+    Window,
+    in_float32,
+)
 from xcertify.bounds.registry import register_operation
 from xcertify.bounds.relaxations import Activation
+from xcertify.bounds.windows import axes_of
 
 _ELEMENTWISE: dict[str, Activation | Callable[[Any], Activation]] = {
     "Relu": activations.RELU,
@@ -48,19 +56,27 @@ def _elementwise(operation: Any, emit: Emitter, node: int) -> int:
 
 @register_operation("ReLU")  # keras.activations.relu of a tensor
 def _rectifier(operation: Any, emit: Emitter, node: int) -> int:
+    if operation.max_value is not None and operation.max_value < 0:
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class ReLU cannot be bounded with a max_value "
+            f"below 0. Received: {operation.max_value}"
+        )
     settings = (operation.negative_slope, operation.max_value, operation.threshold)
     return emit(Elementwise(activations.rectifier(*settings)), node)
 
 
 @register_operation("Softmax")
 def _softmax(operation: Any, emit: Emitter, node: int) -> int:
-    return emit(Softmax(operation.axis), node)
+    axes = axes_of(operation, operation.axis, emit.shape(node))
+    return emit(Softmax(axes if len(axes) > 1 else axes[0]), node)
 
 
-@register_operation(
-    *("Reshape", "Transpose", "Squeeze", "ExpandDims", "Flip"),
-    *("Moveaxis", "Swapaxes", "Concatenate", "Stack"),
-)
+@register_operation("Reshape", "Squeeze", "ExpandDims")
+def _reshape(operation: Any, emit: Emitter, node: int) -> int:
+    return emit(Reshaped(emit.arguments.evaluate), node)
+
+
+@register_operation("Transpose", "Flip", "Moveaxis", "Swapaxes", "Concatenate", "Stack")
 def _rearrangement(operation: Any, emit: Emitter, *nodes: int) -> int:
     return emit(Affine(emit.arguments.evaluate, nb_inputs=len(nodes)), *nodes)
 

@@ -17,6 +17,7 @@ from xcertify.bounds.arguments import (
     Arguments,
     UnsupportedLayerError,
     constant_values,
+    is_float,
     is_tensor,
 )
 from xcertify.bounds.operations import Constant, Operation
@@ -220,7 +221,12 @@ def layer_output(model: keras.Model, name: str) -> Any:
     ValueError
         If there is no such layer, or if it is called more than once.
     """
-    return _only_call(model, name).output_tensors[0]
+    outputs = _only_call(model, name).output_tensors
+    if len(outputs) != 1:
+        raise ValueError(
+            f"the layer must have one output. Received: {name!r}, which has {len(outputs)}"
+        )
+    return outputs[0]
 
 
 def layer_input(model: keras.Model, name: str) -> Any:
@@ -285,7 +291,7 @@ def _walk(
     for call in calls_between(inputs, outputs):
         layer, name = call.operation, prefix + call.operation.name
         if isinstance(layer, keras.Model):
-            given = _nested_inputs(*_ends(layer), Arguments(call), nodes, graph)
+            given = _nested_inputs(graph, Arguments(call), nodes)
             results = _walk(graph, *_ends(layer), given, find_rule, name + "/")
         else:
             results = _emit(graph, name, call, find_rule(layer), nodes)
@@ -302,6 +308,12 @@ def _walk(
 def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int]) -> list[int]:
     """Emit one call by its rule; the nodes of its outputs."""
     layer = call.operation
+    at = f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded"
+    if not is_float(getattr(layer, "compute_dtype", "float32")):
+        raise UnsupportedLayerError(
+            f"{at}: it rounds what it is given to {layer.compute_dtype}. Build it with a "
+            f"floating dtype."
+        )
     arguments = Arguments(call, rule.inputs, rule.settings)
     emit = Emitter(graph, name, arguments)
     rank = max(len(tensor.shape) for tensor in arguments.tensors if is_tensor(tensor))
@@ -311,7 +323,6 @@ def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int])
         else emit.constant(*constant_values(tensor, layer, rank))
         for tensor in arguments.tensors
     ]
-    at = f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded"
     try:
         inspect.signature(rule.function).bind(layer, emit, *parents)
     except TypeError as error:
@@ -334,20 +345,15 @@ def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int])
     return results
 
 
-def _nested_inputs(
-    inputs: Sequence[Any],
-    outputs: Sequence[Any],
-    arguments: Arguments,
-    nodes: dict[int, int],
-    graph: Graph,
-) -> list[int]:
+def _nested_inputs(graph: Graph, arguments: Arguments, nodes: dict[int, int]) -> list[int]:
     """Nodes for the inputs of a nested model, associated as Keras does it: by name or structure."""
     model, given = arguments.layer, arguments.first
-    expected = inputs[0] if len(inputs) == 1 else model.input
+    inputs, _ = _ends(model)
+    expected = inputs[0] if isinstance(model, keras.Sequential) else model.input
     if isinstance(given, dict) and not isinstance(expected, dict):
         given = [given.get(tensor.name) for tensor in keras.tree.flatten(expected)]
     try:
-        if len(inputs) > 1 and not (isinstance(given, list) and isinstance(expected, list)):
+        if isinstance(given, dict) or isinstance(expected, dict):
             keras.tree.assert_same_structure(given, expected)
         given = keras.tree.flatten(given)
     except (TypeError, ValueError):
@@ -361,8 +367,8 @@ def _nested_inputs(
             f"it is called: it needs tensors of the network of shapes {shapes}, in the structure "
             f"of its own inputs. Received: {given}"
         )
-    for tensor in inputs:
-        if not str(tensor.dtype).startswith(("float", "bfloat")):
+    for tensor, outer in zip(inputs, given):
+        if is_float(outer.dtype) and not is_float(tensor.dtype):
             raise UnsupportedLayerError(
                 f"The nested model '{model.name}' of class {type(model).__name__} cannot be "
                 f"bounded: it rounds its input '{tensor.name}' to {tensor.dtype}. Declare its "

@@ -30,9 +30,9 @@ IDENTITIES = (
 )
 
 
-# Layers that change images at random in training; at inference they do nothing. In Keras 3 they also
-# work in `model(x)`, which says nothing of training, and not in `model.predict(x)`. A RandomCrop
-# crops at inference too, and resizes.
+# Layers that change images at random in training; at inference they do nothing. In Keras 3 they
+# also work in `model(x)`, which says nothing of training, and not in `model.predict(x)`.
+# A RandomCrop is none of them: it crops and resizes at inference too.
 AUGMENTATIONS: tuple[type, ...] = tuple(
     kind
     for name, kind in sorted(vars(layers).items())

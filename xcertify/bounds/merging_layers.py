@@ -14,6 +14,7 @@ from xcertify.bounds.graph import Emitter, UnsupportedLayerError
 from xcertify.bounds.multivariate import Largest, Product
 from xcertify.bounds.operations import Affine, Elementwise, Window
 from xcertify.bounds.registry import register
+from xcertify.bounds.windows import axes_of
 
 
 def _affine_merge(
@@ -194,7 +195,7 @@ def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
         )
     axes = layer.axes if isinstance(layer.axes, (list, tuple)) else (layer.axes, layer.axes)
     ranks = [len(emit.shape(node)) + 1 for node in (first, second)]
-    axes = [axis % rank for axis, rank in zip(axes, ranks)]
+    axes = [axes_of(layer, a, emit.shape(n))[0] for a, n in zip(axes, (first, second))]
     # Lay the contracted axis last, the free axes of the two beside each other, then sum products.
     free = [rank - 2 for rank in ranks]
 
@@ -216,10 +217,10 @@ def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
 
 @register(layers.Concatenate)
 def _concatenation(layer: Any, emit: Emitter, *nodes: int) -> int:
-    axis = layer.axis - 1 if layer.axis > 0 else layer.axis + len(emit.shape(nodes[0]))
+    (axis,) = axes_of(layer, layer.axis, emit.shape(nodes[0]))
     joined = Affine(
-        lambda *inputs: ops.concatenate(inputs, layer.axis),
+        lambda *inputs: ops.concatenate(inputs, axis),
         nb_inputs=len(nodes),
-        window=Window(mixed=axis),
+        window=Window(mixed=axis - 1),
     )
     return emit(joined, *nodes)

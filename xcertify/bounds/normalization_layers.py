@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers, ops
 
-from xcertify.bounds.graph import Emitter
+from xcertify.bounds.graph import Emitter, UnsupportedLayerError
 from xcertify.bounds.multivariate import Standardization
 from xcertify.bounds.operations import IN_FLOAT32, Affine, Window
 from xcertify.bounds.registry import register
+from xcertify.bounds.windows import axes_of
 
 
 def _scale_and_shift(
@@ -41,7 +43,8 @@ def _scale_and_shift(
 
 @register(layers.BatchNormalization)
 def _batch_normalization(layer: Any, emit: Emitter, node: int) -> int:
-    shape = _along(layer.axis, len(emit.shape(node)))
+    (axis,) = axes_of(layer, layer.axis, emit.shape(node))
+    shape = [-1 if number == axis else 1 for number in range(1, len(emit.shape(node)) + 1)]
 
     def scale() -> Any:
         scale = ops.rsqrt(ops.cast(layer.moving_variance, "float64") + layer.epsilon)
@@ -61,8 +64,12 @@ def _batch_normalization(layer: Any, emit: Emitter, node: int) -> int:
 
 @register(layers.Normalization)
 def _normalization(layer: Any, emit: Emitter, node: int) -> int:
+    if layer.axis:
+        axes_of(layer, layer.axis, emit.shape(node))
+    least = keras.config.epsilon()
+
     def deviation() -> Any:
-        return ops.maximum(ops.sqrt(ops.cast(layer.variance, "float64")), 1e-7)
+        return ops.maximum(ops.sqrt(ops.cast(layer.variance, "float64")), least)
 
     def mean() -> Any:
         return ops.cast(layer.mean, "float64")
@@ -77,7 +84,20 @@ def _normalization(layer: Any, emit: Emitter, node: int) -> int:
 
 @register(layers.Rescaling)
 def _rescaling(layer: Any, emit: Emitter, node: int) -> int:
-    scale, offset = (np.asarray(v, "float64") for v in (layer.scale, layer.offset))
+    rank = len(emit.shape(node)) + 1
+    scale, offset = np.asarray(layer.scale, "float64"), np.asarray(layer.offset, "float64")
+    if scale.ndim and keras.config.image_data_format() == "channels_first":
+        scale = scale.reshape(*scale.shape, *[1] * (3 - scale.ndim))  # Keras moves the scale alone
+    scale, offset = (
+        values.reshape(values.shape[1:]) if values.ndim == rank and len(values) == 1 else values
+        for values in (scale, offset)
+    )
+    if np.broadcast_shapes(emit.shape(node), scale.shape, offset.shape) != emit.shape(node):
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class Rescaling cannot be bounded with a scale or offset "
+            f"that enlarges its input of shape {emit.shape(node)}, or has values along the batch "
+            f"axis. Received: scale of shape {scale.shape}, offset of shape {offset.shape}"
+        )
     return _scale_and_shift(
         emit, node, lambda: scale, lambda: offset, weight_error=IN_FLOAT32, learned=False
     )
@@ -86,19 +106,22 @@ def _rescaling(layer: Any, emit: Emitter, node: int) -> int:
 @register(layers.LayerNormalization)
 def _layer_normalization(layer: Any, emit: Emitter, node: int) -> int:
     rank = len(emit.shape(node))
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    axes = tuple(sorted(axis % (rank + 1) for axis in axes))
+    axes = axes_of(layer, layer.axis, emit.shape(node))
+    if getattr(layer, "rms_scaling", False):
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class LayerNormalization cannot be bounded with "
+            f"rms_scaling=True, which divides by the deviation and keeps the mean."
+        )
     shape = tuple(emit.shape(node)[a - 1] if a in axes else 1 for a in range(1, rank + 1))
     nb_entries = math.prod(shape)
-    if not getattr(layer, "rms_scaling", False):
-        centering = Affine(
-            lambda inputs, own, mean: own * inputs + mean * ops.sum(inputs, axes, keepdims=True),
-            weights=lambda: (np.float64(1), np.float64(-1 / nb_entries)),
-            nb_terms=nb_entries + 2,
-            nb_terms_back=nb_entries + 2,
-            weight_error=2,
-        )
-        node = emit(centering, node)
+    centering = Affine(
+        lambda inputs, own, mean: own * inputs + mean * ops.sum(inputs, axes, keepdims=True),
+        weights=lambda: (np.float64(1), np.float64(-1 / nb_entries)),
+        nb_terms=nb_entries + 2,
+        nb_terms_back=nb_entries + 2,
+        weight_error=2,
+    )
+    node = emit(centering, node)
     node = emit(Standardization(axes, layer.epsilon, nb_entries), node)
     if layer.gamma is None and layer.beta is None:
         return node
@@ -109,10 +132,3 @@ def _layer_normalization(layer: Any, emit: Emitter, node: int) -> int:
         lambda: scale if scale is not None else ops.reshape(layer.gamma, shape),
         None if layer.beta is None else lambda: ops.reshape(layer.beta, shape),
     )
-
-
-def _along(axis: int, rank: int) -> list[int]:
-    """Shape that lays a vector along an axis (batch axis counted) of an unbatched tensor."""
-    shape = [1] * rank
-    shape[axis - 1 if axis > 0 else axis] = -1
-    return shape

@@ -48,6 +48,35 @@ ACTIVATIONS: dict[Callable, Activation | None] = {
     keras.activations.mish: activations.MISH,
 }
 
+# The same functions in other places, by the one of `keras.activations`.
+_SAME: dict[Callable, Callable] = {
+    **{
+        getattr(ops, name): getattr(keras.activations, name)
+        for name in (
+            *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "silu", "sigmoid", "tanh"),
+            *("hard_sigmoid", "hard_silu", "hard_tanh", "log_sigmoid", "softplus", "softsign"),
+            "softmax",
+        )
+    },
+    ops.exp: keras.activations.exponential,
+    **{function: getattr(keras.activations, n) for function, n in backend.ACTIVATIONS.items()},
+}
+# Functions of `keras.ops` that are no activations of Keras, with their own defaults.
+_OTHERS: dict[Callable, Activation] = {
+    ops.gelu: activations.GELU_TANH,
+    ops.square: activations.SQUARE,
+    ops.abs: activations.ABSOLUTE,
+    ops.absolute: activations.ABSOLUTE,
+}
+
+
+def keras_activation(function: Any) -> Any:
+    """The function of `keras.activations` that a function of `keras.ops` or TensorFlow is.
+
+    Any other object is returned as it is.
+    """
+    return _SAME.get(function, function) if callable(function) else function
+
 
 def register(
     *layer_classes: type, inputs: Sequence[str] = (), settings: Sequence[str] = ()
@@ -226,13 +255,17 @@ def activate(layer: Any, function: Any, emit: Emitter, node: int) -> int:
     """Emit an activation given as a function or as a layer."""
     if isinstance(function, layers.Layer):
         return find_rule(function)(function, emit, node)
+    function = keras_activation(function)
     if function is keras.activations.softmax:
         return emit(Softmax(), node)
-    if function not in ACTIVATIONS:
+    known = {**_OTHERS, **ACTIVATIONS}
+    if function not in known:
+        own = getattr(function, "__module__", None)
         raise UnsupportedLayerError(
-            f"The activation '{getattr(function, '__name__', function)}' of the layer "
-            f"'{layer.name}' of class {type(layer).__name__} cannot be bounded. Supported "
-            f"activations: {', '.join(supported_activations())}."
+            f"The activation '{getattr(function, '__name__', function)}' of {own} in the layer "
+            f"'{layer.name}' of class {type(layer).__name__} cannot be bounded. Supported, from "
+            f"keras.activations, and the same functions of keras.ops and tf.nn: "
+            f"{', '.join(supported_activations())}."
         )
-    activation = ACTIVATIONS[function]
+    activation = known[function]
     return node if activation is None else emit(Elementwise(activation), node)

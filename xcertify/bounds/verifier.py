@@ -234,6 +234,11 @@ class Verifier(Settings):
             raise ValueError(
                 f"layer must be one of {', '.join(self._graph.layers)}. Received: {layer!r}"
             )
+        if layer in self._graph.ambiguous:
+            raise ValueError(
+                f"layer must name one tensor: a layer of one output that is called once. "
+                f"Received: {layer!r}, which {self._graph.ambiguous[layer]}"
+            )
         self._check(region, None, constants)
         node = self._graph.layers[layer]
         shape = self._graph.nodes[node].shape
@@ -666,7 +671,7 @@ class Verifier(Settings):
     def _bound_entries(
         self, node: int, rows: AskedRows, norm: float, tensors: tuple
     ) -> tuple[Any, Any]:
-        """Bounds of all entries of a tensor, by as few rows as its windows allow; (N, 1, *shape)."""
+        """Bounds of all entries of a tensor, (N, 1, *shape), by as few rows as windows allow."""
         bounds = self._bounds(node, norm, tensors, optimize=self.method == "alpha-crown")
         if self.method != "ibp":
             bounds.refine(node, ops.ones(ops.shape(bounds.enclosures[node].lower), "bool"))

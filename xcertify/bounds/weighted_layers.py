@@ -9,6 +9,7 @@ from typing import Any
 from keras import layers, ops
 
 from xcertify.bounds import backend
+from xcertify.bounds.arguments import refuse_mixing
 from xcertify.bounds.graph import Emitter, UnsupportedLayerError
 from xcertify.bounds.operations import Affine, Window
 from xcertify.bounds.registry import activate, register
@@ -124,6 +125,7 @@ class _LargeMatmul(Affine):
 def _einsum_dense(layer: Any, emit: Emitter, node: int) -> int:
     if getattr(layer, "quantization_mode", None) is not None:
         raise UnsupportedLayerError(f"The layer '{layer.name}' of class EinsumDense is quantized.")
+    refuse_mixing(layer, lambda x: ops.einsum(layer.equation, x, layer.kernel), [emit.shape(node)])
     size, kernel_size = math.prod(emit.shape(node)), math.prod(layer.kernel.shape)
     operation = Affine(
         lambda inputs, kernel: ops.einsum(layer.equation, inputs, kernel),

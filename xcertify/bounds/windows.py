@@ -9,6 +9,7 @@ from typing import Any
 
 from keras import ops
 
+from xcertify.bounds.arguments import UnsupportedLayerError
 from xcertify.bounds.operations import Window
 
 
@@ -21,6 +22,25 @@ def spatial_axes(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 def channel_axis(layer: Any, shape: tuple[int, ...]) -> int:
     """Axis of the channels, batch axis counted."""
     return 1 if getattr(layer, "data_format", None) == "channels_first" else len(shape)
+
+
+def axes_of(layer: Any, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Axes that a layer names, batch axis counted, as numbers from 1 on in ascending order.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        If one of them is the batch axis.
+    """
+    named = axes if isinstance(axes, (list, tuple)) else [axes]
+    found = tuple(sorted({axis % (len(shape) + 1) for axis in named}))
+    if 0 in found:
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded: it mixes "
+            f"samples, since it works along the batch axis. Name axes from 1 on. "
+            f"Received: axis={axes}"
+        )
+    return found
 
 
 def window_of(
