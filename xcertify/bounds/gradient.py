@@ -26,6 +26,7 @@ from keras import ops
 
 from xcertify.bounds import backend, interval, linear, relaxations
 from xcertify.bounds.activations import SIGMOID
+from xcertify.bounds.budget import Budget
 from xcertify.bounds.graph import Graph, Node, UnsupportedLayerError
 from xcertify.bounds.multivariate import InverseRoot, Largest, Product, Softmax, Standardization
 from xcertify.bounds.operations import (
@@ -500,10 +501,12 @@ def enclose_gradient(
     norm: float,
     options: Options,
     method: str,
-    budget: int,
+    budget: Budget,
     weight_radii: Sequence[Any] = (),
-) -> Enclosure:
-    """All gradients by the input over regions, (N * S, *input).
+) -> tuple[Enclosure, Any]:
+    """All gradients by the input over regions, (N * S, *input), and which are known, (N * S,) bool.
+
+    Of a gradient that is not finite at the center itself nothing is known.
 
     Parameters
     ----------
@@ -520,7 +523,7 @@ def enclose_gradient(
     method
         One of `GRADIENT_METHODS`.
     budget
-        Bytes that the coefficients of one backward pass may take.
+        Says how many rows go back at once.
     weight_radii
         Of weights and, if they have their own, of biases, (N,) each; see `weights.varied`.
     """
@@ -553,7 +556,7 @@ def enclose_gradient(
     if method.endswith("interval"):
         backward = varied(graph.intervals, *weight_radii)
         interval.propagate(backward, known, options, [graph.output])
-        return known[graph.output]
+        return known[graph.output], interval.finite(known)
     backward = varied(graph.graph, *weight_radii)
     bounds = linear.BackwardBounds(
         backward,
@@ -569,4 +572,4 @@ def enclose_gradient(
     if bounds.curved[graph.output]:
         widths = bounds.enclosures[graph.output]
         bounds.refine(graph.output, widths.upper > widths.lower)
-    return bounds.enclosures[graph.output]
+    return bounds.enclosures[graph.output], interval.finite(bounds.enclosures)

@@ -12,6 +12,7 @@ from keras import ops
 
 from xcertify.bounds.graph import Graph
 from xcertify.bounds.operations import Enclosure, Options
+from xcertify.bounds.rounding import as_lower, as_upper
 
 Enclosures = dict[int, Enclosure]
 
@@ -60,9 +61,9 @@ def step(graph: Graph, index: int, enclosures: Enclosures, options: Options) -> 
     def bound(inputs: Sequence[Enclosure], reference: Any) -> tuple[Any, Any]:
         return node.operation.interval(inputs, reference, options)[1:]
 
-    sides = node.operation.in_parts(bound, inputs, reference)
-    new = Enclosure(reference, *sides)
-    enclosures[index] = new if known is None else intersect(known, *sides)
+    lower, upper = node.operation.in_parts(bound, inputs, reference)
+    new = Enclosure(reference, as_lower(lower), as_upper(upper))
+    enclosures[index] = new if known is None else intersect(known, new.lower, new.upper)
 
 
 def intersect(enclosure: Enclosure, lower: object, upper: object) -> Enclosure:
@@ -72,6 +73,15 @@ def intersect(enclosure: Enclosure, lower: object, upper: object) -> Enclosure:
         ops.maximum(enclosure.lower, lower),
         ops.minimum(enclosure.upper, upper),
     )
+
+
+def finite(enclosures: Enclosures) -> Any:
+    """For which samples all reference values are finite, (N,) bool: of others nothing is known."""
+    found = True
+    for enclosure in filter(None, enclosures.values()):
+        axes = tuple(range(1, len(enclosure.reference.shape)))
+        found = ops.logical_and(found, ops.all(ops.isfinite(enclosure.reference), axis=axes))
+    return found
 
 
 def ancestors(graph: Graph, targets: Iterable[int]) -> list[int]:

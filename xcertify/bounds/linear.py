@@ -21,15 +21,14 @@ from typing import Any
 from keras import ops
 
 from xcertify.bounds import backend, interval
+from xcertify.bounds.budget import Budget
 from xcertify.bounds.graph import Graph
 from xcertify.bounds.interval import Enclosures
 from xcertify.bounds.operations import Elementwise, Enclosure, Options, Relaxed, per_row
-from xcertify.bounds.rounding import gamma, round_down, round_up
+from xcertify.bounds.rounding import as_lower, as_upper, gamma, round_down, round_up
 from xcertify.bounds.rows import BLOCK, Sums, choose_rows
 
 Mixtures = dict[int, Any]
-
-_TENSORS_HELD = 8  # tensors of the size of the coefficients that one step back keeps alive
 
 
 class BackwardBounds:
@@ -58,7 +57,7 @@ class BackwardBounds:
         Whether nonlinear operations get linear bounds; without, rows go back through affine
         operations only ("ibp").
     budget
-        Bytes that the coefficients of one backward pass may take.
+        Says how many rows go back at once.
     optimizer
         Number of steps and learning rate with which the mixture of two relaxations is optimised for
         every row; None: the first relaxations are used.
@@ -74,7 +73,7 @@ class BackwardBounds:
         targets: Iterable[int],
         refine: bool | Container[int],
         relax: bool,
-        budget: int,
+        budget: Budget,
         optimizer: tuple[int, float] | None = None,
     ) -> None:
         self.graph, self.options, self.budget = graph, options, budget
@@ -102,18 +101,23 @@ class BackwardBounds:
         """Largest deviations of rows (N, S, *shape of the node) from their references; float64.
 
         Those of the rows and, behind them, of their negatives, (N, 2 S); with the `sums` of shared
-        rows a value for each window. `mixtures` give for nodes with two relaxations the share of
-        the second, (N, 2 S, *shape) in [0, 1].
+        rows a value for each window. Infinite where numbers overflow. `mixtures` give for nodes
+        with two relaxations the share of the second, (N, 2 S, *shape) in [0, 1].
         """
         sums = sums or Sums()
         ends, bound = self.pull_back(start, rows, sums, mixtures=mixtures)
         if 0 in ends:
-            return bound + self._concretize(ends[0], sums)
+            return as_upper(bound + self._concretize(ends[0], sums))
         # The rows do not depend on what is perturbed.
         nothing = [sums(index, ops.zeros_like(end)) for index, end in ends.items()]
-        return reduce(ops.add, nothing, bound)
+        return as_upper(reduce(ops.add, nothing, bound))
 
-    def optimized_upper_bounds(self, start: int, rows: Any, sums: Sums) -> Any:
+    def best_upper_bounds(self, start: int, rows: Any, sums: Sums | None = None) -> Any:
+        """`optimized_upper_bounds` where there is something to optimise, else `upper_bounds`."""
+        optimize = self.optimizer and self._optimized_nodes(start)
+        return (self.optimized_upper_bounds if optimize else self.upper_bounds)(start, rows, sums)
+
+    def optimized_upper_bounds(self, start: int, rows: Any, sums: Sums | None = None) -> Any:
         """`upper_bounds` with the mixture of relaxations optimised for every row (alpha-CROWN).
 
         Projected Adam from the first relaxations on; the best bound of all steps is returned, so
@@ -144,7 +148,7 @@ class BackwardBounds:
         for index, coefficients in ends.items():
             sides = self._inflated(self.enclosures[index])
             bound += sums(index, largest_terms(coefficients, *sides))
-        return bound
+        return as_upper(bound)
 
     def tighten(
         self,
@@ -158,18 +162,20 @@ class BackwardBounds:
         ``rows(first, last)`` gives the coefficients of some rows, the columns that they bound, and
         how their terms are summed.
         """
-        nodes = self._optimized_nodes(start) if self.optimizer else []
-        bound_rows = self.optimized_upper_bounds if nodes else self.upper_bounds
 
         def body(first: Any, last: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
             seeds, places, sums = rows(first, last)
-            bound = bound_rows(start, seeds, sums)
-            # An overflow on the way leaves nothing proved.
-            above, below = halves(ops.where(ops.isnan(bound), math.inf, bound))
+            above, below = halves(self.best_upper_bounds(start, seeds, sums))
             return backend.tighten(lower, upper, places, -below, above)
 
-        chunk = self._chunk(ops.shape(sides[0])[0], nodes)
+        chunk = self.nb_rows_at_once(start)
         return tuple(backend.loop_over_chunks(body, nb_rows, chunk, list(sides)))
+
+    def nb_rows_at_once(self, start: int) -> Any:
+        """Rows of a node that go back together within the budget, a tensor."""
+        nb_samples = ops.shape(self.enclosures[0].reference)[0]
+        optimized = self._optimized_nodes(start) if self.optimizer else []
+        return self.budget.nb_rows(self.graph, nb_samples, optimized)
 
     def pull_back(
         self,
@@ -220,7 +226,7 @@ class BackwardBounds:
         norm; the region lies in both.
         """
         region = self.enclosures[0]
-        bound = sums(0, largest_terms(coefficients, *self._inflated(region)))
+        bound = as_upper(sums(0, largest_terms(coefficients, *self._inflated(region))))
         if math.isinf(self.norm):
             return bound
         # A feature that cannot grow (fall) does not use a positive (negative) coefficient.
@@ -366,17 +372,6 @@ class BackwardBounds:
         nb_terms = min(math.prod(size.shape[1:]), BLOCK) + 8 + self._most_uses
         return gamma(nb_terms, self.options.dtype) * size
 
-    def _chunk(self, nb_samples: Any, optimized: Sequence[int]) -> Any:
-        """Rows of one backward pass that keep its coefficients within the budget.
-
-        What is optimised is held whole, and so is what its gradients are computed from.
-        """
-        sizes = [math.prod(node.shape) for node in self.graph.nodes]
-        nb_entries = max(sizes) + 2 * sum(sizes[index] for index in optimized)
-        itemsize = 4 if self.options.dtype == "float32" else 8
-        per_row = 2 * _TENSORS_HELD * nb_entries * itemsize
-        return ops.maximum(ops.cast(self.budget / per_row, "int32") // nb_samples, 1)
-
 
 def largest_terms(coefficients: Any, lower: Any, upper: Any) -> Any:
     """``max(a * lower, a * upper)`` of (N, S, *shape) and (N, *shape) or (N, S, *shape)."""
@@ -395,13 +390,13 @@ def _with_negative(rows: Any) -> Any:
 
 
 def _widened(relaxed: Relaxed, error: Any) -> Relaxed:
-    if error is None:
-        return relaxed
     lower, upper = relaxed.lower, relaxed.upper
-    return relaxed._replace(
-        lower=-error if lower is None else lower - error,
-        upper=error if upper is None else upper + error,
-    )
+    if error is not None:
+        lower = -error if lower is None else lower - error
+        upper = error if upper is None else upper + error
+    if lower is not None:
+        lower, upper = as_lower(lower), as_upper(upper)
+    return relaxed._replace(lower=lower, upper=upper)
 
 
 def _mixed(relaxed: Relaxed, share: Any) -> Relaxed:
@@ -424,4 +419,4 @@ def narrow(
     """An enclosure with tighter float64 deviations (N, D), rounded outward to the working type."""
     lower = round_down(ops.reshape(lower, (-1, *shape)), options.dtype)
     upper = round_up(ops.reshape(upper, (-1, *shape)), options.dtype)
-    return interval.intersect(enclosure, lower, upper)
+    return interval.intersect(enclosure, as_lower(lower), as_upper(upper))
