@@ -419,7 +419,7 @@ def channels_first_mixed_axes_twin(model: keras.Model) -> keras.Model:
     inputs = keras.Input((2, 6, 6))
     x = L.Conv2D(3, 3, activation="relu")(L.Permute((2, 3, 1))(inputs))
     y = L.Permute((1, 3, 2))(L.Dense(4, "relu")(L.Permute((1, 3, 2))(x)))
-    x = L.Conv2D(3, 2, activation="relu")(L.Concatenate()([x, y]))
+    x = L.Conv2D(4, 2, activation="relu")(L.Concatenate()([x, y]))
     copy = keras.Model(inputs, L.Dense(2)(L.GlobalMaxPooling2D()(x)))
     copy.set_weights(model.get_weights())
     return copy
@@ -446,7 +446,7 @@ def channels_first_mixed_axes() -> keras.Model:
     x = L.Conv2D(3, 3, data_format="channels_first", activation="relu")(inputs)
     y = L.Dense(4, "relu")(x)  # mixes locations, not channels
     x = L.Concatenate(axis=1)([x, y])
-    x = L.Conv2D(3, 2, data_format="channels_first", activation="relu")(x)
+    x = L.Conv2D(4, 2, data_format="channels_first", activation="relu")(x)
     x = L.GlobalMaxPooling2D(data_format="channels_first", keepdims=True)(x)
     return functional(inputs, L.Dense(2)(L.Flatten(data_format="channels_first")(x)))
 

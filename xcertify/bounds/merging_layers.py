@@ -60,8 +60,58 @@ def _broadcast(emit: Emitter, nodes: Sequence[int]) -> list[int]:
     return [node if emit.shape(node) == shape else spread(node) for node in nodes]
 
 
+def check_addition(layer: str, first: Sequence[int], second: Sequence[int], fixed: bool) -> None:
+    """Refuse a sum that `keras.ops.add` takes for the addition of a bias along another axis.
+
+    With TensorFlow it does so where the second of its arguments has a single axis longer than 1, of
+    the length of the first's last axis, or else of its second.
+
+    Parameters
+    ----------
+    layer
+        Name, for the message.
+    first, second
+        Shapes without batch axis.
+    fixed
+        Whether the second is the same for all samples, with a batch axis of length 1.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        Where such a sum, for some size of batches, is not the sum.
+    """
+    ranks = len(first), len(second)
+    first, second = (
+        (1,) * (ranks[1] - ranks[0]) + tuple(first),
+        (1,) * (ranks[0] - ranks[1]) + tuple(second),
+    )
+    long = [axis for axis, size in enumerate(second) if size > 1]
+    if not first or len(long) > 1:
+        return
+    if long:
+        along = [axis for axis in (len(first) - 1, 0) if first[axis] == second[long[0]]]
+        wrong = bool(along) and along[0] != long[0]
+    else:  # a batch of that many samples
+        wrong = not fixed and max(first[0], first[-1]) > 1
+    if wrong:
+        raise UnsupportedLayerError(
+            f"The layer '{layer}' cannot be bounded: keras.ops.add takes what it adds, of shape "
+            f"{second}, for a bias along another axis of what it adds it to, of shape {first}, "
+            f"for batches of some size. Put the smaller one first, or give it the full shape by "
+            f"keras.ops.repeat; for the bias of a layer choose another data format or size."
+        )
+
+
+def _check_additions(emit: Emitter, nodes: Sequence[int]) -> None:
+    shape = emit.shape(nodes[0])
+    for node in nodes[1:]:
+        check_addition(emit.layer, shape, emit.shape(node), emit.value(node) is not None)
+        shape = np.broadcast_shapes(shape, emit.shape(node))
+
+
 def sum_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Sum of nodes."""
+    _check_additions(emit, nodes)
     return _affine_merge(emit, nodes, lambda *x: sum(x[1:], x[0]), len(nodes))
 
 
@@ -162,6 +212,7 @@ def _subtract(layer: Any, emit: Emitter, *nodes: int) -> int:
 
 @register(layers.Average)
 def _average(layer: Any, emit: Emitter, *nodes: int) -> int:
+    _check_additions(emit, nodes)
     count = len(nodes)
     return _affine_merge(
         emit,

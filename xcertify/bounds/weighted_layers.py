@@ -11,6 +11,7 @@ from keras import layers, ops
 from xcertify.bounds import backend
 from xcertify.bounds.arguments import refuse_mixing
 from xcertify.bounds.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.merging_layers import check_addition
 from xcertify.bounds.operations import Affine, Window
 from xcertify.bounds.registry import activate, register
 from xcertify.bounds.windows import channel_axis, window_of
@@ -53,6 +54,8 @@ def _weighted(
         learned=True,
     )
     node = emit(operation, node)
+    if use_bias:
+        check_addition(emit.layer, emit.shape(node), _bias(layer)().shape, fixed=True)
     return activate(layer, layer.activation, emit, node) if last else node
 
 
@@ -135,7 +138,10 @@ def _einsum_dense(layer: Any, emit: Emitter, node: int) -> int:
         nb_terms_back=kernel_size,
         learned=True,
     )
-    return activate(layer, layer.activation, emit, emit(operation, node))
+    node = emit(operation, node)
+    if layer.bias is not None:
+        check_addition(emit.layer, emit.shape(node), layer.bias.shape, fixed=True)
+    return activate(layer, layer.activation, emit, node)
 
 
 @register(layers.Conv1D, layers.Conv2D, layers.Conv3D)
