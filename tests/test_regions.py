@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xcertify import attacks, attributions, metrics
-from xcertify.regions import Ball, Box, as_norm, per_sample
+from xcertify.regions import Ball, Box, as_column, as_norm
 
 CENTER = np.array([[0.1, 0.5, 0.9], [0.0, 1.0, 0.3]], dtype="float32")
 
@@ -37,14 +37,14 @@ def test_epsilon_zero_is_a_point():
     assert (ball.lower == CENTER).all() and (ball.upper == CENTER).all()
 
 
-def test_epsilon_per_sample_and_per_feature():
+def test_epsilon_as_column_and_per_feature():
     np.testing.assert_allclose(
         Ball(CENTER, [0.1, 0.2]).upper - CENTER, [[0.1] * 3, [0.2] * 3], 1e-5
     )
     np.testing.assert_allclose(
         Ball(CENTER, [[0.1, 0.2, 0.3]]).upper[0] - CENTER[0], [0.1, 0.2, 0.3], 1e-5
     )
-    square = Ball(CENTER[:, :2], per_sample([0.1, 0.2], CENTER))
+    square = Ball(CENTER[:, :2], as_column([0.1, 0.2], CENTER))
     np.testing.assert_allclose(square.upper - square.center, [[0.1, 0.1], [0.2, 0.2]], 1e-5)
     with pytest.raises(ValueError, match=r"epsilon.reshape\(-1, 1\) for one per sample"):
         Ball(CENTER[:, :2], [0.1, 0.2])
@@ -61,11 +61,11 @@ def test_what_an_array_of_radii_means_does_not_depend_on_the_batch(nb_samples):
         Ball(images, channels)
     each = 2.0 ** -np.arange(1, nb_samples + 1)
     np.testing.assert_array_equal(
-        Ball(images, per_sample(each, images)).upper - 0.5,
+        Ball(images, as_column(each, images)).upper - 0.5,
         np.broadcast_to(each.reshape(-1, 1, 1, 1), images.shape),
     )
     if nb_samples != 3:
-        whole = Ball(images, per_sample(each, images))
+        whole = Ball(images, as_column(each, images))
         np.testing.assert_array_equal(Ball(images, each).upper, whole.upper)
     rows = np.array([0.25, 0.125, 0.0625]).reshape(3, 1, 1)  # of the image, whatever N is
     expected = np.broadcast_to(rows, images.shape)

@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 from networks import sequential
 
+from xcertify.attacks import MinimalPerturbation
 from xcertify.attributions import RelEx, Saliency
 from xcertify.attributions.relex import kept_region
+from xcertify.bounds import Verifier
 from xcertify.metrics import (
     ClassRetrieval,
     FeatureRelevance,
@@ -17,6 +19,7 @@ from xcertify.metrics import (
     rank_correlation,
     top_k_overlap,
 )
+from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
 
 L = keras.layers
@@ -238,9 +241,35 @@ def test_what_nothing_or_everything_proves(model, images):
 
 def test_an_attack_that_beats_a_certificate_is_reported(model, images, monkeypatch):
     explainer = RelEx(model)
-    monkeypatch.setattr(explainer, "_attack", lambda inputs, *_: np.full(len(inputs), 1e-6))
-    with pytest.raises(RuntimeError, match="bug of xcertify"):
+
+    def wrong_bounds(region, rows):
+        return (np.full(rows.shape[:2], -1.0),) * 2
+
+    monkeypatch.setattr(explainer._verifier, "bound_rows", wrong_bounds)
+    with pytest.raises(ContradictionError, match="what the mask keeps at .* for input 0"):
         explainer.certify(images, None, np.ones_like(images))
+
+
+def test_attacks_change_what_is_kept_in_real_arithmetic(model, images, monkeypatch):
+    """The class of kept points in float64, from the weights, is another one; nothing is nearer."""
+    explainer = RelEx(model, clip=(0.1, 0.9))
+    inputs = np.clip(images, np.float32(0.2), np.float32(0.8))
+    masks = np.random.default_rng(3).random(inputs.shape, "float32")
+    found = []
+    search = MinimalPerturbation.__call__
+    keep = lambda *arguments: found.append(search(*arguments)) or found[-1]  # noqa: E731
+    monkeypatch.setattr(MinimalPerturbation, "__call__", keep)
+    certificate = explainer.certify(inputs, None, masks)
+    assert found[0].found.any()
+    points = found[0].points[..., : inputs.shape[-1]].astype(np.float64)
+    exact = Verifier(model, "ibp", dtype="float64", logits=True)
+    classes = exact.evaluate(points * masks).argmax(axis=1)
+    np.testing.assert_array_equal(classes != certificate.targets, found[0].found)
+    far = np.abs(points - inputs).reshape(len(inputs), -1).max(axis=1)
+    np.testing.assert_allclose(certificate.attacked[found[0].found], far[found[0].found])
+    # within the float32 numbers around the valid range
+    assert points.min() >= np.nextafter(np.float32(0.1), np.float32(0))
+    assert points.max() <= np.nextafter(np.float32(0.9), np.float32(1))
 
 
 @pytest.mark.parametrize("norm", [np.inf, 2, 1])

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from xcertify.metrics import RobustnessSr, robustness_sr
+from xcertify.radii import ContradictionError
 
 NORMS = [np.inf, 2, 1]
 
@@ -162,7 +163,7 @@ def test_an_attack_below_a_certificate_fails_loudly(images, maps, monkeypatch):
         return upper, np.broadcast_to(upper, rows.shape[:2])
 
     monkeypatch.setattr(metric._verifier, "bound_rows", wrong_bounds)
-    with pytest.raises(RuntimeError, match=r"sample 1 .*method='crown' proves.*bug"):
+    with pytest.raises(ContradictionError, match=r"input 1, which method='crown' certifies.*bug"):
         metric.evaluate(maps)
 
 

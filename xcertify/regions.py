@@ -287,7 +287,7 @@ class Box(Region):
         super().__init__(center, lower, upper)
 
 
-def per_sample(values: Any, inputs: np.ndarray) -> np.ndarray:
+def as_column(values: Any, inputs: np.ndarray) -> np.ndarray:
     """One value per sample, (N,), with as many axes as the inputs: radii for a `Ball` of any N."""
     return np.reshape(values, (-1, *[1] * (np.ndim(inputs) - 1)))
 
