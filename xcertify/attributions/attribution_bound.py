@@ -21,7 +21,7 @@ from xcertify.attributions.certified_gradient import CertifiedGradient
 from xcertify.attributions.gradients import GradientExplainer
 from xcertify.attributions.scores import parts
 from xcertify.bounds import activations
-from xcertify.bounds.registry import ACTIVATIONS
+from xcertify.bounds.registry import ACTIVATIONS, keras_activation
 from xcertify.bounds.relaxations import Activation
 from xcertify.certificates import DeviationCertificate
 from xcertify.checks import whole_number
@@ -576,7 +576,10 @@ class _Rates(NamedTuple):
 # --- which layers have no second derivative -----------------------------------------------------
 
 _RECTIFIERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU)
-_OPERATIONS = {"Relu": activations.RELU, "Relu6": activations.RELU6}
+_OPERATIONS = {
+    **dict.fromkeys(("Relu", "ReLU", "LeakyRelu"), activations.RELU),
+    "Relu6": activations.RELU6,
+}
 _SELECTIONS = ("MaxPooling", "GlobalMaxPooling", "Maximum", "Minimum", "Absolute")
 
 
@@ -594,7 +597,7 @@ def _functions(model: Any) -> Iterator[tuple[keras.Layer, Any]]:
 def _kinks(model: Any) -> Iterator[tuple[str, Activation | None]]:
     """Names of layers whose derivative jumps, with the facts of their activation if it does."""
     for layer, function in _functions(model):
-        facts = ACTIVATIONS.get(function) if callable(function) else None
+        facts = ACTIVATIONS.get(keras_activation(function)) if callable(function) else None
         if isinstance(layer, _RECTIFIERS):
             facts = activations.RELU
         facts = _OPERATIONS.get(type(layer).__name__, facts)
