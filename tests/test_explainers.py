@@ -143,7 +143,7 @@ def test_occlusion_by_a_loop(model, images):
 
 
 def test_masks_of_rise():
-    masks = Rise(None, nb_samples=3000, grid_size=4, preservation_probability=0.3)._random_masks
+    masks = Rise(tf.identity, nb_samples=3000, grid_size=4, preservation_probability=0.3)._random_masks
     drawn = masks((12, 10, 3))(slice(0, 3000))
     assert drawn.shape == (3000, 12, 10)
     assert drawn.min() == 0

@@ -1,5 +1,7 @@
 """What ordinary users do: the right value, or an error that names the argument and the cure."""
 
+# ruff: noqa: PLW0108 (layers have to be made anew for each model)
+
 from __future__ import annotations
 
 import keras
@@ -9,11 +11,27 @@ import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
-from xcertify.attributions import Saliency
+from xcertify.attributions import (
+    EVA,
+    CertifiedGradient,
+    GradientInput,
+    IntegratedGradients,
+    Occlusion,
+    Saliency,
+)
 from xcertify.bounds import Verifier
 from xcertify.logits import head_of, logits_of
+from xcertify.metrics import Deletion
 
-generator = np.random.default_rng(0)
+
+def normal(*size, seed=0):
+    return np.random.default_rng(seed).normal(size=size).astype("float32")
+
+
+def set_weights(model):
+    """Random weights of which no two are the same."""
+    weights = model.get_weights()
+    model.set_weights([normal(*w.shape, seed=number) for number, w in enumerate(weights, 1)])
 
 
 def gradient(function, x, labels):
@@ -85,7 +103,7 @@ HEADS = {
 def classifier(head):
     inputs = keras.Input((5,))
     model = keras.Model(inputs, head(L.Dense(8, "tanh")(inputs)))
-    model.set_weights([generator.normal(size=w.shape) for w in model.get_weights()])
+    set_weights(model)
     first, second = (w.numpy() for w in model.weights[:2]), (w.numpy() for w in model.weights[2:])
     (kernel, bias), (last, shift) = first, second
     last = last.reshape(8, -1)
@@ -95,7 +113,7 @@ def classifier(head):
 @pytest.mark.parametrize("name", HEADS)
 def test_logits_before_every_form_of_head(name):
     model, logits = classifier(HEADS[name])
-    x = generator.normal(size=(4, 5)).astype("float32")
+    x = normal(4, 5)
     expected = logits(x)
     assert head_of(model) == ("sigmoid" if "sigmoid" in name else "softmax")
     np.testing.assert_allclose(logits_of(model)(x), expected, rtol=1e-4, atol=1e-5)
@@ -121,6 +139,77 @@ NO_HEADS = {
 def test_what_is_no_head_stays(name):
     inputs = keras.Input((5,))
     model = keras.Model(inputs, NO_HEADS[name](L.Dense(8, "tanh")(inputs)))
-    x = generator.normal(size=(4, 5)).astype("float32")
+    x = normal(4, 5)
     assert head_of(model) is None
     np.testing.assert_allclose(logits_of(model)(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+# --- one output: classes by labels, weights by a column, the output itself without targets ------
+
+
+def one_output(activation=None):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(6, "tanh"), L.Dense(1, activation)])
+    set_weights(model)
+    model.layers[-1].bias.assign([0.1])
+    return model
+
+
+def test_a_regression_is_explained_with_its_sign():
+    model = one_output()
+    x = normal(8, 4)
+    f = model(x).numpy()[:, 0]
+    assert f.min() < 0 < f.max()
+    slope = gradient(model, x, np.zeros(8, int))
+    for targets in (None, np.ones((8, 1)), np.ones((8, 1), int), np.ones(8, int)):
+        np.testing.assert_allclose(
+            GradientInput(model)(x, targets), slope * x, rtol=1e-4, atol=1e-6
+        )
+    np.testing.assert_allclose(
+        GradientInput(model)(x, np.full((8, 1), -2.5)), -2.5 * slope * x, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        GradientInput(model)(x, np.zeros(8, int)), -slope * x, rtol=1e-4, atol=1e-6
+    )
+    change = f - model(np.zeros((1, 4), "float32")).numpy()[0, 0]
+    added = IntegratedGradients(model, steps=200)(x).sum(axis=1)
+    np.testing.assert_allclose(added, change, rtol=1e-2, atol=1e-3)
+    covered = [f - model(np.where(np.arange(4) == i, 0, x)).numpy()[:, 0] for i in range(4)]
+    np.testing.assert_allclose(Occlusion(model)(x), np.stack(covered, 1), rtol=1e-4, atol=1e-5)
+    certificate = CertifiedGradient(model, 0.01).certify(x)
+    assert ((certificate.lower <= slope) & (slope <= certificate.upper)).all()
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_metrics_of_one_output(activation):
+    model = one_output(activation)
+    x = normal(8, 4)
+    f = model(x).numpy()[:, 0]
+
+    def start(targets, **settings):
+        metric = Deletion(model, x, targets, steps=2, **settings)
+        return metric.detailed_evaluate(np.abs(x)).curves[:, 0]
+
+    labels = np.array([0, 1, 0, 1, 0, 1, 1, 0])
+    other = 1 - f if activation else -f
+    np.testing.assert_allclose(start(labels), np.where(labels == 1, f, other), atol=1e-6)
+    np.testing.assert_allclose(start(labels[:, None]), start(labels), atol=1e-6)
+    np.testing.assert_allclose(start(labels[:, None].astype(float)), start(labels), atol=1e-6)
+    without = np.maximum(f, 1 - f) if activation else f
+    np.testing.assert_allclose(start(None), without, atol=1e-6)
+    np.testing.assert_allclose(start(np.full((8, 1), -2.5)), -2.5 * f, atol=1e-5)
+    if not activation:
+        p = 1 / (1 + np.exp(-f))
+        expected = np.where(labels == 1, p, 1 - p)
+        np.testing.assert_allclose(start(labels, activation="sigmoid"), expected, atol=1e-6)
+        with pytest.raises(ValueError, match="activation='softmax'.*take 'sigmoid'"):
+            start(labels, activation="softmax")
+
+
+def test_sigmoid_units_without_targets_mean_the_predicted_class():
+    model = one_output("sigmoid")
+    x = normal(8, 4)
+    classes = (model(x).numpy()[:, 0] > 0.5).astype(int)
+    assert classes.any() and not classes.all()
+    for explainer in (GradientInput(model), Occlusion(model), CertifiedGradient(model)):
+        np.testing.assert_allclose(explainer(x), explainer(x, classes), rtol=1e-5, atol=1e-7)
+    assert EVA(model, 0.01).certify(x).targets.tolist() == classes.tolist()

@@ -1,4 +1,17 @@
-"""Targets: which output of the model is looked at, for every sample."""
+"""Targets: which output of the model is looked at, for every sample.
+
+A model of one output is a classifier of two classes, or a regression. Which of them it is shows in
+its targets, and without targets in its end:
+
+- Labels 0 and 1, (N,) or as a column (N, 1) as for `fit`, name classes. Class 1 is the output,
+  class 0 its negative; of a probability p (a sigmoid at the end) it is 1 - p.
+- A column (N, 1) of other numbers holds weights of the output.
+- Without targets it is the output itself that is looked at, with its sign. With a sigmoid at the end
+  it is a classifier, and the predicted class is looked at.
+
+What is about classes by nature (`EVA`, `RelEx`, `CORGI`, attacks) takes the class by the sign of the
+output where none is given.
+"""
 
 from __future__ import annotations
 
@@ -111,6 +124,62 @@ def target_classes(logits: Any, targets: Any) -> np.ndarray:
     single = ((weights > 0).sum(axis=1) == 1) & ((weights != 0).sum(axis=1) == 1)
     _refuse(~single, "targets must name one class per sample, as labels or one-hot rows", weights)
     return weights.argmax(axis=1)
+
+
+def logit_weights(logits: Any, targets: Any, is_binary: bool) -> np.ndarray:
+    """Weights of the logits whose sum is looked at, from any accepted form of targets.
+
+    Parameters
+    ----------
+    logits
+        Logits of the model on the samples, (N, K).
+    targets
+        As for `one_hot_targets`; for a single logit see the top of this file.
+    is_binary
+        Whether a single logit is known to be that of a classifier.
+
+    Returns
+    -------
+    weights
+        (N, K) float32; for a single logit -1 stands for class 0.
+
+    Raises
+    ------
+    ValueError
+        As `one_hot_targets` and `target_classes`.
+    """
+    logits = np.asarray(logits)
+    nb_samples, nb_classes = logits.shape
+    if nb_classes > 1:
+        return one_hot_targets(logits, targets, nb_samples, nb_classes)
+    if targets is None and not is_binary:
+        return np.ones((nb_samples, 1), np.float32)
+    if _are_weights(targets, nb_samples):
+        return one_hot_targets(None, np.asarray(targets, np.float32), nb_samples, 1)
+    return np.where(target_classes(logits, targets) == 1, 1, -1).astype(np.float32)[:, None]
+
+
+def output_weights(outputs: Any, targets: Any, is_probability: bool) -> np.ndarray:
+    """The same of `two_outputs`, for models of a single output, (N, 2)."""
+    logits = np.asarray(outputs) - 0.5 * is_probability
+    weights = logit_weights(logits, targets, is_probability)
+    if _are_weights(targets, len(weights)):
+        return np.concatenate([0 * weights, weights], axis=1)
+    return np.concatenate([weights < 0, weights > 0], axis=1).astype(np.float32)
+
+
+def two_outputs(outputs: Any, is_probability: bool) -> Any:
+    """Outputs (N, 2) of both classes from the single one, (N, 1), of arrays or tensors."""
+    return np.array([[-1.0, 1.0]], np.float32) * outputs + np.array(
+        [[float(is_probability), 0.0]], np.float32
+    )
+
+
+def _are_weights(targets: Any, nb_samples: int) -> bool:
+    """Whether the targets of a single output are weights and not classes."""
+    if targets is None or np.shape(targets) != (nb_samples, 1):
+        return False
+    return not np.isin(np.asarray(targets), (0, 1)).all()
 
 
 def margin_rows(classes: np.ndarray, nb_outputs: int) -> np.ndarray:

@@ -59,7 +59,8 @@ def check_explainer(
     - **inputs**: so do other types, nested lists, read-only arrays, tensors, and data sets, in
       batches or not, with targets or without.
     - **targets**: so do labels as a list, an array or a tensor, and one-hot rows. None stands for
-      the predicted class. Another class, of three or more, has another map.
+      the predicted class; of a single output, which may be that of a regression, it may stand for
+      the output. Another class, of three or more, has another map.
     - **wrong inputs**, **wrong targets**: `explain` and `certify` raise a ValueError that names the
       argument, and the explainer still works after it.
     - **batches**: inputs one at a time, or with another `batch_size`, have the same maps.
@@ -328,8 +329,13 @@ def _targets(case: _Case) -> None:
         "a tensor of one-hot rows": tf.constant(case.one_hot),
     }.items():
         case.agree(what, case.explain(case.inputs, targets))
-    expected = np.array(case.explain(case.inputs, case.predicted))
-    case.agree("targets=None, for the predicted classes,", case.explain(case.inputs), expected)
+    found = np.array(case.explain(case.inputs))
+    output = None
+    if case.model.output_shape[-1] == 1 and head_of(case.model) is None:
+        output = np.array(case.explain(case.inputs, np.ones_like(case.labels)))
+    if output is None or case.differs(found, output):
+        expected = np.array(case.explain(case.inputs, case.predicted))
+        case.agree("targets=None, for the predicted classes,", found, expected)
     # Of two classes, what speaks for one speaks as much against the other.
     others = (case.labels + 1) % case.nb_classes
     if case.nb_classes > 2 and not case.differs(case.explain(case.inputs, others), case.maps):

@@ -18,10 +18,10 @@ import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
 from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.logits import logits_of
+from xcertify.logits import head_of, logits_of
 from xcertify.regions import Region
 from xcertify.smoothing import BETAS, copy_model, softplus_copy
-from xcertify.targets import one_hot_targets
+from xcertify.targets import logit_weights
 from xcertify.tracing import traced
 
 Explanation = Callable[[Callable, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -227,7 +227,7 @@ class _Attacked:
         self.batch_size = batch_size
         self.logits = logits_of(model)
         nominal = _in_batches(self.logits, region.center, batch_size)
-        self.targets = one_hot_targets(nominal, targets, *nominal.shape)
+        self.targets = logit_weights(nominal, targets, head_of(model) == "sigmoid")
         self.classes = tf.constant(_predicted(nominal))
         self.maps = self.explain(region.center)
 
@@ -344,7 +344,7 @@ def weight_attack(
     copy = copy_model(model)
     logits = logits_of(copy)
     nominal = _in_batches(logits, inputs, batch_size)
-    targets = one_hot_targets(nominal, targets, *nominal.shape)
+    targets = logit_weights(nominal, targets, head_of(model) == "sigmoid")
     classes = _predicted(nominal)
 
     def explain(points: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

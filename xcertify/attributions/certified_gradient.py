@@ -22,7 +22,7 @@ from xcertify.certificates import GradientCertificate, RadiusCertificate, finger
 from xcertify.checks import whole_number
 from xcertify.criteria import Criterion
 from xcertify.regions import Ball, Region, as_norm
-from xcertify.targets import one_hot_targets, target_classes
+from xcertify.targets import target_classes
 
 LOSSES = ("logit", "cross-entropy")
 ATTRIBUTIONS = ("gradient", "gradient_input", "integrated_gradients", "smoothgrad")
@@ -310,9 +310,9 @@ class CertifiedGradient(GradientExplainer):
 
     def _weights(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights of the logits, (N, K) float32."""
+        if self.loss == "logit":
+            return super()._weights(inputs, targets)
         logits = self._logits(inputs)
-        if self.loss == "logit" and logits.shape[1] > 1:
-            return one_hot_targets(logits, targets, *logits.shape)
         classes = target_classes(logits, targets)
         if logits.shape[1] == 1:
             return np.where(classes == 1, 1, -1).astype(np.float32)[:, None]

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attributions.base import Explainer
-from xcertify.logits import logits_of
-from xcertify.targets import one_hot_targets, target_classes
+from xcertify.logits import head_of, logits_of
+from xcertify.targets import logit_weights
 from xcertify.tracing import traced
 
 
@@ -38,8 +38,9 @@ class LogitExplainer(Explainer):
 class ScoreExplainer(LogitExplainer):
     """An explainer of a score of each input: the sum of its targets times the logits.
 
-    With labels or one-hot targets that is the logit of a class. A single logit counts as two
-    classes: its negative is the logit of class 0.
+    With labels or one-hot targets that is the logit of a class. Of a single logit, the negative is
+    the logit of class 0; without targets it is explained itself, or, where a sigmoid stands behind
+    it, the predicted class (see `xcertify.targets`).
     """
 
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
@@ -48,9 +49,7 @@ class ScoreExplainer(LogitExplainer):
     def _weights(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights of the logits whose sum is explained, (N, K) float32."""
         logits = self._logits(inputs)
-        if logits.shape[1] == 1:
-            return np.where(target_classes(logits, targets) == 1, 1, -1).astype(np.float32)[:, None]
-        return one_hot_targets(logits, targets, *logits.shape)
+        return logit_weights(logits, targets, head_of(self.model) == "sigmoid")
 
     @abstractmethod
     def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:

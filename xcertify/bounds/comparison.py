@@ -141,7 +141,7 @@ def compare(
         starts = [_evaluate(latent, points, training=False)]
         samples = np.full(len(starts[0]), -1)
     with backend.full_precision():
-        enclosures = _enclose(graph, starts, precision, [graph.result])
+        enclosures = _enclose(graph, starts, precision, [graph.result, graph.output])
     lower, upper = _sides(enclosures[graph.result])
     given = network.in_order(called)
     ways = [{"training": False}] if network.augments else [{}, {"training": False}]

@@ -76,6 +76,16 @@ def _reshape(operation: Any, emit: Emitter, node: int) -> int:
     return emit(Reshaped(emit.arguments.evaluate), node)
 
 
+@register_operation("Cast")
+def _cast(operation: Any, emit: Emitter, node: int) -> int:
+    if operation.dtype not in ("float32", "float64"):
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class Cast can be bounded to float32 and float64, "
+            f"which round nothing. Received: dtype={operation.dtype!r}"
+        )
+    return node
+
+
 @register_operation("Transpose", "Flip", "Moveaxis", "Swapaxes", "Concatenate", "Stack")
 def _rearrangement(operation: Any, emit: Emitter, *nodes: int) -> int:
     return emit(Affine(emit.arguments.evaluate, nb_inputs=len(nodes)), *nodes)

@@ -11,8 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.logits import head_of
+from xcertify.models import as_rows, check_model, outputs_of
 from xcertify.settings import Settings
-from xcertify.targets import one_hot_targets
+from xcertify.targets import one_hot_targets, output_weights, two_outputs
 from xcertify.tracing import traced
 
 _ACTIVATIONS = {None: tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
@@ -73,11 +75,16 @@ class MetricResult:
 class Score(Settings):
     """The number that a metric watches, g(f, x, y), compiled once for batches of any size.
 
+    A model with one output is looked at as `xcertify.targets` says: the score of class 1 is the
+    output, that of class 0 its negative, or 1 - p where the output is a probability p (a Keras
+    model that ends with a sigmoid, or ``activation="sigmoid"``).
+
     Parameters
     ----------
     model
-        Keras model or TensorFlow callable, (B, *shape) -> (B, K). The score is taken of what it
-        returns, be it logits or probabilities.
+        Keras model, TensorFlow callable, or function of arrays, (B, *shape) -> (B, K); Keras models
+        are called at inference. The score is taken of what it returns, be it logits or
+        probabilities.
     operator
         g: a callable (model, inputs, targets) -> (B,), as in Xplique. None: the sum of targets
         times outputs, that is the output of the target class.
@@ -98,8 +105,7 @@ class Score(Settings):
         operator: Callable | None = None,
         activation: str | None = None,
     ) -> None:
-        if not callable(model):
-            raise ValueError(f"model must be a Keras model or a callable. Received: {model!r}")
+        check_model(model)
         if operator is not None and not callable(operator):
             raise ValueError(
                 f"operator must be None or a callable (model, inputs, targets) -> (B,). "
@@ -113,7 +119,20 @@ class Score(Settings):
 
     def outputs(self, inputs: tf.Tensor) -> tf.Tensor:
         """Outputs of the model after the activation, (B, K) float32."""
-        return _ACTIVATIONS[self.activation](tf.cast(self.model(inputs), tf.float32))
+        model = self._derive("outputs", lambda: outputs_of(self.model))
+        return _ACTIVATIONS[self.activation](tf.cast(model(inputs), tf.float32))
+
+    @property
+    def _is_probability(self) -> bool:
+        """Whether a single output is known to be the probability of class 1."""
+        if self.activation is not None:
+            return self.activation == "sigmoid"
+        return self._derive("head", lambda: head_of(self.model)) == "sigmoid"
+
+    def _rows(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Outputs (B, K); of a single output those of both classes, (B, 2)."""
+        outputs = as_rows(self.outputs(inputs))
+        return two_outputs(outputs, self._is_probability) if outputs.shape[1] == 1 else outputs
 
     def __call__(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Scores (B,) of inputs (B, *shape), float32, with targets as `self.targets` gives them."""
@@ -127,27 +146,28 @@ class Score(Settings):
 
     def _score(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         if self.operator is None:
-            return tf.reduce_sum(self.outputs(inputs) * targets, axis=1)
+            return tf.reduce_sum(self._rows(inputs) * targets, axis=1)
         scores = tf.cast(self.operator(self.outputs, inputs, targets), tf.float32)
         return tf.ensure_shape(scores, [None])
 
     def targets(self, inputs: np.ndarray, targets: Any, batch_size: int) -> np.ndarray:
-        """Targets as weights (N, K); with an operator they are its own affair and left alone."""
+        """Targets as weights of `_rows`; with an operator they are its own affair and left alone."""
         if self.operator is not None and targets is not None:
             return targets
-        first = self.outputs(tf.constant(inputs[:1]))
-        if first.shape.rank != 2:
+        first = as_rows(self.outputs(tf.constant(inputs[:1])))
+        if first.shape[1] == 1 and self.activation == "softmax":
             raise ValueError(
-                f"the model must return one row of outputs per sample, (B, K); with an "
-                f"`operator` it may return anything. Received: {tuple(first.shape)} for one sample"
+                "activation='softmax' of a model with one output is always 1; take 'sigmoid' if it "
+                "is the logit of two classes. Received: activation='softmax'"
             )
 
         def outputs() -> np.ndarray:
             starts = range(0, len(inputs), batch_size)
-            return np.concatenate(
-                [self.outputs(tf.constant(inputs[s : s + batch_size])).numpy() for s in starts]
-            )
+            parts = [self.outputs(tf.constant(inputs[s : s + batch_size])) for s in starts]
+            return np.concatenate([as_rows(part).numpy() for part in parts])
 
+        if first.shape[1] == 1:
+            return output_weights(outputs(), targets, self._is_probability)
         return one_hot_targets(outputs, targets, len(inputs), first.shape[1])
 
 
@@ -254,8 +274,7 @@ class Metric(Settings):
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        if not callable(model):
-            raise ValueError(f"model must be a Keras model or a callable. Received: {model!r}")
+        check_model(model)
         self.model, self.operator, self.activation = model, operator, activation
         self.inputs, self.targets = as_arrays(inputs, targets, input_shape_of(model))
         if self.inputs.ndim > 4:
