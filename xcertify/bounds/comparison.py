@@ -95,17 +95,19 @@ class Comparison:
     points: np.ndarray
     values: np.ndarray
 
-    def excluded(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-        """Which of the points leave bounds (N, S) of rows (S, K) or (N, S, K), (P,) bool."""
+    def excluded(
+        self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray | None
+    ) -> np.ndarray:
+        """Which of the points leave bounds (P, S) there of rows (S, K) or (N, S, K), (P,) bool."""
         values, size = self.values, np.abs(self.values)
         if rows is not None:
-            rows = np.broadcast_to(rows, (len(lower), *rows.shape[-2:]))[self.samples]
-            rows = rows.astype(np.float64)
+            if rows.ndim == 3:
+                rows = rows[self.samples]
+            rows = np.broadcast_to(rows, (len(values), *rows.shape[-2:])).astype(np.float64)
             values = np.einsum("psk,pk->ps", rows, values)
             size = np.einsum("psk,pk->ps", np.abs(rows), size)
         slack = _SLACK * size + 1e-30
-        below, above = lower[self.samples] - slack, upper[self.samples] + slack
-        return ((values < below) | (values > above)).any(axis=1)
+        return ((values < lower - slack) | (values > upper + slack)).any(axis=1)
 
 
 def compare(

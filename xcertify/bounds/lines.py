@@ -44,6 +44,19 @@ class LinearBounds:
         _, upper = _largest(self.region, self.upper_coefficients, self.upper_bias, cells)
         return -lower, upper
 
+    def at(self, samples: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values of the lines at points (P, *input) of the regions `samples` (P,), (P, S) each."""
+        steps = (points - self.region.center[samples].astype(np.float64)).reshape(len(points), -1)
+
+        def values(coefficients: np.ndarray, bias: np.ndarray) -> np.ndarray:
+            flat = coefficients[samples].reshape(*bias[samples].shape, -1).astype(np.float64)
+            return np.einsum("psd,pd->ps", flat, steps) + bias[samples]
+
+        return (
+            values(self.lower_coefficients, self.lower_bias),
+            values(self.upper_coefficients, self.upper_bias),
+        )
+
     def bounds_with_fixed(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the rows with the features of one cell at a time held at the center.
 

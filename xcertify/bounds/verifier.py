@@ -189,10 +189,13 @@ class Verifier(Settings):
             If the region does not fit the model's input or the rows do not fit its outputs.
         """
         rows = self._check(region, rows, constants)
+        compared = self._compare(region, constants)
         if self._decomon is not None:
             return self._decomon.bound_rows(region, rows)
         lower, upper = self._run(region, self._graph.output, rows, self._bound, constants)
-        self._confirm(region, rows, lower, upper)
+        if compared is not None:
+            sides = lower[compared.samples], upper[compared.samples]
+            self._confirm(compared, *sides, rows)
         return lower, upper
 
     def linear_bounds(
@@ -209,7 +212,9 @@ class Verifier(Settings):
                 "linear_bounds needs method='crown-ibp' or 'crown'. Received: method='ibp'"
             )
         rows = self._check(region, rows, constants)
-        per_pair = 2 * math.prod(self.input_shape) * self._budget.item_size
+        compared = self._compare(region, constants)
+        # Two sides, of which TensorFlow makes a copy while it puts them together.
+        per_pair = 4 * math.prod(self.input_shape) * self._budget.item_size
         slopes_below, slopes_above, below, above = self._run(
             region,
             self._graph.output,
@@ -219,7 +224,11 @@ class Verifier(Settings):
             per_pair=per_pair,
             narrow=False,
         )
-        return LinearBounds(region, slopes_below, below, slopes_above, above)
+        linear_bounds = LinearBounds(region, slopes_below, below, slopes_above, above)
+        if compared is not None:
+            sides = linear_bounds.at(compared.samples, compared.points)
+            self._confirm(compared, *sides, rows)
+        return linear_bounds
 
     def bound_layer(
         self, region: Region, layer: str, constants: Sequence[Any] = ()
@@ -240,6 +249,7 @@ class Verifier(Settings):
                 f"Received: {layer!r}, which {self._graph.ambiguous[layer]}"
             )
         self._check(region, None, constants)
+        self._compare(region, constants)
         node = self._graph.layers[layer]
         shape = self._graph.nodes[node].shape
         # Bounds of all entries, by rows that the engine chooses, come in one row.
@@ -323,6 +333,7 @@ class Verifier(Settings):
                 raise ValueError("give rows of the logits, or labels of the loss, not both")
             rows = self._label_rows(labels, len(region))
         rows = self._check(region, rows, constants)
+        self._compare(region, constants)
         radii = self._weight_radii(gamma, bias_radius, len(region))
         loss = "logits" if labels is None else "cross-entropy"
         graph = self._derive(("gradient", loss), lambda: gradient_graph(self._graph, loss))
@@ -347,8 +358,8 @@ class Verifier(Settings):
             If an output is NaN or infinite; the message names a layer whose weights are.
         """
         self._read()
+        self._compare(None, constants, inputs)
         arrays = [np.asarray(values) for values in (inputs, *constants)]
-        self._compare(None, arrays)
         function = self._compile(
             "evaluate",
             lambda *inputs: _evaluate(self._graph, inputs),
@@ -408,28 +419,36 @@ class Verifier(Settings):
         graph.output = _before_head(graph, self.logits)
         return graph
 
-    def _compare(self, region: Region | None, inputs: Sequence[np.ndarray]) -> Comparison:
-        """The graph beside the model, at the first use and after every change of the model."""
+    def _compare(
+        self, region: Region | None, constants: Sequence[Any], inputs: Any = None
+    ) -> Comparison | None:
+        """The graph beside the model, at the first use and after every change of the model.
 
-        def make() -> Comparison:
+        None where that has been done before.
+        """
+        made = []
+
+        def make() -> bool:
+            varied = region.center if region is not None else np.asarray(inputs)
+            arrays = [varied, *(np.asarray(values) for values in constants)]
             model, perturbed = self.model, 0
             if self.start_layer is None:
                 perturbed = find_tensor(model.inputs, self.perturbed, "perturbed")
             output = find_tensor(model.outputs, self.output, "output")
             network = Network(model, self.start_layer, perturbed, output)
-            return compare(network, self._graph, region, inputs)
+            made.append(compare(network, self._graph, region, arrays))
+            return True
 
-        return self._derive("comparison", make)
+        self._derive("compared", make)
+        return made[0] if made else None
 
     def _confirm(
-        self, region: Region, rows: np.ndarray | None, lower: np.ndarray, upper: np.ndarray
+        self, compared: Comparison, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray | None
     ) -> None:
-        """Refuse bounds that exclude a point of the region at which the model was compared."""
-        comparison = self._derive("comparison", lambda: None)
-        if comparison is not None and comparison.region is region:
-            excluded = comparison.excluded(lower, upper, rows)
-            if excluded.any():
-                refuse_excluding(self._graph, comparison, excluded)
+        """Refuse bounds (P, S) that exclude points of the region, at which the model is known."""
+        excluded = compared.excluded(lower, upper, rows)
+        if excluded.any():
+            refuse_excluding(self._graph, compared, excluded)
 
     @property
     def _graph(self) -> Graph:
@@ -480,7 +499,6 @@ class Verifier(Settings):
                 raise ValueError(
                     f"constants must be finite. Received: NaN or infinite values in number {number}"
                 )
-        self._compare(region, [region.center, *(np.asarray(values) for values in constants)])
         if rows is None:
             return None
         size = self.nb_outputs
@@ -564,6 +582,7 @@ class Verifier(Settings):
         nb_pairs = pairs_at_once or self._budget.nb_pairs(per_pair + form.per_pair)
         step = self._budget.nb_samples(self._graph)
         found: list[np.ndarray] = []
+        finite = True
         with backend.full_precision():
             for samples, some in parts(len(region), nb_rows, step, nb_pairs):
                 arrays = self._arrays(region[samples], [c[samples] for c in constants])
@@ -578,7 +597,8 @@ class Verifier(Settings):
                 ]
                 for number, side in enumerate(sides):
                     _round_outward(side, found[number][samples, some], up=number % 2 == 1)
-        if not all(np.isfinite(side).all() for side in found):
+                    finite = finite and np.isfinite(side).all()
+        if not finite:
             self._refuse_weights_that_are_not_finite()
         return found
 
