@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 _PLAIN = (bool, int, str, bytes, type(None), type, np.dtype)
 _CHAINS = (list, tuple, set, frozenset)
@@ -86,7 +87,10 @@ def _facts(value: Any, seen: dict[int, int]) -> Any:
     if isinstance(value, float):
         return repr(value)  # NaN is equal to itself
     if isinstance(value, keras.Variable):
-        return _Same(value), tuple(value.shape), value.dtype
+        return _Same(value)
+    if isinstance(value, tf.Variable) and value.shape.rank == 0:  # a parameter, not a weight
+        with tf.init_scope():
+            return _Same(value), repr(value.numpy())
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype, zlib.crc32(np.ascontiguousarray(value).tobytes())
     if isinstance(value, keras.DTypePolicy):
