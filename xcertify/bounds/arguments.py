@@ -135,12 +135,14 @@ def _leaf(part: Any, found: list[Any]) -> bool | None:
 
 
 def _is_default(name: str, value: Any, parameters: Any) -> bool:
-    if value is None or value is False:
-        return True
-    # Keras writes the default of `training` into the call, so that it says nothing.
-    if name not in parameters or name == "training":
-        return False
-    default = parameters[name].default
+    """Whether the call says by this argument what it says without it."""
+    if name == "training":  # Keras writes a default of its own into the call
+        return value is None or value is False
+    if all(part is None for part in keras.tree.flatten(value)):
+        value = None  # a nested model is called with one mask for each input
+    default = parameters[name].default if name in parameters else None
+    if value is None or default is None:
+        return value is default
     simple = isinstance(value, (bool, int, float, str)) and type(value) is type(default)
     return simple and value == default
 
