@@ -13,6 +13,7 @@ from xcertify.attacks import MinimalTopK
 from xcertify.attributions import CORGI, GradCAM
 from xcertify.attributions.corgi import FORMS
 from xcertify.bounds import Verifier
+from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
 
 L = keras.layers
@@ -372,6 +373,23 @@ def test_the_search_returns_the_largest_radius_that_was_proved(net):
             assert found == max([*proved, known[sample]])
         assert (radius <= np.maximum(limits, known)).all() and radius[2] == 0
         assert radius[1] > 2e-5 / 1.03 and radius[3] > 0.97 and radius[4] > 0.01 / 1.03
+
+
+def test_an_attack_inside_a_certified_radius_is_reported(net, monkeypatch):
+    """The attack looks inside what is certified, and both sides are compared."""
+    x = images(2)
+    right = CORGI(net, k=4, form="map", method="ibp").certify(x)
+    assert np.isfinite(right.attacked).all()
+    limits = {x[0].tobytes(): 0.0, x[1].tobytes(): 3 * right.attacked[1]}
+    explainer = CORGI(net, k=4, form="map", method="ibp")
+
+    def wrong_bounds(asked, region, radii, form, method, decided):
+        proved = [r < limits[one.tobytes()] for r, one in zip(radii, asked.inputs)]
+        return np.broadcast_to(np.reshape(proved, (-1, 1, 1)), decided.shape)
+
+    monkeypatch.setattr(explainer, "_larger", wrong_bounds)
+    with pytest.raises(ContradictionError, match="top 4 cells outside of the top 4 at .* input 1"):
+        explainer.certify(x)
 
 
 def test_bad_arguments(net):

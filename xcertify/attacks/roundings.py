@@ -8,6 +8,7 @@ are to be expected there (`allowance`), and in real arithmetic too, where that c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,14 +38,23 @@ def unit_roundoff(model: Any, logits: Any) -> float:
     return max([_UNITS["float32"], *(_UNITS.get(name, 0.0) for name in types)])
 
 
+def relative_allowance(nb_terms: int, unit: float = _UNITS["float32"]) -> float:
+    """``(64 + 8 sqrt(n)) u``: what roundings can be expected to cost, as a share of sizes.
+
+    A sum of n products is mostly off by no more than a few sqrt(n) u times the sum of their sizes
+    (Higham, Mary: A New Approach to Probabilistic Rounding Error Analysis, 2019); 64 stands for
+    the other layers.
+    """
+    return (64 + 8 * math.sqrt(nb_terms)) * unit
+
+
 def allowance(
     logits: tf.Tensor, gradient: tf.Tensor | None, points: tf.Tensor, unit: float
 ) -> tf.Tensor:
     """How far roundings can be expected to move a margin of the logits, (B,).
 
-    ``(64 + 8 sqrt(n)) u (max |f| + sum |g x|)`` for inputs x of n features, logits f and gradient g
-    of the margin: a sum of n products is mostly off by no more than a few sqrt(n) u times the sum
-    of their sizes, which is that of g x for a linear model; 64 stands for the other layers.
+    `relative_allowance` times ``max |f| + sum |g x|`` for inputs x of n features, logits f and
+    gradient g of the margin: that of g x is the sum of sizes in a linear model.
 
     Parameters
     ----------
@@ -57,16 +67,11 @@ def allowance(
     ------------
     Nobody knows what a callable rounds. Where the model can be read, `ClassChange` proves the
     change in real arithmetic beside it.
-
-    References
-    ----------
-    Higham, Mary: A New Approach to Probabilistic Rounding Error Analysis, 2019, for the root.
     """
     size = tf.reduce_max(abs(logits), axis=1)
     if gradient is not None:
         size += tf.cast(lengths(gradient * points, 1), size.dtype)
-    nb_features = np.prod(points.shape[1:])
-    return size * (64 + 8 * np.sqrt(nb_features)) * unit
+    return size * relative_allowance(math.prod(points.shape[1:]), unit)
 
 
 class ClassChange:

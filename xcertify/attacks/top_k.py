@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,8 @@ import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
 from xcertify.attacks.minimal import MinimalResult
-from xcertify.regions import Ball, as_norm
+from xcertify.attacks.roundings import relative_allowance
+from xcertify.regions import Ball, as_column, as_norm, valid_range
 from xcertify.settings import Settings
 
 Maps = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -31,7 +33,9 @@ class MinimalTopK(Settings):
         (points (B, *shape), data (B, D)) -> maps (B, S), of TensorFlow operations; `data` is what
         belongs to the sample of each point.
     exact
-        The same of NumPy arrays, in float64: what decides whether a point counts.
+        The same of NumPy arrays, in float64: what decides whether a point counts. A cell must have
+        left by more than what float32 can be expected to round (`xcertify.attacks.roundings`, as a
+        share of the largest cell), so that it has left in the model's own arithmetic, too.
     smooth
         `maps` of a smoothed network, climbed by "sum". None: `maps`.
     climb
@@ -111,7 +115,8 @@ class MinimalTopK(Settings):
         k2
             Among how many they have to stay.
         smallest
-            (N,) radii below which there is nothing to be found, above 0.
+            (N,) radii above 0 up to which nothing should be found, as certified ones; they are
+            tried first, and further ones from there on.
         largest
             Largest radius that is tried.
         """
@@ -130,14 +135,15 @@ class MinimalTopK(Settings):
         place = int(k2) - int(top[0].sum()) + 1
         low, high = np.array(smallest, float), np.full(len(inputs), float(largest))
         points = np.array(inputs)
-        for _ in range(self.nb_halvings):
-            radius = np.sqrt(low * high)
+        for halving in range(1 + self.nb_halvings):
+            radius = np.sqrt(low * high) if halving else low.copy()
             missing = np.arange(len(inputs))
             for ascent in self._derive("ascents", self._ascents):
                 self._data.assign(data[missing])
                 self._top.assign(top[missing])
                 self._place.assign(place)
-                region = Ball(inputs[missing], radius[missing], self.norm, self.clip)
+                radii = as_column(radius[missing], inputs)
+                region = Ball(inputs[missing], radii, self.norm, self.clip)
                 found = ascent(region, stop_above=0.0).points
                 moved = self._moved(found, data[missing], top[missing], place)
                 points[missing[moved]] = found[moved]
@@ -174,11 +180,14 @@ class MinimalTopK(Settings):
     ) -> np.ndarray:
         """The first points found to count on the segments to the given ones."""
         inside, outside = np.zeros(len(inputs)), np.ones(len(inputs))
-        steps, best = points - inputs, points
+        steps, best = points.astype(np.float64) - inputs, points
+        low, high = -np.inf, np.inf
+        if self.clip is not None:
+            low, high = valid_range(self.clip, inputs.shape, inputs.dtype)
         for _ in range(self.nb_halvings):
             middle = (inside + outside) / 2
-            share = middle.reshape(-1, *[1] * (inputs.ndim - 1))
-            tried = (inputs + share * steps).astype(inputs.dtype)
+            share = as_column(middle, inputs)
+            tried = np.clip((inputs + share * steps).astype(inputs.dtype), low, high)
             moved = self._moved(tried, data, top, place)
             best = np.where(moved.reshape(share.shape), tried, best)
             inside, outside = np.where(moved, inside, middle), np.where(moved, middle, outside)
@@ -192,14 +201,18 @@ class MinimalTopK(Settings):
         some = (slice(first, first + size) for first in range(0, len(points), size))
         maps = np.concatenate([self.exact(points[part], data[part]) for part in some])
         others = np.sort(np.where(top, -np.inf, maps), axis=1)[:, -place]
-        return others > np.where(top, maps, np.inf).min(axis=1)
+        slack = np.abs(maps).max(axis=1) * relative_allowance(points[0].size)
+        return others - np.where(top, maps, np.inf).min(axis=1) > slack
 
     def _at(self, points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Maps, which cells were the top k, and the gap, positive where one has left."""
+        """Maps, which cells were the top k, and the gap, positive where one has surely left."""
         top = tf.gather(self._top, samples)
         maps = self.maps(points, tf.gather(self._data, samples))
         others = tf.math.top_k(tf.where(top, -np.inf, maps), self._place).values[:, -1]
-        return maps, top, others - tf.reduce_min(tf.where(top, maps, np.inf), axis=1)
+        gap = others - tf.reduce_min(tf.where(top, maps, np.inf), axis=1)
+        # twice what `_moved` asks for, since these maps are rounded, too
+        slack = 2 * relative_allowance(math.prod(points.shape[1:]))
+        return maps, top, gap - slack * tf.reduce_max(abs(maps), axis=1)
 
     def _gap(self, points: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
         return self._at(points, samples)[2]

@@ -27,7 +27,8 @@ from xcertify.attributions.scores import LogitExplainer, parts
 from xcertify.bounds import Verifier
 from xcertify.certificates import TopKCertificate
 from xcertify.checks import whole_number
-from xcertify.regions import Ball, Region, as_norm
+from xcertify.radii import compare_radii
+from xcertify.regions import Ball, Region, as_column, as_norm
 from xcertify.smoothing import BETAS, softplus_copy
 from xcertify.targets import margin_rows, target_classes
 
@@ -90,9 +91,9 @@ class CORGI(LogitExplainer):
         Valid range of the inputs, (low, high), as for `Ball`: perturbed inputs are within it. None:
         anything.
     conv_layer
-        Name of the layer whose output is averaged, for models that do it by another layer than
-        `GlobalAveragePooling2D`; for Grad-CAM of any layer that all paths to the output go through,
-        by default the last convolution.
+        Name of the layer whose output is averaged, or its number in `model.layers`, for models that
+        do it by another layer than `GlobalAveragePooling2D`; for Grad-CAM of any layer that all
+        paths to the output go through, by default the last convolution.
     explanation
         "cam", the class activation map; or "grad-cam" for models with another head, the weights of
         which are mean gradients of the logit and bounded as well.
@@ -160,7 +161,7 @@ class CORGI(LogitExplainer):
         method: str = "crown",
         norm: float = np.inf,
         clip: tuple[Any, Any] | None = None,
-        conv_layer: str | None = None,
+        conv_layer: str | int | None = None,
         explanation: str = "cam",
         *,
         resize: bool = True,
@@ -209,7 +210,8 @@ class CORGI(LogitExplainer):
     def certify(self, inputs: Any, targets: Any = None) -> TopKCertificate:
         """Radii within which the top k cells are proved to stay; see the class for the guarantee.
 
-        Parameters and errors as for `explain`.
+        Parameters and errors as for `explain`; a `ContradictionError` if the attack moves a cell
+        out within a certified radius: a bug, to be reported.
         """
         inputs, targets = self._take(inputs, targets)
         classes = target_classes(self._logits(inputs), targets)
@@ -225,15 +227,21 @@ class CORGI(LogitExplainer):
         radius = self._search_top(asked)
         proved = self._search_class(inputs, classes) if self.prediction else None
         limits = "" if self.clip is None else f" within {self.clip}"
+        region = f"l{self.norm} balls{limits}"
+        attacked = None
+        if self.attack:
+            attacked = self._attacked(asked, radius)
+            what = f"one of the top {k} cells outside of the top {k2}"
+            compare_radii(radius, attacked, what=what, method=self.method, region=region)
         return TopKCertificate(
-            region=f"l{self.norm} balls{limits}",
+            region=region,
             method=self.method,
             arithmetic="real",
             form=self.form,
             k=k,
             k2=k2,
             radius=radius,
-            attacked=self._attacked(asked, radius) if self.attack else None,
+            attacked=attacked,
             prediction_radius=proved,
             gap=kept[:, 0] - kept[:, 1],
             cells=order[:, :k],
@@ -359,7 +367,7 @@ class CORGI(LogitExplainer):
         return radius
 
     def _region(self, inputs: np.ndarray, radii: np.ndarray) -> Region:
-        return Ball(inputs, radii, self.norm, self.clip)
+        return Ball(inputs, as_column(radii, inputs), self.norm, self.clip)
 
     def _larger(
         self,
