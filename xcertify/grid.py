@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from xcertify.checks import one_number, whole_numbers
 
-def grid_cells(shape: tuple[int, ...], grid_size: int | None) -> np.ndarray:
+
+def grid_cells(shape: tuple[int, ...], grid_size: int | tuple[int, int] | None) -> np.ndarray:
     """Number of the cell that each feature belongs to.
 
     Parameters
@@ -13,8 +15,8 @@ def grid_cells(shape: tuple[int, ...], grid_size: int | None) -> np.ndarray:
     shape
         Shape of one input: image (H, W, C), time series (T, W) or tabular (W,).
     grid_size
-        Images are cut into grid_size x grid_size cells (channels stay together), time series into
-        grid_size stretches of time for every variable. A side shorter than the grid is cut into
+        Images are cut into grid_size x grid_size cells (channels stay together), or for a pair into
+        so many rows and columns; time series into grid_size stretches of time for every variable. A side shorter than the grid is cut into
         single features; tabular data is not cut. None: every feature is a cell.
 
     Returns
@@ -43,13 +45,11 @@ def grid_cells(shape: tuple[int, ...], grid_size: int | None) -> np.ndarray:
     features = shape[:2]
     if grid_size is None or len(shape) == 1:
         return np.arange(int(np.prod(features))).reshape(features)
-    if isinstance(grid_size, bool) or grid_size != int(grid_size) or grid_size < 1:
-        raise ValueError(
-            f"grid_size must be a whole number of at least 1, or None for single features. "
-            f"Received: {grid_size!r}"
-        )
-    rows = _stretches(shape[0], int(grid_size))
-    columns = _stretches(shape[1], int(grid_size)) if len(shape) == 3 else np.arange(shape[1])
+    if len(shape) == 2:
+        nb_rows, nb_columns = one_number("grid_size", grid_size, "time series"), shape[1]
+    else:
+        nb_rows, nb_columns = whole_numbers("grid_size", grid_size)
+    rows, columns = _stretches(shape[0], nb_rows), _stretches(shape[1], nb_columns)
     return rows[:, None] * (columns[-1] + 1) + columns
 
 

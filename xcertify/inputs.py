@@ -81,6 +81,52 @@ def as_arrays(
     return inputs, targets
 
 
+def spread_value(
+    name: str, value: Any, shape: tuple[int, ...], *, per_sample: bool = True
+) -> np.ndarray:
+    """A value that takes the place of features, for each of them.
+
+    Parameters
+    ----------
+    name
+        Of the argument that it came as.
+    value
+        A number, or an array that broadcasts to the inputs: one value per channel or variable
+        (C,), one input (*shape) or (1, *shape), or one for each input (N, *shape).
+    shape
+        Of the inputs, (N, *shape).
+    per_sample
+        Whether there may be one for each input.
+
+    Returns
+    -------
+    values
+        (N, *shape) float32, or (*shape) without `per_sample`.
+
+    Raises
+    ------
+    ValueError
+        For another shape, and values that are no finite numbers.
+    """
+    values = np.asarray(value)
+    single = values.ndim < len(shape) or len(values) == 1
+    if values.dtype.kind in "fiub" and (per_sample or single):
+        try:
+            spread = np.broadcast_to(
+                values.astype(np.float32), shape if per_sample else (1, *shape[1:])
+            )
+        except ValueError:
+            spread = None
+        if spread is not None and np.isfinite(spread).all():
+            return spread if per_sample else spread[0]
+    each = f", or of all of them, {shape}" if per_sample else ""
+    raise ValueError(
+        f"{name} must be a number, or an array that fits the last axes of the inputs, such as "
+        f"{shape[-1:]}, or the shape of one of them, {shape[1:]}{each}, and finite. "
+        f"Received: {values.dtype} of shape {values.shape}"
+    )
+
+
 def input_shape_of(model: Any) -> tuple[int | None, ...] | None:
     """Shape of one input of a Keras model, None where it is not known.
 

@@ -117,6 +117,25 @@ def as_rows(outputs: Any) -> Any:
     return outputs[:, None] if len(shape) == 1 else outputs
 
 
+def gradient_by(tape: tf.GradientTape, value: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+    """The gradient of a value of a model by its inputs, or by what its inputs are made of.
+
+    Raises
+    ------
+    ValueError
+        Where there is none: it would be taken for zero otherwise.
+    """
+    gradient = tape.gradient(value, points)
+    if gradient is None:
+        raise ValueError(
+            "the model has no gradient by its inputs: they are integers, or what they go through "
+            "is not differentiable (an Embedding, an argmax, a function of arrays). Explain it by "
+            "masks, with Occlusion or Rise; or build a model that begins behind that and explain "
+            "what it is given, keras.Model(model.layers[1].output, model.output) for instance"
+        )
+    return tf.convert_to_tensor(gradient)
+
+
 class Run:
     """One evaluation of a Sequential or functional model at inference, on tensors.
 

@@ -21,6 +21,8 @@ from xcertify.bounds.gradient import GRADIENT_METHODS
 from xcertify.certificates import GradientCertificate, RadiusCertificate, fingerprint
 from xcertify.checks import whole_number
 from xcertify.criteria import Criterion
+from xcertify.inputs import spread_value
+from xcertify.models import gradient_by
 from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import target_classes
 
@@ -276,7 +278,7 @@ class CertifiedGradient(GradientExplainer):
         with tf.GradientTape() as tape:
             tape.watch(points)
             score = tf.reduce_sum(self._score(tf.cast(model(points), inputs.dtype), weights))
-        gradients = tf.reshape(tape.gradient(score, points), (-1, nb_variants, *shape))
+        gradients = tf.reshape(gradient_by(tape, score, points), (-1, nb_variants, *shape))
         maps = tf.reduce_mean(gradients, axis=1)
         baseline = self._baseline(tuple(shape))
         return maps if baseline is None else maps * (inputs - tf.cast(baseline, inputs.dtype))
@@ -306,7 +308,7 @@ class CertifiedGradient(GradientExplainer):
         if self.attribution in ("gradient", "smoothgrad"):
             return None
         value = 0.0 if self.attribution == "gradient_input" else self.baseline_value
-        return np.broadcast_to(np.float32(value), shape)
+        return spread_value("baseline_value", value, (1, *shape), per_sample=False)
 
     def _weights(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights of the logits, (N, K) float32."""

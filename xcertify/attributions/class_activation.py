@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from xcertify.attributions.grad_cam import last_convolution
+from xcertify.attributions.grad_cam import layer_name
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.bounds.graph import layer_input, layer_output
 from xcertify.logits import logits_beside
+from xcertify.models import gradient_by
 from xcertify.regions import Ball, Box, Region
 
 
@@ -56,8 +57,13 @@ class WeightedChannels:
         self.body = keras.Model(model.inputs[0], channels, name=f"{name}_channels")
         images = keras.Input(model.inputs[0].shape[1:], name=f"{name}_images")
         weights = keras.Input(self.shape, name=f"{name}_weights")
-        weighted = layers.Multiply(name=f"{name}_weighted")([self.body(images), weights])
-        total = layers.Dense(1, use_bias=False, kernel_initializer="ones", name=f"{name}_maps")
+        # In a type of their own, whatever the global one and that of the model are.
+        dtype = "float64" if channels.dtype == "float64" else "float32"
+        weighted = layers.Multiply(name=f"{name}_weighted", dtype=dtype)
+        weighted = weighted([self.body(images), weights])
+        total = layers.Dense(
+            1, use_bias=False, kernel_initializer="ones", name=f"{name}_maps", dtype=dtype
+        )
         self.output_layer = total.name
         self.model = keras.Model([images, weights], total(weighted), name=name)
 
@@ -112,8 +118,8 @@ class ClassActivation(WeightedChannels):
     model
         Built Keras model of images with channels last.
     conv_layer
-        Name of the layer whose output is averaged. None: what the last `GlobalAveragePooling2D`
-        is given.
+        Name of the layer whose output is averaged, or its number in `model.layers`. None: what the
+        last `GlobalAveragePooling2D` is given.
 
     Raises
     ------
@@ -121,14 +127,15 @@ class ClassActivation(WeightedChannels):
         If the model has no such channels, or its logits are no affine function of their mean.
     """
 
-    def __init__(self, model: keras.Model, conv_layer: str | None = None) -> None:
-        pool = _last_pooling(model) if conv_layer is None else None
-        channels = layer_output(model, conv_layer) if pool is None else layer_input(model, pool)
+    def __init__(self, model: keras.Model, conv_layer: str | int | None = None) -> None:
+        start = _last_pooling(model) if conv_layer is None else _own_layer(model, conv_layer)
+        pooled = conv_layer is None
+        channels = layer_input(model, start) if pooled else layer_output(model, start)
         super().__init__(model, channels)
-        self._pooled = pool is not None
-        self._head = _affine_head(model, pool or conv_layer)
+        self._pooled = pooled
+        self._head = _affine_head(model, start)
         if not self._pooled:
-            self._check_mean(conv_layer)
+            self._check_mean(start)
 
     def asked(self, classes: np.ndarray) -> np.ndarray:
         """Weights of the channels for the class of each sample, (N, K) float32.
@@ -186,8 +193,8 @@ class GradientActivation(WeightedChannels):
     model
         Built Keras model of images with channels last.
     conv_layer
-        Name of the layer that gives the channels; all paths to the logits must go through it. None:
-        the last convolution.
+        Name of the layer that gives the channels, or its number in `model.layers`; all paths to the
+        logits must go through it. None: the last convolution.
 
     Raises
     ------
@@ -199,8 +206,8 @@ class GradientActivation(WeightedChannels):
 
     constant = False
 
-    def __init__(self, model: keras.Model, conv_layer: str | None = None) -> None:
-        self._start = conv_layer or last_convolution(model)
+    def __init__(self, model: keras.Model, conv_layer: str | int | None = None) -> None:
+        self._start = _own_layer(model, conv_layer)
         self._source = model
         channels = layer_output(model, self._start)
         super().__init__(model, channels)
@@ -238,7 +245,9 @@ class GradientActivation(WeightedChannels):
             tape.watch(inputs)
             channels, logits = self._evaluate(inputs)
             score = tf.reduce_sum(tf.cast(logits, tf.float32) * asked)
-        weights = tf.reduce_mean(tape.gradient(score, channels), axis=(1, 2), keepdims=True)
+        gradient = tf.cast(gradient_by(tape, score, channels), tf.float32)
+        channels = tf.cast(channels, tf.float32)
+        weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
         return tf.reshape(tf.reduce_sum(weights * channels, axis=-1), [-1, self.nb_cells])
 
     def _exact_weights(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -262,7 +271,19 @@ class GradientActivation(WeightedChannels):
         return self._bodies[key]
 
 
+def _own_layer(model: keras.Model, conv_layer: str | int | None) -> str:
+    """Name of a layer as `layer_name` gives it, not of a nested model's."""
+    name = layer_name(model, conv_layer)
+    if "/" in name:
+        raise ValueError(
+            f"conv_layer must be a layer of the model itself, not of a nested one: build a model of "
+            f"the layers of both. Received: {name!r}"
+        )
+    return name
+
+
 def _last_pooling(model: keras.Model) -> str:
+    layer_name(model, 0)  # refuses models whose layers are not known
     names = [x.name for x in model.layers if isinstance(x, layers.GlobalAveragePooling2D)]
     if not names:
         raise ValueError(

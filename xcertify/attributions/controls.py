@@ -52,7 +52,7 @@ class MarginGradientRange(GradientExplainer):
 
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         logits = self._logits(inputs)
-        rows = margin_rows(target_classes(logits, targets), logits.shape[1])
+        rows = np.asarray(margin_rows(target_classes(logits, targets), logits.shape[1]))
         margins = (rows @ logits[..., None])[..., 0]
         behind = margins - margins.max(axis=1, keepdims=True)
         shares = np.exp(behind / self.temperature) if self.temperature else behind == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ import tensorflow as tf
 from xcertify.attributions.scores import ScoreExplainer, parts
 from xcertify.bounds.graph import layer_output
 from xcertify.logits import logits_beside
+from xcertify.models import is_graph
 
 
 class GradCAM(ScoreExplainer):
@@ -20,15 +21,18 @@ class GradCAM(ScoreExplainer):
     Parameters
     ----------
     model, batch_size, seed, verbose
-        As for `Saliency`. A Sequential or functional model of images.
+        As for `Saliency`. A Sequential or functional model of images or time series.
     conv_layer
-        Name of the layer whose output (h, w, channels) is weighted; what reaches the logits on
-        paths beside it does not count. None: the last convolution.
+        The layer whose output is weighted, (h, w, channels) for images and (t, channels) for time
+        series: its name, its number in `model.layers`, or for a layer of a nested model
+        "nested/layer". What reaches the logits on paths beside it does not count. None: the last
+        convolution of images whose output has more than one cell, in nested models too.
 
     Raises
     ------
     ValueError
-        For a model without a convolution, and a layer that it does not call exactly once.
+        For a model without a convolution, a subclassed model, and a layer that has another shape or
+        that is not called exactly once.
 
     No guarantee
     ------------
@@ -44,7 +48,9 @@ class GradCAM(ScoreExplainer):
     >>> GradCAM(model).explain(images, labels)
     """
 
-    def __init__(self, model: keras.Model, conv_layer: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, model: keras.Model, conv_layer: str | int | None = None, **settings: Any
+    ) -> None:
         super().__init__(model, **settings)
         self.conv_layer = conv_layer
 
@@ -63,25 +69,104 @@ class GradCAM(ScoreExplainer):
             tape.watch(inputs)
             channels, logits = evaluate(inputs)
             score = tf.reduce_sum(tf.cast(logits, tf.float32) * weights)
-        importance = tf.reduce_mean(tape.gradient(score, channels), axis=(1, 2), keepdims=True)
+        name, rank = self._layer, inputs.shape.rank
+        if channels.shape.rank != rank or rank not in (3, 4):
+            raise ValueError(
+                f"conv_layer must be a layer with channels at places of the input, of shape "
+                f"(N, h, w, channels) for images and (N, t, channels) for time series. "
+                f"Received: conv_layer={name!r} of shape {tuple(channels.shape)}, for inputs of "
+                f"shape {tuple(inputs.shape)}"
+            )
+        gradient = tape.gradient(score, channels)
+        if gradient is None:
+            raise ValueError(
+                f"conv_layer must be a layer that the logits depend on, with a gradient. "
+                f"Received: conv_layer={name!r}"
+            )
+        gradient, channels = tf.cast(gradient, tf.float32), tf.cast(channels, tf.float32)
+        importance = tf.reduce_mean(gradient, axis=range(1, rank - 1), keepdims=True)
         maps = tf.nn.relu(tf.reduce_sum(importance * channels, axis=-1, keepdims=True))
-        return tf.image.resize(maps, inputs.shape[1:3], "bilinear")
+        if rank == 4:
+            return tf.image.resize(maps, inputs.shape[1:3], "bilinear")
+        along = tf.image.resize(maps[:, :, None], (inputs.shape[1], 1), "bilinear")[:, :, 0]
+        return tf.broadcast_to(along, tf.shape(inputs))
+
+    @property
+    def _layer(self) -> str:
+        return layer_name(self.model, self.conv_layer)
 
     def _channels_and_logits(self) -> Callable:
-        name = last_convolution(self.model) if self.conv_layer is None else self.conv_layer
-        return logits_beside(self.model, layer_output(self.model, name))
+        inside, name = [], self._layer
+        model = self.model
+        while "/" in name:
+            outer, name = name.split("/", 1)
+            model = _nested(model, outer)
+            inside.append(model)
+        try:
+            channels = layer_output(model, name)
+        except ValueError as error:
+            raise ValueError(
+                f"conv_layer={self.conv_layer!r} cannot be explained: {error}"
+            ) from None
+        return logits_beside(self.model, channels, inside)
+
+
+def layer_name(model: keras.Model, conv_layer: str | int | None) -> str:
+    """Name of a layer given by its name or its number in `model.layers`; see `GradCAM`.
+
+    Raises
+    ------
+    ValueError
+        For a model whose layers are not known, a number that it does not have, and None where no
+        convolution is found.
+    """
+    if not is_graph(model):
+        raise ValueError(
+            f"layers are known of built Sequential and functional Keras models, not of subclassed "
+            f"ones and functions: rebuild the model as one of them, or take Saliency or Occlusion. "
+            f"Received: {getattr(model, 'name', model)!r} of class {type(model).__name__}"
+        )
+    if conv_layer is None:
+        return last_convolution(model)
+    if isinstance(conv_layer, str):
+        return conv_layer
+    names = [layer.name for layer in model.layers]
+    whole = isinstance(conv_layer, (int, np.integer)) and not isinstance(conv_layer, bool)
+    if not whole or not -len(names) <= conv_layer < len(names):
+        raise ValueError(
+            f"conv_layer must be the name of a layer, or its number in model.layers, below "
+            f"{len(names)}; the layers are {', '.join(names)}. Received: {conv_layer!r}"
+        )
+    return names[conv_layer]
 
 
 def last_convolution(model: keras.Model) -> str:
-    """Name of the last convolution of images, of those that the model calls itself."""
-    names = [
-        layer.name
-        for layer in model.layers
-        if hasattr(layer, "kernel_size") and len(layer.output.shape) == 4
-    ]
+    """Name of the last convolution of images with more than one cell, in nested models too."""
+    names = list(_convolutions(model))
     if not names:
         raise ValueError(
-            f"Grad-CAM needs a convolution, or the name of a layer as conv_layer. "
+            f"Grad-CAM needs a convolution of images, or the name of a layer as conv_layer. "
             f"Received: a model of {', '.join(layer.name for layer in model.layers)}"
         )
     return names[-1]
+
+
+def _convolutions(model: keras.Model) -> Iterator[str]:
+    for layer in model.layers:
+        if is_graph(layer) and len(layer.inputs) == len(layer.outputs) == 1:
+            yield from (f"{layer.name}/{name}" for name in _convolutions(layer))
+        elif hasattr(layer, "kernel_size"):
+            shape = layer.output.shape
+            if len(shape) == 4 and shape[1:3] != (1, 1):
+                yield layer.name
+
+
+def _nested(model: keras.Model, name: str) -> keras.Model:
+    layers = {layer.name: layer for layer in model.layers}
+    layer = layers.get(name)
+    if not is_graph(layer) or len(layer.inputs) > 1 or len(layer.outputs) > 1:
+        raise ValueError(
+            f"'{name}/...' as conv_layer needs a nested Sequential or functional model of one input "
+            f"and output, called '{name}'. Received: a model of {', '.join(layers)}"
+        )
+    return layer

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from xcertify.attributions.scores import ScoreExplainer, parts
 from xcertify.checks import whole_number
+from xcertify.inputs import spread_value
+from xcertify.models import gradient_by
 
 _REDUCERS = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
 
@@ -52,16 +54,20 @@ class GradientExplainer(ScoreExplainer):
         weights: np.ndarray,
         scales: Any = (1.0,),
         shifts: np.ndarray | None = None,
+        starts: Any = 0.0,
     ) -> np.ndarray:
-        """Mean gradient of the score over the V points ``scale * x + shift`` of each input.
+        """Mean gradient over the V points ``start + scale * (x - start) + shift`` of each input.
 
-        `scales` (V,) and `shifts` (V, *shape) are the same for all inputs.
+        `scales` (V,) and `shifts` (V, *shape) are the same for all inputs, `starts` (N, *shape) are
+        not.
         """
         shape = inputs.shape[1:]
         scales = np.asarray(scales, np.float32)
         shifts = np.zeros((len(scales), *shape), np.float32) if shifts is None else shifts
+        starts = np.broadcast_to(np.float32(starts), inputs.shape)
         summed = self._compile(
             self._summed_gradients,
+            ((None, *shape), tf.float32),
             ((None, *shape), tf.float32),
             ((None, weights.shape[1]), tf.float32),
             ((None,), tf.float32),
@@ -76,13 +82,15 @@ class GradientExplainer(ScoreExplainer):
                 sample, variant = np.divmod(part, len(scales))
                 some = slice(sample[0], sample[-1] + 1)
                 places = (sample - sample[0]).astype(np.int32), variant.astype(np.int32)
-                total[some] += summed(inputs[some], weights[some], scales, shifts, *places)
+                at = inputs[some], starts[some], weights[some]
+                total[some] += summed(*at, scales, shifts, *places)
                 progress.update(len(part))
         return total / len(scales)
 
     def _summed_gradients(
         self,
         inputs: tf.Tensor,
+        starts: tf.Tensor,
         weights: tf.Tensor,
         scales: tf.Tensor,
         shifts: tf.Tensor,
@@ -91,11 +99,12 @@ class GradientExplainer(ScoreExplainer):
     ) -> tf.Tensor:
         """Gradients at the points of pairs (sample, variant), summed over those of a sample."""
         scale = tf.reshape(tf.gather(scales, variant), [-1] + [1] * (inputs.shape.rank - 1))
-        points = scale * tf.gather(inputs, sample) + tf.gather(shifts, variant)
+        start = tf.gather(starts, sample)
+        points = start + scale * (tf.gather(inputs, sample) - start) + tf.gather(shifts, variant)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(points)
             score = tf.reduce_sum(self._logits_at(points) * tf.gather(weights, sample))
-        return tf.math.segment_sum(tape.gradient(score, points), sample)
+        return tf.math.segment_sum(gradient_by(tape, score, points), sample)
 
 
 class Saliency(GradientExplainer):
@@ -104,13 +113,13 @@ class Saliency(GradientExplainer):
     Parameters
     ----------
     model
-        A Keras classifier, or any TensorFlow callable that returns logits. Explained is the logit
-        of the target, or with weights as targets their sum of logits; a single logit counts as
-        two classes.
+        A Keras classifier, called at inference, or any TensorFlow callable that returns logits.
+        Explained is the logit of the target, or with weights as targets their sum of logits; for a
+        single output see `xcertify.targets`.
     reducer
         How the channels of an image become one value: "max" (default), "mean", "min" or "sum".
     batch_size
-        Most perturbed samples that are held at once.
+        Most perturbed samples that are held at once; None: all.
     seed
         Of what is random, which here is nothing.
     verbose
@@ -176,7 +185,8 @@ class IntegratedGradients(GradientExplainer):
     steps
         Number of points on the way, in the middle of equal pieces.
     baseline_value
-        Where the way begins: a number, or an array of the shape of one input.
+        Where the way begins: a number, or an array per channel (C,), for one input (*shape), or for
+        each of them (N, *shape).
 
     No guarantee
     ------------
@@ -199,10 +209,9 @@ class IntegratedGradients(GradientExplainer):
         self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        baseline = np.broadcast_to(np.float32(self.baseline_value), inputs.shape[1:])
+        baseline = spread_value("baseline_value", self.baseline_value, inputs.shape)
         share = (np.arange(self.steps, dtype=np.float32) + 0.5) / self.steps
-        shifts = (1 - share).reshape(-1, *[1] * baseline.ndim) * baseline
-        return self._mean_gradients(inputs, weights, share, shifts) * (inputs - baseline)
+        return self._mean_gradients(inputs, weights, share, starts=baseline) * (inputs - baseline)
 
 
 class SmoothGrad(GradientExplainer):

@@ -11,14 +11,15 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attributions.scores import ScoreExplainer, parts
-from xcertify.checks import whole_number
+from xcertify.checks import one_number, whole_number, whole_numbers
+from xcertify.inputs import spread_value
 
 
 class MaskExplainer(ScoreExplainer):
     """What explainers by masks share: scores of masked inputs.
 
     A mask holds the share of each feature that is kept, (H, W) for images, whose channels go
-    together, else the shape of the input; the rest is `value`.
+    together, else the shape of the input; the rest is one of `values` (N, *shape).
     """
 
     def _masked_scores(
@@ -27,7 +28,7 @@ class MaskExplainer(ScoreExplainer):
         weights: np.ndarray,
         masks: Callable[[slice], np.ndarray],
         nb_masks: int,
-        value: float,
+        values: np.ndarray,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Masks (V, features) and the scores with them (N, V), as many masks as fit at a time."""
         features = inputs.shape[1:3] if inputs.ndim == 4 else inputs.shape[1:]
@@ -36,7 +37,7 @@ class MaskExplainer(ScoreExplainer):
             ((None, *inputs.shape[1:]), tf.float32),
             ((None, weights.shape[1]), tf.float32),
             ((None, *features), tf.float32),
-            ((), tf.float32),
+            ((None, *inputs.shape[1:]), tf.float32),
             ((None,), tf.int32),
             ((None,), tf.int32),
         )
@@ -52,7 +53,7 @@ class MaskExplainer(ScoreExplainer):
                         inputs[near],
                         weights[near],
                         some,
-                        np.float32(value),
+                        values[near],
                         sample - sample[0],
                         mask,
                     )
@@ -64,14 +65,14 @@ class MaskExplainer(ScoreExplainer):
         inputs: tf.Tensor,
         weights: tf.Tensor,
         masks: tf.Tensor,
-        value: tf.Tensor,
+        values: tf.Tensor,
         sample: tf.Tensor,
         mask: tf.Tensor,
     ) -> tf.Tensor:
         kept = tf.gather(masks, mask)
         if inputs.shape.rank == 4:
             kept = kept[..., tf.newaxis]
-        points = kept * tf.gather(inputs, sample) + (1 - kept) * value
+        points = kept * tf.gather(inputs, sample) + (1 - kept) * tf.gather(values, sample)
         return tf.reduce_sum(self._logits_at(points) * tf.gather(weights, sample), axis=1)
 
 
@@ -83,11 +84,12 @@ class Occlusion(MaskExplainer):
     model, batch_size, seed, verbose
         As for `Saliency`.
     patch_size, patch_stride
-        Side of the patch, and from one patch to the next: in pixels for images, in steps of time
-        for time series, whose variables are covered one at a time. Tabular features are covered
-        one at a time.
+        Side of the patch, and from one patch to the next: in pixels for images, where they may be
+        pairs (rows, columns), in steps of time for time series, whose variables are covered one at
+        a time. Tabular features are covered one at a time.
     occlusion_value
-        What a covered feature becomes.
+        What a covered feature becomes: a number, or an array per channel (C,), for one input
+        (*shape), or for each of them (N, *shape).
 
     No guarantee
     ------------
@@ -105,15 +107,16 @@ class Occlusion(MaskExplainer):
     def __init__(
         self,
         model: keras.Model,
-        patch_size: int = 3,
-        patch_stride: int = 3,
-        occlusion_value: float = 0.0,
+        patch_size: int | tuple[int, int] = 3,
+        patch_stride: int | tuple[int, int] = 3,
+        occlusion_value: Any = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
-        self.patch_size = whole_number("patch_size", patch_size)
-        self.patch_stride = whole_number("patch_stride", patch_stride)
-        if patch_stride > patch_size:
+        sizes = whole_numbers("patch_size", patch_size)
+        strides = whole_numbers("patch_stride", patch_stride)
+        self.patch_size, self.patch_stride = patch_size, patch_stride
+        if strides[0] > sizes[0] or strides[1] > sizes[1]:
             raise ValueError(
                 f"patch_stride must not be larger than patch_size, {patch_size}: there would be "
                 f"features that are never covered. Received: {patch_stride!r}"
@@ -122,21 +125,28 @@ class Occlusion(MaskExplainer):
 
     def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         masks = 1 - self._patches(inputs.shape[1:])
+        covered = spread_value("occlusion_value", self.occlusion_value, inputs.shape)
         nominal = np.sum(self._logits(inputs) * weights, axis=1, keepdims=True)
         maps = sum(
             (nominal - scores) @ (1 - kept)
             for kept, scores in self._masked_scores(
-                inputs, weights, lambda some: masks[some], len(masks), self.occlusion_value
+                inputs, weights, lambda some: masks[some], len(masks), covered
             )
         )
         return as_maps(maps, inputs)
 
     def _patches(self, shape: tuple[int, ...]) -> np.ndarray:
         """Patches, (V, *features), 1 where the input is covered."""
-        along = {1: [False], 2: [True, False], 3: [True, True]}[len(shape)]
+        sizes = whole_numbers("patch_size", self.patch_size)
+        strides = whole_numbers("patch_stride", self.patch_stride)
+        if len(shape) < 3:  # a step of time, one variable
+            what = "time series and tabular data"
+            sizes = one_number("patch_size", self.patch_size, what), 1
+            strides = one_number("patch_stride", self.patch_stride, what), 1
+        if len(shape) == 1:
+            sizes = strides = (1,)
         spans = []
-        for size, is_space in zip(shape, along):
-            length, stride = (self.patch_size, self.patch_stride) if is_space else (1, 1)
+        for size, length, stride in zip(shape, sizes, strides):
             first = np.arange(0, max(size - length, 0) + stride, stride)[:, None]
             spans.append((np.arange(size) >= first) & (np.arange(size) < first + length))
         if len(spans) == 1:
@@ -157,12 +167,13 @@ class Rise(MaskExplainer):
     nb_samples
         Number of masks.
     grid_size
-        Cells per side of a coarse mask, of images and along time; it is enlarged bilinearly and
-        shifted at random. Tabular features have a mask of their own.
+        Cells per side of a coarse mask, of images, where it may be a pair (rows, columns), and
+        along time; it is enlarged bilinearly and shifted at random. Tabular features have a mask of
+        their own.
     preservation_probability
         Probability that a cell is visible.
     mask_value
-        What a masked feature becomes.
+        What a masked feature becomes, as `occlusion_value` of `Occlusion`.
 
     No guarantee
     ------------
@@ -182,9 +193,9 @@ class Rise(MaskExplainer):
         self,
         model: keras.Model,
         nb_samples: int = 4000,
-        grid_size: int = 7,
+        grid_size: int | tuple[int, int] = 7,
         preservation_probability: float = 0.5,
-        mask_value: float = 0.0,
+        mask_value: Any = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
@@ -194,17 +205,17 @@ class Rise(MaskExplainer):
                 f"Received: {preservation_probability!r}"
             )
         self.nb_samples = whole_number("nb_samples", nb_samples)
-        self.grid_size = whole_number("grid_size", grid_size)
+        whole_numbers("grid_size", grid_size)
+        self.grid_size = grid_size
         self.preservation_probability = preservation_probability
         self.mask_value = mask_value
 
     def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         masks = self._random_masks(inputs.shape[1:])
+        masked = spread_value("mask_value", self.mask_value, inputs.shape)
         sums = [
             (scores @ kept, kept.sum(axis=0))
-            for kept, scores in self._masked_scores(
-                inputs, weights, masks, self.nb_samples, self.mask_value
-            )
+            for kept, scores in self._masked_scores(inputs, weights, masks, self.nb_samples, masked)
         ]
         scores, visible = map(sum, zip(*sums))
         return as_maps(scores / np.maximum(visible, 1e-4), inputs)
@@ -213,7 +224,10 @@ class Rise(MaskExplainer):
         """A function that gives some of the masks, (V, *features), always the same ones."""
         features = shape[:2]
         along = len(shape) - 1  # axes of space and time
-        cells = [min(self.grid_size, size) for size in features[:along]] + [*features[along:]]
+        sizes = whole_numbers("grid_size", self.grid_size)
+        if along == 1:
+            sizes = (one_number("grid_size", self.grid_size, "time series"),)
+        cells = [min(pair) for pair in zip(sizes, features[:along])] + [*features[along:]]
         generator = np.random.default_rng(self.seed)
         coarse = generator.random((self.nb_samples, *cells)) < self.preservation_probability
         shifts = generator.random((self.nb_samples, along))

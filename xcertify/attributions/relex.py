@@ -20,6 +20,8 @@ from xcertify.attributions.scores import LogitExplainer, parts
 from xcertify.bounds import Verifier
 from xcertify.certificates import MaskCertificate
 from xcertify.checks import whole_number
+from xcertify.inputs import spread_value
+from xcertify.models import gradient_by
 from xcertify.radii import compare_radii
 from xcertify.regions import Ball, Box, Region, as_column, as_norm, valid_range
 from xcertify.targets import margin_rows, target_classes
@@ -238,13 +240,7 @@ class RelEx(LogitExplainer):
         return _REDUCERS[self.reducer](maps, axis=-1, keepdims=True) if maps.ndim == 4 else maps
 
     def _neutral(self, shape: tuple[int, ...]) -> np.ndarray:
-        try:
-            return np.broadcast_to(np.float32(self.neutral_value), shape)
-        except ValueError:
-            raise ValueError(
-                f"neutral_value must be a number, or an array that fits the shape of one input, "
-                f"{shape}. Received: shape {np.shape(self.neutral_value)}"
-            ) from None
+        return spread_value("neutral_value", self.neutral_value, (1, *shape), per_sample=False)
 
     # --- the descent --------------------------------------------------------------------------
 
@@ -357,7 +353,7 @@ class RelEx(LogitExplainer):
             losses = tf.reshape(-kept - background * lost, [-1, nb_samples])
             losses = tf.reduce_sum(losses, axis=1)
             total = tf.reduce_sum(losses)
-        return losses, tape.gradient(total, masks)
+        return losses, gradient_by(tape, total, masks)
 
     def _log_shares(self, points: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """log f_c and log(1 - f_c) of points (N, S, *shape), flat, by the logits.

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from xcertify.inputs import spread_value
+
 Baseline = float | str | np.ndarray | Callable[[np.ndarray], Any]
 
 # of RISE (Petsiuk et al., BMVC 2018), which starts its insertion curve from a blurred image
@@ -23,7 +25,8 @@ def baseline_values(baseline: Baseline, inputs: np.ndarray, seed: int = 0) -> np
     ----------
     baseline
         - a number: every feature takes it;
-        - an array: one baseline for all inputs, (*shape), or one for each, (N, *shape);
+        - an array: one value per channel or variable, (C,), one baseline for all inputs, (*shape),
+          or one for each, (N, *shape);
         - a callable: inputs (N, *shape) -> one of the above;
         - "random": one random baseline for all inputs, uniform between the smallest and the
           largest value that `inputs` hold: per channel for images, per variable for time series
@@ -57,21 +60,7 @@ def baseline_values(baseline: Baseline, inputs: np.ndarray, seed: int = 0) -> np
         values = _NAMED[baseline](inputs, seed)
     else:
         values = baseline(inputs) if callable(baseline) else baseline
-    values = np.asarray(values)
-    if values.dtype.kind not in "fiub" or values.shape not in (
-        (),
-        inputs.shape[1:],
-        inputs.shape,
-    ):
-        raise ValueError(
-            f"baseline_mode must be a number, or an array (also from a callable) of the shape of "
-            f"one input, {inputs.shape[1:]}, or of all, {inputs.shape}. "
-            f"Received: shape {values.shape} of {values.dtype}"
-        )
-    values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError("baseline_mode has NaN or infinite values: give finite ones")
-    return np.broadcast_to(values, inputs.shape)
+    return spread_value("baseline_mode", values, inputs.shape)
 
 
 def _random(inputs: np.ndarray, seed: int) -> np.ndarray:

@@ -418,7 +418,7 @@ class MuFidelity(_Fidelity):
         inputs: Any,
         targets: Any = None,
         batch_size: int | None = 512,
-        grid_size: int | None = 9,
+        grid_size: int | tuple[int, int] | None = 9,
         subset_percent: float = 0.2,
         baseline_mode: Baseline = 0.0,
         nb_samples: int = 200,
