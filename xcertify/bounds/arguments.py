@@ -74,7 +74,6 @@ class Arguments:
                     f"The layer '{self.layer.name}' of class {type(self.layer).__name__} is called "
                     f"with {name}={_shown(value)} and cannot be bounded with it: {_cure(name)}"
                 )
-        self._refuse_masks(parameters)
 
     def evaluate(self, *tensors: Any) -> Any:
         """The layer's own `call` with other values in place of `tensors`."""
@@ -92,21 +91,23 @@ class Arguments:
         args = filled(self._args)
         return self.layer.call(*args.values(), **filled(self._kwargs))
 
-    def _refuse_masks(self, parameters: Any) -> None:
-        takes = any(name == "mask" or name.endswith("_mask") for name in parameters)
-        if not takes and not hasattr(self.layer, "_merge_function"):
-            return
-        for tensor in self.tensors:
-            if getattr(tensor, "_keras_mask", None) is not None:
-                raise UnsupportedLayerError(
-                    f"The layer '{self.layer.name}' of class {type(self.layer).__name__} is given "
-                    f"a tensor with a mask (of a layer such as Masking, or of "
-                    f"Embedding(mask_zero=True)) and cannot be bounded with it. Start behind it "
-                    f"(start_layer), or build the model without the mask."
-                )
-
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def refuse_masks(call: Any) -> None:
+    """Refuse the call of a layer that looks at the masks that its tensors carry."""
+    layer = call.operation
+    names = inspect.signature(layer.call).parameters
+    takes = any(name == "mask" or name.endswith("_mask") for name in names)
+    if not takes and not hasattr(layer, "_merge_function"):
+        return
+    if any(getattr(tensor, "_keras_mask", None) is not None for tensor in call.input_tensors):
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class {type(layer).__name__} is given a tensor with a "
+            f"mask (of a layer such as Masking, or of Embedding(mask_zero=True)) and cannot be "
+            f"bounded with it. Start behind it (start_layer), or build the model without the mask."
+        )
 
 
 def is_tensor(value: Any) -> bool:

@@ -19,6 +19,7 @@ from xcertify.bounds.arguments import (
     constant_values,
     is_float,
     is_tensor,
+    refuse_masks,
 )
 from xcertify.bounds.operations import Constant, Operation
 
@@ -133,6 +134,11 @@ class Emitter:
         shape = backend.output_shape(
             operation.evaluate, [self.shape(node) for node in inputs], "float32"
         )
+        if None in shape:
+            raise UnsupportedLayerError(
+                f"The layer '{self.layer}' cannot be bounded: the shape of its output, {shape}, is "
+                f"not known beforehand."
+            )
         self.graph.nodes.append(Node(operation, inputs, shape, self.layer))
         return len(self.graph.nodes) - 1
 
@@ -288,7 +294,10 @@ def _walk(
 ) -> list[int]:
     """Emit all operations between two sets of Keras tensors; the nodes of the outputs."""
     nodes = {id(tensor): index for tensor, index in zip(inputs, starts)}
-    for call in calls_between(inputs, outputs):
+    calls = calls_between(inputs, outputs)
+    for call in calls:
+        refuse_masks(call)
+    for call in calls:
         layer, name = call.operation, prefix + call.operation.name
         if isinstance(layer, keras.Model):
             given = _nested_inputs(graph, Arguments(call), nodes)

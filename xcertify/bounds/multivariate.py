@@ -194,7 +194,9 @@ class Softmax(Operation):
 
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`."""
-        return ops.softmax(inputs[0], axis=self.axis)
+        (x,) = inputs
+        shares = ops.exp(x - ops.max(x, axis=self.axis, keepdims=True))
+        return shares / ops.sum(shares, axis=self.axis, keepdims=True)
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`: each entry against the others at their other ends, which is exact."""

@@ -55,7 +55,9 @@ def _batch_normalization(layer: Any, emit: Emitter, node: int) -> int:
         return ops.reshape(ops.cast(layer.moving_mean, "float64"), shape) * scale()
 
     def beta() -> Any:
-        return ops.reshape(ops.cast(layer.beta, "float64"), shape) if layer.center else 0.0
+        if not layer.center:
+            return ops.zeros(shape=[1] * len(shape), dtype="float64")
+        return ops.reshape(ops.cast(layer.beta, "float64"), shape)
 
     return _scale_and_shift(
         emit, node, scale, lambda: beta() - mean(), lambda: ops.abs(mean()) + ops.abs(beta())

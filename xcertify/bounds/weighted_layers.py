@@ -260,17 +260,13 @@ def _separable_convolution(layer: Any, emit: Emitter, node: int) -> int:
 
 def _depthwise(layer: Any, emit: Emitter, node: int, kernel: Callable[[], Any], last: bool) -> int:
     *size, _, multiplier = kernel().shape
-    causal = layer.padding == "causal"
 
     def apply(inputs: Any, kernel: Any) -> Any:
-        if causal:
-            before = layer.dilation_rate[0] * (size[0] - 1)
-            inputs = ops.pad(inputs, [(0, 0), (before, 0), (0, 0)])
         return ops.depthwise_conv(
             inputs,
             kernel,
             strides=layer.strides,
-            padding="valid" if causal else layer.padding,
+            padding=layer.padding,
             data_format="channels_last",
             dilation_rate=layer.dilation_rate,
         )
