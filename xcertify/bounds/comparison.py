@@ -95,14 +95,24 @@ class Comparison:
     points: np.ndarray
     values: np.ndarray
 
-    def excluded(
-        self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray | None
-    ) -> np.ndarray:
+    def among(self, samples: slice) -> Comparison | None:
+        """The points of some of the regions, which count from 0 then; None if there is none."""
+        some = np.flatnonzero((self.samples >= samples.start) & (self.samples < samples.stop))
+        if self.region is None or not some.size:
+            return None
+        return Comparison(
+            self.region[samples],
+            self.samples[some] - samples.start,
+            self.points[some],
+            self.values[some],
+        )
+
+    def excluded(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
         """Which of the points leave bounds (P, S) there of rows (S, K) or (N, S, K), (P,) bool."""
         values, size = self.values, np.abs(self.values)
         if rows is not None:
             if rows.ndim == 3:
-                rows = rows[self.samples]
+                rows = np.asarray(rows[self.samples])
             rows = np.broadcast_to(rows, (len(values), *rows.shape[-2:])).astype(np.float64)
             values = np.einsum("psk,pk->ps", rows, values)
             size = np.einsum("psk,pk->ps", np.abs(rows), size)
@@ -298,8 +308,11 @@ def _sides(enclosure: Enclosure) -> tuple[np.ndarray, np.ndarray]:
 def _evaluate(
     model: keras.Model, inputs: Sequence[np.ndarray], output: int = 0, **how: Any
 ) -> np.ndarray:
-    """One output of a model, called with one input at a time, (P, *shape) float64."""
-    found = []
+    """One output of a model, called with one input at a time, (P, *shape) float64.
+
+    NaN where the model cannot be called, as for numbers of tokens that it does not know.
+    """
+    found: list[Any] = []
     for number in range(len(inputs[0])):
         given = []
         for values, tensor in zip(inputs, model.inputs):
@@ -309,10 +322,26 @@ def _evaluate(
             given.append(ops.convert_to_tensor(one.astype(np.float64), tensor.dtype))
         if not isinstance(model, keras.Sequential):
             given = [keras.tree.pack_sequence_as(model.input, given)]
-        outputs = keras.tree.flatten(model(*given, **how))
+        try:
+            outputs = keras.tree.flatten(model(*given, **how))
+        except Exception as error:
+            failure = error
+            found.append(None)
+            continue
         values = np.asarray(ops.cast(outputs[output], "float64"))
-        found.append(values[:1] if (values == values[:1]).all() else values[:1] + np.nan)
-    return np.concatenate(found)
+        # Kernels treat the last rows of a batch in another way than the first, up to roundings.
+        dtype = keras.backend.standardize_dtype(outputs[output].dtype)
+        slack = {"float64": 1e-7, "float32": 1e-3}.get(dtype, 0.1) * np.abs(values).max(initial=0)
+        same = (np.abs(values - values[:1]) <= slack).all()
+        found.append(values[:1] if same else values[:1] + np.nan)
+    known = [values for values in found if values is not None]
+    if not known:
+        raise UnsupportedLayerError(
+            f"The model '{model.name}' cannot be bounded, since it cannot be called with one input "
+            f"of the shapes {[tuple(array.shape[1:]) for array in inputs]}."
+        ) from failure
+    missing = np.full(known[0].shape, np.nan)
+    return np.concatenate([missing if values is None else values for values in found])
 
 
 def _differs(
