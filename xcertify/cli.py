@@ -338,6 +338,12 @@ def _explainer(arguments: argparse.Namespace, model: Any) -> Any:
 
 
 def _check_file(path: str) -> None:
+    if Path(path).is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder, and a file is taken: a model as .keras or .h5, arrays as .npy or "
+            f".npz. A SavedModel is explained in Python, as a callable made of "
+            f"keras.layers.TFSMLayer"
+        )
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
 

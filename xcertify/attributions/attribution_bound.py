@@ -15,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
+from xcertify.attacks.roundings import relative_allowance
 from xcertify.attacks.steps import two_classes
 from xcertify.attributions import quadratic_forms
 from xcertify.attributions.certified_gradient import CertifiedGradient
@@ -26,7 +27,10 @@ from xcertify.bounds.relaxations import Activation
 from xcertify.certificates import DeviationCertificate
 from xcertify.checks import whole_number
 from xcertify.criteria import Within
+from xcertify.inputs import input_shape_of
 from xcertify.logits import logits_of
+from xcertify.radii import compare_bounds
+from xcertify.regions import Ball, Region
 from xcertify.smoothing import SmoothCopy, SmoothReLU
 
 ATTRIBUTIONS = {
@@ -98,7 +102,8 @@ class AttributionBound(GradientExplainer):
     ------
     ValueError
         For arguments that do not fit; and in `certify` and `epsilon_for`, for a model whose
-        activations have no second derivative, naming the layer.
+        activations have no second derivative, naming the layer, and for one with a recurrent layer
+        that is not unrolled.
 
     Guarantee
     ---------
@@ -192,7 +197,9 @@ class AttributionBound(GradientExplainer):
     def certify(self, inputs: Any, targets: Any = None) -> DeviationCertificate:
         """How far perturbations can move the attributions: estimates, and proofs if asked for.
 
-        Parameters and errors as for `explain`; see the class for what is guaranteed.
+        Parameters and errors as for `explain`, and a `ContradictionError` if an attribution in the
+        region is farther than what is proved: a bug, to be reported. See the class for what is
+        guaranteed.
         """
         given, targets = self._take(inputs, targets)
         self._refuse_without_curvature()
@@ -205,11 +212,19 @@ class AttributionBound(GradientExplainer):
         kept = self._keep_labels(given, shifts)
         estimate = epsilon * rates.upper
         ratio = np.divide(observed, estimate, out=np.ones(len(given)), where=estimate > 0)
-        euclidean, cosine = self._proofs(given, targets) if self.proved else (None, None)
-        is_copy = self.network is not self.model
         limits = "" if self.clip is None else f" within {self.clip}"
+        region = f"l{self.norm} balls of radius {self.epsilon}{limits}"
+        euclidean = cosine = None
+        if self.proved:
+            euclidean, cosine = self._proofs(given, targets)
+            inside = Ball(given, _as_points(epsilon, given), self.norm, self.clip)
+            attained = self._observed(given, weights, maps, shifts, inside)
+            attained -= relative_allowance(given[0].size) * (attained + _lengths(maps))
+            what = "an attribution whose Euclidean distance is"
+            compare_bounds(euclidean, attained, what=what, method=self.method, region=region)
+        is_copy = self.network is not self.model
         return DeviationCertificate(
-            region=f"l{self.norm} balls of radius {self.epsilon}{limits}",
+            region=region,
             method=f"first order; proved by {self.method}" if self.proved else "first order",
             arithmetic="real" if self.proved else "none",
             epsilon=epsilon,
@@ -329,11 +344,14 @@ class AttributionBound(GradientExplainer):
 
     def _certified(self) -> CertifiedGradient:
         """The same attribution with proved bounds; made once, since it compiles."""
+        epsilon = np.asarray(self.epsilon, np.float64)
+        if epsilon.ndim:  # one per input, whatever their number
+            epsilon = epsilon.reshape(-1, *[1] * len(input_shape_of(self.network) or ()))
         return self._derive(
             "certified",
             lambda: CertifiedGradient(
                 self.network,
-                self.epsilon,
+                epsilon,
                 norm=self.norm if self.proved else math.inf,  # it takes no other p
                 clip=self.clip,
                 attribution=ATTRIBUTIONS[self.attribution],
@@ -400,7 +418,17 @@ class AttributionBound(GradientExplainer):
         along = self.attribution == "integrated_gradients"
         size = max(1, self._nb_at_once // (self.steps if along else 1))
         pieces = zip(*(parts(array, size) for array in arrays))
-        return np.concatenate([compiled(*piece).numpy() for piece in pieces])
+        try:
+            return np.concatenate([compiled(*piece).numpy() for piece in pieces])
+        except TypeError as error:
+            if "variant" not in str(error):  # of the lists that a loop keeps
+                raise
+            raise ValueError(
+                f"the model has a loop, such as that of a recurrent layer, through which TensorFlow "
+                f"does not take the second derivatives that AttributionBound needs; build the layer "
+                f"with unroll=True. Received: the model "
+                f"{getattr(self.model, 'name', self.model)!r}"
+            ) from error
 
     def _climb(self, points: tf.Tensor, weights: tf.Tensor, maps: tf.Tensor) -> tf.Tensor:
         """Distances of the maps at some points to others, and their slopes, (B, 1 + d)."""
@@ -414,15 +442,26 @@ class AttributionBound(GradientExplainer):
         return tf.concat([tf.sqrt(squares)[:, None], flat], axis=1)
 
     def _observed(
-        self, inputs: np.ndarray, weights: np.ndarray, maps: np.ndarray, steps: np.ndarray
+        self,
+        inputs: np.ndarray,
+        weights: np.ndarray,
+        maps: np.ndarray,
+        steps: np.ndarray,
+        inside: Region | None = None,
     ) -> np.ndarray:
-        """Largest true deviation of two opposite steps and of an ascent from them, (N,)."""
+        """Largest true deviation of two opposite steps and of an ascent from them, (N,).
+
+        In the whole ball, up to roundings; or at points brought into a region.
+        """
         centers, rows, originals = (np.concatenate([v, v]) for v in (inputs, weights, maps))
         steps = np.concatenate([steps, -steps])
         radii = np.concatenate([self._epsilons(len(inputs))] * 2)
         largest = np.zeros(len(steps))
         for _ in range(1 + _NB_ASCENTS):
-            found = self._in_parts(self._climb, centers + steps, rows, originals)
+            points = centers + steps
+            if inside is not None:
+                points = inside[np.arange(len(points)) % len(inputs)].project(points)
+            found = self._in_parts(self._climb, points, rows, originals)
             largest = np.maximum(largest, found[:, 0])
             directions = quadratic_forms.steepest(found[:, 1:].astype(np.float64), self.norm)
             steps = _as_points(radii, inputs) * directions.reshape(steps.shape)

@@ -6,7 +6,7 @@ Analysis, CVPR 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -21,11 +21,14 @@ from xcertify.bounds.graph import layer_output
 from xcertify.certificates import OverlapCertificate
 from xcertify.checks import whole_number
 from xcertify.grid import grid_cells
+from xcertify.models import as_rows
 from xcertify.regions import Ball, Box, Region, as_norm
 from xcertify.targets import margin_rows, target_classes
 from xcertify.tracing import traced
 
-Bound = Callable[[Region, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Bounds of rows of logits on regions, some samples and rows at a time: slices of both, and sides
+# (N, S) or, with several regions of a kind for each sample, (N, S, ...).
+Bound = Callable[[Region, Any], Iterable[tuple[slice, slice, np.ndarray, np.ndarray]]]
 
 MODES = ("one-pass", "exact")
 OVERLAPS = ("margin", "separate")
@@ -92,14 +95,20 @@ class _OverlapExplainer(Explainer):
         inputs
             As for `explain`.
         towards
-            The class c' that is asked for: integer labels (N,) or one-hot rows (N, K).
+            The class c' that is asked for: one integer for all, labels (N,) or one-hot rows (N, K).
         targets
             The class c that it is set against, default the predicted one.
         """
         inputs, targets = self._take(inputs, targets)
         logits = self._logits(inputs)
         classes = target_classes(logits, targets)
-        others = target_classes(logits, np.asarray(towards))
+        towards = np.asarray(towards)
+        if not towards.ndim:
+            towards = np.full(len(inputs), towards)
+        try:
+            others = target_classes(logits, towards)
+        except ValueError as error:
+            raise ValueError(str(error).replace("targets", "towards")) from None
         if (classes == others).any():
             sample = int(np.argmax(classes == others))
             raise ValueError(
@@ -127,7 +136,7 @@ class _OverlapExplainer(Explainer):
         return self._nb_at_once
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
-        return self._verifier.evaluate(inputs)
+        return as_rows(self._verifier.evaluate(inputs))
 
     def _region(self, inputs: np.ndarray) -> Region:
         return Ball(inputs, self.epsilon, self.norm, self.clip)
@@ -136,6 +145,13 @@ class _OverlapExplainer(Explainer):
         return grid_cells(shape, self.grid_size)
 
     def _to_map(self, overlaps: Overlaps, inputs: np.ndarray) -> np.ndarray:
+        if not (np.isfinite(overlaps.full).all() and np.isfinite(overlaps.fixed).all()):
+            known = np.isfinite(overlaps.full) & np.isfinite(overlaps.fixed).all(axis=1)
+            raise ValueError(
+                f"the overlap of sample {int(np.argmin(known))} has no finite bound, since numbers "
+                f"overflow on the way. Choose a smaller epsilon, or a tighter method such as "
+                f"'crown'. Received: epsilon={self.epsilon}, method={self.method!r}"
+            )
         scores = overlaps.full[:, None] - overlaps.fixed
         maps = scores[:, self._cells(inputs.shape[1:])]
         return maps[..., None] if inputs.ndim == 4 else maps
@@ -171,7 +187,12 @@ class _OverlapExplainer(Explainer):
         self, region: Region, classes: np.ndarray, others: np.ndarray | None, temperature: float
     ) -> np.ndarray:
         """Bound of the overlap over each region, (N,)."""
-        bound, nb_classes = self._verifier.bound_rows, self._verifier.nb_outputs
+
+        def bound(region: Region, rows: Any) -> Iterable[tuple[slice, slice, Any, Any]]:
+            sides = self._verifier.bound_rows(region, rows)
+            yield slice(0, len(region)), slice(0, sides[0].shape[1]), *sides
+
+        nb_classes = self._verifier.nb_outputs
         return self._combine(bound, region, classes, others, nb_classes, temperature)
 
     def _combine(
@@ -184,18 +205,29 @@ class _OverlapExplainer(Explainer):
         temperature: float,
     ) -> np.ndarray:
         """Upper bound of the overlap, (N, ...), from bounds of rows of logits, (N, S, ...)."""
+        rows = None
         if nb_classes == 1 or (self.overlap == "margin" and others is None):
-            upper = bound(region, margin_rows(classes, nb_classes))[1]
-            return smooth_maximum(upper, temperature)
-        units = np.eye(nb_classes, dtype=np.float32)
-        if self.overlap == "margin":
-            return bound(region, (units[others] - units[classes])[:, None])[1][:, 0]
-        lower, upper = bound(region, units)
-        samples = np.arange(len(classes))
-        if others is not None:
-            return upper[samples, others] - lower[samples, classes]
-        upper[samples, classes] = -np.inf
-        return smooth_maximum(upper, temperature) - lower[samples, classes]
+            rows = margin_rows(classes, nb_classes)
+        elif self.overlap == "margin":
+            units = np.eye(nb_classes, dtype=np.float32)
+            rows = (units[others] - units[classes])[:, None]
+        largest, own = None, None
+        for samples, some, lower, upper in bound(region, rows):
+            if largest is None:
+                largest = np.full((len(region), *upper.shape[2:]), -np.inf)
+                own = np.zeros(largest.shape)
+            if rows is None:  # each logit by itself
+                logits = np.arange(some.start, some.stop)
+                mine = logits == classes[samples, None]
+                counted = ~mine if others is None else logits == others[samples, None]
+                mine, counted = (
+                    mask.reshape(*mask.shape, *[1] * (upper.ndim - 2)) for mask in (mine, counted)
+                )
+                own[samples] += np.where(mine, lower, 0).sum(axis=1)
+                upper = np.where(counted, upper, -np.inf)
+            upper = np.concatenate([largest[samples, None], upper], axis=1)
+            largest[samples] = smooth_maximum(upper, temperature)
+        return largest - own
 
 
 class EVA(_OverlapExplainer):
@@ -217,8 +249,8 @@ class EVA(_OverlapExplainer):
     clip
         Valid range of the inputs, (low, high); None: no limits.
     grid_size
-        Side of the grid of cells on images and along time; None: every feature (every pixel with
-        its channels) is a cell.
+        Cells per side of images, where it may be a pair (rows, columns), and along time; None:
+        every feature (every pixel with its channels) is a cell.
     mode
         "one-pass": all cells from the linear bounds of the whole region, which hold on each of its
         parts: one backward pass per input. "exact": the region of each cell bounded on its own, as
@@ -244,7 +276,8 @@ class EVA(_OverlapExplainer):
     Raises
     ------
     ValueError
-        For an unknown mode, overlap or method, and for inputs outside `clip`.
+        For an unknown mode, overlap or method, and for inputs outside `clip`; by `explain` also
+        where bounds overflow (`certify` then says that nothing is proved).
     UnsupportedLayerError
         At the first use, for a model that cannot be bounded.
 
@@ -336,21 +369,34 @@ class EVA(_OverlapExplainer):
         for first in range(0, len(region), self._nb_at_once):
             part = slice(first, first + self._nb_at_once)
             chosen = None if others is None else others[part]
-
-            def bound(region: Region, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-                lines = self._verifier.linear_bounds(region, rows)
-                sides = zip(lines.bounds(), lines.bounds_with_fixed(cells))
-                return tuple(
-                    np.concatenate([whole[..., None], fixed], axis=-1) for whole, fixed in sides
-                )
-
             nb_classes = self._verifier.nb_outputs
             found.append(
-                self._combine(bound, region[part], classes[part], chosen, nb_classes, temperature)
+                self._combine(
+                    lambda region, rows: self._bound_cells(region, rows, cells),
+                    region[part],
+                    classes[part],
+                    chosen,
+                    nb_classes,
+                    temperature,
+                )
             )
             progress.update(len(found[-1]))
         progress.close()
         return _overlaps_of(np.concatenate(found))
+
+    def _bound_cells(
+        self, region: Region, rows: Any, cells: np.ndarray
+    ) -> Iterable[tuple[slice, slice, np.ndarray, np.ndarray]]:
+        """Bounds of rows on each region and on those of its cells, (N, S, 1 + cells)."""
+        # Both sides in float64, and some copies of one of them.
+        nb_bytes = 6 * 8 * (int(cells.max()) + 2)
+        for samples, some, lines in self._verifier.linear_bounds_in_parts(
+            region, rows, nb_bytes=nb_bytes
+        ):
+            upper = _with_whole(*lines.largest(cells))
+            # Margins are looked at from above only.
+            lower = upper if rows is not None else _with_whole(*lines.smallest(cells))
+            yield samples, some, lower, upper
 
 
 class EVAHybrid(_OverlapExplainer):
@@ -430,7 +476,7 @@ class EVAHybrid(_OverlapExplainer):
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         latents = [self._latents(part) for part in parts(inputs, self._nb_at_once)]
-        return self._verifier.evaluate(np.concatenate(latents))
+        return as_rows(self._verifier.evaluate(np.concatenate(latents)))
 
     def _bound_overlap(
         self, region: Region, classes: np.ndarray, others: np.ndarray | None, temperature: float
@@ -529,9 +575,14 @@ class SampledEVA(LogitExplainer, _OverlapExplainer):
         logits = self._logits(points.reshape(-1, *region.shape)).astype(np.float64)
         logits = logits.reshape(*points.shape[:2], -1)
 
-        def attained(region: Region, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            values = np.einsum("sk,pnk->pns" if rows.ndim == 2 else "nsk,pnk->pns", rows, logits)
-            return values.min(axis=0), values.max(axis=0)
+        def attained(region: Region, rows: Any) -> Iterable[tuple[slice, slice, Any, Any]]:
+            values = logits if rows is None else np.einsum("nsk,pnk->pns", np.asarray(rows), logits)
+            yield (
+                slice(0, len(region)),
+                slice(0, values.shape[2]),
+                values.min(axis=0),
+                values.max(axis=0),
+            )
 
         return self._combine(attained, region, classes, others, logits.shape[-1], temperature)
 
@@ -548,6 +599,11 @@ def smooth_maximum(values: np.ndarray, temperature: float) -> np.ndarray:
         shares = np.exp((values - largest[:, None]) / temperature)
     smooth = largest + temperature * np.log(shares.sum(axis=1))
     return np.where(np.isfinite(largest), smooth, largest)
+
+
+def _with_whole(full: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """Bounds (N, S) of whole regions and (N, S, cells) of those of cells, as (N, S, 1 + cells)."""
+    return np.concatenate([full[..., None], fixed], axis=-1)
 
 
 def _overlaps_of(found: np.ndarray) -> Overlaps:
