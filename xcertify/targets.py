@@ -182,7 +182,7 @@ def _are_weights(targets: Any, nb_samples: int) -> bool:
     return not np.isin(np.asarray(targets), (0, 1)).all()
 
 
-def margin_rows(classes: np.ndarray, nb_outputs: int) -> np.ndarray:
+def margin_rows(classes: np.ndarray, nb_outputs: int) -> MarginRows:
     """Rows that make the margins f_c' - f_c of all other classes c' out of the logits.
 
     Parameters
@@ -195,14 +195,57 @@ def margin_rows(classes: np.ndarray, nb_outputs: int) -> np.ndarray:
     Returns
     -------
     rows
-        (N, S, K) float32, S = K - 1 (1 for a single logit), for `Verifier.bound_rows`.
+        (N, S, K) float32, S = K - 1 (1 for a single logit), for `Verifier.bound_rows`; made as they
+        are needed.
     """
-    if nb_outputs == 1:
-        return np.where(classes == 1, -1, 1).astype(np.float32)[:, None, None]
-    every = np.broadcast_to(np.arange(nb_outputs), (len(classes), nb_outputs))
-    others = every[every != classes[:, None]].reshape(len(classes), -1)
-    units = np.eye(nb_outputs, dtype=np.float32)
-    return units[others] - units[classes][:, None]
+    return MarginRows(np.asarray(classes), nb_outputs)
+
+
+class MarginRows:
+    """The rows of `margin_rows`, of which an array is made where one is asked for.
+
+    For a thousand classes the rows of one sample are a million numbers.
+
+    ``rows[samples]`` are the rows of some samples, ``rows[samples, some]`` (by slices) an array of
+    some of theirs, and ``np.asarray(rows)`` an array of all.
+    """
+
+    dtype = np.dtype("float32")
+    ndim = 3
+    made_when_needed = True
+
+    def __init__(self, classes: np.ndarray, nb_outputs: int) -> None:
+        self.classes, self.nb_outputs = classes, nb_outputs
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, S, K)."""
+        return len(self.classes), max(self.nb_outputs - 1, 1), self.nb_outputs
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, index: Any) -> MarginRows | np.ndarray:
+        if isinstance(index, tuple):
+            samples, rows = index
+            return self._some(self.classes[samples], rows)
+        if isinstance(index, (int, np.integer)):
+            return self._some(self.classes[index : index + 1], slice(None))[0]
+        return MarginRows(self.classes[index], self.nb_outputs)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._some(self.classes, slice(None)).astype(dtype or self.dtype, copy=False)
+
+    def _some(self, classes: np.ndarray, rows: slice) -> np.ndarray:
+        if self.nb_outputs == 1:
+            return np.where(classes == 1, -1, 1).astype(self.dtype)[:, None, None][:, rows]
+        # Row s is of class s, or of the next one from class c on.
+        others = np.arange(self.nb_outputs - 1)[rows]
+        others = others + (others >= classes[:, None])
+        found = np.zeros((*others.shape, self.nb_outputs), self.dtype)
+        np.put_along_axis(found, others[..., None], 1, axis=-1)
+        np.put_along_axis(found, classes[:, None, None], -1, axis=-1)
+        return found
 
 
 def _one_hot(labels: np.ndarray, nb_classes: int) -> np.ndarray:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xcertify.bounds.budget import parts
 from xcertify.regions import Region
+
+_BLOCK = 2**18  # coefficients that are looked at together, some MiB with all that is made of them
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class LinearBounds:
     lower_coefficients, upper_coefficients
         (N, S, *input).
     lower_bias, upper_bias
-        (N, S) float64.
+        (N, S) float64. Where no line is proved, since numbers overflow, the coefficients are
+        zeros and the bias is -inf below and inf above.
 
     Guarantee
     ---------
@@ -40,9 +44,7 @@ class LinearBounds:
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds of the rows over the region, (N, S) float64."""
         cells = np.zeros(self.region.shape, dtype=int)
-        _, lower = _largest(self.region, -self.lower_coefficients, -self.lower_bias, cells)
-        _, upper = _largest(self.region, self.upper_coefficients, self.upper_bias, cells)
-        return -lower, upper
+        return self.smallest(cells)[0], self.largest(cells)[0]
 
     def at(self, samples: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values of the lines at points (P, *input) of the regions `samples` (P,), (P, S) each."""
@@ -73,12 +75,58 @@ class LinearBounds:
         lower, upper
             (N, S, cells) float64.
         """
-        lower, _ = _largest(self.region, -self.lower_coefficients, -self.lower_bias, cells)
-        upper, _ = _largest(self.region, self.upper_coefficients, self.upper_bias, cells)
-        return -lower, upper
+        return self.smallest(cells)[1], self.largest(cells)[1]
+
+    def largest(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Upper bounds of the rows over the region, (N, S), and with each cell held, (N, S, cells).
+
+        `cells` as in `bounds_with_fixed`.
+        """
+        return _largest(self.region, self.upper_coefficients, self.upper_bias, cells, 1)
+
+    def smallest(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lower bounds of the rows, as `largest`."""
+        full, fixed = _largest(self.region, self.lower_coefficients, self.lower_bias, cells, -1)
+        return -full, -fixed
+
+    def room_for(self, region: Region, nb_rows: int) -> LinearBounds:
+        """Arrays of the same types for the lines of `nb_rows` on a region, not filled."""
+        size = (len(region), nb_rows)
+        return LinearBounds(
+            region, *(np.empty((*size, *a.shape[2:]), a.dtype) for a in self._lines)
+        )
+
+    def put(self, samples: slice, rows: slice, lines: LinearBounds) -> None:
+        """Fill in the lines of some samples and rows."""
+        for array, values in zip(self._lines, lines._lines):
+            array[samples, rows] = values
+
+    @property
+    def _lines(self) -> tuple[np.ndarray, ...]:
+        return self.lower_coefficients, self.lower_bias, self.upper_coefficients, self.upper_bias
 
 
 def _largest(
+    region: Region, coefficients: np.ndarray, bias: np.ndarray, cells: np.ndarray, sign: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest value of each line times `sign`, (N, S), and with each cell fixed, (N, S, cells)."""
+    full = np.empty(bias.shape)
+    fixed = np.empty((*bias.shape, cells.max() + 1))
+    for samples, rows in parts(*bias.shape, len(bias), _BLOCK // cells.size):
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = _largest_of_some(
+                region[samples],
+                sign * coefficients[samples, rows],
+                sign * bias[samples, rows],
+                cells,
+            )
+        for array, values in zip((fixed, full), found):
+            # An overflow leaves nothing proved.
+            array[samples, rows] = np.where(np.isnan(values), np.inf, values)
+    return full, fixed
+
+
+def _largest_of_some(
     region: Region, coefficients: np.ndarray, bias: np.ndarray, cells: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Largest value of each line with each cell fixed, (N, S, cells), and without, (N, S)."""
@@ -92,17 +140,17 @@ def _largest(
             return np.add.reduceat(terms[..., order], starts, axis=-1)
         return terms[..., order]
 
-    def without(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        total = parts.sum(axis=-1)
-        return total[..., None] - parts, total
+    def without(by_cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        total = by_cell.sum(axis=-1)
+        return total[..., None] - by_cell, total
 
     center = region.center.astype(np.float64)
     below = (region.lower - center)[:, None]
     above = (region.upper - center)[:, None]
     # Products of float32 numbers are exact in float64; the sums are off by 1e-12 at the most.
     terms = coefficients * np.where(coefficients > 0, above, below)
-    parts = per_cell(terms)
-    fixed, full = without(parts)
+    by_cell = per_cell(terms)
+    fixed, full = without(by_cell)
     slack = 1e-12 * (np.abs(terms).reshape(nb_samples, nb_rows, -1).sum(axis=-1) + np.abs(bias))
     if not math.isinf(region.norm):
         # The ball part by its dual norm, over the features that can move the right way.

@@ -90,7 +90,7 @@ class RowForm:
         """What is handed over for some samples and rows of what was given."""
         if self.name == "entries":
             return np.arange(rows.start, rows.stop, dtype="int32")
-        part = np.asarray(given[samples, rows] if self.name == "own" else given[rows])
+        part = given[samples, rows] if self.name == "own" else given[rows]
         return part.astype(self.dtype, copy=False).reshape((*part.shape[:-1], *self.shape))
 
 

@@ -174,7 +174,8 @@ class Verifier(Settings):
             N regions of the model's input.
         rows
             (S, K) for all regions or (N, S, K), one set each; K is the number of outputs,
-            flattened. None: the outputs themselves.
+            flattened. Arrays, or margins that are made as they are needed (`margin_rows`). None:
+            the outputs themselves.
         constants
             Values (N, *shape) of the inputs that do not vary, in the model's order.
 
@@ -204,7 +205,38 @@ class Verifier(Settings):
         """Linear functions of the input under and over ``rows @ f(x)``; see `LinearBounds`.
 
         Parameters and errors as in `bound_rows`; needs "crown-ibp", "crown"
-        or "alpha-crown" (which gives the lines of "crown").
+        or "alpha-crown" (which gives the lines of "crown"). The lines of many samples and rows may
+        be larger than the memory budget: `linear_bounds_in_parts` gives them in parts.
+        """
+        found = None
+        for samples, some, lines in self.linear_bounds_in_parts(region, rows, constants):
+            if found is None:
+                nb_rows = self.nb_outputs if rows is None else np.shape(rows)[-2]
+                found = lines.room_for(region, nb_rows)
+            found.put(samples, some, lines)
+        return found
+
+    def linear_bounds_in_parts(
+        self,
+        region: Region,
+        rows: Any = None,
+        constants: Sequence[Any] = (),
+        *,
+        nb_bytes: int = 0,
+    ) -> Iterator[tuple[slice, slice, LinearBounds]]:
+        """`linear_bounds` of some samples and rows at a time, as many as fit the memory budget.
+
+        Parameters
+        ----------
+        region, rows, constants
+            As in `linear_bounds`.
+        nb_bytes
+            What the caller computes from the lines of one sample and row, and holds with them.
+
+        Yields
+        ------
+        samples, rows, lines
+            Which ones, as slices, and their lines.
         """
         self._refuse_decomon("linear_bounds")
         if self.method == "ibp":
@@ -214,21 +246,18 @@ class Verifier(Settings):
         rows = self._check(region, rows, constants)
         compared = self._compare(region, constants)
         # Two sides, of which TensorFlow makes a copy while it puts them together.
-        per_pair = 4 * math.prod(self.input_shape) * self._budget.item_size
-        slopes_below, slopes_above, below, above = self._run(
-            region,
-            self._graph.output,
-            rows,
-            self._linear,
-            constants,
-            per_pair=per_pair,
-            narrow=False,
-        )
-        linear_bounds = LinearBounds(region, slopes_below, below, slopes_above, above)
-        if compared is not None:
-            sides = linear_bounds.at(compared.samples, compared.points)
-            self._confirm(compared, *sides, rows)
-        return linear_bounds
+        per_pair = 4 * math.prod(self.input_shape) * self._budget.item_size + nb_bytes
+        for samples, some, sides in self._parts(
+            region, self._graph.output, rows, self._linear, constants, per_pair=per_pair
+        ):
+            slopes_below, slopes_above, below, above = sides
+            lines = LinearBounds(region[samples], slopes_below, below, slopes_above, above)
+            near = None if compared is None else compared.among(samples)
+            if near is not None:
+                units = np.eye(self.nb_outputs, dtype=self.dtype) if rows is None else rows
+                asked = units[samples, some] if units.ndim == 3 else units[some]
+                self._confirm(near, *lines.at(near.samples, near.points), asked)
+            yield samples, some, lines
 
     def bound_layer(
         self, region: Region, layer: str, constants: Sequence[Any] = ()
@@ -502,14 +531,15 @@ class Verifier(Settings):
         if rows is None:
             return None
         size = self.nb_outputs
-        rows = np.asarray(rows)
+        if not _is_made_when_needed(rows):
+            rows = np.asarray(rows)
         fits = rows.ndim == 2 or (rows.ndim == 3 and len(rows) == len(region))
         if not fits or rows.shape[-1] != size:
             raise ValueError(
                 f"rows must have the shape (S, {size}) or ({len(region)}, S, {size}). "
                 f"Received: {rows.shape}"
             )
-        for part in _blocks(rows):
+        for part in () if _is_made_when_needed(rows) else _blocks(rows):
             if not np.isfinite(part).all():
                 raise ValueError("rows must be finite. Received: NaN or infinite coefficients")
             if (part.astype(self.dtype) != part).any():
@@ -529,11 +559,40 @@ class Verifier(Settings):
         *,
         key: tuple = (),
         radii: Sequence[np.ndarray] = (),
+        pairs_at_once: int | None = None,
+    ) -> list[np.ndarray]:
+        """What a compiled bound gives for all samples and rows, rounded outward; (N, S, ...) each.
+
+        Parameters as for `_parts`.
+        """
+        nb_rows = self._nb_rows(node, rows)
+        settings = {"key": key, "radii": radii, "pairs_at_once": pairs_at_once}
+        found: list[np.ndarray] = []
+        for samples, some, sides in self._parts(region, node, rows, bound, constants, **settings):
+            found = found or [
+                np.empty((len(region), nb_rows, *side.shape[2:]), self.dtype) for side in sides
+            ]
+            for number, side in enumerate(sides):
+                _round_outward(side, found[number][samples, some], up=number % 2 == 1)
+        return found
+
+    def _nb_rows(self, node: int, rows: np.ndarray | None) -> int:
+        return math.prod(self._graph.nodes[node].shape) if rows is None else rows.shape[-2]
+
+    def _parts(
+        self,
+        region: Region,
+        node: int,
+        rows: np.ndarray | None,
+        bound: Callable,
+        constants: Sequence[Any],
+        *,
+        key: tuple = (),
+        radii: Sequence[np.ndarray] = (),
         per_pair: int = 16,
         pairs_at_once: int | None = None,
-        narrow: bool = True,
-    ) -> list[np.ndarray]:
-        """What a compiled bound gives for all samples and rows, (N, S, ...) each.
+    ) -> Iterator[tuple[slice, slice, list[np.ndarray]]]:
+        """What a compiled bound gives for some samples and rows at a time, as the budget allows.
 
         Parameters
         ----------
@@ -554,13 +613,11 @@ class Verifier(Settings):
             Bytes that come back for each pair of a sample and a row.
         pairs_at_once
             How many pairs are worked on at a time, where each takes as much as a sample.
-        narrow
-            Whether float64 sides are rounded outward to the working type.
         """
         shape = self._graph.nodes[node].shape
         name = "entries" if rows is None else "shared" if rows.ndim == 2 else "own"
         form = RowForm(name, shape, self.dtype)
-        nb_rows = math.prod(shape) if rows is None else rows.shape[-2]
+        nb_rows = self._nb_rows(node, rows)
         is_ball = not math.isinf(region.norm)
         function = self._compile(
             (key or bound.__name__, node, name, region.norm),
@@ -581,26 +638,17 @@ class Verifier(Settings):
         )
         nb_pairs = pairs_at_once or self._budget.nb_pairs(per_pair + form.per_pair)
         step = self._budget.nb_samples(self._graph)
-        found: list[np.ndarray] = []
         finite = True
-        with backend.full_precision():
-            for samples, some in parts(len(region), nb_rows, step, nb_pairs):
-                arrays = self._arrays(region[samples], [c[samples] for c in constants])
-                arrays += [radius[samples] for radius in radii]
-                sides = [np.asarray(s) for s in function(form.handed(rows, samples, some), *arrays)]
-                found = found or [
-                    np.empty(
-                        (len(region), nb_rows, *side.shape[2:]),
-                        self.dtype if narrow else side.dtype,
-                    )
-                    for side in sides
-                ]
-                for number, side in enumerate(sides):
-                    _round_outward(side, found[number][samples, some], up=number % 2 == 1)
-                    finite = finite and np.isfinite(side).all()
-        if not finite:
-            self._refuse_weights_that_are_not_finite()
-        return found
+        for samples, some in parts(len(region), nb_rows, step, nb_pairs):
+            arrays = self._arrays(region[samples], [c[samples] for c in constants])
+            arrays += [radius[samples] for radius in radii]
+            with backend.full_precision():
+                sides = function(form.handed(rows, samples, some), *arrays)
+            sides = [np.asarray(side) for side in sides]
+            if finite and not all(np.isfinite(side).all() for side in sides):
+                self._refuse_weights_that_are_not_finite()
+                finite = False
+            yield samples, some, sides
 
     def _arrays(self, region: Region, constants: Sequence[Any]) -> list[np.ndarray]:
         """Regions as a compiled bound takes them: center, deviations, constants, radius."""
@@ -881,6 +929,11 @@ def _constants_of(operation: Any) -> list[Any]:
     weights = getattr(operation, "weights", None)
     bias = getattr(operation, "bias", None)
     return [*(weights() if weights else ()), *([bias()] if bias else [])]
+
+
+def _is_made_when_needed(rows: Any) -> bool:
+    """Whether rows are not an array but something that makes parts of one."""
+    return getattr(rows, "made_when_needed", False)
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
