@@ -38,7 +38,7 @@ _ACTIVATED = (
 )
 
 
-def logits_of(model: Callable) -> Callable:
+def logits_of(model: Callable, start_layer: str | None = None) -> Callable:
     """A differentiable function that gives the logits of a classifier.
 
     A softmax or sigmoid at the end of a built Sequential or functional Keras model, be it a layer
@@ -50,6 +50,8 @@ def logits_of(model: Callable) -> Callable:
     ----------
     model
         Keras model or callable, (B, *shape) -> (B, K), as for `xcertify.models.outputs_of`.
+    start_layer
+        Name of a layer whose output takes the place of the inputs.
 
     Returns
     -------
@@ -66,11 +68,11 @@ def logits_of(model: Callable) -> Callable:
     >>> logits = logits_of(model)
     >>> logits(images[:2])
     """
-    plain = outputs_of(model)
+    plain = outputs_of(model, start_layer)
 
     def logits(x: Any) -> tf.Tensor:
         if _has_one_output(model):
-            return as_rows(single(_logits(Run(), model, x)))
+            return as_rows(single(_logits(Run(start_layer=start_layer), model, x)))
         _refuse_legacy_head(model)
         return as_rows(plain(x))
 
@@ -78,7 +80,10 @@ def logits_of(model: Callable) -> Callable:
 
 
 def logits_beside(
-    model: keras.Model, tensor: keras.KerasTensor, inside: Sequence[keras.Model] = ()
+    model: keras.Model,
+    tensor: keras.KerasTensor,
+    inside: Sequence[keras.Model] = (),
+    start_layer: str | None = None,
 ) -> Callable:
     """A function that gives a tensor inside a model, and the logits that were made of it.
 
@@ -93,6 +98,8 @@ def logits_beside(
         A Keras tensor of it, (B, *shape), or of a nested model.
     inside
         The nested models that it is in, from the outermost on.
+    start_layer
+        As for `logits_of`.
 
     Returns
     -------
@@ -102,7 +109,7 @@ def logits_beside(
 
     def evaluate(x: Any) -> tuple[Any, Any]:
         check_model(model)
-        run = Run([tensor], inside)
+        run = Run([tensor], inside, start_layer)
         logits = as_rows(single(_logits(run, model, x, () if inside else (tensor,))))
         return run.found[id(tensor)], logits
 

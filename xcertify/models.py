@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.bounds.graph import calls_between, is_model_of_layers
+from xcertify.bounds.graph import calls_between, is_model_of_layers, layer_output
 
 _PIXELS = ("uint8", "uint16")
 
@@ -48,7 +48,34 @@ def is_graph(model: Any) -> bool:
     return is_model_of_layers(model) and bool(getattr(model, "inputs", None))
 
 
-def outputs_of(model: Callable) -> Callable:
+def channels_last_layer(model: Any) -> str | None:
+    """Name of the layer in which a model that takes channels first moves them to the end, or None.
+
+    That is a ``Permute((2, 3, 1))`` that all of the input, (N, C, H, W), goes into and nothing else
+    is given: the one thing that tells such a model from one of (N, H, W, C). Explainers and metrics
+    look at it from that layer on, so that a map has one value per pixel.
+    """
+    if not is_graph(model) or len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        return None
+    calls = calls_between(model.inputs, model.outputs)
+    users = [call for call in calls if any(t is model.inputs[0] for t in call.input_tensors)]
+    layer = users[0].operation if len(users) == 1 else None
+    moves = isinstance(layer, keras.layers.Permute) and tuple(layer.dims) == (2, 3, 1)
+    return layer.name if moves else None
+
+
+def refuse_channels_first(model: Any, what: str) -> None:
+    """A ValueError for a model of `channels_last_layer`, where it cannot be looked at behind it."""
+    name = channels_last_layer(model)
+    if name is not None:
+        raise ValueError(
+            f"{what} takes models of images with channels last, (N, H, W, C): give the model of what "
+            f"comes behind the layer {name!r}, and np.moveaxis(inputs, 1, -1). Received: the model "
+            f"{model.name!r}, which moves them itself"
+        )
+
+
+def outputs_of(model: Callable, start_layer: str | None = None) -> Callable:
     """A function that gives the outputs of a model at inference, as one tensor.
 
     Parameters
@@ -57,6 +84,8 @@ def outputs_of(model: Callable) -> Callable:
         Keras model or layer, TensorFlow callable, or a function of NumPy arrays, such as
         `model.predict`, which has no gradient then. A dictionary or list of one output is that
         output.
+    start_layer
+        Name of a layer whose output takes the place of the inputs.
 
     Returns
     -------
@@ -72,7 +101,7 @@ def outputs_of(model: Callable) -> Callable:
     def outputs(x: Any) -> tf.Tensor:
         check_model(model)
         if is_graph(model) and len(model.inputs) == 1:
-            return single(Run()(model, x, model.outputs[0]))
+            return single(Run(start_layer=start_layer)(model, x, model.outputs[0]))
         if isinstance(model, keras.layers.Layer) or is_legacy(model):
             return single(model(x, **_inference(model)))
         return _on_tensors(model, x)
@@ -145,6 +174,8 @@ class Run:
         Keras tensors inside the model whose values are to be noted, in `found`.
     inside
         Nested models of it that some of them are in.
+    start_layer
+        Name of a layer of the model whose output takes the place of its inputs.
 
     Attributes
     ----------
@@ -152,15 +183,22 @@ class Run:
         Values by the `id` of the Keras tensor.
     """
 
-    def __init__(self, wanted: Sequence[Any] = (), inside: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        wanted: Sequence[Any] = (),
+        inside: Sequence[Any] = (),
+        start_layer: str | None = None,
+    ) -> None:
         self._wanted, self._inside = {id(t) for t in wanted}, {id(m) for m in inside}
+        self._start_layer = start_layer
         self.found: dict[int, Any] = {}
 
     def __call__(
         self, model: keras.Model, x: Any, output: keras.KerasTensor, others: Sequence[Any] = ()
     ) -> Any:
         """The value of a Keras tensor of a model of one input; `others` are evaluated as well."""
-        first = model.inputs[0]
+        start, self._start_layer = self._start_layer, None  # of the outermost model
+        first = model.inputs[0] if start is None else layer_output(model, start)
         values = {id(first): as_input(x, first)}
         for call in calls_between([first], [output, *others]):
             results = keras.tree.flatten(self._called(call, values))

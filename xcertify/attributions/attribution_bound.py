@@ -29,6 +29,7 @@ from xcertify.checks import whole_number
 from xcertify.criteria import Within
 from xcertify.inputs import input_shape_of
 from xcertify.logits import logits_of
+from xcertify.models import refuse_channels_first
 from xcertify.radii import compare_bounds
 from xcertify.regions import Ball, Region
 from xcertify.smoothing import SmoothCopy, SmoothReLU
@@ -201,6 +202,8 @@ class AttributionBound(GradientExplainer):
         region is farther than what is proved: a bug, to be reported. See the class for what is
         guaranteed.
         """
+        if self.proved:
+            refuse_channels_first(self.model, "proved=True")
         given, targets = self._take(inputs, targets)
         self._refuse_without_curvature()
         weights = self._weights(given, targets)
@@ -307,6 +310,7 @@ class AttributionBound(GradientExplainer):
         maps = self._of_features(given, weights)
         lengths = _lengths(maps)
         if proved:
+            refuse_channels_first(self.model, "proved=True")
             if cosine:
                 criterion = Within(1 - threshold, "cosine")
             else:
@@ -380,7 +384,7 @@ class AttributionBound(GradientExplainer):
         return super()._weights(inputs, targets)
 
     def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
-        logits = self._derive("logits", lambda: logits_of(self.network))
+        logits = self._derive("logits", lambda: logits_of(self.network, self._start))
         return tf.cast(logits(points), tf.float32)
 
     # --- graphs, for some points each -----------------------------------------------------------
@@ -424,9 +428,9 @@ class AttributionBound(GradientExplainer):
             if "variant" not in str(error):  # of the lists that a loop keeps
                 raise
             raise ValueError(
-                f"the model has a loop, such as that of a recurrent layer, through which TensorFlow "
-                f"does not take the second derivatives that AttributionBound needs; build the layer "
-                f"with unroll=True. Received: the model "
+                f"the model has a loop, such as that of a recurrent layer, through which "
+                f"TensorFlow does not take the second derivatives that AttributionBound needs; "
+                f"build the layer with unroll=True. Received: the model "
                 f"{getattr(self.model, 'name', self.model)!r}"
             ) from error
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from xcertify.checks import nb_at_once
 from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.models import check_model
+from xcertify.models import channels_last_layer, check_model
 from xcertify.settings import Settings
 
 
@@ -79,7 +79,13 @@ class Explainer(Settings):
     def _take(self, inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Inputs and targets as arrays that fit the model; see `as_arrays`."""
         check_model(self.model)  # which may have been given other outputs
-        return as_arrays(inputs, targets, input_shape_of(self.model))
+        inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
+        return inputs if self._start is None else np.moveaxis(inputs, 1, -1), targets
+
+    @property
+    def _start(self) -> str | None:
+        """The layer from which on the model is looked at, if it takes channels first."""
+        return self._derive("start", lambda: channels_last_layer(self.model))
 
     @property
     def _nb_at_once(self) -> int:

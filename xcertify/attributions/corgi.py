@@ -27,6 +27,7 @@ from xcertify.attributions.scores import LogitExplainer, parts
 from xcertify.bounds import Verifier
 from xcertify.certificates import TopKCertificate
 from xcertify.checks import whole_number
+from xcertify.models import refuse_channels_first
 from xcertify.radii import compare_radii
 from xcertify.regions import Ball, Region, as_column, as_norm
 from xcertify.smoothing import BETAS, softplus_copy
@@ -248,6 +249,10 @@ class CORGI(LogitExplainer):
             map_shape=self._activation.shape[:2],
             targets=classes,
         )
+
+    def _take(self, inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        refuse_channels_first(self.model, "CORGI")
+        return super()._take(inputs, targets)
 
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         asked = self._activation.asked(target_classes(self._logits(inputs), targets))

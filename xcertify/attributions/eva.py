@@ -21,7 +21,7 @@ from xcertify.bounds.graph import layer_output
 from xcertify.certificates import OverlapCertificate
 from xcertify.checks import whole_number
 from xcertify.grid import grid_cells
-from xcertify.models import as_rows
+from xcertify.models import Run, as_rows
 from xcertify.regions import Ball, Box, Region, as_norm
 from xcertify.targets import margin_rows, target_classes
 from xcertify.tracing import traced
@@ -129,7 +129,10 @@ class _OverlapExplainer(Explainer):
 
     @property
     def _verifier(self) -> Verifier:
-        return self._derive("verifier", lambda: Verifier(self.model, self.method, logits=True))
+        return self._derive(
+            "verifier",
+            lambda: Verifier(self.model, self.method, logits=True, start_layer=self._start),
+        )
 
     @property
     def _nb_regions_at_once(self) -> int:
@@ -496,10 +499,8 @@ class EVAHybrid(_OverlapExplainer):
 
         def make() -> Callable:
             latents = layer_output(self.model, self.latent_layer)
-            # With a name of its own, since Keras counts the models that it names.
-            head = keras.Model(self.model.inputs[0], latents, name=f"{self.model.name}_latents")
             return traced(
-                lambda x: head(x, training=False),
+                lambda x: Run(start_layer=self._start)(self.model, x, latents),
                 input_signature=[tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)],
                 autograph=False,
             )

@@ -108,7 +108,7 @@ class GradCAM(ScoreExplainer):
             raise ValueError(
                 f"conv_layer={self.conv_layer!r} cannot be explained: {error}"
             ) from None
-        return logits_beside(self.model, channels, inside)
+        return logits_beside(self.model, channels, inside, self._start)
 
 
 def layer_name(model: keras.Model, conv_layer: str | int | None) -> str:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from xcertify.attacks import MinimalPerturbation
 from xcertify.attributions.scores import LogitExplainer
 from xcertify.checks import whole_number
+from xcertify.models import refuse_channels_first
 from xcertify.regions import Box, as_norm
 from xcertify.targets import target_classes
 
@@ -90,6 +91,10 @@ class GreedyAS(LogitExplainer):
         self.nb_subsets = whole_number("nb_subsets", nb_subsets)
         self.share, self.last_share, self.probability = share, last_share, probability
         self.steps, self.restarts = steps, restarts
+
+    def _take(self, inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        refuse_channels_first(self.model, "GreedyAS")
+        return super()._take(inputs, targets)
 
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         classes = target_classes(self._logits(inputs), targets)

@@ -372,12 +372,18 @@ class RelEx(LogitExplainer):
 
     @property
     def _verifier(self) -> Verifier:
-        return self._derive("verifier", lambda: Verifier(self.model, self.method, logits=True))
+        return self._derive(
+            "verifier",
+            lambda: Verifier(self.model, self.method, logits=True, start_layer=self._start),
+        )
 
     @property
     def _exact_verifier(self) -> Verifier:
         return self._derive(
-            "exact verifier", lambda: Verifier(self.model, "ibp", dtype="float64", logits=True)
+            "exact verifier",
+            lambda: Verifier(
+                self.model, "ibp", dtype="float64", logits=True, start_layer=self._start
+            ),
         )
 
     def _region(self, inputs: np.ndarray, masks: np.ndarray, radii: np.ndarray) -> Region:

@@ -23,7 +23,7 @@ class LogitExplainer(Explainer):
         return np.concatenate([logits(part) for part in parts(inputs, self._nb_at_once)])
 
     def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
-        logits = self._derive("logits", lambda: logits_of(self.model))
+        logits = self._derive("logits", lambda: logits_of(self.model, self._start))
         return tf.cast(logits(points), tf.float32)
 
     def _compile(self, function: Callable, *arguments: tuple[tuple, tf.DType]) -> Callable:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import head_of
-from xcertify.models import as_rows, check_model, outputs_of
+from xcertify.models import as_rows, channels_last_layer, check_model, outputs_of
 from xcertify.settings import Settings
 from xcertify.targets import one_hot_targets, output_weights, two_outputs
 from xcertify.tracing import traced
@@ -83,7 +83,8 @@ class Score(Settings):
     ----------
     model
         Keras model, TensorFlow callable, or function of arrays, (B, *shape) -> (B, K); Keras models
-        are called at inference. The score is taken of what it returns, be it logits or
+        are called at inference, with images that have channels last (see
+        `xcertify.models.channels_last_layer`). The score is taken of what it returns, be it logits or
         probabilities.
     operator
         g: a callable (model, inputs, targets) -> (B,), as in Xplique. None: the sum of targets
@@ -119,7 +120,8 @@ class Score(Settings):
 
     def outputs(self, inputs: tf.Tensor) -> tf.Tensor:
         """Outputs of the model after the activation, (B, K) float32."""
-        model = self._derive("outputs", lambda: outputs_of(self.model))
+        start = self._derive("start", lambda: channels_last_layer(self.model))
+        model = self._derive("outputs", lambda: outputs_of(self.model, start))
         return _ACTIVATIONS[self.activation](tf.cast(model(inputs), tf.float32))
 
     @property
@@ -283,6 +285,12 @@ class Metric(Settings):
                 f"Received: {self.inputs.shape}"
             )
         self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
+
+    @property
+    def _points(self) -> np.ndarray:
+        """The inputs; images have their channels last, whatever the model takes."""
+        start = self._derive("start", lambda: channels_last_layer(self.model))
+        return self.inputs if start is None else np.moveaxis(self.inputs, 1, -1)
 
     @property
     def _score(self) -> Score:

@@ -114,10 +114,10 @@ class _Fidelity(Metric):
         True where the feature takes its baseline value; a feature is a pixel with all its channels.
         """
         batch_size = nb_at_once(self.batch_size)
-        baselines = baseline_values(self.baseline_mode, self.inputs, self.seed)
-        targets = self._score.targets(self.inputs, self.targets, batch_size)
-        inputs, baselines, targets = map(tf.constant, (self.inputs, baselines, targets))
-        total = len(self.inputs) * nb_variants
+        baselines = baseline_values(self.baseline_mode, self._points, self.seed)
+        targets = self._score.targets(self._points, self.targets, batch_size)
+        inputs, baselines, targets = map(tf.constant, (self._points, baselines, targets))
+        total = len(self._points) * nb_variants
         scores = np.empty(total, np.float32)
         title = type(self).__name__
         with tqdm(total=total, desc=title, disable=not self.verbose, unit="sample") as bar:
@@ -130,7 +130,7 @@ class _Fidelity(Metric):
                 points = tf.where(mask, tf.gather(baselines, sample), tf.gather(inputs, sample))
                 scores[index] = self._score(points, tf.gather(targets, sample)).numpy()
                 bar.update(len(index))
-        return scores.reshape(len(self.inputs), nb_variants)
+        return scores.reshape(len(self._points), nb_variants)
 
 
 class _Causal(_Fidelity):
@@ -157,7 +157,7 @@ class _Causal(_Fidelity):
 
     def detailed_evaluate(self, explanations: Any) -> MetricResult:
         """Curves and scores of every sample; see `evaluate` for the explanations."""
-        explanations = as_explanations(explanations, self.inputs)
+        explanations = as_explanations(explanations, self._points)
         nb_features = explanations[0].size
         counts = _step_counts(nb_features, self.steps, self.max_percentage_perturbed)
         ranks, tied = importance_ranks(explanations, counts, self.seed)
@@ -452,8 +452,8 @@ class MuFidelity(_Fidelity):
         faithful explanation makes it rise. `tied` are samples of which all subsets have the same
         attribution, or the same drop; their score is 0.
         """
-        explanations = as_explanations(explanations, self.inputs)
-        cells = grid_cells(self.inputs.shape[1:], self.grid_size)
+        explanations = as_explanations(explanations, self._points)
+        cells = grid_cells(self._points.shape[1:], self.grid_size)
         nb_cells = int(cells.max()) + 1
         subsets = _random_subsets(nb_cells, self.subset_percent, self.nb_samples, self.seed)
         tf_subsets, tf_cells = tf.constant(subsets), tf.constant(cells)

@@ -19,6 +19,7 @@ from xcertify.logits import logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.baselines import Baseline, baseline_values
 from xcertify.metrics.fidelity import Deletion, Insertion, average_ranks, row_correlations
+from xcertify.models import channels_last_layer
 from xcertify.targets import target_classes
 from xcertify.tracing import traced
 
@@ -121,15 +122,15 @@ class ClassRetrieval(Metric):
 
         `curves` are the softmax probabilities of all classes, (N, K), `axis` the classes.
         """
-        masks = _per_feature(explanations, self.inputs)
+        masks = _per_feature(explanations, self._points)
         if not ((masks >= 0) & (masks <= 1)).all():
             raise ValueError(
                 f"masks must be within [0, 1]: make them of explanations by as_masks. "
                 f"Received: {masks.min():.4g} to {masks.max():.4g}"
             )
-        neutral = baseline_values(self.neutral_value, self.inputs, self.seed)
-        classes = target_classes(self._logits(self.inputs), self.targets)
-        logits = two_classes(self._logits(neutral + masks * (self.inputs - neutral))).numpy()
+        neutral = baseline_values(self.neutral_value, self._points, self.seed)
+        classes = target_classes(self._logits(self._points), self.targets)
+        logits = two_classes(self._logits(neutral + masks * (self._points - neutral))).numpy()
         largest = np.sort(logits, axis=1)
         return MetricResult(
             metric="ClassRetrieval",
@@ -143,8 +144,10 @@ class ClassRetrieval(Metric):
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         points = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
+        start = channels_last_layer(self.model)
         logits = self._derive(
-            "logits", lambda: traced(logits_of(self.model), input_signature=[points])
+            "logits",
+            lambda: traced(logits_of(self.model, start), input_signature=[points], autograph=False),
         )
         size = nb_at_once(self.batch_size)
         starts = range(0, len(inputs), size)

@@ -20,6 +20,7 @@ from xcertify.metrics.base import (
     as_explanations,
     importance_ranks,
 )
+from xcertify.models import refuse_channels_first
 from xcertify.radii import compare_radii
 from xcertify.regions import Ball, Box, Region, as_norm, valid_range
 from xcertify.targets import margin_rows, target_classes
@@ -198,6 +199,7 @@ class RobustnessSr(Metric):
                 f"certified values stand beside attacks in float32, which bounds by decomon do not "
                 f"cover: use method='crown' or 'crown-ibp'. Received: method={method!r}"
             )
+        refuse_channels_first(model, "RobustnessSr")
         self.complement, self.higher_is_better = complement, complement
         self.fractions, self.norm, self.clip = fractions, as_norm(norm), clip
         self.steps, self.restarts = steps, restarts
