@@ -19,13 +19,13 @@ import tensorflow as tf
 from xcertify.attacks.ascent import PGD
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import head_of, logits_of
+from xcertify.models import gradient_by
 from xcertify.regions import Region
 from xcertify.smoothing import BETAS, copy_model, softplus_copy
 from xcertify.targets import logit_weights
 from xcertify.tracing import traced
 
 Explanation = Callable[[Callable, tf.Tensor, tf.Tensor], tf.Tensor]
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def input_gradient(model: Callable, inputs: tf.Tensor, targets: tf.Tensor) -> tf
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         score = tf.reduce_sum(model(inputs) * tf.cast(targets, inputs.dtype))
-    return tape.gradient(score, inputs)
+    return gradient_by(tape, score, inputs)
 
 
 def top_k_attack(

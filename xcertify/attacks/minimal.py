@@ -22,6 +22,7 @@ from xcertify.attacks.steps import (
     two_classes,
 )
 from xcertify.logits import logits_of
+from xcertify.models import gradient_by
 from xcertify.regions import Region, as_norm
 from xcertify.settings import Settings
 from xcertify.targets import target_classes
@@ -289,7 +290,7 @@ class MinimalPerturbation(Settings):
             raw = self._logits(points)
             logits = two_classes(raw)
             largest, climbed = margins(logits, classes, aims)
-        gradient = tape.gradient(climbed, points)
+        gradient = gradient_by(tape, climbed, points)
         slack = allowance(logits, gradient, points, unit_roundoff(self.model, raw))
         return largest, climbed, gradient, slack
 

@@ -19,6 +19,7 @@ import tensorflow as tf
 from xcertify.attacks.steps import lengths, margins, two_classes
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.logits import logits_of
+from xcertify.models import gradient_by
 from xcertify.regions import Ball, Region
 from xcertify.targets import margin_rows
 from xcertify.tracing import traced
@@ -150,7 +151,7 @@ class ClassChange:
             raw = self._logits(points)
             logits = two_classes(raw)
             largest, _ = margins(logits, classes, tf.fill(tf.shape(classes), -1))
-        gradient = tape.gradient(largest, points)
+        gradient = gradient_by(tape, largest, points)
         slack = allowance(logits, gradient, points, unit_roundoff(self._model, raw))
         return tf.where(targeted, -largest, largest) - slack, tf.shape(raw)[-1]
 
