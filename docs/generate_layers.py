@@ -26,8 +26,21 @@ of your own.
 ## Layers
 
 Any stride, dilation, groups, padding (valid, same, causal) and data format that Keras takes.
-`Sequential` and functional models are opened, nested and shared ones too. Refused: quantized
-layers, `UpSampling2D` other than nearest and bilinear, and `Dot` with `normalize=True`.
+`Sequential` and functional models are opened, nested and shared ones too, also with several inputs
+and outputs, in lists and dictionaries. Constants among the inputs of merging layers, with a batch
+axis of 1, are bounded as what they are.
+
+Refused, by name: quantized layers; `UpSampling2D` other than nearest and bilinear; `Dot` with
+`normalize=True`; `LayerNormalization` with `rms_scaling=True`; masks, given to a call or carried by
+a tensor; calls with `training=True`, and any other argument of a call that a rule does not know;
+axes of the batch, and whatever else mixes samples; layers that round to integers; sums that Keras
+takes for biases of another axis (`keras.ops.add(x, y)` with TensorFlow, where y has a single axis
+longer than 1 and x another one of that length: the result is not x + y, or is not for batches of
+one size).
+
+Layers that augment images at random (`RandomFlip` and its like) are bounded as they are at
+inference, as what gives their input. In Keras 3 they are active in `model(x)`, too; the network
+that is bounded is `model(x, training=False)`, as `model.predict` calls it.
 
 | kind | layers |
 | --- | --- |
@@ -38,8 +51,10 @@ A softmax at the end is left out: bounds are of the logits.
 
 ## Activations
 
-By name, as a function, or in an `Activation` layer. `exact pieces`: the lines of a piece cost
-nothing, as for ReLU on one side of 0; `curve`: lines above and below are proved on each interval.
+By name, as a function, or in an `Activation` layer; as `tf.nn.relu` and its like and as functions
+of `keras.ops`, with their own defaults; or called on a tensor. `exact pieces`: the lines of a piece
+cost nothing, as for ReLU on one side of 0; `curve`: lines above and below are proved on each
+interval.
 
 | activation | shape |
 | --- | --- |
@@ -47,10 +62,11 @@ nothing, as for ReLU on one side of 0; `curve`: lines above and below are proved
 OPERATIONS_HEAD = """
 ## Functions of `keras.ops`
 
-As nodes of a functional model, Python operators included (`x * 2 + y`). One factor of `Matmul`,
-`Dot` and `Divide` and the bounds of `Maximum` and `Minimum` may be constants, `Multiply`, `Add`,
-`Subtract`, `Maximum` and `Minimum` also take two tensors of the network; `Pad` pads with 0;
-`Sum` and `Mean` need their axes.
+As nodes of a functional model, Python operators included (`x * 2 + y`). The second factor of
+`Matmul` and `Dot` and the divisor of `Divide` have to be constants; `Multiply`, `Add`, `Subtract`,
+`Maximum` and `Minimum` take two tensors of the network, or a tensor and a constant on either side.
+Whatever moves, mixes or selects along the batch axis is refused. `ReLU` is `keras.activations.relu`
+called on a tensor.
 
 """
 

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import layers as L
 
+from xcertify.bounds.layers import AUGMENTATIONS
+
 NETWORKS: dict[str, Callable[[], keras.Model]] = {}
 
 
@@ -614,3 +616,38 @@ def function_moves() -> keras.Model:
     x = ops.tile(ops.squeeze(x, 3), (1, 1, 2))
     x = ops.dot(ops.reshape(x, (-1, 24)), np.linspace(-1, 1, 72).reshape(24, 3).astype("float32"))
     return functional(inputs, L.Dense(2)(ops.relu(x)))
+
+
+# What the augmenting layers need to be made.
+_AUGMENTED = {
+    "RandomBrightness": {"factor": 0.5},
+    "RandomColorDegeneration": {"factor": 0.5},
+    "RandomContrast": {"factor": 0.5},
+    "RandomHue": {"factor": 0.2},
+    "RandomPosterization": {"factor": 4},
+    "RandomRotation": {"factor": 0.3},
+    "RandomSaturation": {"factor": 0.5},
+    "RandomSharpness": {"factor": 0.5},
+    "RandomTranslation": {"height_factor": 0.2, "width_factor": 0.2},
+    "RandomZoom": {"height_factor": 0.2},
+}
+
+
+@network
+def augmentations() -> keras.Model:
+    layers = [kind(**_AUGMENTED.get(kind.__name__, {})) for kind in AUGMENTATIONS]
+    return sequential(
+        (4, 4, 3), *layers, L.Conv2D(2, 3, activation="relu"), L.Flatten(), L.Dense(2)
+    )
+
+
+@network
+def function_constants() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4,))
+    x = keras.activations.relu(L.Dense(4)(inputs), negative_slope=0.1, threshold=0.2)
+    x = L.Add()([x, np.array([[0.0, 1.0, -1.0, 0.3]], "float32")])
+    x = L.Multiply()([x, np.array([[1.0, -2.0, 0.5, 3.0]], "float32")])
+    x = L.Maximum()([x, np.array([[0.0, -1.0, 0.3, 0.1]], "float32")])
+    x = ops.true_divide(ops.cast(x, "float32"), np.array([[1.0, 2.0, 3.0, 4.0]], "float32"))
+    return functional(inputs, L.Dense(2)(ops.pad(x, [[0, 0], [1, 0]], constant_values=0.7)))

@@ -60,7 +60,7 @@ def network(shape: tuple[int, ...], build: Build, batch_size: int | None = None)
 
 def made(kind: type, *args: Any, **kwargs: Any) -> Build:
     """A layer that is made when it is called, under the global settings of then."""
-    return lambda h: kind(*args, **kwargs)(h)
+    return lambda h: kind(*args, **kwargs)(h)  # noqa: PLW0108
 
 
 def assert_agrees(model: keras.Model, tolerance: float = 2e-5, method: str = "crown") -> None:
@@ -688,7 +688,7 @@ def test_normalized_products_are_refused():
     transpose=(IMAGE, lambda h: ops.transpose(h, (0, 3, 1, 2))),
     squeeze=((3, 1, 2), lambda h: ops.squeeze(h, axis=2)),
     expand=(SERIES, lambda h: ops.expand_dims(h, axis=(1, -1))),
-    flip=(IMAGE, lambda h: ops.flip(h, axis=(1, -1))),
+    flip=(IMAGE, lambda h: ops.flip(ops.flip(h, axis=1), axis=-1)),
     moveaxis=(IMAGE, lambda h: ops.moveaxis(h, (1, 2), (2, 3))),
     swapaxes=(IMAGE, lambda h: ops.swapaxes(h, 1, -1)),
     concatenate=(SERIES, lambda h: ops.concatenate([h, ops.exp(h)], axis=-2)),
@@ -798,6 +798,13 @@ FACTS = {
 def test_elementwise_functions(function):
     """`negative_slope`, `alpha`, `approximate`; the same formulas in both releases of Keras."""
     assert_agrees(network(VECTOR, lambda h: function(3.0 * h)))
+
+
+def test_cast():
+    """`dtype`: float32 and float64, others round and are refused."""
+    assert_agrees(network(VECTOR, lambda h: ops.cast(ops.cast(h, "float64"), "float32")))
+    for dtype in ("float16", "int32"):
+        assert_refused(network(VECTOR, lambda h, to=dtype: ops.cast(h, to)), "Cast")
 
 
 # --- what mixes samples --------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def refuse_mixing(layer: Any, function: Any, shapes: Sequence[tuple[int, ...]]) 
         ops.convert_to_tensor(generator.normal(size=(_NB_SAMPLES, *shape)), "float32")
         for shape in shapes
     ]
-    mixes = UnsupportedLayerError(
+    mixes = (
         f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded: it mixes "
         f"samples, or is tied to one size of the batch. Let it work along the other axes only, "
         f"with -1 for the batch axis in shapes."
@@ -247,9 +247,13 @@ def refuse_mixing(layer: Any, function: Any, shapes: Sequence[tuple[int, ...]]) 
             for i in range(_NB_SAMPLES)
         ]
     except Exception as error:
-        raise mixes from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UnsupportedLayerError(
+            f"{mixes} Received, for batches of {_NB_SAMPLES} and of 1: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
     if any(part.shape[:1] != (1,) for part in alone):
-        raise mixes
+        raise UnsupportedLayerError(mixes)
     alone = np.concatenate(alone)
     if together.shape != alone.shape or not np.allclose(together, alone, 1e-4, 1e-4, True):
-        raise mixes
+        raise UnsupportedLayerError(mixes)

@@ -80,8 +80,8 @@ def _reshape(operation: Any, emit: Emitter, node: int) -> int:
 def _cast(operation: Any, emit: Emitter, node: int) -> int:
     if operation.dtype not in ("float32", "float64"):
         raise UnsupportedLayerError(
-            f"The operation '{operation.name}' of class Cast can be bounded to float32 and float64, "
-            f"which round nothing. Received: dtype={operation.dtype!r}"
+            f"The operation '{operation.name}' of class Cast can be bounded where it casts to "
+            f"float32 or float64. Received: dtype={operation.dtype!r}"
         )
     return node
 
@@ -121,8 +121,15 @@ def _repetition(operation: Any, emit: Emitter, node: int) -> int:
 
 @register_operation("Tile")
 def _tiles(operation: Any, emit: Emitter, node: int) -> int:
-    uses = int(np.prod(operation.repeats))
-    return emit(Affine(emit.arguments.evaluate, nb_terms_back=uses), node)
+    repeats = np.ravel(operation.repeats).tolist()
+    repeats = [1] * (len(emit.shape(node)) + 1 - len(repeats)) + repeats
+
+    def tiled(inputs: Any) -> Any:
+        for axis, count in enumerate(repeats):
+            inputs = ops.concatenate([inputs] * count, axis=axis) if count > 1 else inputs
+        return inputs
+
+    return emit(Affine(tiled, nb_terms_back=math.prod(repeats)), node)
 
 
 @register_operation("Pad", settings=("constant_values",))

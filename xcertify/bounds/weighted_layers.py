@@ -212,7 +212,8 @@ def _transposed(
     missing = [(0, b * s - k) for b, s, k in zip(blocks, strides, kernel.shape)]
     kernel = ops.pad(kernel, [*missing, (0, 0), (0, 0)])
     kernel = ops.reshape(kernel, (*interleaved(blocks), nb_channels, nb_filters))
-    kernel = ops.flip(kernel, axis=tuple(outer))
+    for axis in outer:  # one at a time: some versions of Keras take no more
+        kernel = ops.flip(kernel, axis=axis)
     kernel = ops.transpose(kernel, (*outer, 2 * rank + 1, *inner, 2 * rank))
     kernel = ops.reshape(kernel, (*blocks, nb_filters, math.prod(strides) * nb_channels))
     outputs = ops.pad(outputs, [(0, 0), *((block - 1,) * 2 for block in blocks), (0, 0)])
