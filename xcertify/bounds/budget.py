@@ -51,9 +51,21 @@ class Budget:
 
     def nb_samples(self, graph: Graph) -> int:
         """Samples whose intervals and relaxations fit: some float64 and eight working tensors."""
-        per_entry = (32 + 8 * self.item_size) * self.nb_versions
-        per_sample = sum(math.prod(node.shape) for node in graph.nodes) * per_entry
-        return max(1, int(_NETWORK * self.nb_bytes) // per_sample)
+        nb_entries = sum(math.prod(node.shape) for node in graph.nodes)
+        for node in graph.nodes:
+            if node.operation is not None:
+                nb_entries += node.operation.nb_slopes(node.shape, self.largest_matrix)
+        return max(1, int(_NETWORK * self.nb_bytes) // (nb_entries * self._per_entry))
+
+    @property
+    def largest_matrix(self) -> int:
+        """See `Options`: about a million slopes, or what fits."""
+        return min(2**20, int(_NETWORK * self.nb_bytes) // self._per_entry)
+
+    @property
+    def _per_entry(self) -> int:
+        """Bytes for each entry of a tensor of one sample, in intervals and relaxations."""
+        return (32 + 8 * self.item_size) * self.nb_versions
 
     def nb_rows(self, graph: Graph, nb_samples: Any, optimized: Sequence[int] = ()) -> Any:
         """Rows of one backward pass whose coefficients fit, a tensor.

@@ -12,7 +12,6 @@ from xcertify.bounds.operations import Enclosure, Operation, Options, Relaxed, W
 from xcertify.bounds.rounding import gamma, round_down, round_up
 
 _NEVER = -1e30  # stands for entries that cannot be the largest
-_LARGEST_MATRIX = 2**20  # slopes of one sample that a softmax may have
 
 
 class Largest(Operation):
@@ -219,7 +218,7 @@ class Softmax(Operation):
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`."""
         (enclosure,) = inputs
-        if not self._has_lines(output.reference.shape[1:]):
+        if not self.nb_slopes(output.reference.shape[1:], options.largest_matrix):
             return Relaxed(output.lower, output.upper)
         dtype = options.dtype
         lower, upper = (ops.clip(self._last(side), 0.0, 1.0) for side in output.absolute())
@@ -269,11 +268,12 @@ class Softmax(Operation):
         """See `Operation`."""
         return [enclosure.upper > enclosure.lower for enclosure in inputs]
 
-    def _has_lines(self, shape: tuple[int, ...]) -> bool:
-        """Whether the matrices of slopes are worth their memory."""
+    def nb_slopes(self, shape: tuple[int, ...], largest: int) -> int:
+        """See `Operation`: matrices along a single axis, where they are worth their memory."""
         if not isinstance(self.axis, int):
-            return False
-        return math.prod(shape) * shape[self._axis(len(shape) + 1) - 1] <= _LARGEST_MATRIX
+            return 0
+        size = math.prod(shape) * shape[self._axis(len(shape) + 1) - 1]
+        return size if size <= largest else 0
 
     def _axis(self, rank: int) -> int:
         return self.axis % rank

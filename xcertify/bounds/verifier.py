@@ -134,6 +134,7 @@ class Verifier(Settings):
             "float32" if arithmetic == "float32" else None,
             lower_slope,
             alternatives=method == "alpha-crown",
+            largest_matrix=self._budget.largest_matrix,
         )
         by_decomon = str(method).startswith("decomon:")
         if not by_decomon and method not in METHODS:
@@ -246,7 +247,7 @@ class Verifier(Settings):
         rows = self._check(region, rows, constants)
         compared = self._compare(region, constants)
         # Two sides, of which TensorFlow makes a copy while it puts them together.
-        per_pair = 4 * math.prod(self.input_shape) * self._budget.item_size + nb_bytes
+        per_pair = 4 * math.prod(self._input_shapes[0]) * self._budget.item_size + nb_bytes
         for samples, some, sides in self._parts(
             region, self._graph.output, rows, self._linear, constants, per_pair=per_pair
         ):
@@ -465,7 +466,7 @@ class Verifier(Settings):
                 perturbed = find_tensor(model.inputs, self.perturbed, "perturbed")
             output = find_tensor(model.outputs, self.output, "output")
             network = Network(model, self.start_layer, perturbed, output)
-            made.append(compare(network, self._graph, region, arrays))
+            made.append(compare(network, self._graph, region, arrays, self._watched()))
             return True
 
         self._derive("compared", make)
@@ -530,7 +531,7 @@ class Verifier(Settings):
                 )
         if rows is None:
             return None
-        size = self.nb_outputs
+        size = math.prod(self._output_shape)
         if not _is_made_when_needed(rows):
             rows = np.asarray(rows)
         fits = rows.ndim == 2 or (rows.ndim == 3 and len(rows) == len(region))
@@ -629,10 +630,10 @@ class Verifier(Settings):
             ),
             [
                 form.signature,
-                ((None, *self.input_shape), "float64"),
-                *[((None, *self.input_shape), self.dtype)] * 2,
+                ((None, *self._input_shapes[0]), "float64"),
+                *[((None, *self._input_shapes[0]), self.dtype)] * 2,
                 *[((None, *shape), "float64") for shape in self._input_shapes[1:]],
-                *[((None, *self.input_shape), self.dtype)] * is_ball,
+                *[((None, *self._input_shapes[0]), self.dtype)] * is_ball,
                 *[((None,), "float64")] * len(radii),
             ],
         )
