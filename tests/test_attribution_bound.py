@@ -14,6 +14,7 @@ from xcertify.attributions import AttributionBound, CertifiedGradient
 from xcertify.attributions.quadratic_forms import ascent, largest_eigenvalue, least_dual
 from xcertify.bounds.activations import smooth_rectifier
 from xcertify.bounds.relaxations import derivative_range, image
+from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
 
 L = keras.layers
@@ -315,6 +316,17 @@ def test_radii_invert_deviations(smooth, inputs):
     assert explainer.certify(inputs[:1]).proved_euclidean[0] <= threshold * (1 + 1e-6)
     flat = AttributionBound(quadratic(np.zeros((2, 2))))
     assert np.isinf(flat.epsilon_for(0.1, np.ones((1, 2)), [0])).all()
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_attribution_farther_than_proved_is_reported(smooth, inputs, monkeypatch):
+    explainer = AttributionBound(smooth, 0.1, method="interval", proved=True)
+    right = explainer.certify(inputs)
+    wrong = right.proved_euclidean.copy()
+    wrong[1] = 0.1 * right.reached[1]
+    monkeypatch.setattr(explainer, "_proofs", lambda *_: (wrong, right.proved_cosine))
+    with pytest.raises(ContradictionError, match="Euclidean distance is at .* for input 1, which"):
+        explainer.certify(inputs)
 
 
 def test_a_single_logit(inputs):

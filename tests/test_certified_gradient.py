@@ -14,6 +14,7 @@ from networks import NETWORKS, sequential
 from xcertify import criteria
 from xcertify.attacks import (
     CriterionAttack,
+    MapAttackResult,
     WeightCriterionAttack,
     input_gradient,
     weight_attack,
@@ -28,6 +29,7 @@ from xcertify.attributions import (
 from xcertify.bounds import UnsupportedLayerError
 from xcertify.certificates import GradientCertificate, fingerprint
 from xcertify.criteria import Excludes, KeepsOut, KeepsSigns, KeepsTop, Within
+from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
 
 L = keras.layers
@@ -157,7 +159,8 @@ def test_lipschitz_constants_hold():
 @pytest.mark.usefixtures("eager")
 def test_saving_loading_and_checking(tmp_path):
     model, x = NETWORKS["convolutions"](), inputs(2, (6, 7, 2))
-    explainer = CertifiedGradient(model, np.array([0.01, 0.02]), clip=(0, np.float32(1)))
+    epsilon = np.reshape([0.01, 0.02], (2, 1, 1, 1))
+    explainer = CertifiedGradient(model, epsilon, clip=(0, np.float32(1)))
     certificate = explainer.certify(x)
     path = tmp_path / "certificate.npz"
     certificate.save(path)
@@ -280,6 +283,42 @@ def test_radius_of_a_kink_by_hand():
     np.testing.assert_allclose(found.certified, [0.3, 0.8, 0.0], rtol=0.02)
     np.testing.assert_allclose(found.attacked[:2], [0.3, 0.8], rtol=0.3)
     assert (found.attacked > found.certified).all()
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("varied", ["epsilon", "gamma"])
+def test_an_attack_inside_a_certified_radius_is_reported(varied, monkeypatch):
+    model, x = small(), inputs(2)
+    explainer = CertifiedGradient(model, epsilon=0.0)
+    settings = {"varied": varied, "nb_halvings": 2, "attack_steps": 5}
+
+    def wrong_bounds(inputs, weights, epsilon, gamma, dtype="float32"):
+        maps = explainer._of_features(inputs, weights)
+        return maps, maps
+
+    monkeypatch.setattr(explainer, "_bounds", wrong_bounds)
+    with pytest.raises(ContradictionError, match="breaks Within.*method='crown' certifies up to 1"):
+        explainer.radius(x, Within(0.2), **settings)
+
+
+def test_a_criterion_is_broken_in_real_arithmetic():
+    """Float32 alone does not decide: 3 and 0 are the slopes on both sides of a kink at 0.2."""
+    model = sequential((1,), L.Dense(1, "relu"), L.Dense(1))
+    model.set_weights([np.ones((1, 1)), np.array([-0.2]), np.full((1, 1), 3.0), np.zeros(1)])
+    x = np.array([[0.5], [1.0]], "f4")
+    original, targets = np.full((2, 1), 3.0), np.ones((2, 1), "f4")
+    sides = lambda points, samples: (np.full((len(points), 1), 3.0),) * 2  # noqa: E731
+    for exact, broken in [(None, True), (sides, False)]:
+        attack = CriterionAttack(
+            model, input_gradient, Within(0.5), original, targets, exact=exact, steps=5
+        )
+        result = attack(Ball(x, 0.9))
+        assert (result.maps == 0).all()
+        assert (attack.breaks(result) == broken).all()
+    # by less than what float32 can be expected to round, it is not broken
+    attack = CriterionAttack(model, input_gradient, Within(0.0), original, targets)
+    near = MapAttackResult(x, original * (1 + 1e-6), original, np.zeros(2))
+    assert not attack.breaks(near).any()
 
 
 @pytest.mark.usefixtures("eager")

@@ -12,12 +12,15 @@ import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
 from xcertify.attacks.maps import Explanation, MapAttackResult
+from xcertify.attacks.roundings import relative_allowance
 from xcertify.criteria import Criterion
 from xcertify.logits import logits_of
-from xcertify.regions import Region
+from xcertify.regions import Region, as_column
 from xcertify.settings import Settings
 from xcertify.smoothing import BETAS, SmoothCopy
 from xcertify.tracing import traced
+
+_INWARD = 2.0**-22  # share of weights, and of their radii, that covers roundings of both in float32
 
 
 class CriterionAttack(Settings):
@@ -42,6 +45,9 @@ class CriterionAttack(Settings):
         (N, K): weights of the logits, as the explanation takes them.
     steps, restarts, batch_size, seed
         As for `PGD`, for each beta.
+    exact
+        (points (M, *shape), samples (M,)) -> lower and upper sides (M, *map) of the explanations
+        there in real arithmetic, whatever is taken at kinks. None: not known.
 
     No guarantee
     ------------
@@ -65,10 +71,11 @@ class CriterionAttack(Settings):
         restarts: int = 2,
         batch_size: int = 128,
         seed: int = 0,
+        exact: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> None:
         self.model, self.explanation, self.criterion = model, explanation, criterion
         self.original, self.targets, self.batch_size = original, targets, batch_size
-        self.steps, self.restarts, self.seed = steps, restarts, seed
+        self.steps, self.restarts, self.seed, self.exact = steps, restarts, seed, exact
         self._lock = threading.Lock()  # the smooth copy has one beta for all calls
 
     def __call__(self, region: Region) -> MapAttackResult:
@@ -91,8 +98,19 @@ class CriterionAttack(Settings):
         return MapAttackResult(points, np.concatenate(maps), self.original, found.values)
 
     def breaks(self, result: MapAttackResult) -> np.ndarray:
-        """Where the explanations of a result break the criterion, (N,) bool."""
-        return ~self.criterion.holds(result.maps, result.maps, self.original)
+        """Where the explanations of a result break the criterion beyond roundings, (N,) bool.
+
+        In the model's arithmetic by more than can be expected of it (`xcertify.attacks.roundings`,
+        as a share of the largest entry of the map), and not only there: with `exact` the criterion
+        must not be proved at the point.
+        """
+        broken = breaks_for_certain(self.criterion, result.maps, self.original)
+        some = np.flatnonzero(broken)
+        if self.exact is not None and len(some):
+            lower, upper = (np.array(result.maps, np.float64) for _ in range(2))
+            lower[some], upper[some] = self.exact(result.points[some], some)
+            broken &= ~self.criterion.holds(lower, upper, self.original)
+        return broken
 
     def _objective(self, points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         goal = np.broadcast_to(np.asarray(self.criterion.goal, np.float32), self.original.shape)
@@ -186,7 +204,9 @@ class WeightCriterionAttack(Settings):
 
     def __call__(self, gamma: Any) -> MapAttackResult:
         """Attack with weights in [w - gamma |w|, w + gamma |w|]; gamma is a number or (N,)."""
-        gammas = tf.constant(np.broadcast_to(gamma, len(self.inputs)), tf.float32)
+        # rounded inward, as the weights below: a certificate ends at gamma
+        gammas = np.broadcast_to(np.asarray(gamma, np.float64), len(self.inputs))
+        gammas = tf.constant(np.maximum(gammas * (1 - _INWARD) - _INWARD, 0), tf.float32)
         best, best_values = self.original, np.full(len(self.inputs), -np.inf)
         smooth = self._derive("smooth", lambda: SmoothCopy(self.model))
         attack = self._derive("attack", lambda: traced(self._of_samples))
@@ -200,7 +220,12 @@ class WeightCriterionAttack(Settings):
             best_values = np.maximum(best_values, values)
         return MapAttackResult(self.inputs, best, self.original, best_values)
 
-    breaks = CriterionAttack.breaks
+    def breaks(self, result: MapAttackResult) -> np.ndarray:
+        """Where the explanations of a result break the criterion beyond roundings, (N,) bool.
+
+        In the model's arithmetic, as for `CriterionAttack`.
+        """
+        return breaks_for_certain(self.criterion, result.maps, self.original)
 
     def _of_samples(self, gammas: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """One sample after the other inside the graph: the weights of one are held at a time."""
@@ -266,8 +291,17 @@ class WeightCriterionAttack(Settings):
 
     def _radius(self, weight: Any, center: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
         if self.bias_radius is not None and weight.name in ("bias", "beta"):
-            return tf.fill(center.shape, tf.constant(self.bias_radius, tf.float32))
+            radius = tf.fill(center.shape, tf.constant(self.bias_radius, tf.float32))
+            return tf.maximum(radius * (1 - _INWARD) - _INWARD * tf.abs(center), 0)
         return gamma * tf.abs(center)
+
+
+def breaks_for_certain(criterion: Criterion, maps: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """Where explanations break a criterion, however float32 may have rounded them, (N,) bool."""
+    maps = np.asarray(maps, np.float64)
+    slack = np.abs(_flat(maps)).max(axis=1) * relative_allowance(maps[0].size)
+    slack = as_column(slack, maps)
+    return criterion.broken(maps - slack, maps + slack, original)
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

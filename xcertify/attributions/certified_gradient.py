@@ -22,15 +22,16 @@ from xcertify.certificates import GradientCertificate, RadiusCertificate, finger
 from xcertify.checks import whole_number
 from xcertify.criteria import Criterion
 from xcertify.inputs import spread_value
-from xcertify.models import gradient_by
-from xcertify.regions import Ball, Region, as_norm
+from xcertify.models import gradient_by, refuse_channels_first
+from xcertify.radii import compare_radii
+from xcertify.regions import Ball, Region, as_column, as_norm
+from xcertify.settings import setting_names
 from xcertify.targets import target_classes
 
 LOSSES = ("logit", "cross-entropy")
 ATTRIBUTIONS = ("gradient", "gradient_input", "integrated_gradients", "smoothgrad")
 PATHS = ("sum", "integral")
 
-_BETAS = (10.0, 30.0, 100.0)
 _SMALLEST = 2.0**-16  # the smallest radius that is tried, as a share of the largest
 _NB_ATTACKS = 6
 
@@ -219,23 +220,34 @@ class CertifiedGradient(GradientExplainer):
         radii
             `certified` and `attacked`, (N,).
 
+        Raises
+        ------
+        ValueError
+            For arguments that do not fit, and as `certify`.
+        ContradictionError
+            If an attack breaks the criterion within a certified radius, where it is looked for,
+            too: a bug, to be reported.
+
         Guarantee
         ---------
         Of `certified`, as for `certify`. `attacked` is broken by a point, or by weights, found in
-        float32; no larger radius can be certified.
+        float32 and beyond what it can be expected to round; for a point it is not proved in float64
+        that the criterion holds there. No larger radius can be certified.
         """
         if varied not in ("epsilon", "gamma"):
             raise ValueError(f"varied must be 'epsilon' or 'gamma'. Received: {varied!r}")
         if not largest > 0:
             raise ValueError(f"largest must be above 0. Received: {largest!r}")
+        refuse_channels_first(self.model, "CertifiedGradient.radius")
         inputs, targets = self._take(inputs, targets)
         weights = self._weights(inputs, targets)
         original = self._of_features(inputs, weights)
 
         def proved(radius: np.ndarray) -> np.ndarray:
-            radii = self._radii(radius, varied)
+            radii = self._radii(radius if varied == "gamma" else as_column(radius, inputs), varied)
             return criterion.holds(*self._bounds(inputs, weights, *radii), original)
 
+        description = self._description(*self._radii("radius", varied))
         certified = _largest_proved(proved, len(inputs), largest, nb_halvings)
         attacked = None
         if attack:
@@ -243,8 +255,15 @@ class CertifiedGradient(GradientExplainer):
             attacked = search(
                 inputs, weights, original, criterion, certified, largest, attack_steps
             )
+            compare_radii(
+                certified,
+                attacked,
+                what=f"an explanation that breaks {criterion!r}",
+                method=self.method,
+                region=description["region"],
+            )
         return RadiusCertificate(
-            **self._description(*self._radii("radius", varied)),
+            **description,
             certified=certified,
             attacked=attacked,
             varied=varied,
@@ -340,7 +359,8 @@ class CertifiedGradient(GradientExplainer):
 
     def _verifier(self, dtype: str) -> Verifier:
         return self._derive(
-            ("verifier", dtype), lambda: Verifier(self.model, dtype=dtype, logits=True)
+            ("verifier", dtype),
+            lambda: Verifier(self.model, dtype=dtype, logits=True, start_layer=self._start),
         )
 
     def _bounds(
@@ -352,7 +372,7 @@ class CertifiedGradient(GradientExplainer):
         dtype: str = "float32",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the explanations, (N, *shape) each."""
-        region = Ball(inputs, _per_sample(epsilon, inputs), self.norm, self.clip)
+        region = Ball(inputs, epsilon, self.norm, self.clip)
         gamma = np.broadcast_to(np.asarray(gamma, np.float64), len(inputs))
         nb_variants = len(self._variants(region.shape)[0])
         totals = np.zeros((2, *inputs.shape))
@@ -380,6 +400,14 @@ class CertifiedGradient(GradientExplainer):
             slack = 1e-12 * np.abs(totals)
             totals = [totals[0] - slack[0], totals[1] + slack[1]]
         return Region(inputs, *totals).sides(dtype)
+
+    def _at(self, points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sides of the explanations at single points, with the weights as they are, in float64."""
+        settings = {name: getattr(self, name) for name in setting_names(CertifiedGradient)}
+        settings |= {"epsilon": 0.0, "gamma": 0.0, "bias_radius": None, "norm": np.inf}
+        settings |= {"clip": None, "path": "sum", "method": "interval", "verbose": False}
+        explainer = self._derive("exact", lambda: CertifiedGradient(**settings))
+        return explainer._bounds(points, weights, 0.0, 0.0, dtype="float64")
 
     def _rows(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """What `Verifier.bound_gradient` is asked for."""
@@ -460,10 +488,11 @@ class CertifiedGradient(GradientExplainer):
             steps=steps,
             batch_size=max(1, 4 * self._nb_at_once // nb_variants),
             seed=self.seed,
+            exact=lambda points, samples: self._at(points, weights[samples]),
         )
 
         def broken(radius: np.ndarray) -> np.ndarray:
-            region = Ball(inputs, _per_sample(radius, inputs), self.norm, self.clip)
+            region = Ball(inputs, as_column(radius, inputs), self.norm, self.clip)
             return attack.breaks(attack(region))
 
         return _least_broken(broken, certified, largest)
@@ -513,22 +542,17 @@ def _largest_proved(
 def _least_broken(
     broken: Callable[[np.ndarray], np.ndarray], certified: np.ndarray, largest: float
 ) -> np.ndarray:
-    """Least radii (N,) that were tried and broken, above the certified ones, by bisection."""
+    """Least radii (N,) that were tried and broken, the certified ones among them, by bisection."""
     low, high = np.maximum(certified, largest * _SMALLEST), np.full(len(certified), largest)
     attacked, radius = np.full(len(certified), np.inf), high
+    if certified.any():  # nothing should be found there
+        attacked = np.where(broken(low) & (certified > 0), certified, np.inf)
     for _ in range(_NB_ATTACKS):
-        found = broken(radius) & (radius > certified)
+        found = broken(radius)
         attacked = np.where(found, np.minimum(attacked, radius), attacked)
         low, high = np.where(found, low, radius), np.where(found, radius, high)
         radius = np.sqrt(low * high)
     return attacked
-
-
-def _per_sample(radius: Any, inputs: np.ndarray) -> Any:
-    """Radii (N,) with the axes of the inputs; anything else as it is."""
-    if np.shape(radius) != (len(inputs),):
-        return radius
-    return np.reshape(radius, (-1, *[1] * (inputs.ndim - 1)))
 
 
 def _outward(lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
