@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -34,6 +35,7 @@ _NB_REGIONS = 2  # of a batch, of which points are taken
 _NB_CORNERS = 2
 _LARGE = 2**22  # entries of all tensors of a network that is evaluated on two points only
 _PRECISIONS = ("float64", "float32", "float16", "bfloat16")
+_NB_STATES = 8  # of one model that are remembered
 _SLACK = 1e-9  # relative; errors of float64 are far below, wrong facts far above
 
 
@@ -109,6 +111,8 @@ class Comparison:
 
     def excluded(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
         """Which of the points leave bounds (P, S) there of rows (S, K) or (N, S, K), (P,) bool."""
+        if not len(self.samples):
+            return np.zeros(0, bool)
         values, size = self.values, np.abs(self.values)
         if rows is not None:
             if rows.ndim == 3:
@@ -120,8 +124,17 @@ class Comparison:
         return ((values < lower - slack) | (values > upper + slack)).any(axis=1)
 
 
+# What graphs and models have been found to agree in, by the model: several verifiers of one need it
+# once.
+_AGREED: WeakKeyDictionary[keras.Model, list[Any]] = WeakKeyDictionary()
+
+
 def compare(
-    network: Network, graph: Graph, region: Region | None, inputs: Sequence[np.ndarray]
+    network: Network,
+    graph: Graph,
+    region: Region | None,
+    inputs: Sequence[np.ndarray],
+    state: Any,
 ) -> Comparison:
     """Evaluate graph and model on the same points, and refuse a graph that is another function.
 
@@ -136,6 +149,9 @@ def compare(
         inputs themselves are.
     inputs
         The input that varies and, behind it, the others, (N, *shape) each.
+    state
+        All that the graph was made of but weights. Where graph and model of this state have been
+        compared before, only the graph is evaluated, inside of the region.
 
     Raises
     ------
@@ -145,6 +161,9 @@ def compare(
     """
     precision = network.precision
     samples, points = _points(network, graph, region, inputs, precision)
+    state = state, network.start_layer, network.perturbed, network.output
+    if state in _AGREED.get(network.model, ()):
+        return _evaluated(graph, region, samples, points)
     if network.start_layer is None:
         starts, called = points, points
     else:
@@ -169,14 +188,26 @@ def compare(
             (parent,) = graph.nodes[index].parents
             reach = np.abs(np.asarray(enclosures[parent].reference))
             _check_facts(operation.activation, graph.nodes[index].layer, reach)
+    _AGREED.setdefault(network.model, []).append(state)
+    del _AGREED[network.model][:-_NB_STATES]
+    return _evaluated(graph, region, samples, points)
+
+
+def _evaluated(
+    graph: Graph, region: Region | None, samples: np.ndarray, points: Sequence[np.ndarray]
+) -> Comparison:
+    """The points inside of the region, and the outputs that are bounded there."""
     inside = np.flatnonzero(samples >= 0)
-    bounded = np.asarray(enclosures[graph.output].reference)
-    return Comparison(
-        region,
-        samples[inside],
-        starts[0][inside],
-        bounded.reshape(len(bounded), -1)[inside],
-    )
+    points = [array[inside] for array in points]
+    if not len(inside):
+        return Comparison(region, samples[inside], points[0], np.zeros((0, 0)))
+    values = dict(enumerate(map(_tensor, points)))
+    with backend.full_precision():
+        for index in interval.ancestors(graph, [graph.output]):
+            node = graph.nodes[index]
+            values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
+    bounded = np.asarray(values[graph.output])
+    return Comparison(region, samples[inside], points[0], bounded.reshape(len(inside), -1))
 
 
 def refuse_excluding(graph: Graph, comparison: Comparison, excluded: np.ndarray) -> None:
@@ -332,7 +363,8 @@ def _evaluate(
         # Kernels treat the last rows of a batch in another way than the first, up to roundings.
         dtype = keras.backend.standardize_dtype(outputs[output].dtype)
         slack = {"float64": 1e-7, "float32": 1e-3}.get(dtype, 0.1) * np.abs(values).max(initial=0)
-        same = (np.abs(values - values[:1]) <= slack).all()
+        with np.errstate(invalid="ignore"):  # an overflow is no number to compare with
+            same = (np.abs(values - values[:1]) <= slack).all()
         found.append(values[:1] if same else values[:1] + np.nan)
     known = [values for values in found if values is not None]
     if not known:
