@@ -1,4 +1,4 @@
-"""Attacks on explanations: the map changes, the prediction does not.
+"""Attacks on explanations: the map changes, the prediction does not, however it is rounded.
 
 An explanation is given as a callable (model, inputs, targets) -> maps of TensorFlow operations,
 the form of Xplique's operators: `model` gives logits, `inputs` are (B, *shape) and `targets`
@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
+from xcertify.attacks.roundings import margin_with_allowance
+from xcertify.attacks.steps import two_classes
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import head_of, logits_of
 from xcertify.models import gradient_by
@@ -239,6 +241,13 @@ class _Attacked:
 
         return _in_batches(maps, points, self.batch_size, self.targets)
 
+    def kept(self, points: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
+        """Where the class is that of the nominal input, however its logits were rounded."""
+        classes = tf.gather(self.classes, samples)
+        kept = _keeps_class(self.model, self.logits, points, classes)
+        at_start = _flat(points == tf.gather(tf.constant(self.region.center), samples))
+        return kept | tf.reduce_all(at_start, axis=1)
+
     def run(
         self,
         value: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
@@ -256,8 +265,7 @@ class _Attacked:
         def objective(points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = tf.gather(targets, samples)
             maps = self.explanation(self.logits, points, rows)
-            kept = _predicted(self.logits(points)) == tf.gather(self.classes, samples)
-            judged = tf.where(kept, value(maps, samples), -np.inf)
+            judged = tf.where(self.kept(points, samples), value(maps, samples), -np.inf)
             if beta is not None:
                 maps = self.explanation(smooth, points, rows)
             return judged, climbed(maps, samples)
@@ -358,7 +366,7 @@ def weight_attack(
     radii = [gamma * tf.abs(center) for center in centers]
 
     def measure(
-        points: tf.Tensor, rows: tf.Tensor, goal: tf.Tensor
+        points: tf.Tensor, rows: tf.Tensor, goal: tf.Tensor, given: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             distance = tf.reduce_mean(_flat(explain(points, rows) - goal) ** 2, axis=1)
@@ -366,19 +374,19 @@ def weight_attack(
         variables = [weight.value for weight in weights]
         unconnected = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(total, variables, unconnected_gradients=unconnected)
-        return sign * distance, _predicted(logits(points)), gradients
+        return sign * distance, _keeps_class(copy, logits, points, given), gradients
 
     measure = traced(measure, reduce_retracing=True)
     generator = np.random.default_rng(seed)
     best, best_values = [weight.numpy() for weight in weights], None
-    arrays = inputs, targets, wanted
+    arrays = inputs, targets, wanted, classes
     for step in range(steps + 1):  # the last one only looks at where the others led
         parts = [
             measure(*(tf.constant(array[first : first + batch_size]) for array in arrays))
             for first in range(0, len(inputs), batch_size)
         ]
         values = np.concatenate([part[0] for part in parts])
-        kept = np.array_equal(np.concatenate([part[1] for part in parts]), classes)
+        kept = not step or np.concatenate([part[1] for part in parts]).all()
         if kept and (best_values is None or values.mean() > best_values.mean()):
             best, best_values = [weight.numpy() for weight in weights], values
         directions = [sum(gradients) for gradients in zip(*(part[2] for part in parts))]
@@ -395,10 +403,16 @@ def weight_attack(
 
 
 def _predicted(logits: tf.Tensor) -> tf.Tensor:
-    """Predicted class of each row; the sign of a single logit."""
-    if logits.shape[-1] == 1:
-        return tf.cast(tf.convert_to_tensor(logits)[:, 0] > 0, tf.int64)
-    return tf.argmax(logits, axis=1)
+    """Predicted class of each row, int32; the sign of a single logit."""
+    return tf.argmax(two_classes(tf.convert_to_tensor(logits)), axis=1, output_type=tf.int32)
+
+
+def _keeps_class(
+    model: Callable, logits: Callable, points: tf.Tensor, classes: tf.Tensor
+) -> tf.Tensor:
+    """Where points are of their classes beyond what roundings can feign, (B,) bool."""
+    _, largest, slack = margin_with_allowance(model, logits, points, classes)
+    return -largest > slack
 
 
 def _target_maps(target_maps: Any, maps: np.ndarray) -> np.ndarray:

@@ -19,7 +19,6 @@ import tensorflow as tf
 from xcertify.attacks.steps import lengths, margins, two_classes
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.logits import logits_of
-from xcertify.models import gradient_by
 from xcertify.regions import Ball, Region
 from xcertify.targets import margin_rows
 from xcertify.tracing import traced
@@ -73,6 +72,19 @@ def allowance(
     if gradient is not None:
         size += tf.cast(lengths(gradient * points, 1), size.dtype)
     return size * relative_allowance(math.prod(points.shape[1:]), unit)
+
+
+def margin_with_allowance(
+    model: Any, logits_at: Callable, points: tf.Tensor, classes: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Logits (B, K), margins max f_c' - f_c (B,), and how far roundings may have moved these."""
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        raw = logits_at(points)
+        logits = two_classes(raw)
+        largest, _ = margins(logits, classes, tf.fill(tf.shape(classes), -1))
+    gradient = tape.gradient(largest, points)
+    return raw, largest, allowance(logits, gradient, points, unit_roundoff(model, raw))
 
 
 class ClassChange:
@@ -146,13 +158,7 @@ class ClassChange:
         self, points: tf.Tensor, classes: tf.Tensor, targeted: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Margins less their allowance, (B,), and the number of logits."""
-        with tf.GradientTape() as tape:
-            tape.watch(points)
-            raw = self._logits(points)
-            logits = two_classes(raw)
-            largest, _ = margins(logits, classes, tf.fill(tf.shape(classes), -1))
-        gradient = gradient_by(tape, largest, points)
-        slack = allowance(logits, gradient, points, unit_roundoff(self._model, raw))
+        raw, largest, slack = margin_with_allowance(self._model, self._logits, points, classes)
         return tf.where(targeted, -largest, largest) - slack, tf.shape(raw)[-1]
 
     def _sides(self, points: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
