@@ -9,6 +9,7 @@ import pytest
 from xcertify import benchmark, cli, datasets
 from xcertify.benchmark import Times, choose, curves_of, markdown, method_table, networks
 from xcertify.metrics import Deletion, MetricResult
+from xcertify.radii import ContradictionError
 
 
 @pytest.fixture
@@ -113,6 +114,23 @@ def test_every_method_runs_or_is_refused(digits, tmp_path, monkeypatch):
                 maps, times = bench.explain(build())
                 assert maps.shape == (1, 6, 6, 1), name
                 assert times.nb_images == 1
+
+
+def test_a_bound_that_an_attack_beats_is_reported(monkeypatch):
+    layers = [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    images = np.random.default_rng(0).random((2, 28, 28, 1), dtype="float32")
+    bench = benchmark.Bench(keras.Sequential(layers), images, 0, 1.0)
+    right = benchmark.Bench._overlaps
+
+    def wrong_bounds(bench, verifier, epsilon, part):
+        separate, margin = right(bench, verifier, epsilon, part)
+        return separate, margin - (1.0 if verifier.method == "crown" and epsilon > 0.1 else 0.0)
+
+    monkeypatch.setattr(benchmark, "VERIFIERS", ("ibp", "crown"))
+    assert "attained by an attack" in bench.verifier_table([0.1, 0.2])
+    monkeypatch.setattr(benchmark.Bench, "_overlaps", wrong_bounds)
+    with pytest.raises(ContradictionError, match="an overlap at .*'crown'.*radius 0.2"):
+        bench.verifier_table([0.1, 0.2])
 
 
 def result(scores, higher):

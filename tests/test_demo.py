@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from xcertify import cli, datasets, demo
+from xcertify.radii import ContradictionError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,6 +94,16 @@ def test_command_prints_tables_and_writes_the_picture(trained, tmp_path, monkeyp
         assert seconds > 0
     assert f"{np.mean(demo.predict(model, images) == labels):.1%} of the test digits" in shown
     assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_proof_that_an_attack_beats_is_reported(trained, tmp_path, monkeypatch):
+    model = trained[0]
+    monkeypatch.setattr(demo, "train", lambda *_: model)
+    monkeypatch.setattr(demo, "score_table", lambda *_: "")
+    monkeypatch.setattr(demo, "explainers", lambda model: {})
+    monkeypatch.setattr(demo, "proved_epsilons", lambda *_: np.array([0.0, 0.254]))
+    with pytest.raises(ContradictionError, match="for input 1, which method='crown' certifies"):
+        demo.run(tmp_path / "demo.png", nb_images=2)
 
 
 def test_wrong_number_of_digits(capsys, monkeypatch):
