@@ -340,7 +340,7 @@ def test_baselines():
     [
         ("white", "'blur', 'mean', 'random'.*Received: 'white'"),
         ("blur", "tabular data has no neighbours"),
-        (np.zeros(3), r"shape of one input, \(4,\)"),
+        (np.zeros(3), r"shape of one of them, \(4,\)"),
         (lambda x: x[:, :2], r"Received: shape \(2, 2\)"),
         (np.nan, "NaN"),
         (None, "object"),

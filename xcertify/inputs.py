@@ -109,22 +109,23 @@ def spread_value(
         For another shape, and values that are no finite numbers.
     """
     values = np.asarray(value)
-    single = values.ndim < len(shape) or len(values) == 1
-    if values.dtype.kind in "fiub" and (per_sample or single):
-        try:
-            spread = np.broadcast_to(
-                values.astype(np.float32), shape if per_sample else (1, *shape[1:])
-            )
-        except ValueError:
-            spread = None
-        if spread is not None and np.isfinite(spread).all():
-            return spread if per_sample else spread[0]
-    each = f", or of all of them, {shape}" if per_sample else ""
-    raise ValueError(
-        f"{name} must be a number, or an array that fits the last axes of the inputs, such as "
-        f"{shape[-1:]}, or the shape of one of them, {shape[1:]}{each}, and finite. "
-        f"Received: {values.dtype} of shape {values.shape}"
-    )
+    wanted = shape if per_sample else (1, *shape[1:])
+    try:
+        fits = np.broadcast_shapes(values.shape, wanted) == wanted
+    except ValueError:
+        fits = False
+    if not fits or values.dtype.kind not in "fiub":
+        each = f", or of all of them, {shape}" if per_sample else ""
+        raise ValueError(
+            f"{name} must be a number, or an array that fits the last axes of the inputs, such as "
+            f"{shape[-1:]}, or the shape of one of them, {shape[1:]}{each}. "
+            f"Received: shape {values.shape} of {values.dtype}"
+        )
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} has NaN or infinite values: give finite ones")
+    values = np.broadcast_to(values, wanted)
+    return values if per_sample else values[0]
 
 
 def input_shape_of(model: Any) -> tuple[int | None, ...] | None:

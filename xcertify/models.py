@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.bounds.graph import calls_between, is_model_of_layers, layer_output
+from xcertify.tracing import NeedsArrays
 
 _PIXELS = ("uint8", "uint16")
 
@@ -254,45 +255,39 @@ def _entries(outputs: Any) -> list[Any]:
 
 
 def _on_tensors(function: Callable, x: Any) -> tf.Tensor:
-    """A callable on a tensor; one of NumPy arrays is given arrays."""
+    """A callable on a tensor; one of NumPy arrays is given an array, outside of graphs."""
     x = tf.convert_to_tensor(x)
     try:
         outputs = function(x)
-    except Exception as error:
-        probe = _of_arrays(function, x)
-        if probe is None:
+    except NeedsArrays:
+        raise
+    except Exception:
+        found = _of_arrays(function, x)
+        if found is None:
             raise
-        failed = error
-    else:
-        if tf.executing_eagerly() or any(map(tf.is_tensor, _leaves(outputs))):
-            return single(outputs)
-        probe, failed = _of_arrays(function, x), None
-    if probe is None:
-        raise ValueError(
-            f"model must be a Keras model or a TensorFlow callable (B, *shape) -> (B, K), or a "
-            f"function of arrays. Received: {function!r}"
-        ) from failed
-    values = tf.numpy_function(lambda x: _array(function(x)), [x], tf.float32)
-    values.set_shape((None, *probe.shape[1:]))
-    return values
+        outputs = found
+    if tf.executing_eagerly() or any(map(tf.is_tensor, _leaves(outputs))):
+        return single(outputs)
+    raise NeedsArrays(
+        "a function of arrays cannot be part of a graph: call it outside of tf.function"
+    )
 
 
-def _of_arrays(function: Callable, x: tf.Tensor) -> np.ndarray | None:
-    """What a function gives for an array like a tensor, if that is an array again."""
+def _of_arrays(function: Callable, x: tf.Tensor) -> Any:
+    """What a function gives for an array in place of a tensor, None if it is no array.
+
+    While a graph is traced a tensor has no values, and zeros take its place.
+    """
     with tf.init_scope():
+        values = hasattr(x, "numpy")  # which the tensors of a graph have not
         shape = [1 if size is None else size for size in x.shape]
+        array = x.numpy() if values else np.zeros(shape, x.dtype.as_numpy_dtype)
         try:
-            outputs = function(np.zeros(shape, x.dtype.as_numpy_dtype))
+            outputs = function(array)
         except Exception:
             return None
-        if any(map(tf.is_tensor, _leaves(outputs))):
-            return None
-        return _array(outputs)
+        return None if any(map(tf.is_tensor, _leaves(outputs))) else outputs
 
 
 def _leaves(outputs: Any) -> list[Any]:
     return _entries(outputs) if isinstance(outputs, (dict, list, tuple)) else [outputs]
-
-
-def _array(outputs: Any) -> np.ndarray:
-    return single(outputs).numpy().astype(np.float32)

@@ -9,12 +9,22 @@ from typing import Any
 import tensorflow as tf
 
 
-def traced(function: Callable, **settings: Any) -> Callable:
+class NeedsArrays(Exception):
+    """A function of arrays was given the tensors of a graph, which have no values yet."""
+
+
+def graph_of(function: Callable, **settings: Any) -> tf.types.experimental.PolymorphicFunction:
     """`tf.function` of a method, or of a function that is made anew for each object.
 
     TensorFlow counts tracings by the code of a function. Several objects of one class that each
     trace their own graph look to it like one graph that is traced again and again, and it warns the
     user, who can do nothing about it. A `partial` has no code of its own and is counted by itself.
+    """
+    return tf.function(partial(function), **settings)
+
+
+def traced(function: Callable, **settings: Any) -> Callable:
+    """`graph_of` a function that a user's model is part of.
 
     Parameters
     ----------
@@ -22,5 +32,25 @@ def traced(function: Callable, **settings: Any) -> Callable:
         Of tensors.
     settings
         Of `tf.function`.
+
+    Returns
+    -------
+    compiled
+        The same function as a graph. Where a user's function of arrays is part of it, which no
+        graph can hold (`NeedsArrays`), it is run step by step instead.
     """
-    return tf.function(partial(function), **settings)
+    graph = graph_of(function, **settings)
+    specs = settings.get("input_signature")
+    without_graph = False
+
+    def compiled(*arguments: Any) -> Any:
+        nonlocal without_graph
+        if not without_graph:
+            try:
+                return graph(*arguments)
+            except NeedsArrays:
+                without_graph = True
+        types = [None] * len(arguments) if specs is None else [spec.dtype for spec in specs]
+        return function(*map(tf.convert_to_tensor, arguments, types))
+
+    return compiled

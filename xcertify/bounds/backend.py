@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from xcertify.bounds.rounding import block_size
-from xcertify.tracing import traced
+from xcertify.tracing import graph_of
 
 # Functions of TensorFlow by the name of the same function in `keras.activations`.
 ACTIVATIONS: dict[Callable, str] = {
@@ -57,7 +57,7 @@ def transpose(linear: Callable[..., Any], shapes: Sequence[tuple], cotangent: An
 def compile(function: Callable, signature: Sequence[tuple[tuple, str]]) -> Callable:
     """`function` of tensors as one graph, traced once for the given (shape, dtype) pairs."""
     specs = [tf.TensorSpec(shape, dtype) for shape, dtype in signature]
-    return traced(function, input_signature=specs, autograph=False)
+    return graph_of(function, input_signature=specs, autograph=False)
 
 
 def output_shape(function: Callable, shapes: Sequence[tuple], dtype: str) -> tuple[int, ...]:

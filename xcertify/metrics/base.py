@@ -143,7 +143,8 @@ class Score(Settings):
             tf.TensorSpec((None, *inputs.shape[1:]), tf.float32),
             tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
         )
-        compiled = self._derive(signature, lambda: traced(self._score, input_signature=signature))
+        own = {"input_signature": signature, "autograph": self.operator is not None}
+        compiled = self._derive(signature, lambda: traced(self._score, **own))
         return compiled(inputs, targets)
 
     def _score(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
