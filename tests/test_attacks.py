@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 
 from xcertify.attacks import PGD, MinimalPerturbation, minimal_perturbation, pgd
+from xcertify.attacks.roundings import allowance, unit_roundoff
+from xcertify.bounds import Verifier
 from xcertify.logits import logits_of
 from xcertify.regions import Ball, Box
 
@@ -340,6 +342,117 @@ def test_smallest_perturbations_do_not_depend_on_the_batch(net, images):
     labels = np.argmax(net(images), axis=1)
     alone = minimal_perturbation(net, valid[4:5], labels[4:5], restarts=5)
     np.testing.assert_allclose(alone.distances, whole.distances[4:5], rtol=1e-3)
+
+
+def make_rounding(weights, scale):
+    """Linear logits that are rounded as badly as a sum of as many terms may be, for the attack."""
+    weights = tf.constant(weights, tf.float32)
+    worst = scale * int(weights.shape[0]) * 2.0**-24
+
+    def logits(x):
+        flat = tf.reshape(x, [tf.shape(x)[0], weights.shape[0]])
+        return flat @ weights + worst * tf.stop_gradient(abs(flat) @ abs(weights)) * [-1.0, 1.0]
+
+    return logits
+
+
+@pytest.mark.parametrize("scale", [1, -1])
+@pytest.mark.parametrize("norm", NORMS)
+def test_points_change_the_class_beyond_what_roundings_feign(norm, scale):
+    """Whatever a kernel makes of sums: the class is another one in exact arithmetic, too."""
+    generator = np.random.default_rng(4)
+    weights = generator.normal(size=(40, 2)).astype(np.float32).astype(np.float64)
+    x = generator.random((8, 40)).astype(np.float32)
+    # the logits of the last two are equal but for what is rounded
+    weights[-1] = 1, -1
+    x[-2:, -1] = (x[-2:, :-1] @ (weights[:-1, 1] - weights[:-1, 0])) / 2
+    labels = np.argmax(x @ weights, axis=1)
+    labels[-2:] = 0, 1
+    everywhere = Box(x - 100, x + 100, x)
+    attack = MinimalPerturbation(make_rounding(weights, scale), norm=norm)
+    found = attack(everywhere, labels)
+    assert found.found.all()
+    exact = found.points.astype(np.float64) @ weights
+    assert np.all(exact[np.arange(8), 1 - labels] > exact[np.arange(8), labels])
+    far = np.linalg.norm(found.points.astype(np.float64) - x, norm, axis=1)
+    np.testing.assert_allclose(found.distances, far, rtol=1e-12)
+    slope = weights[:, 0] - weights[:, 1]
+    gap = np.maximum(np.where(labels == 0, 1, -1) * (x @ slope), 0)
+    # at most what the allowance, (64 + 8 sqrt(40)) 2**-24 of all sizes, costs
+    sizes = 2 * (abs(found.points) @ abs(slope) + abs(exact).max(axis=1))
+    allowed = gap + (64 + 8 * np.sqrt(40)) * 2.0**-24 * sizes
+    assert np.all(found.distances <= 1.02 * allowed / dual_norm(slope, norm) + 1e-6)
+
+
+def test_a_margin_that_roundings_may_have_made_is_no_change_of_class():
+    weights = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    x = np.array([[1, 1], [1, 1.5], [1, 0.5]], np.float32)
+    x[0, 1] += 2.0**-22  # a margin of 2**-21 for class 1 is less than the allowance
+    found = pgd(make_linear(weights), Ball(x, 0.0), np.zeros(3, int))
+    np.testing.assert_allclose(found.values, [2.0**-21, 1, -1])
+    np.testing.assert_array_equal(found.changed, [False, True, False])
+    reached = pgd(make_linear(weights), Ball(x, 0.0), np.ones(3, int), targeted=True)
+    np.testing.assert_array_equal(reached.changed, [False, True, False])
+    assert pgd(None, Ball(x, 0.1), objective=lambda p, s: p[:, 0]).changed is None
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_points_of_networks_are_of_another_class_in_float64(net, images, readable):
+    model = net
+    if not readable:  # no graph to read: what float32 may round decides alone
+
+        class Wrapped(keras.Model):
+            def call(self, inputs):
+                return net(inputs)
+
+        model = Wrapped()
+    exact = Verifier(net, "ibp", dtype="float64")
+    images = np.clip(images, np.float32(0.1), np.float32(0.9))
+    region = Ball(images, 1.0, clip=(0.1, 0.9))
+    classes = exact.evaluate(images).argmax(axis=1)
+    found = minimal_perturbation(model, region)
+    assert found.found.any()
+    changed = exact.evaluate(found.points).argmax(axis=1) != classes
+    np.testing.assert_array_equal(changed, found.found)
+    assert np.all((found.points >= region.lower) & (found.points <= region.upper))
+    best = pgd(model, region, steps=20)
+    np.testing.assert_array_equal(
+        best.changed, exact.evaluate(best.points).argmax(axis=1) != classes
+    )
+
+
+def test_what_is_exact_decides_and_points_are_moved_on_until_it_agrees():
+    """In real arithmetic, so it is said, class 1 begins a little later than the model says."""
+    weights, x = np.array([[1.0, -1.0]]), np.array([[0.5], [0.25]], np.float32)
+    asked = []
+
+    def exact(points, rows):
+        asked.append(points)
+        logits = points.astype(np.float64) @ weights - [[0, 2e-4]]
+        return (np.einsum("nsk,nk->ns", rows, logits),) * 2
+
+    everywhere = Box(x - 10, x + 10, x)
+    found = MinimalPerturbation(make_linear(weights), norm=np.inf, exact=exact)(everywhere)
+    assert len(asked) > 1 and np.all(found.points < -1e-4)
+    np.testing.assert_allclose(found.distances, [0.5001, 0.2501], rtol=2e-3)
+    np.testing.assert_array_equal(found.distances, np.abs(found.points.astype("f8") - x)[:, 0])
+    never = lambda points, rows: (np.full(rows.shape[:2], -1.0),) * 2  # noqa: E731
+    found = MinimalPerturbation(make_linear(weights), norm=np.inf, exact=never)(everywhere)
+    assert not found.found.any()
+    np.testing.assert_array_equal(found.points, x)
+
+
+def test_the_allowance_is_that_of_the_coarsest_type():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, dtype="mixed_float16")])
+    model.add(keras.layers.Dense(2))
+    logits = tf.zeros((1, 2))
+    assert unit_roundoff(model, logits) == 2.0**-11
+    assert unit_roundoff(lambda x: x, tf.cast(logits, tf.bfloat16)) == 2.0**-8
+    assert unit_roundoff(lambda x: x, tf.cast(logits, tf.float64)) == 2.0**-24
+    points = tf.constant([[3.0, -4.0]])
+    slack = allowance(tf.constant([[2.0, -5.0]]), tf.constant([[1.0, 2.0]]), points, 2.0**-24)
+    expected = (64 + 8 * np.sqrt(2)) * 2.0**-24 * (5 + 3 + 8)
+    np.testing.assert_allclose(slack, [expected], rtol=1e-6)
 
 
 def test_bad_calls_of_the_smallest_perturbation(net, images):
