@@ -42,6 +42,8 @@ class Arguments:
         The first argument as it was given.
     settings
         The values of what the rule reads by itself; what was not given is left out.
+    output_shapes
+        Shapes of what the call gives, without batch axis.
 
     Raises
     ------
@@ -63,6 +65,7 @@ class Arguments:
         given = {**self._args, **self._kwargs}
         self._inputs = (names[0] if names else next(iter(given)), *inputs)
         self.first = given[self._inputs[0]]
+        self.output_shapes = [tuple(tensor.shape[1:]) for tensor in call.output_tensors]
         self.tensors, self.settings = [], {}
         for name, value in given.items():
             if name in self._inputs:

@@ -25,7 +25,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -33,7 +33,8 @@ import numpy as np
 from keras import activations, layers, ops
 
 from xcertify.bounds import backend
-from xcertify.bounds.graph import Rule, UnsupportedLayerError, build_graph
+from xcertify.bounds.graph import Node, UnsupportedLayerError, build_graph
+from xcertify.bounds.registry import find_rule
 from xcertify.bounds.rounding import gamma, round_down, round_up
 from xcertify.regions import Region
 
@@ -410,18 +411,22 @@ class _Chain:
 def _layers(model: keras.Model) -> list[Any]:
     """Layers of a chain, nested models opened, from input to output."""
     chain = []
+    end = 0  # node of the last layer's output
 
     def follow(layer: Any, emit: Any, *nodes: int) -> int:
-        if nodes != (len(chain),):  # node i is the output of the i-th layer
+        nonlocal end
+        if [node for node in nodes if emit.value(node) is None] != [end]:
             raise UnsupportedLayerError(
                 f"The layer '{layer.name}' of class {type(layer).__name__} makes the model "
                 f"'{model.name}' branch. decomon's methods take chains of layers. "
                 f"Use method='crown'."
             )
         chain.append(layer)
-        return len(chain)
+        emit.graph.nodes.append(Node(None, nodes, emit.arguments.output_shapes[0], emit.layer))
+        end = len(emit.graph.nodes) - 1
+        return end
 
-    build_graph(model, lambda layer: Rule(follow))
+    build_graph(model, lambda layer: replace(find_rule(layer), function=follow))
     if len(model.inputs) > 1 or len(model.outputs) > 1:
         raise UnsupportedLayerError(
             f"The model '{model.name}' has {len(model.inputs)} inputs and {len(model.outputs)} "
