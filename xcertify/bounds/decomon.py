@@ -33,7 +33,7 @@ import numpy as np
 from keras import activations, layers, ops
 
 from xcertify.bounds import backend
-from xcertify.bounds.graph import Node, UnsupportedLayerError, build_graph
+from xcertify.bounds.graph import Node, Rule, UnsupportedLayerError, build_graph
 from xcertify.bounds.registry import find_rule
 from xcertify.bounds.rounding import gamma, round_down, round_up
 from xcertify.regions import Region
@@ -426,7 +426,13 @@ def _layers(model: keras.Model) -> list[Any]:
         end = len(emit.graph.nodes) - 1
         return end
 
-    build_graph(model, lambda layer: replace(find_rule(layer), function=follow))
+    def rule(layer: Any) -> Rule:
+        try:
+            return replace(find_rule(layer), function=follow)
+        except UnsupportedLayerError:  # what is refused is said later, for decomon
+            return Rule(follow)
+
+    build_graph(model, rule)
     if len(model.inputs) > 1 or len(model.outputs) > 1:
         raise UnsupportedLayerError(
             f"The model '{model.name}' has {len(model.inputs)} inputs and {len(model.outputs)} "
