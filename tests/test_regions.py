@@ -101,6 +101,7 @@ def test_clip_is_rounded_outward():
     np.testing.assert_array_equal(exact.upper[0, :2], [1.0, 0.9375])
     wide = Ball(center.astype("f8").clip(0.1, 0.9), 10.0, clip=(0.1, 0.9))
     assert (wide.lower == 0.1).all() and (wide.upper == 0.9).all()
+    assert np.isinf(Ball(center, 1e38, clip=(-1e300, 1e300)).upper).sum() == 0
     # one float32 number is let in on each side, and no more
     below = np.nextafter(ball.lower, np.float32(0))
     with pytest.raises(ValueError, match="center leaves the valid range"):

@@ -60,7 +60,9 @@ def valid_range(clip: tuple[Any, Any], shape: tuple[int, ...], dtype: Any) -> tu
         For anything else than such a pair, NaN, and low above high.
     """
     try:
-        low, high = (np.broadcast_to(np.asarray(side, np.float64), shape) for side in clip)
+        low, high = (np.asarray(side, np.float64) for side in clip)
+        for side in (low, high):
+            np.broadcast_to(side, shape)
     except (TypeError, ValueError):
         raise ValueError(
             f"clip must be a pair (low, high) of scalars or arrays of the shape of one input, for "
@@ -68,7 +70,7 @@ def valid_range(clip: tuple[Any, Any], shape: tuple[int, ...], dtype: Any) -> tu
         ) from None
     if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
         raise ValueError(f"clip must be (low, high) with low <= high. Received: {clip!r}")
-    return _sides(low, high, dtype)
+    return tuple(np.broadcast_to(side, shape) for side in _sides(low, high, dtype))
 
 
 class Region:
@@ -359,7 +361,8 @@ def _clip(clip: tuple[Any, Any], center: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _sides(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """Sides in another floating type, never inside the given ones."""
-    low, high = np.asarray(lower).astype(dtype), np.asarray(upper).astype(dtype)
+    with np.errstate(over="ignore"):  # infinite is outside, too
+        low, high = np.asarray(lower).astype(dtype), np.asarray(upper).astype(dtype)
     low = np.where(low > lower, np.nextafter(low, low.dtype.type(-np.inf)), low)
     high = np.where(high < upper, np.nextafter(high, high.dtype.type(np.inf)), high)
     return low, high

@@ -12,7 +12,7 @@ from xcertify.attacks import MinimalPerturbation
 from xcertify.attributions.scores import LogitExplainer
 from xcertify.checks import whole_number
 from xcertify.models import refuse_channels_first
-from xcertify.regions import Box, as_norm
+from xcertify.regions import Box, as_norm, valid_range
 from xcertify.targets import target_classes
 
 _RIDGE = 1e-3  # of the number of subsets: there may be fewer of them than features
@@ -144,7 +144,7 @@ class GreedyAS(LogitExplainer):
             ),
         )
         sample = np.repeat(np.arange(len(inputs)), self.nb_subsets)
-        low, high = (np.broadcast_to(np.float32(side), inputs.shape) for side in self.clip)
+        low, high = valid_range(self.clip, inputs.shape, inputs.dtype)
         held = subsets if self.complement else ~subsets
         held = held[..., None] if inputs.ndim == 4 else held
         region = Box(low, high, inputs)[sample]
