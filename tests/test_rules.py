@@ -738,6 +738,7 @@ def test_sums_and_products(shape, build):
 @cases(
     number=(VECTOR, lambda f, h: f(h, 0.3)),
     number_first=(VECTOR, lambda f, h: f(2, h)),
+    number_for_three=((4, 3), lambda f, h: f(h, 0.3)),
     vector=(SERIES, lambda f, h: f(h, np.array([1.0, -2.0, 0.1]))),
     vector_first=(SERIES, lambda f, h: f(np.array([1.0, -2.0, 0.1], "float32"), h)),
     with_batch_axis=(VECTOR, lambda f, h: f(h, C)),

@@ -19,9 +19,6 @@ class UnsupportedLayerError(ValueError):
     """A layer, or a model, that this engine cannot bound. It is refused, never bounded wrongly."""
 
 
-_NB_SAMPLES = 3  # that are tried together and alone
-
-
 class Arguments:
     """The arguments of a call of a layer or of a `keras.ops` function.
 
@@ -224,7 +221,7 @@ def refuse_mixing(layer: Any, function: Any, shapes: Sequence[tuple[int, ...]]) 
     layer
         The layer or operation, for the message.
     function
-        Of tensors (N, *shape), evaluated for three samples together and each alone.
+        Of tensors (N, *shape), evaluated for some samples together and each alone.
     shapes
         Without the batch axis.
 
@@ -234,8 +231,10 @@ def refuse_mixing(layer: Any, function: Any, shapes: Sequence[tuple[int, ...]]) 
         Also for a function that fails, or that works for one size of batches only.
     """
     generator = np.random.default_rng(0)
+    sizes = {size for shape in shapes for size in shape}
+    nb_samples = min({*range(3, 4 + len(sizes))} - sizes)  # no axis is taken for the batch
     draws = [
-        ops.convert_to_tensor(generator.normal(size=(_NB_SAMPLES, *shape)), "float32")
+        ops.convert_to_tensor(generator.normal(size=(nb_samples, *shape)), "float32")
         for shape in shapes
     ]
     mixes = (
@@ -247,12 +246,12 @@ def refuse_mixing(layer: Any, function: Any, shapes: Sequence[tuple[int, ...]]) 
         together = ops.convert_to_numpy(function(*draws))
         alone = [
             ops.convert_to_numpy(function(*(draw[i : i + 1] for draw in draws)))
-            for i in range(_NB_SAMPLES)
+            for i in range(nb_samples)
         ]
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnsupportedLayerError(
-            f"{mixes} Received, for batches of {_NB_SAMPLES} and of 1: "
+            f"{mixes} Received, for batches of {nb_samples} and of 1: "
             f"{type(error).__name__}: {reason}"
         ) from error
     if any(part.shape[:1] != (1,) for part in alone):
