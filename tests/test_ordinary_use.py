@@ -11,17 +11,29 @@ import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
+from xcertify import cli
+from xcertify.attacks import PGD
 from xcertify.attributions import (
+    CORGI,
     EVA,
+    AttributionBound,
     CertifiedGradient,
+    GradCAM,
     GradientInput,
+    GreedyAS,
     IntegratedGradients,
+    MarginGradientRange,
     Occlusion,
+    RelEx,
+    Rise,
     Saliency,
+    SampledEVA,
+    SmoothGrad,
 )
 from xcertify.bounds import Verifier
 from xcertify.logits import head_of, logits_of
-from xcertify.metrics import Deletion
+from xcertify.metrics import ClassRetrieval, Deletion, MuFidelity, RobustnessSr
+from xcertify.regions import Ball
 
 
 def normal(*size, seed=0):
@@ -73,7 +85,9 @@ HEADS = {
     "reshape behind": lambda h: L.Reshape((3,))(L.Dense(3, "softmax")(h)),
     "keras.ops.reshape behind": lambda h: ops.reshape(L.Dense(3, "softmax")(h), (-1, 3)),
     "cast behind": lambda h: ops.cast(L.Dense(3, "softmax")(h), "float32"),
-    "convolution, flatten": convolutional(lambda h: L.Flatten()(L.Conv2D(3, 1, activation="softmax")(h))),
+    "convolution, flatten": convolutional(
+        lambda h: L.Flatten()(L.Conv2D(3, 1, activation="softmax")(h))
+    ),
     "convolution, softmax, reshape": convolutional(
         lambda h: L.Reshape((3,))(L.Softmax()(L.Conv2D(3, 1)(h)))
     ),
@@ -213,3 +227,588 @@ def test_sigmoid_units_without_targets_mean_the_predicted_class():
     for explainer in (GradientInput(model), Occlusion(model), CertifiedGradient(model)):
         np.testing.assert_allclose(explainer(x), explainer(x, classes), rtol=1e-5, atol=1e-7)
     assert EVA(model, 0.01).certify(x).targets.tolist() == classes.tolist()
+
+
+# --- a model is called at inference, whatever it returns ----------------------------------------
+
+IMAGES, LABELS = normal(3, 8, 8, 1), np.array([0, 2, 1])
+
+
+def network(*layers, shape=(8, 8, 1)):
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+@pytest.fixture(scope="module")
+def convolutional_model():
+    return network(L.Conv2D(4, 3, activation="tanh", name="conv"), L.Flatten(), L.Dense(3))
+
+
+def test_layers_that_act_in_training_do_nothing():
+    body = [L.Conv2D(4, 3, activation="tanh"), L.BatchNormalization(), L.Flatten(), L.Dense(3)]
+    plain = network(*body)
+    set_weights(plain)
+    plain.layers[1].moving_variance.assign([1.0, 2.0, 3.0, 4.0])
+    random = [L.RandomFlip(seed=1), L.RandomRotation(0.3, seed=2), L.GaussianNoise(0.5)]
+    model = network(*random, *body, L.Dropout(0.5))
+    for explainer in (Saliency, GradCAM, Occlusion, lambda m: EVA(m, 0.01)):
+        maps = [explainer(model)(IMAGES, LABELS) for _ in range(2)]
+        np.testing.assert_array_equal(*maps)
+        np.testing.assert_allclose(maps[0], explainer(plain)(IMAGES, LABELS), atol=1e-5)
+    for metric in (Deletion, MuFidelity, ClassRetrieval):
+        weights = np.abs(normal(*IMAGES.shape)) % 1
+        expected = metric(plain, IMAGES, LABELS).evaluate(weights)
+        np.testing.assert_allclose(metric(model, IMAGES, LABELS).evaluate(weights), expected)
+
+
+@pytest.fixture(scope="module")
+def two_outputs_model():
+    inputs = keras.Input((6,))
+    h = L.Dense(8, "relu")(inputs)
+    return keras.Model(inputs, [L.Dense(2, name="side")(h), L.Dense(4, name="kind")(h)])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        Saliency,
+        Occlusion,
+        EVA,
+        lambda m: RelEx(m, nb_samples=2, steps=2),
+        CertifiedGradient,
+        AttributionBound,
+        GreedyAS,
+        lambda m: Deletion(m, normal(3, 6)),
+        lambda m: ClassRetrieval(m, normal(3, 6)),
+        lambda m: PGD(m)(Ball(normal(3, 6), 0.1)),
+    ],
+)
+def test_several_outputs_are_refused(two_outputs_model, use):
+    with pytest.raises(ValueError, match=r"several outputs.*model.outputs\[0\].*side.*kind"):
+        use(two_outputs_model)
+    one = keras.Model(two_outputs_model.inputs[0], two_outputs_model.outputs[1])
+    assert Saliency(one)(normal(3, 6)).shape == (3, 6)
+
+
+def test_several_outputs_of_a_callable():
+    pair = lambda x: (x, 2 * x)  # noqa: E731
+    with pytest.raises(ValueError, match=r"several outputs.*lambda x: model\(x\)\[0\].*tuple of 2"):
+        Saliency(pair)(normal(3, 6))
+    with pytest.raises(ValueError, match="several outputs"):
+        Deletion(pair, normal(3, 6)).evaluate(normal(3, 6))
+
+
+def test_one_output_in_a_dictionary_or_list(convolutional_model):
+    inputs = keras.Input((8, 8, 1), name="image")
+    logits = convolutional_model(inputs)
+    models = [
+        keras.Model(inputs, {"logits": logits}),
+        keras.Model(inputs, [logits]),
+        keras.Model({"image": inputs}, logits),
+        keras.Model([inputs], logits),
+        lambda x: {"logits": convolutional_model(x)},
+    ]
+    for model in models:
+        given = [IMAGES]
+        if isinstance(model, keras.Model):
+            given += [{"image": IMAGES}, [IMAGES]]
+        for x in given:
+            for use in (Saliency, Occlusion):
+                expected = use(convolutional_model)(IMAGES, LABELS)
+                np.testing.assert_allclose(use(model)(x, LABELS), expected, atol=1e-6)
+        expected = Deletion(convolutional_model, IMAGES, LABELS).evaluate(IMAGES)
+        np.testing.assert_allclose(Deletion(model, IMAGES, LABELS).evaluate(IMAGES), expected)
+    expected = EVA(convolutional_model, 0.01)(IMAGES, LABELS)
+    for model in models[:4]:
+        np.testing.assert_allclose(EVA(model, 0.01)(IMAGES, LABELS), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="inputs must be .*single input.*image, other"):
+        Saliency(models[2])({"image": IMAGES, "other": IMAGES})
+    dataset = tf.data.Dataset.from_tensor_slices(({"image": IMAGES}, LABELS)).batch(2)
+    np.testing.assert_allclose(Saliency(models[2])(dataset), Saliency(models[2])(IMAGES, LABELS))
+
+
+def test_outputs_that_are_no_row():
+    per_pixel = network(L.Conv2D(2, 3, padding="same"))
+    for use in (
+        lambda: Saliency(per_pixel)(IMAGES),
+        lambda: Occlusion(per_pixel)(IMAGES),
+        lambda: EVA(per_pixel, 0.01)(IMAGES),
+        lambda: GradCAM(per_pixel)(IMAGES),
+        lambda: RelEx(per_pixel, nb_samples=2, steps=2)(IMAGES),
+        lambda: Deletion(per_pixel, IMAGES).evaluate(IMAGES),
+        lambda: PGD(per_pixel)(Ball(IMAGES, 0.1)),
+    ):
+        with pytest.raises(ValueError, match=r"one row of outputs.*GlobalAveragePooling2D"):
+            use()
+    mean = keras.Model(per_pixel.inputs, L.GlobalAveragePooling2D()(per_pixel.outputs[0]))
+    assert Saliency(mean)(IMAGES).shape == IMAGES.shape
+
+
+def test_outputs_without_an_axis_of_classes():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, inputs[:, 0] * inputs[:, 1])
+    x = np.array([[1.0, 2.0], [-1.0, 0.5]], np.float32)
+    np.testing.assert_allclose(Saliency(model)(x), np.abs(x[:, ::-1]))
+    np.testing.assert_allclose(GradientInput(lambda t: t[:, 0] * t[:, 1])(x), x * x[:, ::-1])
+    certificate = EVA(model, 0.1).certify(x)
+    np.testing.assert_allclose(certificate.overlap, [-0.9 * 1.9, -0.9 * 0.4], rtol=0.1)
+    curves = Deletion(model, x, steps=2).detailed_evaluate(x).curves
+    np.testing.assert_allclose(curves[:, 0], x[:, 0] * x[:, 1])
+
+
+# --- what else is given as a model ----------------------------------------------------------------
+
+
+def test_functions_of_arrays(convolutional_model):
+    kernel = normal(5, 3)
+    inputs, labels = normal(3, 5), LABELS
+    linear = network(L.Dense(3, use_bias=False), shape=(5,))
+    linear.set_weights([kernel])
+    functions = [
+        lambda x: np.asarray(x) @ kernel,
+        lambda x: x.astype("float64") @ kernel,  # of arrays alone
+        lambda x: (np.asarray(x) @ kernel).tolist(),
+        lambda x: linear.predict(x, verbose=0),
+    ]
+    for function in functions:
+        for use in (Occlusion, lambda m: Rise(m, nb_samples=10)):
+            expected = use(linear)(inputs, labels)
+            np.testing.assert_allclose(use(function)(inputs, labels), expected, atol=1e-5)
+        for metric in (Deletion, ClassRetrieval, MuFidelity):
+            masks = np.abs(inputs) % 1
+            expected = metric(linear, inputs, labels).evaluate(masks)
+            found = metric(function, inputs, labels).evaluate(masks)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for use in (Saliency, IntegratedGradients, lambda m: RelEx(m, nb_samples=2, steps=2)):
+        with pytest.raises(ValueError, match="no gradient by its inputs.*Occlusion or Rise"):
+            use(functions[0])(inputs, labels)
+    with pytest.raises(ValueError, match="Keras model"):
+        EVA(functions[0], 0.01)(inputs, labels)
+    with pytest.raises(ValueError, match="layers are known of"):
+        GradCAM(functions[0])(inputs, labels)
+    with pytest.raises(AttributeError, match="nothing"):  # its own fault
+        Occlusion(lambda x: x.nothing)(inputs, labels)
+
+
+@pytest.mark.parametrize("use", [Saliency, EVA, CORGI, lambda m: Deletion(m, normal(3, 5))])
+def test_the_path_of_a_file_is_no_model(use):
+    with pytest.raises(ValueError, match="model must be .*load_model.*Received: 'net.keras'"):
+        use("net.keras")
+
+
+def test_a_saved_model(tmp_path, capsys):
+    model = network(L.Dense(8, "relu"), L.Dense(3), shape=(6,))
+    inputs = normal(3, 6)
+    model.export(str(tmp_path / "saved"), verbose=False)
+    np.save(tmp_path / "inputs.npy", inputs)
+    layer = L.TFSMLayer(str(tmp_path / "saved"), call_endpoint="serving_default")
+    expected = Saliency(model)(inputs, LABELS)
+    wrapped = network(layer, shape=(6,))
+    for given in (wrapped, lambda x: layer(x)["output_0"], layer):
+        np.testing.assert_allclose(Saliency(given)(inputs, LABELS), expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="TFSMLayer cannot be bounded"):
+        EVA(wrapped, 0.01)(inputs, LABELS)
+    assert cli.main(["explain", str(tmp_path / "saved"), str(tmp_path / "inputs.npy")]) == 2
+    assert "is a folder, and a file is taken: a model as .keras" in capsys.readouterr().err
+
+
+def test_models_of_keras_2():
+    legacy = pytest.importorskip("tf_keras")
+    layers = legacy.layers
+    x = normal(3, 5)
+    body = [layers.Dense(4, "tanh"), layers.Dropout(0.5), layers.Dense(3)]
+    model = legacy.Sequential([layers.Input((5,)), *body])
+    expected = np.abs(gradient(lambda t: model(t, training=False), x, LABELS))
+    np.testing.assert_allclose(Saliency(model)(x, LABELS), expected, rtol=1e-4)
+    assert np.isfinite(Deletion(model, x, LABELS).evaluate(x))
+    with pytest.raises(ValueError, match="tf_keras is Keras 2: save.*tf_keras.Sequential"):
+        EVA(model, 0.01)(x)
+    headed = legacy.Sequential([layers.Input((5,)), *body, layers.Softmax()])
+    with pytest.raises(ValueError, match="tf_keras .* ends with softmax"):
+        Saliency(headed)(x)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.conv = L.Conv2D(4, 3, activation="relu", name="conv")
+        self.pool, self.head = L.GlobalAveragePooling2D(), L.Dense(3, "softmax")
+
+    def call(self, inputs):
+        return self.head(self.pool(self.conv(inputs)))
+
+
+def test_subclassed_models():
+    model = Subclassed()
+    model(IMAGES)
+    expected = np.abs(gradient(model, IMAGES, LABELS))
+    np.testing.assert_allclose(Saliency(model)(IMAGES, LABELS), expected, rtol=1e-3, atol=1e-7)
+    assert Occlusion(model)(IMAGES, LABELS).shape == IMAGES.shape
+    for use in (
+        GradCAM,
+        EVA,
+        lambda m: GradCAM(m, conv_layer="conv"),
+        lambda m: GradCAM(m, conv_layer=0),
+        lambda m: CORGI(m, k=3),
+        lambda m: CORGI(m, k=3, explanation="grad-cam"),
+    ):
+        with pytest.raises(ValueError, match="Sequential and functional Keras models.*subclassed"):
+            use(model)(IMAGES, LABELS)
+
+
+# --- inputs and their types ---------------------------------------------------------------------
+
+
+def test_pixels_of_uint8():
+    layers = [L.Rescaling(1 / 255.0), L.Conv2D(3, 3, activation="relu"), L.Flatten(), L.Dense(3)]
+    plain = network(*layers)
+    set_weights(plain)
+    model = keras.Sequential([keras.Input((8, 8, 1), dtype="uint8"), *layers])
+    x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype("uint8")
+    for use in (
+        Saliency,
+        IntegratedGradients,
+        GradCAM,
+        Occlusion,
+        lambda m: Rise(m, nb_samples=20),  # whose masks have values between 0 and 1
+        lambda m: EVA(m, 2.0, clip=(0, 255)),
+        lambda m: SmoothGrad(m, nb_samples=3),
+    ):
+        expected = use(plain)(x, LABELS)
+        np.testing.assert_allclose(use(model)(x, LABELS), expected, rtol=1e-4, atol=1e-6)
+    expected = Deletion(plain, x, LABELS, baseline_mode="mean").evaluate(x)
+    found = Deletion(model, x, LABELS, baseline_mode="mean").evaluate(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_tokens():
+    layers = [L.Embedding(40, 8), L.GlobalAveragePooling1D(), L.Dense(2)]
+    model = keras.Sequential([keras.Input((7,), dtype="int32"), *layers])
+    x, y = np.random.default_rng(0).integers(1, 40, (3, 7)), np.array([0, 1, 1])
+    start = model(x).numpy()[range(3), y]
+    covered = [
+        start - model(np.where(np.arange(7) == i, 0, x)).numpy()[range(3), y] for i in range(7)
+    ]
+    np.testing.assert_allclose(Occlusion(model)(x, y), np.stack(covered, 1), atol=1e-6)
+    assert np.isfinite(Rise(model, nb_samples=50)(x, y)).all()
+    assert np.isfinite(Deletion(model, x, y).evaluate(x))
+    for use in (
+        Saliency,
+        GradientInput,
+        IntegratedGradients,
+        SmoothGrad,
+        MarginGradientRange,
+        CertifiedGradient,
+        lambda m: RelEx(m, nb_samples=2, steps=2),
+        lambda m: AttributionBound(m).certify,
+        lambda m: lambda x, y: PGD(m)(Ball(x, 1.0), y),
+    ):
+        with pytest.raises(ValueError, match="gradient"):
+            use(model)(x, y)
+    with pytest.raises(ValueError, match="Embedding cannot be bounded"):
+        EVA(model, 0.5)(x, y)
+
+
+def test_recurrent_layers():
+    x = normal(3, 6, 2)
+    loop = network(L.LSTM(4), L.Dense(3, "softmax"), shape=(6, 2))
+    unrolled = network(L.LSTM(4, unroll=True), L.Dense(3, "softmax"), shape=(6, 2))
+    unrolled.set_weights(loop.get_weights())
+    maps = IntegratedGradients(loop, steps=100)(x, LABELS)
+    logits = logits_of(loop)
+    change = (logits(x) - logits(0 * x)).numpy()[range(3), LABELS]
+    np.testing.assert_allclose(maps.sum((1, 2)), change, rtol=1e-2, atol=1e-3)
+    with pytest.raises(ValueError, match="a loop.*unroll=True"):
+        AttributionBound(loop).certify(x, LABELS)
+    estimate = AttributionBound(unrolled).certify(x, LABELS).euclidean_estimate
+    assert (estimate > 0).all()
+    with pytest.raises(ValueError, match="LSTM cannot be bounded"):
+        EVA(loop, 0.01)(x)
+
+
+def test_data_frames():
+    pandas = pytest.importorskip("pandas")
+    model = one_output()
+    table = pandas.DataFrame(
+        {"age": [31, 42], "paid": [True, False], "rate": [0.5, 1.5], "new": [False, False]}
+    )
+    expected = Saliency(model)(table.astype("float32").to_numpy())
+    np.testing.assert_array_equal(Saliency(model)(table), expected)
+    np.testing.assert_array_equal(Saliency(model)(table.astype({"paid": "boolean"})), expected)
+    with pytest.raises(ValueError, match="inputs must be numbers.*the column 'age'"):
+        Saliency(model)(table.assign(age=["old", "young"]))
+
+
+def test_cures_fit_the_inputs(convolutional_model):
+    colour = network(L.Conv2D(2, 3), L.Flatten(), L.Dense(2), shape=(8, 8, 3))
+    for model, x, cure in [
+        (colour, normal(4, 3, 8, 8), r"move the channels last, np.moveaxis\(x, 1, -1\)"),
+        (convolutional_model, normal(4, 8, 8), r"axis of channels, x\[..., None\]"),
+        (convolutional_model, normal(8, 8, 1), r"axis, x\[None\]"),
+        (network(L.Permute((2, 3, 1)), L.Flatten(), shape=(3, 8, 8)), normal(4, 8, 8, 3),
+         r"move the channels first, np.moveaxis\(x, -1, 1\)"),
+        (convolutional_model, normal(4, 7, 8, 1), r"takes\. Received"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"inputs must have the shape.*{cure}"):
+            Saliency(model)(x)
+
+
+def test_models_that_take_channels_first():
+    last = network(L.Conv2D(4, 3, activation="tanh"), L.Flatten(), L.Dense(3), shape=(6, 8, 3))
+    first = network(L.Permute((2, 3, 1)), last, shape=(3, 6, 8))
+    x = normal(3, 3, 6, 8)
+    moved = np.moveaxis(x, 1, -1)
+    for use in (
+        Saliency,
+        Occlusion,
+        GradCAM,
+        lambda m: Rise(m, nb_samples=10),
+        lambda m: EVA(m, 0.01),
+        lambda m: EVA(m, 0.01, mode="exact", method="ibp", grid_size=2),
+        lambda m: RelEx(m, nb_samples=2, steps=2),
+    ):
+        maps = use(first)(x, LABELS)
+        assert maps.shape == (3, 6, 8, 1)
+        np.testing.assert_allclose(maps, use(last)(moved, LABELS), rtol=1e-4, atol=1e-6)
+    maps = Saliency(first)(x, LABELS)
+    for metric in (Deletion, MuFidelity, ClassRetrieval):
+        given = np.minimum(maps, 1)
+        found = metric(first, x, LABELS).evaluate(given)
+        np.testing.assert_allclose(found, metric(last, moved, LABELS).evaluate(given), rtol=1e-5)
+    certificate = EVA(first, 0.01).certify(x, LABELS)
+    assert certificate.cells.shape == (6, 8)
+    for use in (
+        lambda: CORGI(first)(x),
+        lambda: GreedyAS(first)(x),
+        lambda: RobustnessSr(first, x),
+    ):
+        with pytest.raises(ValueError, match=r"channels last.*np.moveaxis\(inputs, 1, -1\)"):
+            use()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_precisions(policy):
+    def build(dtype):
+        layers = [L.Conv2D(4, 3, activation="relu", dtype=dtype), L.GlobalAveragePooling2D()]
+        model = network(*layers, L.Dense(3, dtype=dtype), L.Activation("softmax", dtype="float32"))
+        set_weights(model)
+        return model
+
+    model, twin = build(policy), build("float32")
+    for use in (Saliency, IntegratedGradients, Occlusion, GradCAM, lambda m: CORGI(m, k=3)):
+        expected = use(twin)(IMAGES, LABELS)
+        size = np.abs(expected).max()
+        np.testing.assert_allclose(use(model)(IMAGES, LABELS), expected, atol=0.1 * size)
+
+
+# --- Grad-CAM -----------------------------------------------------------------------------------
+
+
+def test_grad_cam_of_series_and_tokens():
+    series = normal(3, 16, 3)
+    model = network(
+        L.Conv1D(4, 3, strides=2, activation="relu", name="conv"),
+        L.GlobalAveragePooling1D(),
+        L.Dense(3),
+        shape=(16, 3),
+    )
+    maps = GradCAM(model, conv_layer="conv")(series, LABELS)
+    channels = model.layers[0](series).numpy()
+    weights = model.layers[-1].kernel.numpy()[:, LABELS].T / channels.shape[1]
+    small = np.maximum((channels * weights[:, None]).sum(-1), 0)
+    at = np.clip((np.arange(16) + 0.5) * channels.shape[1] / 16 - 0.5, 0, channels.shape[1] - 1)
+    expected = [np.interp(at, np.arange(channels.shape[1]), row) for row in small]
+    np.testing.assert_allclose(maps[..., 0], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(maps, np.repeat(maps[..., :1], 3, axis=-1))
+    with pytest.raises(ValueError, match="convolution of images, or the name.*conv_layer"):
+        GradCAM(model)(series)
+    tokens = network(
+        L.Conv2D(6, 4, strides=4, name="patches"),
+        L.Reshape((4, 6), name="tokens"),
+        L.GlobalAveragePooling1D(name="mean"),
+        L.Dense(3),
+    )
+    for name, shape in (("tokens", "4, 6"), ("mean", "6")):
+        with pytest.raises(ValueError, match=rf"conv_layer='{name}' of shape \(None, {shape}"):
+            GradCAM(tokens, conv_layer=name)(IMAGES)
+    assert GradCAM(tokens, conv_layer="patches")(IMAGES).shape == IMAGES.shape
+
+
+def test_layers_by_number():
+    model = network(
+        L.Conv2D(4, 3, activation="relu", name="first"),
+        L.Conv2D(4, 3, activation="relu", name="second"),
+        L.GlobalAveragePooling2D(),
+        L.Dense(3),
+    )
+    for use in (
+        lambda name: GradCAM(model, conv_layer=name),
+        lambda name: CORGI(model, k=3, explanation="grad-cam", conv_layer=name),
+    ):
+        first, second = (use(name)(IMAGES, LABELS) for name in ("first", "second"))
+        assert np.abs(first - second).max() > 1e-4
+        np.testing.assert_array_equal(use(0)(IMAGES, LABELS), first)
+        np.testing.assert_array_equal(use(-3)(IMAGES, LABELS), second)
+        np.testing.assert_array_equal(use(None)(IMAGES, LABELS), second)
+        for wrong in (4, True, 1.0):
+            with pytest.raises(ValueError, match="conv_layer must be the name of a layer"):
+                use(wrong)(IMAGES, LABELS)
+
+
+def test_grad_cam_of_nested_networks_and_convolutional_heads():
+    body = network(L.Conv2D(4, 3, activation="relu", name="conv"), L.Conv2D(2, 3, name="last"))
+    nested = network(L.Rescaling(1.0), body, L.GlobalAveragePooling2D(), L.Dense(3, "softmax"))
+    flat = network(L.Rescaling(1.0), *body.layers, *nested.layers[2:])
+    for name in ("conv", "last"):
+        expected = GradCAM(flat, conv_layer=name)(IMAGES, LABELS)
+        found = GradCAM(nested, conv_layer=f"{body.name}/{name}")(IMAGES, LABELS)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(GradCAM(nested)(IMAGES, LABELS), expected, atol=1e-6)
+    whole = network(*body.layers, L.GlobalAveragePooling2D(), L.Dense(3, "softmax"))
+    outer = network(whole)  # the convolution and the head in one nested network
+    np.testing.assert_allclose(GradCAM(outer)(IMAGES, LABELS), GradCAM(whole)(IMAGES, LABELS))
+    with pytest.raises(ValueError, match="'nothing/...' as conv_layer needs a nested"):
+        GradCAM(nested, conv_layer="nothing/conv")(IMAGES)
+    with pytest.raises(ValueError, match="conv_layer='nothing' cannot be explained"):
+        GradCAM(nested, conv_layer="nothing")(IMAGES)
+    with pytest.raises(ValueError, match="conv_layer must be a layer of the model itself"):
+        CORGI(nested, k=3, explanation="grad-cam")(IMAGES)
+    head = [L.Conv2D(3, 6, name="head"), L.Flatten()]
+    model = network(L.Conv2D(4, 3, activation="relu", name="conv"), *head)
+    expected = GradCAM(model, conv_layer="conv")(IMAGES, LABELS)
+    np.testing.assert_array_equal(GradCAM(model)(IMAGES, LABELS), expected)
+    assert np.ptp(expected, axis=(1, 2)).max() > 0
+
+
+# --- arguments in the forms that other tools take -----------------------------------------------
+
+
+def test_values_in_place_of_features():
+    model = network(L.Conv2D(4, 3, activation="tanh"), L.Flatten(), L.Dense(3), shape=(8, 8, 3))
+    x = normal(3, 8, 8, 3)
+    colour, each = np.array([0.2, 0.5, 0.9], np.float32), normal(3, 8, 8, 3, seed=9)
+
+    def score(points):
+        return model(points).numpy()[range(3), LABELS]
+
+    for value in (0.0, colour, np.broadcast_to(colour, (8, 8, 3)), each[:1], each):
+        explainer = IntegratedGradients(model, 100, value, reducer="sum")
+        change = score(x) - score(x * 0 + value)
+        np.testing.assert_allclose(
+            explainer(x, LABELS).sum((1, 2, 3)), change, rtol=0.01, atol=1e-3
+        )
+        covered = x.copy()
+        covered[:, :4, :4] = np.broadcast_to(value, x.shape)[:, :4, :4]
+        maps = Occlusion(model, 4, 4, occlusion_value=value)(x, LABELS)
+        np.testing.assert_allclose(maps[:, 0, 0, 0], score(x) - score(covered), atol=1e-5)
+        assert np.isfinite(Rise(model, nb_samples=9, mask_value=value)(x, LABELS)).all()
+        curves = Deletion(model, x, LABELS, baseline_mode=value).detailed_evaluate(maps).curves
+        np.testing.assert_allclose(curves[:, -1], score(x * 0 + value), atol=1e-5)
+    for name, use in [
+        ("baseline_value", lambda v: IntegratedGradients(model, baseline_value=v)),
+        ("occlusion_value", lambda v: Occlusion(model, occlusion_value=v)),
+        ("mask_value", lambda v: Rise(model, mask_value=v)),
+        ("neutral_value", lambda v: RelEx(model, neutral_value=v)),
+        ("baseline_value", lambda v: AttributionBound(
+            model, attribution="integrated_gradients", baseline_value=v)),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=rf"{name} must be a number, or an array.*\(3,\)"):
+            use(np.zeros(4))(x, LABELS)
+        with pytest.raises(ValueError, match=f"{name} has NaN"):
+            use(np.nan)(x, LABELS)
+    with pytest.raises(ValueError, match="baseline_value must be"):
+        CertifiedGradient(model, attribution="integrated_gradients", baseline_value=each)(x)
+
+
+def test_pairs_of_sizes():
+    model = network(L.Conv2D(4, 3, activation="tanh"), L.Flatten(), L.Dense(3))
+    for use in (
+        lambda size: Occlusion(model, size, size),
+        lambda size: Rise(model, nb_samples=9, grid_size=size),
+        lambda size: EVA(model, 0.01, grid_size=size),
+        lambda size: SampledEVA(model, 3, 0.01, grid_size=size),
+    ):
+        np.testing.assert_array_equal(use((4, 4))(IMAGES, LABELS), use(4)(IMAGES, LABELS))
+        wide = use((2, 4))(IMAGES, LABELS)
+        assert wide.shape == IMAGES.shape
+        assert np.abs(wide - use(4)(IMAGES, LABELS)).max() > 0
+    patch = IMAGES.copy()
+    patch[:, :2, :4] = 0
+    drop = (model(IMAGES) - model(patch)).numpy()[range(3), LABELS]
+    wide = Occlusion(model, (2, 4), (2, 4))(IMAGES, LABELS)
+    np.testing.assert_allclose(wide[:, 1, 3, 0], drop, atol=1e-5)
+    series = network(L.Flatten(), L.Dense(3), shape=(6, 2))
+    for name, use in [
+        ("patch_size", lambda size: Occlusion(series, size, 1)),
+        ("grid_size", lambda size: Rise(series, nb_samples=9, grid_size=size)),
+        ("grid_size", lambda size: EVA(series, 0.01, grid_size=size)),
+    ]:
+        use((3, 3))(normal(3, 6, 2))
+        with pytest.raises(ValueError, match=f"{name} must be one number for time series"):
+            use((2, 3))(normal(3, 6, 2))
+        for wrong in ((1, 2, 3), 1.5, "2", 0):
+            with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+                use(wrong)(normal(3, 6, 2))
+
+
+def test_everything_at_once(convolutional_model):
+    model = convolutional_model
+    for use in (
+        Saliency,
+        Occlusion,
+        GradCAM,
+        EVA,
+        SampledEVA,
+        CertifiedGradient,
+        AttributionBound,
+        lambda m, **s: Rise(m, nb_samples=9, **s),
+        lambda m, **s: RelEx(m, 2, 2, **s),
+        lambda m, **s: EVA(m, mode="exact", grid_size=2, **s),
+    ):
+        expected = use(model, batch_size=2)(IMAGES, LABELS)
+        found = use(model, batch_size=None)(IMAGES, LABELS)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        for wrong in (0, 1.5, True, "all"):
+            with pytest.raises(ValueError, match="batch_size must be a whole number"):
+                use(model, batch_size=wrong)
+
+
+def test_one_class_for_all(convolutional_model):
+    explainer = EVA(convolutional_model, 0.01)
+    targets = np.array([0, 0, 1])
+    found, expected = (
+        explainer.explain_targeted(IMAGES, towards, targets) for towards in (2, [2, 2, 2])
+    )
+    np.testing.assert_array_equal(found.positive, expected.positive)
+    with pytest.raises(ValueError, match="towards must be labels from 0 to 2"):
+        explainer.explain_targeted(IMAGES, 3, targets)
+    with pytest.raises(ValueError, match=r"targets must be one per input.*np.full\(3, class\)"):
+        Saliency(convolutional_model)(IMAGES, 1)
+
+
+# --- models that change between two calls -------------------------------------------------------
+
+
+def test_freezing_changes_nothing():
+    inputs = keras.Input((None, None, 1))
+    h = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, activation="relu", name="conv")(inputs))
+    model = keras.Model(inputs, L.Dense(3, "softmax", name="head")(h))
+    logits, explainers = logits_of(model), [Saliency(model), GradCAM(model)]
+    before, large = logits(IMAGES), normal(3, 12, 12, 1)
+    maps = [explainer(IMAGES, LABELS) for explainer in explainers]
+    model.trainable = False
+    np.testing.assert_array_equal(logits(IMAGES), before)
+    for explainer, expected in zip(explainers, maps):
+        np.testing.assert_array_equal(explainer(IMAGES, LABELS), expected)
+        fresh = type(explainer)(model)(large, LABELS)
+        np.testing.assert_allclose(explainer(large, LABELS), fresh, rtol=1e-5, atol=1e-7)
+    head = model.get_layer("head")
+    head.trainable = True
+    head.set_weights([w + normal(*w.shape) for w in head.get_weights()])
+    for explainer, old in zip(explainers, maps):
+        found = explainer(IMAGES, LABELS)
+        np.testing.assert_allclose(found, type(explainer)(model)(IMAGES, LABELS), atol=1e-6)
+        assert np.abs(found - old).max() > 1e-3
+    head.enable_lora(2)
+    head.lora_kernel_a.assign(normal(4, 2))
+    head.lora_kernel_b.assign(normal(2, 3, seed=1))
+    np.testing.assert_allclose(keras.ops.softmax(logits(IMAGES)), model(IMAGES), rtol=1e-4)

@@ -40,7 +40,8 @@ def check_model(model: Any) -> None:
         raise ValueError(
             f"the model has several outputs; build one of the output that is meant, "
             f"keras.Model(model.inputs, model.outputs[0]) or another number. "
-            f"Received: outputs {', '.join(f'{o.name} {tuple(o.shape)}' for o in outputs)}"
+            f"Received: outputs of the layers "
+            f"{', '.join(f'{o._keras_history[0].name} {tuple(o.shape)}' for o in outputs)}"
         )
 
 
