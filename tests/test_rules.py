@@ -25,6 +25,7 @@ from networks import randomize
 from xcertify.bounds import UnsupportedLayerError, Verifier, interval
 from xcertify.bounds.graph import build_graph
 from xcertify.bounds.layers import AUGMENTATIONS
+from xcertify.bounds.operations import Affine
 from xcertify.bounds.registry import find_rule
 from xcertify.regions import Box
 
@@ -63,16 +64,21 @@ def made(kind: type, *args: Any, **kwargs: Any) -> Build:
     return lambda h: kind(*args, **kwargs)(h)  # noqa: PLW0108
 
 
-def assert_agrees(model: keras.Model, tolerance: float = 2e-5, method: str = "crown") -> None:
-    """Graph and model give the same values, and bounds hold at corners of boxes."""
-    generator = np.random.default_rng(0)
-    inputs = generator.normal(size=(3, *model.inputs[0].shape[1:])).astype("float32")
+def graph_values(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    """What the graph of a model gives, in float64."""
     graph = build_graph(model, find_rule)
     values = {0: tf.constant(inputs, "float64")}
     for index in interval.ancestors(graph, [graph.output]):
         node = graph.nodes[index]
         values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
-    found = values[graph.output].numpy()
+    return values[graph.output].numpy()
+
+
+def assert_agrees(model: keras.Model, tolerance: float = 2e-5, method: str = "crown") -> None:
+    """Graph and model give the same values, and bounds hold at corners of boxes."""
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(3, *model.inputs[0].shape[1:])).astype("float32")
+    found = graph_values(model, inputs)
     alone = np.concatenate([model(one[None], training=False).numpy() for one in inputs])
     batch = model.predict_on_batch(inputs)
     tolerance = tolerance * (1 + np.abs(alone).max())
@@ -940,6 +946,37 @@ def test_arguments_of_own_layers():
     assert_refused(network(VECTOR, Sum()), "number of tensors")
 
 
+def test_own_layers_of_several_outputs():
+    from xcertify.bounds import register
+
+    class Halves(L.Layer):
+        def call(self, inputs):
+            return inputs[:, :2], inputs[:, 2:]
+
+    def model(consumer):
+        inputs = keras.Input(VECTOR)
+        return keras.Model(inputs, consumer(Halves()(ops.tanh(inputs))))
+
+    def halves(layer, emit, node):
+        return [
+            emit(Affine(lambda x: x[:, :2]), node),
+            emit(Affine(lambda x: x[:, 2:]), node),
+        ]
+
+    register(Halves)(lambda layer, emit, node: node)
+    assert_refused(model(lambda parts: parts[1]), "has 2 outputs, its rule gives 1")
+    register(Halves)(halves)
+    assert_agrees(model(L.Subtract()))
+
+
+def test_subclasses_of_known_layers_are_refused_with_their_module():
+    class Dense(L.Dense):
+        def call(self, inputs):
+            return -super().call(inputs)
+
+    assert_refused(network(VECTOR, Dense(2)), r"of class test_rules\.Dense cannot be bounded")
+
+
 def test_failing_rules_are_refusals():
     from xcertify.bounds import register
 
@@ -977,6 +1014,7 @@ def test_inputs_of_nested_models_are_associated_as_keras_does(form):
         "other order": {"a": y, "b": x},
     }[form]
     assert_agrees(randomize(keras.Model(inputs, inner(given)), 0))
+    assert_agrees(randomize(keras.Model(inputs, inner(inputs=given)), 0))
 
 
 def test_nested_models_that_are_called_otherwise_are_refused():
@@ -1063,14 +1101,9 @@ def test_types(name, dtype):
     arguments = {"Dense": (3,), "Rescaling": (0.5, 0.25)}.get(name, ())
     inputs = keras.Input(VECTOR)
     model = keras.Model(inputs, getattr(L, name)(*arguments, dtype=dtype)(inputs))
-    graph = build_graph(randomize(model, 0), find_rule)
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
-    values = {0: tf.constant(x, "float64")}
-    for index in interval.ancestors(graph, [graph.output]):
-        node = graph.nodes[index]
-        values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
+    found = graph_values(randomize(model, 0), x)
     tolerance = 1e-6 if dtype == "float64" else 5e-2
-    found = values[graph.output]
     np.testing.assert_allclose(found, ops.cast(model(x), "float64"), atol=tolerance, rtol=tolerance)
 
 

@@ -138,8 +138,11 @@ def find_rule(layer: Any) -> Rule:
     is_function = kind.__module__.startswith(("keras.src.ops.", "keras.src.activations."))
     if is_function and kind.__name__ in _OPERATION_RULES:
         return _OPERATION_RULES[kind.__name__]
+    name = kind.__name__
+    if name in supported_layers():  # a subclass may compute something else
+        name = f"{kind.__module__}.{name}"
     raise UnsupportedLayerError(
-        f"The layer '{layer.name}' of class {kind.__name__} cannot be bounded. Supported layers: "
+        f"The layer '{layer.name}' of class {name} cannot be bounded. Supported layers of Keras: "
         f"{', '.join(supported_layers())}; supported activations: "
         f"{', '.join(supported_activations())}. A layer of your own can be declared with "
         f"register_affine or register_elementwise."
