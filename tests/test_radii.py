@@ -3,9 +3,29 @@
 import numpy as np
 import pytest
 
-from xcertify.radii import ContradictionError, compare_bounds, compare_radii
+from xcertify.radii import ContradictionError, compare_bounds, compare_radii, largest_proved
 
 STATED = {"what": "another class", "method": "crown", "region": "l2 balls"}
+
+
+def test_the_largest_radius_is_the_largest_that_was_tried_and_proved():
+    limits, tried = np.array([0.3, 2.0, 5.0, 0.0, 0.7]), []
+
+    def holds(samples, radii):
+        tried.append((samples, radii))
+        proved = radii < limits[samples]
+        return proved & ~((samples == 4) & (radii > 0.45) & (radii < 0.55))  # not monotone
+
+    ends = np.array([1.0, 1.0, 4.0, 1.0, 1.0])
+    found = largest_proved(holds, ends, 6)
+    # the ends themselves where nothing failed, nothing where nothing was proved
+    np.testing.assert_array_equal(found, [0.296875, 1, 4, 0, 0.4375])
+    for sample, radius in enumerate(found):
+        radii = [r[s == sample] for s, r in tried if (s == sample).any()]
+        assert radius in [0, *radii]
+    assert sum(len(samples) for samples, _ in tried) == 6 * 5 + 2
+    nothing = largest_proved(holds, np.zeros(3), 4)
+    np.testing.assert_array_equal(nothing, np.zeros(3))
 
 
 def test_attacks_outside_of_certified_radii_pass():

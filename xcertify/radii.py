@@ -1,11 +1,13 @@
 """Certified against attacked: every proof is held against the best attack on the same quantity.
 
 An attack that succeeds where a certificate says that none can is no result: it is refused, in one
-way, wherever the package has both sides.
+way, wherever the package has both sides. The search for the largest radius up to an attack is here
+too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,42 @@ import numpy as np
 
 class ContradictionError(RuntimeError):
     """An attack succeeded inside a certified region: one of the two is wrong."""
+
+
+def largest_proved(
+    holds: Callable[[np.ndarray, np.ndarray], np.ndarray], ends: np.ndarray, nb_halvings: int
+) -> np.ndarray:
+    """The largest radii that were tried and proved, by bisection from 0 to given ends.
+
+    What is returned was itself proved, so that it does not matter that bounds are not monotone.
+
+    Parameters
+    ----------
+    holds
+        (samples (M,), radii (M,)) -> (M,) bool: where it is proved that nothing happens up to the
+        radius; `samples` are places in `ends`.
+    ends
+        (N,): where to stop, such as the distance of an attack. An end is tried itself, last, where
+        no smaller radius has failed: so a proof that reaches an attack is found out.
+    nb_halvings
+        Number of bisections.
+
+    Returns
+    -------
+    radii
+        (N,) float64; 0 where none was proved.
+    """
+    ends = np.asarray(ends, np.float64)
+    low, high, some = np.zeros(len(ends)), ends.copy(), np.flatnonzero(ends)
+    for _ in range(nb_halvings if len(some) else 0):
+        middle = (low[some] + high[some]) / 2
+        proved = holds(some, middle)
+        low[some[proved]], high[some[~proved]] = middle[proved], middle[~proved]
+    left = some[high[some] == ends[some]]
+    if len(left):
+        proved = left[holds(left, ends[left])]
+        low[proved] = ends[proved]
+    return low
 
 
 def compare_radii(

@@ -21,7 +21,7 @@ from xcertify.metrics.base import (
     importance_ranks,
 )
 from xcertify.models import refuse_channels_first
-from xcertify.radii import compare_radii
+from xcertify.radii import compare_radii, largest_proved
 from xcertify.regions import Ball, Box, Region, as_norm, valid_range
 from xcertify.targets import margin_rows, target_classes
 
@@ -305,25 +305,18 @@ class RobustnessSr(Metric):
 
     def _proved(self, jobs: _Jobs, attacked: np.ndarray, found: np.ndarray) -> np.ndarray:
         """Largest radius, by bisection up to the attacked one, at which no class can change."""
-        low, high = np.zeros(len(attacked)), attacked
-        for _ in range(self.nb_halvings):
-            middle = (low + high) / 2
-            holds = self._holds(jobs, middle)
-            low, high = np.where(holds, middle, low), np.where(holds, high, middle)
-        # where no radius failed, the attacked one itself is left to try: it must fail, if found
-        left = np.flatnonzero((high == attacked) & (attacked > 0))
-        if len(left):
-            holds = left[self._holds(jobs.part(left), attacked[left])]
-            low[holds] = attacked[holds]
+        proved = largest_proved(
+            lambda some, radii: self._holds(jobs.part(some), radii), attacked, self.nb_halvings
+        )
         compare_radii(
-            low,
+            proved,
             np.where(found, attacked, np.inf),
             what="another class",
             method=self.method,
             region=f"l{self.norm} balls within {self.clip}, with some features held",
             samples=jobs.sample,
         )
-        return low
+        return proved
 
     def _holds(self, jobs: _Jobs, radius: np.ndarray) -> np.ndarray:
         """Whether the class is proved constant up to each radius, (J,) bool."""
