@@ -26,7 +26,8 @@ class Certificate:
         How the bounds were computed, a name of `Verifier`.
     arithmetic
         "real": proved for the network in real arithmetic; "float32": for its evaluation in float32
-        as well; "decomon": as decomon computes it; "none": nothing is proved.
+        as well; "decomon": as decomon computes it; "none": nothing is proved. Behind it in
+        brackets, where the model computes in half precision: that this is not covered.
     """
 
     region: str
@@ -37,6 +38,12 @@ class Certificate:
         """All fields with arrays as nested lists, ready for JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+
+    @property
+    def _how(self) -> str:
+        """Method and arithmetic, for `repr`."""
+        name, *note = self.arithmetic.split(" ", 1)
+        return " ".join([f"{self.method}, {name} arithmetic", *note])
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,7 +82,7 @@ class OverlapCertificate(Certificate):
             f"<OverlapCertificate: {int(self.robust.sum())} of {len(self.robust)} predictions "
             f"proved constant on {self.region}; overlap at most {self.overlap.max():.4g}, "
             f"median {np.median(self.overlap):.4g}; {self.cell_overlaps.shape[1]} cells; "
-            f"{self.method}, {self.arithmetic} arithmetic>"
+            f"{self._how}>"
         )
 
 
@@ -231,8 +238,7 @@ class GradientCertificate(Certificate):
             f"<GradientCertificate: {self.settings['attribution']} of {len(self.lower)} inputs on "
             f"{self.region}; mean width {self.delta.mean():.4g}, signs proved for "
             f"{(self.signs != 0).mean():.1%} of the features, distance to the explanation at most "
-            f"{np.median(self.farthest()):.3g} times its length (median); {self.method}, "
-            f"{self.arithmetic} arithmetic>"
+            f"{np.median(self.farthest()):.3g} times its length (median); {self._how}>"
         )
 
 
@@ -269,7 +275,7 @@ class RadiusCertificate(Certificate):
         return (
             f"<RadiusCertificate: {self.criterion} for {self.varied} up to "
             f"{np.median(self.certified):.4g}, {attacked} (medians of {len(self.certified)}); "
-            f"{self.method}, {self.arithmetic} arithmetic>"
+            f"{self._how}>"
         )
 
 
@@ -341,7 +347,7 @@ class TopKCertificate(Certificate):
         return (
             f"<TopKCertificate: top {self.k} of {len(self.radius)} maps within the top {self.k2}, "
             f"on {self.region}; median radius {np.median(self.radius):.4g}{found}; "
-            f"{self.form}, {self.method}, {self.arithmetic} arithmetic>"
+            f"{self.form}, {self._how}>"
         )
 
 
@@ -384,7 +390,7 @@ class MaskCertificate(Certificate):
             f"<MaskCertificate: {int((self.certified > 0).sum())} of {len(self.certified)} masked "
             f"inputs proved to keep their class, on {self.region}; median radius "
             f"{np.median(self.certified):.4g}, attacked at {np.median(self.attacked):.4g}; "
-            f"{self.method}, {self.arithmetic} arithmetic>"
+            f"{self._how}>"
         )
 
 

@@ -266,10 +266,16 @@ def farthest(lower: Any, upper: Any, original: Any, measure: str) -> np.ndarray:
     Returns
     -------
     value
-        (N,) float64, never on the optimistic side.
+        (N,) float64, never on the optimistic side: inf, or -1, where a side is not finite.
     """
     _check_measure(measure)
     lower, upper, original = (_flat(values) for values in (lower, upper, original))
+    bounded = _all(np.isfinite(lower) & np.isfinite(upper))
+    if not bounded.all():
+        value = np.full(len(bounded), -1.0 if measure == "cosine" else np.inf)
+        sides = lower[bounded], upper[bounded], original[bounded]
+        value[bounded] = farthest(*sides, measure)
+        return value
     squares = np.maximum(np.abs(upper - original), np.abs(lower - original)) ** 2
     if measure == "mse":
         return squares.mean(axis=1) * (1 + _SLACK)
@@ -303,7 +309,7 @@ def nearest(lower: Any, upper: Any, target: Any, measure: str) -> np.ndarray:
     Returns
     -------
     value
-        (N,) float64, never on the optimistic side.
+        (N,) float64, never on the optimistic side: 0, or 1, where a side is not finite.
 
     Raises
     ------
@@ -323,6 +329,11 @@ def nearest(lower: Any, upper: Any, target: Any, measure: str) -> np.ndarray:
     length = np.linalg.norm(target, axis=1)
     if measure != "mse" and not length.all():
         raise ValueError(f"target_map must not be zero with measure={measure!r}")
+    bounded = _all(np.isfinite(lower) & np.isfinite(upper))
+    if not bounded.all():
+        value = np.full(len(bounded), 1.0 if measure == "cosine" else 0.0)
+        value[bounded] = nearest(lower[bounded], upper[bounded], target[bounded], measure)
+        return value
     if measure == "cosine":
         return _largest_cosine(lower, upper, target)
     squares = (np.clip(target, lower, upper) - target) ** 2
@@ -365,8 +376,12 @@ def _largest_cosine(lower: np.ndarray, upper: np.ndarray, target: np.ndarray) ->
 
 
 def magnitudes(lower: Any, upper: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest absolute value of every feature of the box."""
+    """Least and largest absolute value of every feature of the box; of NaN, 0 and inf."""
     lower, upper = np.asarray(lower), np.asarray(upper)
+    lower, upper = (
+        np.where(np.isnan(lower), -np.inf, lower),
+        np.where(np.isnan(upper), np.inf, upper),
+    )
     return np.maximum(np.maximum(lower, -upper), 0), np.maximum(np.abs(lower), np.abs(upper))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 Norm = float | int | str
 
+_BLOCK = 2**18  # entries that are rounded together, so that float64 steps take little memory
 _NORMS = {1: 1, 2: 2, math.inf: math.inf, "inf": math.inf}
 
 
@@ -374,6 +375,16 @@ def _round_outward(center: np.ndarray, step: np.ndarray) -> np.ndarray:
     The sum is formed in float64 together with its rounding error (Knuth's two-sum), so that a side
     is moved by one unit in the last place only where it would otherwise cut the stated set.
     """
+    step = np.broadcast_to(step, center.shape)
+    sides = np.empty_like(center)
+    nb_at_once = max(1, _BLOCK // max(1, center[:1].size))
+    for first in range(0, len(center), nb_at_once):
+        some = slice(first, first + nb_at_once)
+        sides[some] = _rounded_outward(center[some], step[some])
+    return sides
+
+
+def _rounded_outward(center: np.ndarray, step: np.ndarray) -> np.ndarray:
     wide = center.astype(np.float64)
     total = wide + step
     shifted = total - wide

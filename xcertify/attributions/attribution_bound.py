@@ -217,9 +217,9 @@ class AttributionBound(GradientExplainer):
         ratio = np.divide(observed, estimate, out=np.ones(len(given)), where=estimate > 0)
         limits = "" if self.clip is None else f" within {self.clip}"
         region = f"l{self.norm} balls of radius {self.epsilon}{limits}"
-        euclidean = cosine = None
+        euclidean, cosine, arithmetic = None, None, "none"
         if self.proved:
-            euclidean, cosine = self._proofs(given, targets)
+            euclidean, cosine, arithmetic = self._proofs(given, targets)
             inside = Ball(given, _as_points(epsilon, given), self.norm, self.clip)
             attained = self._observed(given, weights, maps, shifts, inside)
             attained -= relative_allowance(given[0].size) * (attained + _lengths(maps))
@@ -229,7 +229,7 @@ class AttributionBound(GradientExplainer):
         return DeviationCertificate(
             region=region,
             method=f"first order; proved by {self.method}" if self.proved else "first order",
-            arithmetic="real" if self.proved else "none",
+            arithmetic=arithmetic,
             epsilon=epsilon,
             explanation=maps,
             euclidean_estimate=estimate,
@@ -367,11 +367,11 @@ class AttributionBound(GradientExplainer):
             ),
         )
 
-    def _proofs(self, inputs: np.ndarray, targets: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Proved Euclidean and cosine distances, (N,) each."""
+    def _proofs(self, inputs: np.ndarray, targets: Any) -> tuple[np.ndarray, np.ndarray, str]:
+        """Proved Euclidean and cosine distances, (N,) each, and in which arithmetic."""
         certificate = self._certified().certify(inputs, targets)
         euclidean = np.sqrt(certificate.farthest("mse") * inputs[0].size)
-        return euclidean, 1 - certificate.farthest("cosine")
+        return euclidean, 1 - certificate.farthest("cosine"), certificate.arithmetic
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return self._in_parts(self._maps, inputs, weights)
@@ -423,7 +423,7 @@ class AttributionBound(GradientExplainer):
         size = max(1, self._nb_at_once // (self.steps if along else 1))
         pieces = zip(*(parts(array, size) for array in arrays))
         try:
-            return np.concatenate([compiled(*piece).numpy() for piece in pieces])
+            found = np.concatenate([compiled(*piece).numpy() for piece in pieces])
         except TypeError as error:
             if "variant" not in str(error):  # of the lists that a loop keeps
                 raise
@@ -433,6 +433,13 @@ class AttributionBound(GradientExplainer):
                 f"build the layer with unroll=True. Received: the model "
                 f"{getattr(self.model, 'name', self.model)!r}"
             ) from error
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"the attribution, or its derivative, is NaN or infinite at or near an input: look "
+                f"for weights that are, for a root or a logarithm at 0, and for numbers beyond "
+                f"those of float32. Received: the model {getattr(self.model, 'name', self.model)!r}"
+            )
+        return found
 
     def _climb(self, points: tf.Tensor, weights: tf.Tensor, maps: tf.Tensor) -> tf.Tensor:
         """Distances of the maps at some points to others, and their slopes, (B, 1 + d)."""

@@ -394,12 +394,16 @@ class CertifiedGradient(GradientExplainer):
         baseline = self._baseline(region.shape)
         if baseline is not None:
             factors = [side.astype(np.float64) - baseline for side in (region.lower, region.upper)]
-            corners = [total * factor for total in totals for factor in factors]
-            totals = np.stack([np.min(corners, axis=0), np.max(corners, axis=0)])
+            with np.errstate(invalid="ignore"):  # bounds that overflowed are infinite
+                corners = [total * factor for total in totals for factor in factors]
+            lowest, highest = np.min(corners, axis=0), np.max(corners, axis=0)
+            lowest = np.where(np.isnan(lowest), -np.inf, lowest)
+            totals = np.stack([lowest, np.where(np.isnan(highest), np.inf, highest)])
         if nb_variants > 1 or baseline is not None:  # roundings of float64
             slack = 1e-12 * np.abs(totals)
             totals = [totals[0] - slack[0], totals[1] + slack[1]]
-        return Region(inputs, *totals).sides(dtype)
+        with np.errstate(over="ignore"):  # to infinity, which is a bound
+            return Region(inputs, *totals).sides(dtype)
 
     def _at(self, points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sides of the explanations at single points, with the weights as they are, in float64."""
@@ -443,7 +447,8 @@ class CertifiedGradient(GradientExplainer):
         if isinstance(gamma, str) or np.any(gamma) or self.bias_radius:
             biases = "" if self.bias_radius is None else f", biases within {self.bias_radius}"
             region += f", weights within {gamma} of their size{biases}"
-        return {"region": region, "method": self.method, "arithmetic": "real"}
+        arithmetic = self._verifier("float32").guarantee
+        return {"region": region, "method": self.method, "arithmetic": arithmetic}
 
     def _settings(self) -> dict[str, Any]:
         """Arguments of the constructor that decide what is certified, ready for JSON."""

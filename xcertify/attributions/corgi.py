@@ -237,7 +237,7 @@ class CORGI(LogitExplainer):
         return TopKCertificate(
             region=region,
             method=self.method,
-            arithmetic="real",
+            arithmetic=self._verifier.guarantee,
             form=self.form,
             k=k,
             k2=k2,
@@ -314,7 +314,8 @@ class CORGI(LogitExplainer):
 
         def proves(some: np.ndarray, radii: np.ndarray) -> np.ndarray:
             region = self._region(asked.inputs[some], radii)
-            larger = self._larger(asked[some], region, radii, form, method, decided[some])
+            with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds prove nothing
+                larger = self._larger(asked[some], region, radii, form, method, decided[some])
             proved = self._stays(larger).all(axis=1)
             decided[some[~proved]] = larger[~proved]
             return proved
@@ -442,8 +443,7 @@ class CORGI(LogitExplainer):
             bounds = verifier.bound_layer(region, self._activation.output_layer, [per_cell])
             return tuple(side.reshape(len(region), -1).astype(np.float64) for side in bounds)
         lower, upper = verifier.bound_layer(region, self._activation.body.name, [per_cell])
-        with np.errstate(invalid="ignore"):  # infinite bounds prove nothing
-            ends = per_cell * lower.astype(np.float64), per_cell * upper.astype(np.float64)
+        ends = per_cell * lower.astype(np.float64), per_cell * upper.astype(np.float64)
         # Products of float32 numbers are exact in float64; the sums are off by 1e-12 at the most.
         slack = 1e-12 * np.maximum(*map(np.abs, ends)).sum(axis=-1)
         lower = np.minimum(*ends).sum(axis=-1) - slack

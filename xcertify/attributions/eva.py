@@ -349,7 +349,7 @@ class EVA(_OverlapExplainer):
         return OverlapCertificate(
             region=f"l{self.norm} balls of radius {self.epsilon}{limits}",
             method=self.method,
-            arithmetic=self._verifier.arithmetic,
+            arithmetic=self._verifier.guarantee,
             overlap=overlaps.full,
             cell_overlaps=overlaps.fixed,
             cells=self._cells(inputs.shape[1:]),

@@ -104,6 +104,11 @@ def largest_eigenvalue(
     most = 1 / (failure * math.sqrt(math.pi / (2 * nb_features))) ** 2
     for step in range(nb_products):
         image = np.asarray(multiply(basis[step]), np.float64)
+        if not np.isfinite(image).all():
+            raise ValueError(
+                f"the products of the matrices must be finite. Received: NaN or infinite numbers "
+                f"from product {step}"
+            )
         diagonal[..., step] = (basis[step] * image).sum(-1)
         known = basis[: step + 1]
         for _ in range(2):  # once is not enough in floating point
@@ -289,18 +294,27 @@ def _upper(diagonal: np.ndarray, beside: np.ndarray, lower: np.ndarray, most: fl
 
 def _proved(matrix: np.ndarray, weights: np.ndarray, lower: np.ndarray) -> np.ndarray:
     """Largest eigenvalue of D^-1/2 P D^-1/2, proved: ``value D - P`` has a Cholesky factor."""
+    parts = (matrix.reshape(len(matrix), -1), weights, lower[:, None])
+    finite = np.all([np.isfinite(part).all(axis=1) for part in parts], axis=0)
+    if not finite.all():  # of which nothing is proved
+        value = np.full(len(matrix), np.inf)
+        if finite.any():
+            value[finite] = _proved(matrix[finite], weights[finite], lower[finite])
+        return value
     margin = 1e-6
     places = np.arange(matrix.shape[-1])
     while True:
         value = np.maximum(lower * (1 + margin), 1e-30)
         shifted = -matrix
         shifted[:, places, places] += value[:, None] * weights
+        if not np.isfinite(value).all():
+            return np.full(len(matrix), np.inf)
         try:
-            np.linalg.cholesky(shifted)
+            if np.isfinite(np.linalg.cholesky(shifted)).all():
+                return value
         except np.linalg.LinAlgError:
-            margin *= 8
-            continue
-        return value
+            pass
+        margin *= 8
 
 
 def _norm(weights: np.ndarray, power: float) -> np.ndarray:

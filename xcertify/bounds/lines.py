@@ -10,7 +10,7 @@ import numpy as np
 from xcertify.bounds.budget import parts
 from xcertify.regions import Region
 
-_BLOCK = 2**18  # coefficients that are looked at together, some MiB with all that is made of them
+_BLOCK = 2**17  # coefficients that are looked at together, some MiB with all that is made of them
 
 
 @dataclass(frozen=True)

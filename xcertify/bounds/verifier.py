@@ -57,7 +57,8 @@ class Verifier(Settings):
         "float32" or "float64": the type that bounds are computed in.
     arithmetic
         "real": bounds hold for the network in real arithmetic with its stored weights. "float32":
-        they hold also for the network evaluated in float32 with sums in any order; a little wider.
+        they hold also for the network evaluated in float32 with sums in any order; a little wider,
+        and refused for a model with layers that compute in float16 or bfloat16.
     memory_budget
         Bytes that a call may take at once (default 1 GiB), beside what it is given and what it
         returns. Work that does not fit is done in parts, down to one sample and one row.
@@ -150,8 +151,28 @@ class Verifier(Settings):
                     f"{name} can be chosen with the methods {', '.join(METHODS)} only. "
                     f"Received: {name}={getattr(self, name)!r} with method={method!r}"
                 )
+        half = _half_precision(model)
+        if arithmetic == "float32" and half is not None:
+            raise UnsupportedLayerError(
+                f"The layer '{half[0]}' of the model '{model.name}' computes in {half[1]}, whose "
+                f"roundings are not covered by arithmetic='float32'. Use arithmetic='real', for "
+                f"bounds of the network in real arithmetic, or a copy of the model in float32."
+            )
         self._read()
         _ = self._decomon
+
+    @property
+    def guarantee(self) -> str:
+        """Of which arithmetic the bounds are proved, in words; the `arithmetic` of certificates.
+
+        "real", "float32", or "decomon": as decomon computes it. Behind it in brackets, where the
+        model computes in half precision, that this is not covered.
+        """
+        name = "decomon" if self.method.startswith("decomon:") else self.arithmetic
+        half = _half_precision(self.model)
+        if half is None:
+            return name
+        return f"{name} (the model computes in {half[1]}, which is not covered)"
 
     def bound_outputs(
         self, region: Region, constants: Sequence[Any] = ()
@@ -873,6 +894,16 @@ def logits_graph(model: keras.Model) -> Graph:
     graph = build_graph(model, find_rule)
     graph.output = _before_head(graph, without_sigmoid=True)
     return graph
+
+
+def _half_precision(model: keras.Model) -> tuple[str, str] | None:
+    """Name and type of the first layer that computes in half precision, if there is one."""
+    layers = model._flatten_layers(include_self=False) if isinstance(model, keras.Model) else ()
+    for layer in layers:
+        holds_others = isinstance(layer, (keras.Model, keras.layers.InputLayer))
+        if not holds_others and layer.compute_dtype in ("float16", "bfloat16"):
+            return layer.name, layer.compute_dtype
+    return None
 
 
 def _is_sigmoid(operation: Any) -> bool:
