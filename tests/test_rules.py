@@ -635,6 +635,16 @@ def test_variables_are_read_at_each_call():
     np.testing.assert_array_equal(verifier.evaluate(ones), 2 * C)
 
 
+def test_constants_that_are_changed_in_place_are_read_anew():
+    constant = C.copy()
+    inputs = keras.Input(VECTOR)
+    verifier = Verifier(keras.Model(inputs, L.Add()([inputs, constant])))
+    zeros = np.zeros((1, 4), "float32")
+    np.testing.assert_array_equal(verifier.evaluate(zeros), C)
+    constant[:] = 5
+    np.testing.assert_array_equal(verifier.evaluate(zeros), constant)
+
+
 @cases(
     along_the_batch=(VECTOR, lambda h: L.Multiply()([h, np.ones((3, 4), "float32")])),
     not_finite=(VECTOR, lambda h: L.Add()([h, np.full((1, 4), -np.inf, "float32")])),

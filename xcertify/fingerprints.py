@@ -95,6 +95,10 @@ def _facts(value: Any, seen: dict[int, int]) -> Any:
         return value.shape, value.dtype, zlib.crc32(np.ascontiguousarray(value).tobytes())
     if isinstance(value, keras.DTypePolicy):
         return type(value), value.compute_dtype, value.variable_dtype
+    if hasattr(value, "arguments") and hasattr(value, "output_tensors"):  # a call, with constants
+        given = keras.tree.flatten((value.arguments.args, value.arguments.kwargs))
+        arrays = [_facts(part, seen) for part in given if isinstance(part, np.ndarray)]
+        return _Same(value), tuple(arrays)
     if not isinstance(value, (keras.Operation, dict, *_CHAINS)):
         return _Same(value)
     if id(value) in seen:
