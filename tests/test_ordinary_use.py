@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -812,3 +814,76 @@ def test_freezing_changes_nothing():
     head.lora_kernel_a.assign(normal(4, 2))
     head.lora_kernel_b.assign(normal(2, 3, seed=1))
     np.testing.assert_allclose(keras.ops.softmax(logits(IMAGES)), model(IMAGES), rtol=1e-4)
+
+
+# --- what else happens --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda h: L.Dense(3, activation=lambda z: tf.nn.softmax(z))(h),
+        lambda h: L.Dense(3, activation=functools.partial(ops.softmax, axis=-1))(h),
+        lambda h: L.Activation(lambda z: tf.exp(z) / tf.reduce_sum(tf.exp(z), -1, True))(
+            L.Dense(3)(h)
+        ),
+        lambda h: L.Lambda(lambda z: tf.nn.softmax(z))(L.Dense(3)(h)),
+    ],
+)
+def test_a_softmax_in_a_function_of_ones_own(head):
+    model, logits = classifier(head)
+    x = normal(4, 5)
+    np.testing.assert_allclose(logits_of(model)(x), logits(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="cannot be bounded"):
+        Verifier(model, logits=True)
+    other, _ = classifier(lambda h: L.Dense(3, activation=lambda z: 2 * tf.nn.softmax(z))(h))
+    assert head_of(other) is None
+    np.testing.assert_allclose(logits_of(other)(x), other(x), rtol=1e-5)
+
+
+def test_a_softmax_with_a_mask_is_refused():
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, L.Softmax()(L.Dense(3)(inputs), mask=np.array([[1, 1, 0]]) > 0))
+    with pytest.raises(ValueError, match="softmax .* has a mask"):
+        Saliency(model)(normal(4, 5))
+
+
+def test_models_that_are_not_built():
+    model = keras.Sequential([L.Dense(3, "softmax")])
+    for use in (Saliency, EVA, GradCAM, lambda m: Deletion(m, normal(3, 5))):
+        with pytest.raises(ValueError, match=r"must be built: .* keras.Input"):
+            use(model)
+    model(normal(1, 5))
+    assert Saliency(model)(normal(3, 5)).shape == (3, 5)
+
+
+def test_nan_is_never_given_out():
+    model = network(L.Lambda(lambda t: tf.sqrt(t - 0.5)), L.Dense(3), shape=(5,))
+    x = np.full((3, 5), 0.7, np.float32)
+    x[1] = 0.3
+    for use in (
+        Saliency,
+        IntegratedGradients,
+        Occlusion,
+        lambda m: Rise(m, nb_samples=9),
+        lambda m: RelEx(m, nb_samples=2, steps=2),
+    ):
+        with pytest.raises(ValueError, match="NaN values in sample [01].*not finite"):
+            use(model)(x, LABELS)
+    with pytest.raises(ValueError, match="score of sample 0 is NaN.*another baseline_mode"):
+        Deletion(model, x, LABELS).evaluate(np.abs(x))
+
+
+def test_axes_of_the_inputs():
+    model = network(L.Conv3D(2, 2), L.Flatten(), L.Dense(3), shape=(4, 4, 4, 1))
+    volumes = normal(3, 4, 4, 4, 1)
+    assert Saliency(model)(volumes).shape == volumes.shape
+    for use in (Occlusion, Rise, lambda m: lambda x: Deletion(m, x)):
+        with pytest.raises(ValueError, match=r"inputs must be images \(N, H, W, C\)"):
+            use(model)(volumes)
+
+
+def test_sparse_matrices():
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(ValueError, match=r"make the sparse matrix dense, x.toarray\(\)"):
+        Saliency(one_output())(sparse.csr_matrix(normal(3, 4)))

@@ -205,7 +205,9 @@ def _as_numbers(inputs: Any) -> np.ndarray:
 
 
 def _other_columns(inputs: Any) -> str:
-    """Which columns of a data frame hold something else."""
+    """Which columns of a data frame hold something else, and what to do about a sparse matrix."""
+    if hasattr(inputs, "toarray"):
+        return "; make the sparse matrix dense, x.toarray()"
     if not hasattr(inputs, "columns") or not hasattr(inputs, "items"):
         return ""
     names = []

@@ -23,7 +23,7 @@ _PIXELS = ("uint8", "uint16")
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no model, and a Keras model of several outputs.
+    """Refuse what is no model, and a Keras model that is not built or has several outputs.
 
     Raises
     ------
@@ -34,6 +34,11 @@ def check_model(model: Any) -> None:
         raise ValueError(
             f"model must be a Keras model, or a TensorFlow callable (B, *shape) -> (B, K); load "
             f"the file of one first, keras.models.load_model(path). Received: {model!r}"
+        )
+    if is_model_of_layers(model) and not is_graph(model):
+        raise ValueError(
+            f"the model must be built: let it begin with a keras.Input, or call it once. "
+            f"Received: {model.name!r} of class {type(model).__name__}"
         )
     outputs = model.outputs if is_graph(model) else []
     if len(outputs) > 1:
@@ -100,6 +105,7 @@ def outputs_of(model: Callable, start_layer: str | None = None) -> Callable:
         When it is called: for several outputs, and as `check_model`.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def outputs(x: Any) -> tf.Tensor:
         check_model(model)
         if is_graph(model) and len(model.inputs) == 1:

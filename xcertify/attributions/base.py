@@ -67,10 +67,19 @@ class Explainer(Settings):
         Raises
         ------
         ValueError
-            For inputs that do not fit the model, or targets that are neither.
+            For inputs that do not fit the model, targets that are neither, and explanations that
+            would be NaN.
         """
         inputs, targets = self._take(inputs, targets)
-        return self._explain(inputs, targets).astype(np.float32)
+        maps = self._explain(inputs, targets).astype(np.float32)
+        missing = np.isnan(maps).reshape(len(maps), -1).any(axis=1)
+        if missing.any():
+            raise ValueError(
+                f"the explanation has NaN values in sample {int(np.argmax(missing))}: there the "
+                f"model's outputs or gradients are not finite (an overflow, the root or logarithm "
+                f"of 0). Look at model(inputs), also of perturbed inputs"
+            )
+        return maps
 
     def __call__(self, inputs: Any, targets: Any = None) -> np.ndarray:
         """Same as `explain`."""

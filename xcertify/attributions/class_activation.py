@@ -276,8 +276,8 @@ def _own_layer(model: keras.Model, conv_layer: str | int | None) -> str:
     name = layer_name(model, conv_layer)
     if "/" in name:
         raise ValueError(
-            f"conv_layer must be a layer of the model itself, not of a nested one: build a model of "
-            f"the layers of both. Received: {name!r}"
+            f"conv_layer must be a layer of the model itself, not of a nested one: build a model "
+            f"of the layers of both. Received: {name!r}"
         )
     return name
 

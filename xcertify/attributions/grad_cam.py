@@ -124,7 +124,8 @@ def layer_name(model: keras.Model, conv_layer: str | int | None) -> str:
         raise ValueError(
             f"layers are known of built Sequential and functional Keras models, not of subclassed "
             f"ones and functions: rebuild the model as one of them, or take Saliency or Occlusion. "
-            f"Received: {getattr(model, 'name', model)!r} of class {type(model).__name__}"
+            f"Received: {getattr(model, 'name', model)!r} of class "
+            f"{type(model).__module__.split('.')[0]}.{type(model).__name__}"
         )
     if conv_layer is None:
         return last_convolution(model)

@@ -130,7 +130,15 @@ class _Fidelity(Metric):
                 points = tf.where(mask, tf.gather(baselines, sample), tf.gather(inputs, sample))
                 scores[index] = self._score(points, tf.gather(targets, sample)).numpy()
                 bar.update(len(index))
-        return scores.reshape(len(self._points), nb_variants)
+        scores = scores.reshape(len(self._points), nb_variants)
+        missing = np.isnan(scores).any(axis=1)
+        if missing.any():
+            raise ValueError(
+                f"the score of sample {int(np.argmax(missing))} is NaN for some of its perturbed "
+                f"versions: the model's outputs there are not finite (an overflow, the root or "
+                f"logarithm of 0); another baseline_mode may keep away from it"
+            )
+        return scores
 
 
 class _Causal(_Fidelity):
