@@ -142,6 +142,7 @@ class DecomonBackend:
         _import_decomon()
         self._chain = _Chain(model, self.method)
         self._compiled: dict[int, Callable] = {}
+        self._lock = threading.Lock()
         widest = max(math.prod(shape) for shape in self._chain.shapes)
         per_box = widest if self.method == "forward-ibp" else widest**2
         self._batch_size = min(max(_TENSOR_SIZE // per_box, 1), _LARGEST_BATCH)
@@ -211,11 +212,12 @@ class DecomonBackend:
 
     def _function(self, nb_rows: int) -> Callable:
         """The compiled bounds of a number of rows; those used last are kept."""
-        function = self._compiled.pop(nb_rows, None) or _aside(self._compile, nb_rows)
-        self._compiled[nb_rows] = function
-        if len(self._compiled) > _NB_COMPILED:
-            del self._compiled[next(iter(self._compiled))]
-        return function
+        with self._lock:
+            function = self._compiled.pop(nb_rows, None) or _aside(self._compile, nb_rows)
+            self._compiled[nb_rows] = function
+            if len(self._compiled) > _NB_COMPILED:
+                del self._compiled[next(iter(self._compiled))]
+            return function
 
     def _compile(self, nb_rows: int) -> Callable:
         copy, variables = self._chain.copy(nb_rows)
