@@ -185,17 +185,22 @@ class Region:
         """Points (..., N, *shape) of the region near the given ones.
 
         Inside the box by clipping, then inside the ball by shrinking towards `center`; shrinking
-        keeps a point in the box, so the result is in both.
+        keeps a point in the box, so the result is in both, after its rounding too.
         """
         points = np.clip(points, self.lower, self.upper)
         if self.epsilon is None or math.isinf(self.norm):
             return points
         epsilon = self._full_epsilon()
-        step = points - self.center
+        step = points.astype(np.float64) - self.center
         scaled = np.divide(step, epsilon, out=np.zeros(step.shape), where=epsilon > 0)
         axes = tuple(range(step.ndim - len(self.shape), step.ndim))
         length = np.sum(np.abs(scaled) ** self.norm, axes, keepdims=True) ** (1 / self.norm)
-        return (self.center + step / np.maximum(length * (1 + 1e-6), 1.0)).astype(points.dtype)
+        # 1e-12 for the sums in float64; what is rounded away from the center then goes one back
+        step /= np.maximum(length * (1 + 1e-12), 1.0)
+        inside = (self.center + step).astype(points.dtype)
+        outward = np.abs(inside.astype(np.float64) - self.center) > np.abs(step)
+        center = np.broadcast_to(self.center, inside.shape).astype(points.dtype)
+        return np.where(outward, np.nextafter(inside, center), inside)
 
     def _full_epsilon(self) -> np.ndarray:
         return np.broadcast_to(self.epsilon, self.center.shape)

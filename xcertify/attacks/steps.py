@@ -86,9 +86,16 @@ def project(
     if norm == 1:
         excess = per_sample(_l1_excess(scaled), points)
         scaled = tf.sign(scaled) * tf.maximum(abs(scaled) - excess, 0)
-    # also what rounding left over, and before the sum is clipped since it may round out again
-    scaled /= per_sample(tf.maximum(lengths(scaled, norm) * (1 + 1e-6), 1), points)
-    return tf.clip_by_value(center + scaled * radius, lower, upper)
+    unit = 2.0**-52 if points.dtype == tf.float64 else 2.0**-23
+    slack = (8 + math.sqrt(math.prod(points.shape[1:]))) * unit  # of the length, a sum
+    scaled /= per_sample(tf.maximum(lengths(scaled, norm) * (1 + slack), 1), points)
+    step = scaled * radius
+    moved = center + step
+    # what was rounded away from the center goes a unit back, not farther than the center
+    outward = abs(moved - center) > abs(step)
+    back = moved - tf.sign(step) * unit * abs(moved)
+    back = tf.clip_by_value(back, tf.minimum(center, moved), tf.maximum(center, moved))
+    return tf.clip_by_value(tf.where(outward, back, moved), lower, upper)
 
 
 def _l1_excess(steps: tf.Tensor) -> tf.Tensor:
