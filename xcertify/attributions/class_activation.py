@@ -160,7 +160,8 @@ class ClassActivation(WeightedChannels):
     def maps_of(self, model: keras.Model, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """The same of a copy of `self.model`."""
         per_cell = tf.broadcast_to(weights[:, None, None], [tf.shape(inputs)[0], *self.shape])
-        return tf.reshape(model([inputs, per_cell], training=False), [-1, self.nb_cells])
+        maps = tf.cast(model([inputs, per_cell], training=False), tf.float32)
+        return tf.reshape(maps, [-1, self.nb_cells])
 
     @property
     def _units(self) -> np.ndarray:

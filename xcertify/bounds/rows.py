@@ -259,7 +259,7 @@ class SharedRows:
             ops.one_hot(channel, self.shape[self.channels], dtype=self.dtype), self.channels
         )
         for axis, pitch, start in zip(self.axes, self.pitch, starts):
-            on = ops.equal(ops.arange(self.shape[axis]) % pitch, start[..., None])
+            on = ops.equal(ops.arange(self.shape[axis], dtype="int32") % pitch, start[..., None])
             seeds = seeds * self._along(ops.cast(on, self.dtype), axis)
         return seeds
 
@@ -272,7 +272,7 @@ class SharedRows:
         inside = True
         for i, (axis, start) in enumerate(zip(self.axes, starts)):
             blocks, pitch = self.nb_blocks[i], self.pitch[i]
-            location = start[..., None] + pitch * ops.arange(blocks)
+            location = start[..., None] + pitch * ops.arange(blocks, dtype="int32")
             shape = [blocks if j == i else 1 for j in range(rank)]
             location = ops.reshape(location, (*ops.shape(chosen), *shape))
             inside = ops.logical_and(inside, location < self.shape[axis])
@@ -323,7 +323,7 @@ class WindowSums(Sums):
         nb_samples, nb_rows = ops.shape(self.starts[0])
         terms = ops.reshape(terms, (nb_samples, -1, nb_rows, *terms.shape[2:]))
         for i, start in enumerate(self.starts):
-            places = ops.arange(terms.shape[3])
+            places = ops.arange(terms.shape[3], dtype="int32")
             first = start * reach.stride[i] - reach.offset[i]
             block = (places - first[..., None]) // (rows.pitch[i] * reach.stride[i])
             member = ops.one_hot(block, rows.nb_blocks[i], dtype="float64")
