@@ -887,3 +887,26 @@ def test_sparse_matrices():
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(ValueError, match=r"make the sparse matrix dense, x.toarray\(\)"):
         Saliency(one_output())(sparse.csr_matrix(normal(3, 4)))
+
+
+@pytest.fixture
+def in_float64():
+    """Keras' global types as some set them, for numbers and so for integers, too."""
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+def test_global_float64(in_float64):
+    model = network(L.Conv2D(2, 3, activation="softplus"), L.GlobalAveragePooling2D(), L.Dense(3))
+    assert model(IMAGES).dtype == "float64"
+    expected = np.abs(gradient(lambda x: model(tf.cast(x, tf.float64)), IMAGES, LABELS))
+    np.testing.assert_allclose(Saliency(model)(IMAGES, LABELS), expected, rtol=1e-4)
+    lower, upper = Verifier(model, arithmetic="float32").bound_outputs(Ball(IMAGES, 0.01))
+    outputs = model(IMAGES).numpy()
+    assert ((lower <= outputs) & (outputs <= upper)).all()
+    certificate = CORGI(model, k=3, method="ibp").certify(IMAGES, LABELS)
+    assert (certificate.radius <= certificate.attacked).all()
