@@ -255,6 +255,19 @@ def softmax_inside() -> keras.Model:
 
 
 @network
+def softmax_over_two_axes() -> keras.Model:
+    return sequential(
+        (3, 4),
+        L.Dense(3),
+        L.Softmax(axis=(-1, 1)),
+        L.BatchNormalization(center=False),
+        L.Flatten(),
+        L.Dense(4, "relu"),
+        L.Dense(2),
+    )
+
+
+@network
 def einsum_dense() -> keras.Model:
     return sequential(
         (4, 3),
