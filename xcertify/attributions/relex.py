@@ -22,7 +22,7 @@ from xcertify.certificates import MaskCertificate
 from xcertify.checks import whole_number
 from xcertify.inputs import spread_value
 from xcertify.models import gradient_by
-from xcertify.radii import compare_radii
+from xcertify.radii import compare_radii, largest_proved
 from xcertify.regions import Ball, Box, Region, as_column, as_norm, valid_range
 from xcertify.targets import margin_rows, target_classes
 
@@ -226,7 +226,7 @@ class RelEx(LogitExplainer):
         return MaskCertificate(
             region=region,
             method=self.method,
-            arithmetic=self._verifier.arithmetic,
+            arithmetic=self._verifier.guarantee,
             certified=certified,
             attacked=attacked,
             masks=masks,
@@ -405,15 +405,7 @@ class RelEx(LogitExplainer):
             return (self._verifier.bound_rows(region, rows[some])[1] < 0).all(axis=1)
 
         end = np.where(np.isfinite(attacked), attacked, self.largest_radius)
-        low, high, some = np.zeros(len(inputs)), end.copy(), np.flatnonzero(end)
-        for _ in range(self.nb_halvings):
-            middle = (low[some] + high[some]) / 2
-            proved = holds(some, middle)
-            low[some[proved]], high[some[~proved]] = middle[proved], middle[~proved]
-        left = some[high[some] == end[some]]  # no radius has failed: the end itself is left to try
-        proved = left[holds(left, end[left])] if len(left) else left
-        low[proved] = end[proved]
-        return low
+        return largest_proved(holds, end, self.nb_halvings)
 
     def _attack(self, inputs: np.ndarray, masks: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Distance of the nearest input found of which the mask keeps another class, (N,)."""

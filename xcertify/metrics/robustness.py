@@ -230,7 +230,7 @@ class RobustnessSr(Metric):
 
     @property
     def _verifier(self) -> Verifier:
-        # the attack runs in float32, so only bounds of that arithmetic may be set against it
+        # for the class that float32 shows as well as for that in real arithmetic
         return self._derive(
             "verifier",
             lambda: Verifier(self.model, self.method, arithmetic="float32", logits=True),
