@@ -167,7 +167,7 @@ def compare(
     if network.start_layer is None:
         starts, called = points, points
     else:
-        latent = keras.Model(network.model.inputs, layer_output(network.model, network.start_layer))
+        latent = _part(network.model, layer_output(network.model, network.start_layer))
         called = points
         starts = [_evaluate(latent, points, training=False)]
         samples = np.full(len(starts[0]), -1)
@@ -336,6 +336,11 @@ def _sides(enclosure: Enclosure) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.asarray(side) for side in enclosure.absolute())
 
 
+def _part(model: keras.Model, tensor: keras.KerasTensor) -> keras.Model:
+    """The part of a model that gives a tensor; with a name, since Keras counts those it chooses."""
+    return keras.Model(model.inputs, tensor, name=f"{model.name}_part")
+
+
 def _evaluate(
     model: keras.Model, inputs: Sequence[np.ndarray], output: int = 0, **how: Any
 ) -> np.ndarray:
@@ -438,7 +443,7 @@ def _first_difference(
         if node not in enclosures:
             continue
         try:
-            values = _evaluate(keras.Model(model.inputs, call.output_tensors[0]), given, **way)
+            values = _evaluate(_part(model, call.output_tensors[0]), given, **way)
         except Exception:  # of any kind; the model as a whole could be called
             continue
         if not _differs(values, *_sides(enclosures[node]), inside).any():
@@ -446,8 +451,7 @@ def _first_difference(
         if isinstance(layer, keras.Model):
             try:
                 inner = [
-                    _evaluate(keras.Model(model.inputs, tensor), given, **way)
-                    for tensor in call.input_tensors
+                    _evaluate(_part(model, tensor), given, **way) for tensor in call.input_tensors
                 ]
                 found = _first_difference(layer, graph, inner, enclosures, way, inside, name + "/")
             except Exception:
