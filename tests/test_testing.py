@@ -5,6 +5,7 @@ import dataclasses
 import os
 import random
 import warnings
+import weakref
 
 import keras
 import matplotlib
@@ -42,6 +43,9 @@ SETTINGS = {
 # the maps of a batch are drawn one after the other.
 EXCEPTIONS = {"RandomMap": {"targets", "wrong targets", "batches", "model"}}
 FOR_IMAGES = {"CORGI", "GradCAM"}
+OTHER_VALUES = {"CORGI": {"k2": 4, "attack": "sum"}}
+# Their certificates take seconds each, and there are three for every setting.
+SLOW_TO_CERTIFY = ("AttributionBound", "CORGI", "RelEx")
 
 
 def build(name, **settings):
@@ -55,10 +59,35 @@ def test_every_public_name_is_checked():
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_public_explainers(name):
-    exceptions = EXCEPTIONS.get(name, set())
+    exceptions = EXCEPTIONS.get(name, set()) | {"settings"}  # below
     checked = check_explainer(build(name), leave_out=exceptions)
     certifies = hasattr(getattr(attributions, name), "certify")
     assert set(checked) == set(RULES) - exceptions - (set() if certifies else {"certificate"})
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_settings_of_public_explainers(name):
+    kind = getattr(attributions, name)
+    if name in SLOW_TO_CERTIFY:
+        kind = type(name, (kind,), {"certify": property(None)})
+    only(
+        "settings",
+        lambda model: kind(model, **SETTINGS.get(name, {})),
+        kind="images",
+        changes=OTHER_VALUES.get(name),
+    )
+
+
+@pytest.mark.parametrize("name", ["IntegratedGradients", "Rise", "SmoothGrad"])
+def test_settings_that_are_constants_of_graphs(name):
+    only("settings", build(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_settings_of_public_explainers_as_compiled(name):
+    only("settings", build(name), kind="images", changes=OTHER_VALUES.get(name))
 
 
 def test_certified_grad_cam_leaves_the_model():
@@ -172,6 +201,7 @@ def broken(rule, message):
 
 
 BROKEN = {}
+KEPT = weakref.WeakKeyDictionary()  # what explainers keep beside themselves, and should not
 
 
 def result(change):
@@ -309,6 +339,55 @@ class NormsOfABatch(Honest):
         return maps / self.batch_size
 
 
+class Scaled(Honest):
+    """One with a setting."""
+
+    def __init__(self, model, factor=2.0, **settings):
+        if not factor > 0:
+            raise ValueError(f"factor must be above 0. Received: {factor!r}")
+        super().__init__(model, **settings)
+        self.factor = factor
+
+    def _explain(self, inputs, targets):
+        return super()._explain(inputs, targets) * self.factor
+
+
+@broken("settings", "after factor = 1.4, instead of 2.0, must give the same maps")
+class KeepsASetting(Scaled):
+    def _explain(self, inputs, targets):
+        return super()._explain(inputs, targets) * KEPT.setdefault(self, self.factor)
+
+
+@broken("settings", "after factor = 1.4, .* must certify the same 'largest'")
+class CertifiesAnEarlierSetting(Scaled):
+    def certify(self, inputs, targets=None):
+        factor = KEPT.setdefault(self, self.factor)
+        found = super().certify(inputs, targets)
+        return dataclasses.replace(found, largest=found.largest * factor)
+
+
+@broken("settings", r"factor = '\?' must be refused, as by the constructor")
+class TakesAnySetting(Scaled):
+    def __setattr__(self, name, value):
+        object.__setattr__(self, name, value)
+
+
+@broken("settings", "every argument must be an attribute. Received: none for share")
+class HidesASetting(Honest):
+    def __init__(self, model, share=0.5):
+        super().__init__(model)
+        self._share = share
+
+
+@broken("settings", "another value of table must be known: give one in `changes`")
+class UnknownKind(Honest):
+    def __init__(self, model, table=frozenset()):
+        if not isinstance(table, frozenset):
+            raise TypeError(f"table must be a frozen set. Received: {table!r}")
+        super().__init__(model)
+        self.table = table
+
+
 @broken("repeats", "a later call must give the same maps")
 class NextNumbers(Honest):
     def __init__(self, model):
@@ -345,20 +424,15 @@ class IgnoresTheModel(Honest):
 
 @broken("model", "after explainer.model = other, explain must give the same maps")
 class KeepsTheFirstModel(Honest):
-    def __init__(self, model):
-        super().__init__(model)
-        self.first = model
-
     def _weights(self):
-        return np.linalg.multi_dot([w for w in self.first.get_weights() if w.ndim == 2])
+        first = KEPT.setdefault(self, self.model)
+        return np.linalg.multi_dot([w for w in first.get_weights() if w.ndim == 2])
 
 
 @broken("model", "a model whose weights were changed must give the same maps")
 class KeepsTheFirstWeights(Honest):
     def _weights(self):
-        if "weights" not in self._derived:
-            self._derived["weights"] = super()._weights()
-        return self._derived["weights"]
+        return self._derive("weights", super()._weights)
 
 
 @broken("model", "explainer.model must be the one that was set")
@@ -391,7 +465,7 @@ class Prints(Honest):
 @broken("memory", "one that the explainer keeps alive")
 class RemembersModels(Honest):
     def _explain(self, inputs, targets):
-        self.models = [*getattr(self, "models", []), self.model]
+        KEPT[self] = [*KEPT.get(self, []), self.model]
         return super()._explain(inputs, targets)
 
 

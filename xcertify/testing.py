@@ -12,10 +12,11 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ from tensorflow.python.eager import context
 
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import head_of, logits_of
+from xcertify.settings import setting_names
 from xcertify.targets import target_classes
 
 _SHAPES = {"images": (6, 5, 2), "time series": (6, 3), "tabular": (7,)}
@@ -46,6 +48,7 @@ def check_explainer(
     *,
     kind: str = "images",
     leave_out: Collection[str] = (),
+    changes: Mapping[str, Any] | None = None,
     tolerance: float = 1e-4,
 ) -> tuple[str, ...]:
     """Check that an explainer keeps the contract of all explainers, rule by rule.
@@ -67,6 +70,9 @@ def check_explainer(
     - **repeats**: a later call and a new explainer give the same maps; results do not change later.
     - **model**: another model has other maps; ``explainer.model = other`` gives those of a new
       explainer of it, and new weights of the same model count.
+    - **settings**: each argument of the constructor is an attribute; another value, assigned to an
+      explainer that has been used, gives the maps and the certificate of a new explainer with it,
+      and so does the value of before. What the constructor refuses is refused there, too.
     - **logits**: a softmax at the end changes nothing (for models that have none).
     - **quiet**: nothing is printed.
     - **memory**: a model is released when it is replaced, and with its explainer, while the results
@@ -79,7 +85,7 @@ def check_explainer(
     ----------
     build
         Makes an explainer of a model: its class, or a function where it needs settings. Choose them
-        so that a call is fast; there will be about fifty.
+        so that a call is fast; there will be about fifty, and a few for each setting.
     model
         Sequential or functional Keras classifier, to be copied. None: a small one for `kind`, with
         three classes and ReLU; for images its layers are "convolution", "pooling" (global,
@@ -92,6 +98,9 @@ def check_explainer(
         "images", "time series" or "tabular": of what the small model is.
     leave_out
         Rules that the explainer is not meant to keep, by name: a random map cannot keep "model".
+    changes
+        Other values of constructor arguments by name, for the rule "settings", where none can be
+        found by trying numbers, ranges, the names of layers, and what an error message offers.
     tolerance
         By how much two maps that should be the same may differ, as a share of their largest
         magnitude.
@@ -125,6 +134,7 @@ def check_explainer(
             f"leave_out must be a list of rules, of {', '.join(RULES)}. Received: {leave_out!r}"
         )
     case = _Case(build, model, inputs, targets, kind, tolerance, "globals" not in leave_out)
+    case.changes = dict(changes or {})
     rules = {name: rule for name, rule in RULES.items() if name not in leave_out}
     logger = tf.get_logger()
     level = logger.level
@@ -162,7 +172,7 @@ class _Case:
         if inputs is None:
             inputs = _some_inputs(input_shape_of(model))
         self.build, self.model, self.tolerance, self.watches = build, model, tolerance, watches
-        self.rule = ""
+        self.rule, self.changes = "", {}
         self.inputs, targets = as_arrays(inputs, targets, input_shape_of(model))
         if len(self.inputs) < 2:
             raise ValueError(f"inputs must be two or more. Received: {len(self.inputs)}")
@@ -259,6 +269,19 @@ class _Case:
                 else:
                     self.fail(f"{expected}. Received: a result")
         self.agree("after an error, the explainer", self.explain(self.inputs, self.labels), before)
+
+    def findings(self, explainer: Any) -> list[dict[str, np.ndarray]]:
+        """The maps of an explainer and, where there is one, the arrays of its certificate."""
+        with contextlib.redirect_stderr(io.StringIO()):  # progress, where it is asked for
+            found = [
+                self.call(method, self.inputs, self.labels) for method in self.methods(explainer)
+            ]
+        return [{"maps": np.array(found[0])}, *map(_arrays_of, found[1:])]
+
+    def same_findings(self, what: str, found: list, expected: list) -> None:
+        self.agree(what, found[0]["maps"], expected[0]["maps"])
+        for some, others in zip(found[1:], expected[1:]):
+            _same_arrays(self, what, some, others)
 
     @cached_property
     def weights_of_another(self) -> list[np.ndarray]:
@@ -419,6 +442,96 @@ def _model(case: _Case) -> None:
     case.agree("a model whose weights were changed", changed, expected)
 
 
+def _settings(case: _Case) -> bool:
+    names = [name for name in setting_names(type(case.explainer)) if name != "model"]
+    unknown = sorted(set(case.changes) - set(names))
+    if unknown:
+        case.fail(f"changes must be of {', '.join(names)}. Received: {', '.join(unknown)}")
+    explainer = case.make(_copy(case.model))
+    missing = [name for name in names if not hasattr(explainer, name)]
+    if missing:
+        case.fail(f"every argument must be an attribute. Received: none for {', '.join(missing)}")
+    before = case.findings(explainer)
+    for name in names:
+        value = getattr(explainer, name)
+        other, expected = _another_value(case, explainer, name)
+        setattr(explainer, name, other)
+        what = f"after {name} = {other!r}, instead of {value!r},"
+        case.same_findings(what, case.findings(explainer), expected)
+        _refuses_as_the_constructor(case, explainer, name)
+        setattr(explainer, name, value)
+        case.same_findings(f"{what} and back,", case.findings(explainer), before)
+    return bool(names)
+
+
+def _another_value(case: _Case, explainer: Any, name: str) -> tuple[Any, list]:
+    """A value of a setting that a new explainer takes, and what that explainer finds."""
+    refusal = None
+    for other in _other_values(case, explainer, name):
+        try:
+            return other, case.findings(_with(explainer, name, other))
+        except (TypeError, ValueError) as error:  # of the kind that is refused at the first use
+            refusal = error
+    return case.fail(
+        f"another value of {name} must be known: give one in `changes`. Received: "
+        f"{getattr(explainer, name)!r}, and of the last one that was tried: {refusal}"
+    )
+
+
+def _other_values(case: _Case, explainer: Any, name: str) -> Iterator[Any]:
+    """Values to be tried in place of that of a setting."""
+    value = getattr(explainer, name)
+    if name in case.changes:
+        yield case.changes[name]
+        return
+    if isinstance(value, (bool, np.bool_)):
+        yield not value
+    elif isinstance(value, (int, float)) and np.isfinite(value):
+        whole = isinstance(value, int)
+        yield from (value + 1, value - 1) if whole else (value * 0.7, value + 0.3, value - 0.3)
+    elif isinstance(value, (int, float)):
+        yield 2
+    elif isinstance(value, np.ndarray):
+        yield value * 0.7
+    elif isinstance(value, tuple) and all(isinstance(part, (int, float)) for part in value):
+        yield (*value[:-1], value[-1] + 0.5)  # of a range: wider, so that the inputs fit in
+    elif isinstance(value, str):
+        yield from (word for word in _words_of_refusal(case, explainer, name) if word != value)
+    elif value is None:
+        yield from (2, 0.5, (-1.0, 2.0))
+    yield from (layer.name for layer in case.model.layers[:-1])
+
+
+def _words_of_refusal(case: _Case, explainer: Any, name: str) -> list[str]:
+    """What an error message offers in place of a word that means nothing."""
+    try:
+        case.findings(_with(explainer, name, "?"))
+    except (TypeError, ValueError) as error:
+        return re.findall(r"[\w:-]+", str(error))
+    return []
+
+
+def _with(explainer: Any, name: str, value: Any) -> Any:
+    """A new explainer like another one, but for one setting."""
+    settings = {own: getattr(explainer, own) for own in setting_names(type(explainer))}
+    return type(explainer)(**(settings | {name: value}))
+
+
+def _refuses_as_the_constructor(case: _Case, explainer: Any, name: str) -> None:
+    before = repr(getattr(explainer, name))
+    for wrong in ("?", -1, np.nan, object()):
+        try:
+            _with(explainer, name, wrong)
+        except (TypeError, ValueError):
+            with contextlib.suppress(TypeError, ValueError):
+                setattr(explainer, name, wrong)
+            if repr(getattr(explainer, name)) != before:
+                case.fail(
+                    f"{name} = {wrong!r} must be refused, as by the constructor. Received: an "
+                    f"explainer with it"
+                )
+
+
 def _logits(case: _Case) -> bool:
     if head_of(case.model) is not None:
         return False
@@ -508,6 +621,7 @@ RULES: dict[str, Callable[[_Case], bool | None]] = {
     "batches": _batches,
     "repeats": _repeats,
     "model": _model,
+    "settings": _settings,
     "logits": _logits,
     "quiet": _quiet,
     "memory": _memory,

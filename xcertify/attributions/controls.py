@@ -45,9 +45,12 @@ class MarginGradientRange(GradientExplainer):
         epsilon: Any = 0.05,
         clip: tuple[Any, Any] | None = None,
         temperature: float = 2.0,
-        **settings: Any,
+        *,
+        batch_size: int | None = 512,
+        seed: int = 0,
+        verbose: bool = False,
     ) -> None:
-        super().__init__(model, reducer="sum", **settings)
+        super().__init__(model, reducer="sum", batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.clip, self.temperature = epsilon, clip, temperature
 
     def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
