@@ -273,8 +273,9 @@ def farthest(lower: Any, upper: Any, original: Any, measure: str) -> np.ndarray:
     bounded = _all(np.isfinite(lower) & np.isfinite(upper))
     if not bounded.all():
         value = np.full(len(bounded), -1.0 if measure == "cosine" else np.inf)
-        sides = lower[bounded], upper[bounded], original[bounded]
-        value[bounded] = farthest(*sides, measure)
+        if bounded.any():
+            sides = lower[bounded], upper[bounded], original[bounded]
+            value[bounded] = farthest(*sides, measure)
         return value
     squares = np.maximum(np.abs(upper - original), np.abs(lower - original)) ** 2
     if measure == "mse":
@@ -332,7 +333,8 @@ def nearest(lower: Any, upper: Any, target: Any, measure: str) -> np.ndarray:
     bounded = _all(np.isfinite(lower) & np.isfinite(upper))
     if not bounded.all():
         value = np.full(len(bounded), 1.0 if measure == "cosine" else 0.0)
-        value[bounded] = nearest(lower[bounded], upper[bounded], target[bounded], measure)
+        if bounded.any():
+            value[bounded] = nearest(lower[bounded], upper[bounded], target[bounded], measure)
         return value
     if measure == "cosine":
         return _largest_cosine(lower, upper, target)

@@ -426,9 +426,9 @@ class Verifier(Settings):
             self._refuse_weights_that_are_not_finite()
             sample = int(np.argmin(np.isfinite(found).reshape(len(found), -1).all(axis=1)))
             raise ValueError(
-                f"the outputs of the model '{self.model.name}' overflow {self.dtype} in sample "
-                f"{sample}. Scale the inputs, or use dtype='float64' where there is that choice. "
-                f"Received: {found[sample].reshape(-1)[:5].tolist()}"
+                f"the outputs of the model '{self.model.name}' are NaN or overflow {self.dtype} in "
+                f"sample {sample}. Scale the inputs, or use dtype='float64' where there is that "
+                f"choice. Received: {found[sample].reshape(-1)[:5].tolist()}"
             )
         return found
 
