@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from xcertify.checks import nb_at_once
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.logits import head_of
 from xcertify.models import as_rows, channels_last_layer, check_model, outputs_of
@@ -277,7 +278,8 @@ class Metric(Settings):
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        check_model(model)
+        Score(model, operator, activation)  # refuses what it does not take before any work
+        nb_at_once(batch_size)
         self.model, self.operator, self.activation = model, operator, activation
         self.inputs, self.targets = as_arrays(inputs, targets, input_shape_of(model))
         if self.inputs.ndim > 4:

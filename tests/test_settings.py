@@ -1,0 +1,274 @@
+"""Settings of metrics, attacks and `Verifier`: assigned after use, they count as if given at first.
+
+The same of explainers is a rule of `check_explainer`, see `test_testing.py`.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import functional, sequential
+
+from xcertify import attacks, metrics
+from xcertify.attacks import (
+    PGD,
+    CriterionAttack,
+    MinimalPerturbation,
+    MinimalTopK,
+    WeightCriterionAttack,
+    input_gradient,
+)
+from xcertify.bounds import Verifier
+from xcertify.criteria import Within
+from xcertify.metrics import (
+    ClassRetrieval,
+    Deletion,
+    FeatureRelevance,
+    Insertion,
+    MuFidelity,
+    RobustnessSr,
+    Score,
+)
+from xcertify.regions import Ball, Box
+from xcertify.settings import Settings, setting_names
+
+L = keras.layers
+SHAPE = (4, 4, 1)
+LABELS = np.array([0, 1, 2])
+
+
+def network(seed=0):
+    return sequential(SHAPE, L.Flatten(), L.Dense(5, "tanh"), L.Dense(3), seed=seed)
+
+
+def two_of_each():
+    """Two inputs, two outputs, and a layer that all goes through, of the size of an input."""
+    first, second = keras.Input((5,)), keras.Input((5,))
+    both = L.Dense(5, "tanh", name="hidden")(L.Subtract()([first, second]))
+    outputs = [L.Dense(3, "sigmoid")(L.Dense(4, "relu")(both)), L.Dense(3)(both)]
+    return functional([first, second], outputs)
+
+
+def images(seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).random((3, *shape), dtype="float32")
+
+
+def maps(seed=5):
+    return np.random.default_rng(seed).random((3, 4, 4, 1))
+
+
+def sum_of_squares(model, inputs, targets):
+    return tf.reduce_sum(model(inputs) ** 2, axis=1)
+
+
+def first_pixel(points, samples):
+    return points[:, 0, 0, 0] * (1.0 + tf.cast(samples, tf.float32))
+
+
+def products(points, data):
+    return points * tf.cast(data, points.dtype)
+
+
+def never(points, rows):
+    sides = np.zeros(rows.shape[:2])
+    return sides - 1, sides + 1
+
+
+def arrays_of(result):
+    """All numbers of a result."""
+    if isinstance(result, (tuple, list)):
+        return [array for part in result for array in arrays_of(part)]
+    if hasattr(result, "__dataclass_fields__"):
+        return arrays_of([getattr(result, name) for name in result.__dataclass_fields__])
+    is_number = isinstance(result, (np.ndarray, tf.Tensor, float))
+    return [np.asarray(result)] if is_number and np.asarray(result).dtype.kind in "fib" else []
+
+
+METRIC = {
+    "model": network(1),
+    "inputs": images(1),
+    "targets": np.array([2, 0, 1]),
+    "batch_size": 2,
+    "seed": 3,
+    "verbose": True,
+}
+OPERATOR = {"operator": sum_of_squares, "activation": "softmax"}
+CURVE = METRIC | OPERATOR | {"steps": 3, "baseline_mode": "mean", "max_percentage_perturbed": 0.5}
+
+
+def of_maps(metric):
+    return metric.detailed_evaluate(maps())
+
+
+def of_verifier(verifier):
+    others = [] if verifier.start_layer else [images(1, (5,))]
+    return verifier.bound_outputs(Ball(images(0, (5,)), 0.3), others)
+
+
+def of_score(score):
+    return score(tf.constant(images()), tf.one_hot(LABELS, 3))
+
+
+def of_top_k(attack):
+    inputs = images(0, (6,))
+    top = np.zeros((3, 6), bool)
+    top[:, :2] = True
+    return attack(inputs, np.ones((3, 6), "f4"), top, 2, np.full(3, 1e-3), 2.0)
+
+
+def region():
+    return Ball(images(), 0.2, clip=(0, 1))
+
+
+def whole():
+    return Box(np.zeros((3, *SHAPE)), np.ones((3, *SHAPE)), images())
+
+
+def for_masks(kind, **settings):
+    return kind(network(), images(), LABELS, **settings)
+
+
+def criterion_attack():
+    one_hot = np.eye(3, dtype="f4")
+    return CriterionAttack(
+        network(), input_gradient, Within(0.1), maps(), one_hot, steps=2, restarts=1
+    )
+
+
+def weight_attack():
+    one_hot = np.eye(3, dtype="f4")
+    arguments = network(), input_gradient, Within(0.1), images(), maps(), one_hot
+    return WeightCriterionAttack(*arguments, steps=2, restarts=1)
+
+
+def scaled_gradient(model, inputs, targets):
+    return 3 * input_gradient(model, inputs, targets)
+
+
+# For each class: how it is made and used, other values of its settings, and wrong ones.
+CASES = {
+    "Deletion": (lambda: for_masks(Deletion), of_maps, CURVE, {"activation": "relu"}),
+    "Insertion": (lambda: for_masks(Insertion), of_maps, CURVE, {"batch_size": 0}),
+    "MuFidelity": (
+        lambda: for_masks(MuFidelity, nb_samples=12, grid_size=2),
+        of_maps,
+        METRIC
+        | OPERATOR
+        | {"nb_samples": 9, "grid_size": 3, "subset_percent": 0.4, "baseline_mode": "mean"}
+        | {"correlation": "pearson"},
+        {"nb_samples": 0},
+    ),
+    "ClassRetrieval": (
+        lambda: for_masks(ClassRetrieval),
+        of_maps,
+        METRIC | {"neutral_value": "random"},
+        {"batch_size": 0},
+    ),
+    "FeatureRelevance": (
+        lambda: for_masks(FeatureRelevance, activation="softmax"),
+        of_maps,
+        METRIC | {"steps": 3, "baseline_mode": "mean", "activation": "sigmoid"},
+        {"activation": "relu"},
+    ),
+    "RobustnessSr": (
+        lambda: for_masks(RobustnessSr, steps=2, restarts=1, fractions=(0.5,), nb_halvings=2),
+        of_maps,
+        METRIC
+        | {"fractions": (0.25, 0.75), "norm": np.inf, "clip": (-0.5, 1.5), "steps": 3}
+        | {"restarts": 2, "certified": True, "method": "ibp", "nb_halvings": 3}
+        | {"complement": True},
+        {"norm": 3},
+    ),
+    "Score": (
+        lambda: Score(network()),
+        of_score,
+        {"model": network(1)} | OPERATOR,
+        {"activation": "relu"},
+    ),
+    "PGD": (
+        lambda: PGD(network(), steps=3),
+        lambda attack: attack(region(), LABELS),
+        {"model": network(1), "objective": first_pixel, "targeted": True, "steps": 5}
+        | {"step_size": 0.2, "restarts": 3, "batch_size": 2, "seed": 4},
+        {"steps": -1, "step_size": 0.0},
+    ),
+    "MinimalPerturbation": (
+        lambda: MinimalPerturbation(network(), steps=4, restarts=1),
+        lambda attack: attack(whole(), LABELS),
+        {"model": network(1), "norm": np.inf, "steps": 6, "restarts": 2, "batch_size": 2}
+        | {"seed": 4, "exact": never},
+        {"norm": 3, "steps": 0},
+    ),
+    "MinimalTopK": (
+        lambda: MinimalTopK(products, lambda points, data: points * data, steps=4, nb_halvings=2),
+        of_top_k,
+        {"maps": lambda points, data: -products(points, data), "smooth": products}
+        | {"exact": lambda points, data: -points * data, "climb": "sum", "norm": 2}
+        | {"clip": (-1.0, 2.0), "steps": 6, "step_size": 0.3, "nb_halvings": 3, "batch_size": 2},
+        {"climb": "both", "norm": 3},
+    ),
+    "CriterionAttack": (
+        criterion_attack,
+        lambda attack: attack(region()),
+        {"model": network(1), "explanation": scaled_gradient, "criterion": Within(0.3, "cosine")}
+        | {"original": maps(6), "targets": np.eye(3, dtype="f4")[[1, 2, 0]], "steps": 3}
+        | {"restarts": 2, "batch_size": 2, "seed": 4, "exact": None},
+        {},
+    ),
+    "WeightCriterionAttack": (
+        weight_attack,
+        lambda attack: attack(0.1),
+        {"model": network(1), "explanation": scaled_gradient, "criterion": Within(0.5, "mse")}
+        | {"inputs": images(1), "original": maps(6), "bias_radius": 0.0, "steps": 3}
+        | {"targets": np.eye(3, dtype="f4")[[1, 2, 0]], "step_size": 0.2, "restarts": 2, "seed": 4},
+        {},
+    ),
+    "Verifier": (
+        lambda: Verifier(two_of_each(), "alpha-crown", nb_steps=2),
+        of_verifier,
+        {"model": two_of_each(), "method": "crown", "dtype": "float64", "arithmetic": "float32"}
+        | {"memory_budget": 40_000, "start_layer": "hidden", "logits": True, "perturbed": 1}
+        | {"output": 1, "lower_slope": "left", "nb_steps": 1, "learning_rate": 0.5},
+        {"method": "bounds", "dtype": "float16", "nb_steps": 0, "output": 2, "learning_rate": -1},
+    ),
+}
+# What changes how something is computed, and not what comes out.
+WITHOUT_EFFECT = {"batch_size", "verbose", "memory_budget"}
+
+
+def test_every_public_class_is_checked():
+    public = {
+        name
+        for module in (attacks, metrics)
+        for name in module.__all__
+        if isinstance(getattr(module, name), type) and issubclass(getattr(module, name), Settings)
+    }
+    assert set(CASES) == (public - {"Metric"}) | {"Verifier"}
+
+
+def assert_same(found, expected, what):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6, err_msg=what)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", CASES)
+def test_settings_count_as_if_they_were_given_at_first(name):
+    make, use, others, wrong = CASES[name]
+    used = make()
+    names = setting_names(type(used))
+    assert set(others) == set(names)
+    before = arrays_of(use(used))
+    assert before
+    for setting, value in others.items():
+        own = {other: getattr(used, other) for other in names}
+        expected = arrays_of(use(type(used)(**(own | {setting: value}))))
+        setattr(used, setting, value)
+        assert_same(arrays_of(use(used)), expected, f"{setting} = {value}")
+        setattr(used, setting, own[setting])
+        assert_same(arrays_of(use(used)), before, f"{setting} = {value} and back")
+    for setting, value in wrong.items():
+        with pytest.raises(ValueError, match=setting):
+            setattr(used, setting, value)
+    assert_same(arrays_of(use(used)), before, "after what was refused")
