@@ -658,7 +658,8 @@ class Verifier(Settings):
                 *[((None,), "float64")] * len(radii),
             ],
         )
-        nb_pairs = pairs_at_once or self._budget.nb_pairs(per_pair + form.per_pair)
+        # What is handed over is held as an array and as a tensor.
+        nb_pairs = pairs_at_once or self._budget.nb_pairs(per_pair + 2 * form.per_pair)
         step = self._budget.nb_samples(self._graph)
         finite = True
         for samples, some in parts(len(region), nb_rows, step, nb_pairs):
