@@ -14,6 +14,7 @@ EXTRAS = {
     "tests": [
         *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.17,<0.18"),
         *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),  # execute the tutorials
+        "xplique>=2.0.2,<3",  # beside whose maps, numbers and pictures ours are put
         *DIGITS,
     ],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"],

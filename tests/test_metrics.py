@@ -471,18 +471,3 @@ def test_input_shape_of_models():
     first, second = keras.Input((2,)), keras.Input((2,))
     with pytest.raises(ValueError, match="single input"):
         input_shape_of(keras.Model([first, second], first + second))
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["Deletion", "Insertion"])
-@pytest.mark.parametrize("activation", [None, "softmax"])
-def test_same_numbers_as_xplique(case, name, activation):
-    theirs = pytest.importorskip("xplique.metrics", reason="Xplique is not installed")
-    model, inputs, labels, maps = case
-    one_hot = np.eye(4, dtype=np.float32)[labels]
-    arguments = (model, inputs, one_hot, 64, 0.2, 4, 0.9, None, activation)  # in Xplique's order
-    ours = {"Deletion": Deletion, "Insertion": Insertion}[name](*arguments)
-    theirs = getattr(theirs, name)(*arguments)
-    if model.input_shape[1:] == (6, 5, 3):
-        maps = maps[..., None]
-    assert ours(maps) == pytest.approx(float(theirs(maps)), rel=1e-5)
