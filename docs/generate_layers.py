@@ -46,8 +46,8 @@ that is bounded is `model(x, training=False)`, as `model.predict` calls it.
 | --- | --- |
 """
 ACTIVATIONS_HEAD = """
-`Softmax` and the division in `LayerNormalization` get intervals inside the network and no lines.
-A softmax at the end is left out: bounds are of the logits.
+The division in `LayerNormalization`, and a `Softmax` over several axes, get intervals inside the
+network and no lines. A softmax at the end is left out: bounds are of the logits.
 
 ## Activations
 
