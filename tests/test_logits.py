@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
+from networks import NETWORKS
 
 from xcertify.logits import logits_of
+from xcertify.models import outputs_of
 
 
 def classifier(head):
@@ -46,3 +48,17 @@ def test_nothing_global_changes():
     logits_of(model)(np.zeros((1, 4), "float32"))
     assert random.getstate() == state
     assert int(name_of_a_new_model().split("_")[-1]) == number + 1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layer_by_layer_a_model_gives_what_it_gives(name):
+    model = NETWORKS[name]()
+    generator = np.random.default_rng(0)
+    shapes = [tuple(2 if size is None else size for size in t.shape) for t in model.inputs]
+    x = [generator.normal(size=shape).astype("float32") for shape in shapes]
+    x = x[0] if len(x) == 1 else x
+    expected = model(x, training=False)
+    if isinstance(expected, (dict, list, tuple)) or isinstance(x, list):
+        return  # of several inputs or outputs
+    found = outputs_of(model)(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
