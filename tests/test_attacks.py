@@ -115,7 +115,8 @@ def test_points_are_in_small_balls_after_rounding(norm):
         ball = Ball(x, epsilon, norm)
         points = np.stack([PGD(make_linear(weights), steps=5)(ball).points, *ball.sample(5)])
         far = np.linalg.norm(points.astype(np.float64) - x, norm, axis=-1)
-        assert np.all(far <= epsilon) and far.max() > 0.5 * epsilon
+        # what is rounded towards the center is at most 2**-17 in each of the 300 features
+        assert np.all(far <= epsilon) and far.max() > 0.5 * epsilon - 300 * 2.0**-17
         again = ball.project(points)
         assert np.all(np.linalg.norm(again.astype(np.float64) - x, norm, axis=-1) <= epsilon)
 
