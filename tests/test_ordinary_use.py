@@ -369,6 +369,7 @@ def test_functions_of_arrays(convolutional_model):
         lambda x: np.asarray(x) @ kernel,
         lambda x: x.astype("float64") @ kernel,  # of arrays alone
         lambda x: (np.asarray(x) @ kernel).tolist(),
+        lambda x: [row @ kernel for row in np.asarray(x)],
         lambda x: linear.predict(x, verbose=0),
     ]
     for function in functions:
@@ -387,6 +388,12 @@ def test_functions_of_arrays(convolutional_model):
         EVA(functions[0], 0.01)(inputs, labels)
     with pytest.raises(ValueError, match="layers are known of"):
         GradCAM(functions[0])(inputs, labels)
+
+    def with_a_branch(x):  # no graph can hold it, and it has a gradient
+        return linear(x) if tf.reduce_sum(x) > -1e9 else x
+
+    expected = Saliency(linear)(inputs, labels)
+    np.testing.assert_allclose(Saliency(with_a_branch)(inputs, labels), expected, rtol=1e-5)
     with pytest.raises(AttributeError, match="nothing"):  # its own fault
         Occlusion(lambda x: x.nothing)(inputs, labels)
 

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.bounds.graph import calls_between, is_model_of_layers, layer_output
-from xcertify.tracing import NeedsArrays
+from xcertify.tracing import NeedsValues
 
 _PIXELS = ("uint8", "uint16")
 
@@ -76,9 +76,9 @@ def refuse_channels_first(model: Any, what: str) -> None:
     name = channels_last_layer(model)
     if name is not None:
         raise ValueError(
-            f"{what} takes models of images with channels last, (N, H, W, C): give the model of what "
-            f"comes behind the layer {name!r}, and np.moveaxis(inputs, 1, -1). Received: the model "
-            f"{model.name!r}, which moves them itself"
+            f"{what} takes models of images with channels last, (N, H, W, C): give the model of "
+            f"what comes behind the layer {name!r}, and np.moveaxis(inputs, 1, -1). "
+            f"Received: the model {model.name!r}, which moves them itself"
         )
 
 
@@ -119,9 +119,7 @@ def outputs_of(model: Callable, start_layer: str | None = None) -> Callable:
 
 def single(outputs: Any) -> tf.Tensor:
     """What a model returns as one tensor of float32 or float64."""
-    several = isinstance(outputs, (dict, list, tuple)) and all(
-        hasattr(part, "shape") for part in _entries(outputs)
-    )
+    several = isinstance(outputs, (dict, list, tuple)) and all(map(_is_output, _entries(outputs)))
     if several:
         parts = _entries(outputs)
         if len(parts) != 1:
@@ -131,7 +129,7 @@ def single(outputs: Any) -> tf.Tensor:
                 f"Received: a {type(outputs).__name__} of {len(parts)} outputs"
             )
         return single(parts[0])
-    outputs = tf.convert_to_tensor(outputs)
+    outputs = tf.convert_to_tensor(outputs if tf.is_tensor(outputs) else np.asarray(outputs))
     return outputs if outputs.dtype in (tf.float32, tf.float64) else tf.cast(outputs, tf.float32)
 
 
@@ -261,40 +259,42 @@ def _entries(outputs: Any) -> list[Any]:
     return list(outputs.values()) if isinstance(outputs, dict) else list(outputs)
 
 
+def _is_output(part: Any) -> bool:
+    """Whether an entry of what a model returns is an output, and not a row or a number of one."""
+    return tf.is_tensor(part) or len(getattr(part, "shape", ())) > 1
+
+
 def _on_tensors(function: Callable, x: Any) -> tf.Tensor:
-    """A callable on a tensor; one of NumPy arrays is given an array, outside of graphs."""
+    """A callable on a tensor; one of arrays, or of Python's own control flow, outside of graphs."""
     x = tf.convert_to_tensor(x)
+    if tf.executing_eagerly():
+        return single(_on_values(function, x))
+    failure = None
     try:
         outputs = function(x)
-    except NeedsArrays:
+        entries = _entries(outputs) if isinstance(outputs, (dict, list, tuple)) else [outputs]
+        if any(map(tf.is_tensor, entries)):
+            return single(outputs)
+    except NeedsValues:
         raise
-    except Exception:
-        found = _of_arrays(function, x)
-        if found is None:
-            raise
-        outputs = found
-    if tf.executing_eagerly() or any(map(tf.is_tensor, _leaves(outputs))):
-        return single(outputs)
-    raise NeedsArrays(
-        "a function of arrays cannot be part of a graph: call it outside of tf.function"
+    except Exception as error:
+        failure = error
+    with tf.init_scope():
+        try:
+            shape = [1 if size is None else size for size in x.shape]
+            _on_values(function, tf.zeros(shape, x.dtype))
+        except Exception as error:
+            raise (failure or error) from None
+    raise NeedsValues(
+        "a function of arrays cannot be part of a graph, whose tensors have no values"
     )
 
 
-def _of_arrays(function: Callable, x: tf.Tensor) -> Any:
-    """What a function gives for an array in place of a tensor, None if it is no array.
-
-    While a graph is traced a tensor has no values, and zeros take its place.
-    """
-    with tf.init_scope():
-        values = hasattr(x, "numpy")  # which the tensors of a graph have not
-        shape = [1 if size is None else size for size in x.shape]
-        array = x.numpy() if values else np.zeros(shape, x.dtype.as_numpy_dtype)
+def _on_values(function: Callable, x: tf.Tensor) -> Any:
+    try:
+        return function(x)
+    except Exception as error:
         try:
-            outputs = function(array)
+            return function(x.numpy())
         except Exception:
-            return None
-        return None if any(map(tf.is_tensor, _leaves(outputs))) else outputs
-
-
-def _leaves(outputs: Any) -> list[Any]:
-    return _entries(outputs) if isinstance(outputs, (dict, list, tuple)) else [outputs]
+            raise error from None

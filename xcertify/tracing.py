@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 
-class NeedsArrays(Exception):
-    """A function of arrays was given the tensors of a graph, which have no values yet."""
+class NeedsValues(Exception):
+    """A function that needs values was given the tensors of a graph, which have none yet."""
 
 
 def graph_of(function: Callable, **settings: Any) -> tf.types.experimental.PolymorphicFunction:
@@ -36,8 +36,8 @@ def traced(function: Callable, **settings: Any) -> Callable:
     Returns
     -------
     compiled
-        The same function as a graph. Where a user's function of arrays is part of it, which no
-        graph can hold (`NeedsArrays`), it is run step by step instead.
+        The same function as a graph. Where a user's function is part of it that no graph can hold
+        (`NeedsValues`), such as one of NumPy arrays, it is run step by step instead.
     """
     graph = graph_of(function, **settings)
     specs = settings.get("input_signature")
@@ -48,7 +48,7 @@ def traced(function: Callable, **settings: Any) -> Callable:
         if not without_graph:
             try:
                 return graph(*arguments)
-            except NeedsArrays:
+            except NeedsValues:
                 without_graph = True
         types = [None] * len(arguments) if specs is None else [spec.dtype for spec in specs]
         return function(*map(tf.convert_to_tensor, arguments, types))
