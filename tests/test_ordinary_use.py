@@ -867,7 +867,7 @@ def test_models_that_are_not_built():
 def test_nan_is_never_given_out():
     model = network(L.Lambda(lambda t: tf.sqrt(t - 0.5)), L.Dense(3), shape=(5,))
     x = np.full((3, 5), 0.7, np.float32)
-    x[1] = 0.3
+    x[1] = 0.5  # where the gradient is infinite
     for use in (
         Saliency,
         IntegratedGradients,
@@ -875,7 +875,11 @@ def test_nan_is_never_given_out():
         lambda m: Rise(m, nb_samples=9),
         lambda m: RelEx(m, nb_samples=2, steps=2),
     ):
-        with pytest.raises(ValueError, match="NaN values in sample [01].*not finite"):
+        with pytest.raises(ValueError, match="NaN or infinite values in sample [01].*not finite"):
+            use(model)(x, LABELS)
+    x[1] = 0.3
+    for use in (Saliency, SampledEVA, CertifiedGradient, lambda m: PGD(m)(Ball(x, 0.1))):
+        with pytest.raises(ValueError, match="outputs are NaN.*for sample 1"):
             use(model)(x, LABELS)
     with pytest.raises(ValueError, match="score of sample 0 is NaN.*another baseline_mode"):
         Deletion(model, x, LABELS).evaluate(np.abs(x))

@@ -6,11 +6,11 @@ its targets, and without targets in its end:
 - Labels 0 and 1, (N,) or as a column (N, 1) as for `fit`, name classes. Class 1 is the output,
   class 0 its negative; of a probability p (a sigmoid at the end) it is 1 - p.
 - A column (N, 1) of other numbers holds weights of the output.
-- Without targets it is the output itself that is looked at, with its sign. With a sigmoid at the end
-  it is a classifier, and the predicted class is looked at.
+- Without targets it is the output itself that is looked at, with its sign. With a sigmoid at the
+  end it is a classifier, and the predicted class is looked at.
 
-What is about classes by nature (`EVA`, `RelEx`, `CORGI`, attacks) takes the class by the sign of the
-output where none is given.
+What is about classes by nature (`EVA`, `RelEx`, `CORGI`, attacks) takes the class by the sign of
+the output where none is given.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ def target_classes(logits: Any, targets: Any) -> np.ndarray:
         As `one_hot_targets`, and for weights that do not name exactly one class.
     """
     logits = np.asarray(logits)
+    _refuse_nan(logits)
     nb_samples, nb_classes = logits.shape
     if nb_classes == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
@@ -149,6 +150,7 @@ def logit_weights(logits: Any, targets: Any, is_binary: bool) -> np.ndarray:
         As `one_hot_targets` and `target_classes`.
     """
     logits = np.asarray(logits)
+    _refuse_nan(logits)
     nb_samples, nb_classes = logits.shape
     if nb_classes > 1:
         return one_hot_targets(logits, targets, nb_samples, nb_classes)
@@ -256,6 +258,11 @@ def _one_hot(labels: np.ndarray, nb_classes: int) -> np.ndarray:
         labels,
     )
     return np.eye(nb_classes, dtype=np.float32)[labels]
+
+
+def _refuse_nan(logits: np.ndarray) -> None:
+    problem = "the model's outputs are NaN for inputs as they are: look at model(inputs)"
+    _refuse(np.isnan(logits).any(axis=1), problem, logits)
 
 
 def _refuse(bad: np.ndarray, problem: str, targets: np.ndarray) -> None:

@@ -68,16 +68,17 @@ class Explainer(Settings):
         ------
         ValueError
             For inputs that do not fit the model, targets that are neither, and explanations that
-            would be NaN.
+            would be NaN or infinite.
         """
         inputs, targets = self._take(inputs, targets)
         maps = self._explain(inputs, targets).astype(np.float32)
-        missing = np.isnan(maps).reshape(len(maps), -1).any(axis=1)
+        missing = ~np.isfinite(maps).reshape(len(maps), -1).all(axis=1)
         if missing.any():
             raise ValueError(
-                f"the explanation has NaN values in sample {int(np.argmax(missing))}: there the "
-                f"model's outputs or gradients are not finite (an overflow, the root or logarithm "
-                f"of 0). Look at model(inputs), also of perturbed inputs"
+                f"the explanation has NaN or infinite values in sample "
+                f"{int(np.argmax(missing))}: the model's outputs or gradients are not finite (an "
+                f"overflow, the root or logarithm of 0). Look at model(inputs), also of perturbed "
+                f"inputs"
             )
         return maps
 

@@ -167,7 +167,7 @@ def _nested(model: keras.Model, name: str) -> keras.Model:
     layer = layers.get(name)
     if not is_graph(layer) or len(layer.inputs) > 1 or len(layer.outputs) > 1:
         raise ValueError(
-            f"'{name}/...' as conv_layer needs a nested Sequential or functional model of one input "
-            f"and output, called '{name}'. Received: a model of {', '.join(layers)}"
+            f"'{name}/...' as conv_layer needs a nested Sequential or functional model of one "
+            f"input and output, called '{name}'. Received: a model of {', '.join(layers)}"
         )
     return layer

@@ -33,8 +33,8 @@ class MaskExplainer(ScoreExplainer):
         """Masks (V, features) and the scores with them (N, V), as many masks as fit at a time."""
         if inputs.ndim > 4:
             raise ValueError(
-                f"inputs must be images (N, H, W, C), time series (N, T, W) or tabular (N, W) to be "
-                f"masked. Received: {inputs.shape}"
+                f"inputs must be images (N, H, W, C), time series (N, T, W) or tabular (N, W) to "
+                f"be masked. Received: {inputs.shape}"
             )
         features = inputs.shape[1:3] if inputs.ndim == 4 else inputs.shape[1:]
         scores_at = self._compile(
