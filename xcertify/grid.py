@@ -15,9 +15,10 @@ def grid_cells(shape: tuple[int, ...], grid_size: int | tuple[int, int] | None) 
     shape
         Shape of one input: image (H, W, C), time series (T, W) or tabular (W,).
     grid_size
-        Images are cut into grid_size x grid_size cells (channels stay together), or for a pair into
-        so many rows and columns; time series into grid_size stretches of time for every variable. A side shorter than the grid is cut into
-        single features; tabular data is not cut. None: every feature is a cell.
+        Images are cut into grid_size x grid_size cells (channels stay together), or for a pair
+        into so many rows and columns; time series into grid_size stretches of time for every
+        variable. A side shorter than the grid is cut into single features; tabular data is not
+        cut. None: every feature is a cell.
 
     Returns
     -------

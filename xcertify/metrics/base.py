@@ -85,8 +85,8 @@ class Score(Settings):
     model
         Keras model, TensorFlow callable, or function of arrays, (B, *shape) -> (B, K); Keras models
         are called at inference, with images that have channels last (see
-        `xcertify.models.channels_last_layer`). The score is taken of what it returns, be it logits or
-        probabilities.
+        `xcertify.models.channels_last_layer`). The score is taken of what it returns, be it logits
+        or probabilities.
     operator
         g: a callable (model, inputs, targets) -> (B,), as in Xplique. None: the sum of targets
         times outputs, that is the output of the target class.
@@ -155,7 +155,7 @@ class Score(Settings):
         return tf.ensure_shape(scores, [None])
 
     def targets(self, inputs: np.ndarray, targets: Any, batch_size: int) -> np.ndarray:
-        """Targets as weights of `_rows`; with an operator they are its own affair and left alone."""
+        """Targets as weights of `_rows`; with an operator they are its own affair and left."""
         if self.operator is not None and targets is not None:
             return targets
         first = as_rows(self.outputs(tf.constant(inputs[:1])))

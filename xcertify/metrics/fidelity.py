@@ -371,9 +371,9 @@ class MuFidelity(_Fidelity):
     model, inputs, targets, batch_size, baseline_mode, operator, activation, verbose
         As for `Deletion`.
     grid_size
-        Images are cut into grid_size x grid_size cells, or for a pair into so many rows and columns,
-        time series into grid_size stretches of time for every variable; None, and tabular data:
-        every feature is a cell.
+        Images are cut into grid_size x grid_size cells, or for a pair into so many rows and
+        columns, time series into grid_size stretches of time for every variable; None, and tabular
+        data: every feature is a cell.
     subset_percent
         Share of the cells in a subset, in ]0, 1[; |S| is the nearest whole number.
     nb_samples
