@@ -156,6 +156,28 @@ def test_an_overflow_of_half_precision_is_refused():
     refused(model, np.full((1, 2), 150.0, "float32"), "differs from what is bounded")
 
 
+def test_an_overflow_outside_of_the_region_is_none():
+    model = sequential((2,), L.Dense(4, "relu"), L.Dense(4, "relu"), L.Dense(4, "tanh"), L.Dense(2))
+    weights = [np.full((2, 4), 1e37), np.zeros(4), np.array([[1.0, -1.0] * 2] * 4), np.zeros(4)]
+    model.set_weights([*weights, *model.get_weights()[4:]])
+    inputs = np.full((1, 2), 0.01, "float32")
+    lower, upper = Verifier(model).bound_outputs(Ball(inputs, 1e-4))
+    assert (lower <= model(inputs)).numpy().all()
+    assert (upper >= model(inputs)).numpy().all()
+
+
+def test_a_window_whose_values_are_all_low():
+    """What stands for entries beyond the border is below them, however low they are."""
+    layers = [L.Rescaling(1e32), L.MaxPooling2D(2, padding="same"), L.Flatten()]
+    model = sequential((3, 3, 1), *layers)
+    region = Ball(-1 - points(2, 3, 3, 1), 0.1)
+    for method in ("ibp", "crown"):
+        lower, upper = Verifier(model, method).bound_outputs(region)
+        for point in (region.center, region.lower, region.upper):
+            outputs = model.predict_on_batch(point)
+            assert ((lower <= 0.999999 * outputs) & (1.000001 * outputs <= upper)).all()
+
+
 def test_integer_inputs_are_compared_at_integers():
     inputs = keras.Input((3, 3, 1), dtype="uint8")
     outputs = L.Dense(3)(L.Flatten()(L.Rescaling(1 / 255)(inputs)))

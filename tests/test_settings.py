@@ -18,6 +18,7 @@ from xcertify.attacks import (
     WeightCriterionAttack,
     input_gradient,
 )
+from xcertify.attributions import EVA
 from xcertify.bounds import Verifier
 from xcertify.criteria import Within
 from xcertify.metrics import (
@@ -272,3 +273,20 @@ def test_settings_count_as_if_they_were_given_at_first(name):
         with pytest.raises(ValueError, match=setting):
             setattr(used, setting, value)
     assert_same(arrays_of(use(used)), before, "after what was refused")
+
+
+def test_what_would_be_made_alike_is_kept():
+    """Another radius needs no other verifier; another method, or model, does."""
+    model, other = (sequential((4,), L.Dense(5, "relu"), L.Dense(3), seed=seed) for seed in (0, 1))
+    inputs = np.random.default_rng(0).random((3, 4), dtype="float32")
+    explainer = EVA(model, 0.1)
+    explainer.explain(inputs)
+    verifier = explainer._verifier
+    explainer.epsilon = 0.2
+    np.testing.assert_array_equal(explainer.explain(inputs), EVA(model, 0.2).explain(inputs))
+    assert explainer._verifier is verifier
+    explainer.method = "crown-ibp"
+    assert explainer._verifier is not verifier
+    explainer.model = other
+    assert explainer._verifier.model is other
+    assert not explainer._earlier

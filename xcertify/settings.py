@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from xcertify.fingerprints import fingerprint
 
 
@@ -36,7 +38,9 @@ class Settings(metaclass=_Constructed):
 
     A subclass keeps the arguments of its constructor as attributes of the same names and does no
     heavy work there. To assign such an attribute afterwards is to construct the object anew with
-    the other value: it is checked in the same way, and nothing derived from the old one is left.
+    the other value: it is checked in the same way, and nothing derived from the old one is left but
+    objects, such as a `Verifier` with all that it has compiled, that would be made anew with the
+    very same settings.
 
     Examples
     --------
@@ -52,6 +56,9 @@ class Settings(metaclass=_Constructed):
         names = setting_names(type(self))
         if name in names and all(other in own for other in names):
             fresh = type(self)(**({other: own[other] for other in names} | {name: value}))
+            _, derived = own.get("_derived") or (None, {})
+            earlier = own.get("_earlier", {}) | derived
+            object.__setattr__(fresh, "_earlier", _about(vars(fresh).get("model"), earlier))
             object.__setattr__(self, "__dict__", vars(fresh))
         else:  # an attribute beside the constructor's
             object.__setattr__(self, name, value)
@@ -59,7 +66,7 @@ class Settings(metaclass=_Constructed):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: what is derived stays behind."""
-        return {name: value for name, value in vars(self).items() if name != "_derived"}
+        return {k: v for k, v in vars(self).items() if k not in ("_derived", "_earlier")}
 
     def _derive(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under `key` until a setting or the model changes.
@@ -69,6 +76,9 @@ class Settings(metaclass=_Constructed):
         derived = self._current()
         if key not in derived:
             made = make()
+            earlier = vars(self).get("_earlier", {}).get(key)
+            if earlier is not None and _same_settings(made, earlier):
+                made = earlier
             return derived.setdefault(key, made)
         return derived[key]
 
@@ -84,6 +94,34 @@ class Settings(metaclass=_Constructed):
     def _watched(self) -> Any:
         """What all that is derived depends on, beside the settings."""
         return fingerprint(vars(self).get("model"))
+
+
+def _about(model: Any, derived: dict[Any, Any]) -> dict[Any, Any]:
+    """Objects with settings that are about a model; those of another one are let go."""
+    return {
+        key: made
+        for key, made in derived.items()
+        if isinstance(made, Settings) and model is not None and vars(made).get("model") is model
+    }
+
+
+def _same_settings(first: Any, second: Any) -> bool:
+    """Whether two objects are of one class and were constructed alike."""
+    if type(first) is not type(second) or not isinstance(first, Settings):
+        return False
+    names, own, other = setting_names(type(first)), vars(first), vars(second)
+    return all(name in own and name in other for name in names) and all(
+        _same(own[name], other[name]) for name in names
+    )
+
+
+def _same(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return first.dtype == second.dtype and np.array_equal(first, second)
+    plain = (bool, int, float, str, tuple)
+    return type(first) is type(second) and isinstance(first, plain) and repr(first) == repr(second)
 
 
 @cache

@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
+import ml_dtypes
 import numpy as np
 from keras import ops
 
@@ -174,6 +175,9 @@ def compare(
     with backend.full_precision():
         enclosures = _enclose(graph, starts, precision, [graph.result, graph.output])
     lower, upper = _sides(enclosures[graph.result])
+    beyond = _beyond(enclosures, precision) & (samples < 0)
+    beyond = beyond.reshape(-1, *[1] * (lower.ndim - 1))
+    lower, upper = np.where(beyond, -np.inf, lower), np.where(beyond, np.inf, upper)
     given = network.in_order(called)
     ways = [{"training": False}] if network.augments else [{}, {"training": False}]
     for way in ways:
@@ -330,6 +334,17 @@ def _enclose(
         enclosures[number] = Enclosure(ops.convert_to_tensor(values), zeros, zeros)
     interval.propagate(graph, enclosures, Options("float64", precision), targets)
     return enclosures
+
+
+def _beyond(enclosures: dict[int, Enclosure], precision: str) -> np.ndarray:
+    """Points at which some value inside may overflow the model's own type, (P,) bool."""
+    largest = 0.1 * float(ml_dtypes.finfo(precision).max)
+    sizes = [
+        np.abs(side).reshape(len(side), -1).max(axis=1, initial=0.0)
+        for enclosure in enclosures.values()
+        for side in _sides(enclosure)
+    ]
+    return ~(np.max(sizes, axis=0) < largest)
 
 
 def _sides(enclosure: Enclosure) -> tuple[np.ndarray, np.ndarray]:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from keras import ops
+from keras import backend, ops
 
 from xcertify.bounds.operations import Enclosure, Operation, Options, Relaxed, Window
 from xcertify.bounds.rounding import gamma, round_down, round_up
 
-_NEVER = -1e30  # stands for entries that cannot be the largest
+# Stands for entries that cannot be the largest: next to the least number of the type.
+_NEVER = {"float16": -6e4, "bfloat16": -3e38, "float32": -3e38, "float64": -1e308}
 
 
 class Largest(Operation):
@@ -62,7 +63,8 @@ class Largest(Operation):
         own = slopes * lower
         others = ops.sum(own, axis=-1, keepdims=True) - own
         gaps = ops.maximum((1.0 - slopes) * upper, (1.0 - slopes) * lower) - others
-        intercept = ops.max(ops.where(upper >= floor, gaps, _NEVER), axis=-1)
+        never = ops.convert_to_tensor(_NEVER["float64"], "float64")
+        intercept = ops.max(ops.where(upper >= floor, gaps, never), axis=-1)
         reference = self.hide(enclosure.reference, 0.0)
         size = ops.max(ops.abs(self.hide(lower, 0.0)) + ops.abs(self.hide(upper, 0.0)), axis=-1)
         slack = gamma(4 * nb_entries + 8, "float64") * (
@@ -92,11 +94,13 @@ class Largest(Operation):
         several = ops.sum(ops.cast(contenders, "int32"), axis=-1, keepdims=True) > 1
         return [ops.logical_and(contenders, several)]
 
-    def hide(self, values: Any, filler: float = _NEVER) -> Any:
-        """The input with a filler in place of the entries that do not count."""
+    def hide(self, values: Any, filler: float | None = None) -> Any:
+        """The input with a filler, by default `_NEVER`, where entries do not count."""
         if self.valid is None:
             return values
-        return ops.where(self.valid, values, ops.cast(filler, values.dtype))
+        if filler is None:
+            filler = _NEVER[backend.standardize_dtype(values.dtype)]
+        return ops.where(self.valid, values, ops.convert_to_tensor(filler, values.dtype))
 
 
 class Product(Operation):
