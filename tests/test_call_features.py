@@ -11,7 +11,8 @@ from rotation import rotating
 from xcertify.attributions import EVA
 from xcertify.bounds import UnsupportedLayerError, Verifier
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*You are using a softmax over axis")
+# Keras finds some of these networks odd, and says so: a mask that is lost, a softmax of one entry.
+pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:keras\.src\..*")
 
 NB_NETWORKS = 400
 NB_POINTS = 8
@@ -19,9 +20,9 @@ NB_POINTS = 8
 
 def names_in(model):
     """Names of all layers and operations of a model and of the models in it."""
-    found = set()
+    found = {layer.name for layer in model._flatten_layers()}
     for operation in getattr(model, "operations", []):
-        found |= {operation.name} | names_in(operation)
+        found |= {operation.name} | (names_in(operation) if hasattr(operation, "layers") else set())
     return found
 
 
@@ -104,12 +105,12 @@ def check_certificate(drawn, values):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("seed", rotating(NB_NETWORKS, 32))
+@pytest.mark.parametrize("seed", rotating(NB_NETWORKS, 24))
 def test_network_with_unusual_calls(seed):
     check(seed)
 
 
-@pytest.mark.parametrize("seed", rotating(NB_NETWORKS, 3))
+@pytest.mark.parametrize("seed", rotating(NB_NETWORKS, 2))
 def test_network_with_unusual_calls_as_compiled(seed):
     check(seed)
 
