@@ -21,7 +21,7 @@ def without_tracing(monkeypatch) -> None:
 
     def no_graph(function, **settings):
         def refuse(*arrays):
-            raise tracing.NeedsArrays
+            raise tracing.NeedsValues
 
         return refuse
 
