@@ -324,7 +324,7 @@ def test_an_attribution_farther_than_proved_is_reported(smooth, inputs, monkeypa
     right = explainer.certify(inputs)
     wrong = right.proved_euclidean.copy()
     wrong[1] = 0.1 * right.reached[1]
-    monkeypatch.setattr(explainer, "_proofs", lambda *_: (wrong, right.proved_cosine))
+    monkeypatch.setattr(explainer, "_proofs", lambda *_: (wrong, right.proved_cosine, "real"))
     with pytest.raises(ContradictionError, match="Euclidean distance is at .* for input 1, which"):
         explainer.certify(inputs)
 
