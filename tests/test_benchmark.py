@@ -31,6 +31,7 @@ def read(folder):
 def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark, "VERIFIERS", ("ibp", "crown"))
+    monkeypatch.setattr(benchmark, "_xplique_methods", lambda model: {})  # installed or not
     command = "benchmark --data digits --nets dense --nb-images 7 --seconds 999 --output out"
     parts = ["eva one-pass, crown, pixels, ε", "control*x range, ε", "saliency", "random"]
     assert cli.main([*command.split(), "--epsilon", "0.1", "--methods", *parts]) == 0
