@@ -205,12 +205,8 @@ def _evaluated(
     points = [array[inside] for array in points]
     if not len(inside):
         return Comparison(region, samples[inside], points[0], np.zeros((0, 0)))
-    values = dict(enumerate(map(_tensor, points)))
     with backend.full_precision():
-        for index in interval.ancestors(graph, [graph.output]):
-            node = graph.nodes[index]
-            values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
-    bounded = np.asarray(values[graph.output])
+        bounded = np.asarray(interval.evaluate(graph, [*map(_tensor, points)]))
     return Comparison(region, samples[inside], points[0], bounded.reshape(len(inside), -1))
 
 

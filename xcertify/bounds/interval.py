@@ -93,3 +93,12 @@ def ancestors(graph: Graph, targets: Iterable[int]) -> list[int]:
             needed.add(index)
             stack.extend(graph.nodes[index].parents)
     return sorted(index for index in needed if graph.nodes[index].operation is not None)
+
+
+def evaluate(graph: Graph, inputs: Sequence[Any]) -> Any:
+    """The network itself: the values of its output, in the type of the inputs."""
+    values = dict(enumerate(inputs))
+    for index in ancestors(graph, [graph.output]):
+        node = graph.nodes[index]
+        values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
+    return values[graph.output]

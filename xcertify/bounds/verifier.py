@@ -5,38 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from xcertify.bounds import backend, interval, linear
+from xcertify.bounds import backend, interval
 from xcertify.bounds.activations import SIGMOID
 from xcertify.bounds.budget import Budget, parts
 from xcertify.bounds.comparison import Comparison, Network, compare, refuse_excluding
 from xcertify.bounds.gradient import (
     GRADIENT_METHODS,
-    GradientGraph,
-    enclose_gradient,
     gradient_graph,
 )
 from xcertify.bounds.graph import Graph, UnsupportedLayerError, build_graph, find_tensor
 from xcertify.bounds.lines import LinearBounds
 from xcertify.bounds.multivariate import Softmax
-from xcertify.bounds.operations import Elementwise, Enclosure, Options, Reshaped
+from xcertify.bounds.operations import Elementwise, Options, Reshaped
+from xcertify.bounds.queries import Queries
 from xcertify.bounds.registry import find_rule, registered_rules
 from xcertify.bounds.relaxations import LOWER_SLOPES
-from xcertify.bounds.rounding import as_lower, as_upper
-from xcertify.bounds.rounding import gamma as rounding_error
 from xcertify.bounds.rows import AskedRows, RowForm
 from xcertify.bounds.weights import check_weights
 from xcertify.regions import Region
 from xcertify.settings import Settings
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
-_UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
 
 
 class Verifier(Settings):
@@ -215,7 +211,7 @@ class Verifier(Settings):
         compared = self._compare(region, constants)
         if self._decomon is not None:
             return self._decomon.bound_rows(region, rows)
-        lower, upper = self._run(region, self._graph.output, rows, self._bound, constants)
+        lower, upper = self._run(region, self._graph.output, rows, self._queries.bounds, constants)
         if compared is not None:
             sides = lower[compared.samples], upper[compared.samples]
             self._confirm(compared, *sides, rows)
@@ -270,7 +266,7 @@ class Verifier(Settings):
         # Two sides, of which TensorFlow makes a copy while it puts them together.
         per_pair = 4 * math.prod(self._input_shapes[0]) * self._budget.item_size + nb_bytes
         for samples, some, sides in self._parts(
-            region, self._graph.output, rows, self._linear, constants, per_pair=per_pair
+            region, self._graph.output, rows, self._queries.lines, constants, per_pair=per_pair
         ):
             slopes_below, slopes_above, below, above = sides
             lines = LinearBounds(region[samples], slopes_below, below, slopes_above, above)
@@ -305,7 +301,7 @@ class Verifier(Settings):
         shape = self._graph.nodes[node].shape
         # Bounds of all entries, by rows that the engine chooses, come in one row.
         one_row = np.zeros((1, math.prod(shape)), dtype=self.dtype)
-        lower, upper = self._run(region, node, one_row, self._bound_entries, constants)
+        lower, upper = self._run(region, node, one_row, self._queries.entries, constants)
         return lower[:, 0], upper[:, 0]
 
     def bound_gradient(
@@ -392,7 +388,7 @@ class Verifier(Settings):
             region,
             self._graph.output,
             rows,
-            partial(self._gradient, graph, method, len(radii)),
+            partial(self._queries.gradients, graph, method, len(radii)),
             constants,
             key=("gradient", loss, method, len(radii)),
             radii=radii,
@@ -413,7 +409,7 @@ class Verifier(Settings):
         arrays = [np.asarray(values) for values in (inputs, *constants)]
         function = self._compile(
             "evaluate",
-            lambda *inputs: _evaluate(self._graph, inputs),
+            lambda *inputs: interval.evaluate(self._graph, inputs),
             [((None, *shape), self.dtype) for shape in self._input_shapes],
         )
         step = self._budget.nb_samples(self._graph)
@@ -687,6 +683,12 @@ class Verifier(Settings):
         return arrays
 
     @property
+    def _queries(self) -> Queries:
+        """What is traced of the graph that the call in progress is about."""
+        optimizer = self.nb_steps, self.learning_rate
+        return Queries(self._graph, self.method, self._options, self._budget, optimizer)
+
+    @property
     def _budget(self) -> Budget:
         return Budget(
             self.memory_budget, self.dtype, nb_versions=1 + (self.method == "alpha-crown")
@@ -706,95 +708,6 @@ class Verifier(Settings):
 
     def _compile(self, key: Any, function: Callable, signature: list) -> Callable:
         return self._derive(("compiled", key), lambda: backend.compile(function, signature))
-
-    def _inputs(self, tensors: Sequence[Any]) -> tuple[list[Enclosure], Any]:
-        """Enclosures of all inputs, and the radius of the ball part of the region if it has one."""
-        center, lower, upper, *others = tensors
-        nb_fixed = self._graph.nb_inputs - 1
-        zeros = [ops.zeros_like(c, dtype=self.dtype) for c in others[:nb_fixed]]
-        fixed = [Enclosure(*sides) for sides in zip(others[:nb_fixed], zeros, zeros)]
-        radius = others[nb_fixed] if len(others) > nb_fixed else None
-        return [Enclosure(center, lower, upper), *fixed], radius
-
-    def _bounds(
-        self, node: int, norm: float, tensors: tuple, optimize: bool = False
-    ) -> linear.BackwardBounds:
-        inputs, radius = self._inputs(tensors)
-        return linear.BackwardBounds(
-            self._graph,
-            inputs,
-            radius,
-            norm,
-            self._options,
-            targets=[node],
-            refine=self.method in ("crown", "alpha-crown"),
-            relax=self.method != "ibp",
-            budget=self._budget,
-            optimizer=(self.nb_steps, self.learning_rate) if optimize else None,
-        )
-
-    def _bound(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> list[Any]:
-        bounds = self._bounds(node, norm, tensors)
-        methods = [bounds.interval_upper_bounds]
-        nb_at_once = bounds.nb_rows_at_once(node)
-        if self.method != "ibp":
-            methods.append(bounds.upper_bounds)
-        if self.method == "alpha-crown":
-            # Tighter intervals inside can choose worse lines: intersected, not trusted to be best.
-            optimized = self._bounds(node, norm, tensors, optimize=True)
-            methods.append(optimized.best_upper_bounds)
-            nb_at_once = ops.minimum(nb_at_once, optimized.nb_rows_at_once(node))
-        finite = interval.finite(bounds.enclosures)[:, None]
-
-        def some(first: Any, last: Any) -> tuple[Any, Any]:
-            seeds = rows.seeds(first, last)
-            found = [method(node, seeds) for method in methods]
-            above, below = linear.halves(reduce(ops.minimum, found))
-            nominal, slack = self._nominal(bounds, node, seeds)
-            return (
-                ops.where(finite, as_lower(nominal - below - slack), -np.inf),
-                ops.where(finite, as_upper(nominal + above + slack), np.inf),
-            )
-
-        sides = [((), "float64")] * 2
-        return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, sides)
-
-    def _bound_entries(
-        self, node: int, rows: AskedRows, norm: float, tensors: tuple
-    ) -> tuple[Any, Any]:
-        """Bounds of all entries of a tensor, (N, 1, *shape), by as few rows as windows allow."""
-        bounds = self._bounds(node, norm, tensors, optimize=self.method == "alpha-crown")
-        if self.method != "ibp":
-            bounds.refine(node, ops.ones(ops.shape(bounds.enclosures[node].lower), "bool"))
-        lower, upper = _sides(bounds.enclosures[node], interval.finite(bounds.enclosures))
-        return lower[:, None], upper[:, None]
-
-    def _gradient(
-        self,
-        graph: GradientGraph,
-        method: str,
-        nb_radii: int,
-        node: int,
-        rows: AskedRows,
-        norm: float,
-        tensors: tuple,
-    ) -> tuple[Any, Any]:
-        nb_others = len(tensors) - nb_radii
-        inputs, radius = self._inputs(tensors[:nb_others])
-        options = replace(self._options, alternatives=False)
-        enclosure, finite = enclose_gradient(
-            graph,
-            inputs,
-            rows.seeds(0, rows.nb_rows),
-            radius,
-            norm,
-            options,
-            method,
-            self._budget,
-            tensors[nb_others:],
-        )
-        shape = (rows.nb_samples, rows.nb_rows, *self.input_shape)
-        return tuple(ops.reshape(side, shape) for side in _sides(enclosure, finite))
 
     def _label_rows(self, labels: Any, nb_samples: int) -> np.ndarray:
         """What is subtracted from the probabilities in the gradient of the cross-entropy."""
@@ -832,44 +745,6 @@ class Verifier(Settings):
             return []
         check_weights(self._graph, self.model._flatten_layers())
         return radii
-
-    def _linear(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> list[Any]:
-        """Coefficients and constants of the lines below and above."""
-        bounds = self._bounds(node, norm, tensors)
-        finite = interval.finite(bounds.enclosures)[:, None]
-        axes = tuple(range(2, 2 + len(self.input_shape)))
-
-        def some(first: Any, last: Any) -> list[Any]:
-            seeds = rows.seeds(first, last)
-            nominal, slack = self._nominal(bounds, node, seeds)
-            ends, bound = bounds.pull_back(node, seeds)
-            nb_rows = 2 * (last - first)
-            nothing = ops.zeros((rows.nb_samples, nb_rows, *self.input_shape), seeds.dtype)
-            coefficients = ends.get(0, nothing)
-            bound += bounds.input_error(coefficients)
-            # A line is proved with finite numbers, or is an infinite constant.
-            proved = ops.all(ops.isfinite(coefficients), axis=axes)
-            proved = ops.logical_and(ops.logical_and(proved, ops.isfinite(bound)), finite)
-            places = ops.reshape(proved, (rows.nb_samples, nb_rows, *[1] * len(axes)))
-            upper, lower = linear.halves(ops.where(places, coefficients, 0.0))
-            above, below = linear.halves(ops.where(proved, bound, np.inf))
-            nominal = ops.where(finite, nominal, 0.0)
-            slack = ops.where(finite, slack, 0.0)
-            return [-lower, upper, nominal - below - slack, nominal + above + slack]
-
-        results = [(self.input_shape, self.dtype)] * 2 + [((), "float64")] * 2
-        nb_at_once = bounds.nb_rows_at_once(node)
-        return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, results)
-
-    def _nominal(self, bounds: linear.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
-        """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
-        reference = bounds.enclosures[node].reference
-        nb_terms = math.prod(reference.shape[1:])
-        reference = ops.reshape(reference, (-1, nb_terms, 1))
-        rows = ops.cast(ops.reshape(rows, (*ops.shape(rows)[:2], nb_terms)), "float64")
-        nominal = ops.matmul(rows, reference)[..., 0]
-        size = ops.matmul(ops.abs(rows), ops.abs(reference))[..., 0]
-        return nominal, size * max(1e-12, rounding_error(nb_terms + 8, "float64")) + _UNDERFLOW
 
 
 def _decomon_backend(model: Any, method: str, logits: bool) -> Any:
@@ -936,25 +811,6 @@ def _keeps_row(graph: Graph, index: int) -> bool:
     shapes = [graph.nodes[i].shape for i in (index, *graph.nodes[index].parents)]
     sizes = {shape[-1:] for shape in shapes}
     return len(sizes) == 1 and all(size == 1 for shape in shapes for size in shape[:-1])
-
-
-def _evaluate(graph: Graph, inputs: Sequence[Any]) -> Any:
-    values = dict(enumerate(inputs))
-    for index in interval.ancestors(graph, [graph.output]):
-        node = graph.nodes[index]
-        values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
-    return values[graph.output]
-
-
-def _sides(enclosure: Enclosure, finite: Any) -> tuple[Any, Any]:
-    """Proved sides of an enclosure, float64; infinite for samples that are not `finite`."""
-    lower, upper = enclosure.absolute()
-    slack = ops.abs(enclosure.reference) * 1e-12 + _UNDERFLOW
-    finite = ops.reshape(finite, (-1, *[1] * (len(lower.shape) - 1)))
-    return (
-        ops.where(finite, as_lower(lower - slack), -np.inf),
-        ops.where(finite, as_upper(upper + slack), np.inf),
-    )
 
 
 def _constants_of(operation: Any) -> list[Any]:

@@ -1,0 +1,197 @@
+"""Queries: what a `Verifier` asks of a network, as functions of tensors that are traced once.
+
+Each takes rows of a node's output (`AskedRows`), the norm of the regions and their tensors: center,
+lower and upper deviations, the fixed inputs, and for balls a radius.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from xcertify.bounds import backend, interval, linear
+from xcertify.bounds.budget import Budget
+from xcertify.bounds.gradient import GradientGraph, enclose_gradient
+from xcertify.bounds.graph import Graph
+from xcertify.bounds.operations import Enclosure, Options
+from xcertify.bounds.rounding import as_lower, as_upper
+from xcertify.bounds.rounding import gamma as rounding_error
+from xcertify.bounds.rows import AskedRows
+
+_UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Bounds of one network by one method.
+
+    Attributes
+    ----------
+    graph
+        The network.
+    method
+        "ibp", "crown-ibp", "crown" or "alpha-crown".
+    options
+        Arithmetic of the bounds.
+    budget
+        What is worked on at once.
+    optimizer
+        Number and length of the steps of "alpha-crown".
+    """
+
+    graph: Graph
+    method: str
+    options: Options
+    budget: Budget
+    optimizer: tuple[int, float]
+
+    @property
+    def _input_shape(self) -> tuple[int, ...]:
+        return self.graph.nodes[0].shape
+
+    def _inputs(self, tensors: Sequence[Any]) -> tuple[list[Enclosure], Any]:
+        """Enclosures of all inputs, and the radius of the ball part of the region if it has one."""
+        center, lower, upper, *others = tensors
+        nb_fixed = self.graph.nb_inputs - 1
+        zeros = [ops.zeros_like(c, dtype=self.options.dtype) for c in others[:nb_fixed]]
+        fixed = [Enclosure(*sides) for sides in zip(others[:nb_fixed], zeros, zeros)]
+        radius = others[nb_fixed] if len(others) > nb_fixed else None
+        return [Enclosure(center, lower, upper), *fixed], radius
+
+    def _backward(
+        self, node: int, norm: float, tensors: tuple, optimize: bool = False
+    ) -> linear.BackwardBounds:
+        inputs, radius = self._inputs(tensors)
+        return linear.BackwardBounds(
+            self.graph,
+            inputs,
+            radius,
+            norm,
+            self.options,
+            targets=[node],
+            refine=self.method in ("crown", "alpha-crown"),
+            relax=self.method != "ibp",
+            budget=self.budget,
+            optimizer=self.optimizer if optimize else None,
+        )
+
+    def bounds(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> list[Any]:
+        """Lower and upper bounds of rows, (N, S) float64 each."""
+        bounds = self._backward(node, norm, tensors)
+        methods = [bounds.interval_upper_bounds]
+        nb_at_once = bounds.nb_rows_at_once(node)
+        if self.method != "ibp":
+            methods.append(bounds.upper_bounds)
+        if self.method == "alpha-crown":
+            # Tighter intervals inside can choose worse lines: intersected, not trusted to be best.
+            optimized = self._backward(node, norm, tensors, optimize=True)
+            methods.append(optimized.best_upper_bounds)
+            nb_at_once = ops.minimum(nb_at_once, optimized.nb_rows_at_once(node))
+        finite = interval.finite(bounds.enclosures)[:, None]
+
+        def some(first: Any, last: Any) -> tuple[Any, Any]:
+            seeds = rows.seeds(first, last)
+            found = [method(node, seeds) for method in methods]
+            above, below = linear.halves(reduce(ops.minimum, found))
+            nominal, slack = self._nominal(bounds, node, seeds)
+            return (
+                ops.where(finite, as_lower(nominal - below - slack), -np.inf),
+                ops.where(finite, as_upper(nominal + above + slack), np.inf),
+            )
+
+        sides = [((), "float64")] * 2
+        return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, sides)
+
+    def entries(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> tuple[Any, Any]:
+        """Bounds of all entries of a tensor, (N, 1, *shape), by as few rows as windows allow."""
+        bounds = self._backward(node, norm, tensors, optimize=self.method == "alpha-crown")
+        if self.method != "ibp":
+            bounds.refine(node, ops.ones(ops.shape(bounds.enclosures[node].lower), "bool"))
+        lower, upper = _sides(bounds.enclosures[node], interval.finite(bounds.enclosures))
+        return lower[:, None], upper[:, None]
+
+    def gradients(
+        self,
+        graph: GradientGraph,
+        method: str,
+        nb_radii: int,
+        node: int,
+        rows: AskedRows,
+        norm: float,
+        tensors: tuple,
+    ) -> tuple[Any, Any]:
+        """Lower and upper input gradients of rows, (N, S, *input) float64 each.
+
+        The last `nb_radii` of the tensors are those of weights, (N,) each.
+        """
+        nb_others = len(tensors) - nb_radii
+        inputs, radius = self._inputs(tensors[:nb_others])
+        options = replace(self.options, alternatives=False)
+        enclosure, finite = enclose_gradient(
+            graph,
+            inputs,
+            rows.seeds(0, rows.nb_rows),
+            radius,
+            norm,
+            options,
+            method,
+            self.budget,
+            tensors[nb_others:],
+        )
+        shape = (rows.nb_samples, rows.nb_rows, *self._input_shape)
+        return tuple(ops.reshape(side, shape) for side in _sides(enclosure, finite))
+
+    def lines(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> list[Any]:
+        """Coefficients (N, S, *input) and constants (N, S) of the lines below and above rows."""
+        bounds = self._backward(node, norm, tensors)
+        finite = interval.finite(bounds.enclosures)[:, None]
+        axes = tuple(range(2, 2 + len(self._input_shape)))
+
+        def some(first: Any, last: Any) -> list[Any]:
+            seeds = rows.seeds(first, last)
+            nominal, slack = self._nominal(bounds, node, seeds)
+            ends, bound = bounds.pull_back(node, seeds)
+            nb_rows = 2 * (last - first)
+            nothing = ops.zeros((rows.nb_samples, nb_rows, *self._input_shape), seeds.dtype)
+            coefficients = ends.get(0, nothing)
+            bound += bounds.input_error(coefficients)
+            # A line is proved with finite numbers, or is an infinite constant.
+            proved = ops.all(ops.isfinite(coefficients), axis=axes)
+            proved = ops.logical_and(ops.logical_and(proved, ops.isfinite(bound)), finite)
+            places = ops.reshape(proved, (rows.nb_samples, nb_rows, *[1] * len(axes)))
+            upper, lower = linear.halves(ops.where(places, coefficients, 0.0))
+            above, below = linear.halves(ops.where(proved, bound, np.inf))
+            nominal = ops.where(finite, nominal, 0.0)
+            slack = ops.where(finite, slack, 0.0)
+            return [-lower, upper, nominal - below - slack, nominal + above + slack]
+
+        results = [(self._input_shape, self.options.dtype)] * 2 + [((), "float64")] * 2
+        nb_at_once = bounds.nb_rows_at_once(node)
+        return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, results)
+
+    def _nominal(self, bounds: linear.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
+        """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
+        reference = bounds.enclosures[node].reference
+        nb_terms = math.prod(reference.shape[1:])
+        reference = ops.reshape(reference, (-1, nb_terms, 1))
+        rows = ops.cast(ops.reshape(rows, (*ops.shape(rows)[:2], nb_terms)), "float64")
+        nominal = ops.matmul(rows, reference)[..., 0]
+        size = ops.matmul(ops.abs(rows), ops.abs(reference))[..., 0]
+        return nominal, size * max(1e-12, rounding_error(nb_terms + 8, "float64")) + _UNDERFLOW
+
+
+def _sides(enclosure: Enclosure, finite: Any) -> tuple[Any, Any]:
+    """Proved sides of an enclosure, float64; infinite for samples that are not `finite`."""
+    lower, upper = enclosure.absolute()
+    slack = ops.abs(enclosure.reference) * 1e-12 + _UNDERFLOW
+    finite = ops.reshape(finite, (-1, *[1] * (len(lower.shape) - 1)))
+    return (
+        ops.where(finite, as_lower(lower - slack), -np.inf),
+        ops.where(finite, as_upper(upper + slack), np.inf),
+    )
