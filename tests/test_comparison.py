@@ -242,7 +242,7 @@ def test_a_changed_model_is_read_anew(change, tmp_path):
     data = np.random.default_rng(0).normal(50, 20, (200, 4)).astype("float32")
     model, inputs = build(data), data[:5]
     region = Ball(inputs, 0.5)
-    used = Verifier(model), EVA(model, 0.5), Saliency(model)
+    used = Verifier(model, "ibp"), EVA(model, 0.5, method="crown-ibp"), Saliency(model)
     used[0].bound_outputs(region)
     used[0].bound_gradient(region)
     for explainer in used[1:]:
@@ -250,13 +250,14 @@ def test_a_changed_model_is_read_anew(change, tmp_path):
     change(model, data, *[tmp_path] * (change is changed_file))
     for name in ("bound_outputs", "bound_gradient"):
         found = getattr(used[0], name)(region)
-        np.testing.assert_array_equal(found, getattr(Verifier(model), name)(region))
+        np.testing.assert_array_equal(found, getattr(Verifier(model, "ibp"), name)(region))
     lower, upper = used[0].bound_outputs(region)
     for point in (region.center, region.lower, region.upper):
         outputs = model.predict_on_batch(point)
         room = 1e-5 * np.abs(outputs).max()
         assert ((lower - room <= outputs) & (outputs <= upper + room)).all()
-    np.testing.assert_allclose(used[1].explain(inputs), EVA(model, 0.5).explain(inputs), atol=1e-6)
+    fresh = EVA(model, 0.5, method="crown-ibp").explain(inputs)
+    np.testing.assert_allclose(used[1].explain(inputs), fresh, atol=1e-6)
     np.testing.assert_allclose(used[2].explain(inputs), Saliency(model).explain(inputs), atol=1e-6)
 
 

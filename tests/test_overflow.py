@@ -123,6 +123,7 @@ def test_eva_proves_nothing_and_draws_nothing(mode):
         explainer.explain_targeted(INPUTS, np.argmin(model(INPUTS), axis=1))
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("head", ["sigmoid", None])
 def test_weights_that_are_not_finite_are_named(value, head):

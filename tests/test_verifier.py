@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conformance import adversarial_points, assert_sound, in_float64, logits_of
 from networks import NETWORKS, TWINS, functional, randomize, sequential
+from rotation import rotating
 
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.regions import Ball, Box
@@ -18,8 +19,7 @@ def inputs_of(model, nb_samples=3, seed=1):
     return generator.uniform(0, 1, (nb_samples, *model.input_shape[1:])).astype("float32")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_sound_on_every_layer(name):
+def check_layers(name):
     model = NETWORKS[name]()
     inputs = inputs_of(model, 6)
     # Unclipped and clipped balls of several sizes in one batch: one trace a method.
@@ -30,6 +30,24 @@ def test_sound_on_every_layer(name):
         assert_sound(model, region, "ibp", "crown", twin=twin)
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sound_on_every_layer(name):
+    check_layers(name)
+
+
+@pytest.mark.parametrize("name", [[*NETWORKS][i] for i in rotating(len(NETWORKS), 8)])
+def test_sound_on_layers_as_compiled(name):
+    check_layers(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sound_on_every_layer_as_compiled(name):
+    check_layers(name)
+
+
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("norm", [2, 1])
 @pytest.mark.parametrize("name", ["max_pooling", "branches"])
 def test_sound_on_other_balls(name, norm):
