@@ -15,7 +15,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
-import ml_dtypes
 import numpy as np
 from keras import ops
 
@@ -36,6 +35,7 @@ _NB_REGIONS = 2  # of a batch, of which points are taken
 _NB_CORNERS = 2
 _LARGE = 2**22  # entries of all tensors of a network that is evaluated on two points only
 _PRECISIONS = ("float64", "float32", "float16", "bfloat16")
+_LARGEST = {"float64": 1.7e308, "float32": 3.4e38, "float16": 6.5e4, "bfloat16": 3.3e38}
 _NB_STATES = 8  # of one model that are remembered
 _SLACK = 1e-9  # relative; errors of float64 are far below, wrong facts far above
 
@@ -334,7 +334,7 @@ def _enclose(
 
 def _beyond(enclosures: dict[int, Enclosure], precision: str) -> np.ndarray:
     """Points at which some value inside may overflow the model's own type, (P,) bool."""
-    largest = 0.1 * float(ml_dtypes.finfo(precision).max)
+    largest = 0.1 * _LARGEST[precision]
     sizes = [
         np.abs(side).reshape(len(side), -1).max(axis=1, initial=0.0)
         for enclosure in enclosures.values()
