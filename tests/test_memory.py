@@ -69,6 +69,7 @@ def test_parts_cover_all_samples_and_rows_once():
         assert (counts == 1).all()
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("name", "method"), [("convolutions", "ibp"), ("dense_relu", "crown"), ("dense_relu", "ibp")]
 )

@@ -60,6 +60,7 @@ def test_sound_on_other_balls(name, norm):
         assert_sound(model, region, *METHODS)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("options", [{"arithmetic": "float32"}, {"dtype": "float64"}])
 @pytest.mark.parametrize("name", ["dense_tanh", "convolutions", "residual"])
 def test_sound_in_other_arithmetic(name, options):
@@ -74,6 +75,7 @@ def test_sound_in_other_arithmetic(name, options):
                 assert (lower <= outputs).all() and (outputs <= upper).all()
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["dense_tanh", "max_pooling", "residual"])
 def test_epsilon_zero_is_the_forward_pass(name, method):

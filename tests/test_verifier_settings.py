@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from conformance import adversarial_points, assert_sound, in_float64
 from networks import NETWORKS, functional, sequential
+from rotation import rotating
 
 from xcertify.bounds import (
     Activation,
@@ -35,8 +36,10 @@ def width(bounds):
     return bounds[1] - bounds[0]
 
 
-@pytest.mark.parametrize("name", ["dense_relu", "dense_tanh", "max_pooling", "residual"])
-def test_alpha_crown_is_sound_and_never_looser_than_crown(name):
+OPTIMIZED = ["dense_relu", "max_pooling", "dense_tanh", "residual"]
+
+
+def check_alpha_crown(name):
     model = NETWORKS[name]()
     region = Ball(inputs_of(model), [0.3, 0.05, 1e-4])
     lower, upper = assert_sound(model, region, "alpha-crown")
@@ -47,6 +50,18 @@ def test_alpha_crown_is_sound_and_never_looser_than_crown(name):
     assert width((lower, upper)).sum() < 0.999 * width(crown).sum()
 
 
+@pytest.mark.parametrize("name", [OPTIMIZED[i] for i in rotating(4, 2)])
+def test_alpha_crown_is_sound_and_never_looser_than_crown(name):
+    check_alpha_crown(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZED)
+def test_alpha_crown_on_every_network(name):
+    check_alpha_crown(name)
+
+
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("lower_slope", ["parallel", "left", "right"])
 @pytest.mark.parametrize("name", ["dense_relu", "dense_gelu"])
 def test_lower_slopes_are_sound_and_differ(name, lower_slope):
@@ -112,6 +127,7 @@ def test_outputs_by_name_and_bad_names():
         Verifier(model).bound_outputs(Ball(np.zeros((2, 4)), 0.1))
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", ["convolutions", "square_map_with_two_paths", "channels_first"])
 def test_shared_rows_give_the_bounds_of_single_rows(name, monkeypatch):
     model = NETWORKS[name]()
