@@ -162,6 +162,7 @@ def test_models_without_such_a_map_are_refused(net):
 CELLS = np.array([[0.9, 0.5, 0.47, 0.3, 0.1], [0.2, 0.9, 0.8, 0.25, 0.3]], "float32")
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("form", "method", "norm", "sharpness"),
     [

@@ -37,6 +37,7 @@ def true_overlap(model, points, classes):
     return (others - own).max(axis=0)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_certified_overlaps_are_never_beaten(setting):
     model = NETWORKS["convolutions"]()

@@ -87,6 +87,7 @@ def test_epsilon_zero_is_the_forward_pass(name, method):
     np.testing.assert_allclose(upper - lower, 0, atol=5e-7)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["dense_relu", "convolutions", "branches"])
 def test_batch_of_n_is_n_batches_of_one(name, method):
@@ -185,6 +186,7 @@ def test_clipped_ball_is_as_tight_as_box_and_as_ball():
     assert (clipped <= box + 1e-4).all()
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", ["dense_tanh", "max_pooling", "branches"])
 def test_linear_bounds_hold_and_give_the_same_numbers(name):
     model = NETWORKS[name]()

@@ -92,6 +92,7 @@ def two_inputs():
     return functional([first, second], [outputs["a"], outputs["b"]])
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("perturbed", [0, "second"])
 def test_one_of_several_inputs_varies(perturbed):
     model = two_inputs()
