@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 
 from xcertify.bounds import supported_activations, supported_layers, supported_operations
-from xcertify.bounds.registry import ACTIVATIONS
+from xcertify.bounds.rules.registry import ACTIVATIONS
 
 PAGE = Path(__file__).with_name("layers.md")
 HEAD = """# Layers

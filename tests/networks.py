@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers as L
 
-from xcertify.bounds.layers import AUGMENTATIONS
+from xcertify.bounds.rules.reshaping import AUGMENTATIONS
 
 NETWORKS: dict[str, Callable[[], keras.Model]] = {}
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from xcertify.bounds.layers import IDENTITIES
+from xcertify.bounds.rules.reshaping import IDENTITIES
 from xcertify.models import Run, as_rows, check_model, is_graph, is_legacy, outputs_of, single
 
 _SOFTMAX = (keras.activations.softmax, keras.ops.softmax, tf.nn.softmax)

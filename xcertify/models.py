@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.bounds.graph import calls_between, is_model_of_layers, layer_output
+from xcertify.bounds.graph.graph import calls_between, is_model_of_layers, layer_output
 from xcertify.tracing import NeedsValues
 
 _PIXELS = ("uint8", "uint16")

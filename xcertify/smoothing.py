@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from xcertify.bounds import register_elementwise
-from xcertify.bounds.activations import smooth_rectifier
+from xcertify.bounds.graph.activations import smooth_rectifier
 
 BETAS = (10.0, 30.0, 100.0)
 

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.bounds import plain
-from xcertify.bounds.gradient import gradient_graph
+from xcertify.bounds.graph.weights import check_weights
+from xcertify.bounds.propagation import differentiable
+from xcertify.bounds.propagation.gradient import gradient_graph
 from xcertify.bounds.verifier import logits_graph
-from xcertify.bounds.weights import check_weights
 from xcertify.logits import logits_of
 
 LOSSES = ("logit", "cross-entropy")
@@ -145,7 +145,7 @@ class CertifiedWidth(Regularizer):
         """See `Regularizer`."""
         epsilon = tf.cast(self.epsilon, inputs.dtype)
         single_logit = targets.shape[-1] == 1 and self.loss == "logit"
-        lower, upper = plain.gradient_sides(
+        lower, upper = differentiable.gradient_sides(
             self._graph,
             inputs - epsilon,
             inputs + epsilon,

@@ -21,9 +21,9 @@ from xcertify.attributions import quadratic_forms
 from xcertify.attributions.certified_gradient import CertifiedGradient
 from xcertify.attributions.gradients import GradientExplainer
 from xcertify.attributions.scores import parts
-from xcertify.bounds import activations
-from xcertify.bounds.registry import ACTIVATIONS, keras_activation
-from xcertify.bounds.relaxations import Activation
+from xcertify.bounds.graph import activations
+from xcertify.bounds.graph.relaxations import Activation
+from xcertify.bounds.rules.registry import ACTIVATIONS, keras_activation
 from xcertify.certificates import DeviationCertificate
 from xcertify.checks import whole_number
 from xcertify.criteria import Within

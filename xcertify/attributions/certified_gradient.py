@@ -17,7 +17,7 @@ from xcertify.attacks import CriterionAttack, WeightCriterionAttack
 from xcertify.attributions.gradients import GradientExplainer
 from xcertify.attributions.scores import parts
 from xcertify.bounds import Verifier
-from xcertify.bounds.gradient import GRADIENT_METHODS
+from xcertify.bounds.propagation.gradient import GRADIENT_METHODS
 from xcertify.certificates import GradientCertificate, RadiusCertificate, fingerprint
 from xcertify.checks import whole_number
 from xcertify.criteria import Criterion

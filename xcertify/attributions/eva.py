@@ -17,7 +17,7 @@ from tqdm import tqdm
 from xcertify.attributions.base import Explainer
 from xcertify.attributions.scores import LogitExplainer, parts
 from xcertify.bounds import Verifier
-from xcertify.bounds.graph import layer_output
+from xcertify.bounds.graph.graph import layer_output
 from xcertify.certificates import OverlapCertificate
 from xcertify.checks import whole_number
 from xcertify.grid import grid_cells

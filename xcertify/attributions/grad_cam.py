@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attributions.scores import ScoreExplainer, parts
-from xcertify.bounds.graph import layer_output
+from xcertify.bounds.graph.graph import layer_output
 from xcertify.logits import logits_beside
 from xcertify.models import is_graph
 

@@ -1,17 +1,11 @@
 """Verified bounds of Keras models over regions of inputs."""
 
 # Importing the rules fills the registry.
-from xcertify.bounds import (
-    functions,
-    layers,
-    merging_layers,
-    normalization_layers,
-    pooling_layers,
-    weighted_layers,
-)
-from xcertify.bounds.graph import UnsupportedLayerError
-from xcertify.bounds.lines import LinearBounds
-from xcertify.bounds.registry import (
+from xcertify.bounds import rules as rules
+from xcertify.bounds.graph.graph import UnsupportedLayerError
+from xcertify.bounds.graph.relaxations import Activation
+from xcertify.bounds.linear_bounds import LinearBounds
+from xcertify.bounds.rules.registry import (
     register,
     register_affine,
     register_elementwise,
@@ -19,7 +13,6 @@ from xcertify.bounds.registry import (
     supported_layers,
     supported_operations,
 )
-from xcertify.bounds.relaxations import Activation
 from xcertify.bounds.verifier import Verifier
 
 __all__ = [
@@ -27,16 +20,10 @@ __all__ = [
     "LinearBounds",
     "UnsupportedLayerError",
     "Verifier",
-    "functions",
-    "layers",
-    "merging_layers",
-    "normalization_layers",
-    "pooling_layers",
     "register",
     "register_affine",
     "register_elementwise",
     "supported_activations",
     "supported_layers",
     "supported_operations",
-    "weighted_layers",
 ]

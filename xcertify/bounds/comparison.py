@@ -18,16 +18,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from xcertify.bounds import activations, backend, interval, relaxations
-from xcertify.bounds.graph import (
+from xcertify.bounds import backend
+from xcertify.bounds.graph import activations, relaxations
+from xcertify.bounds.graph.graph import (
     Graph,
     UnsupportedLayerError,
     calls_between,
     layer_output,
 )
-from xcertify.bounds.layers import AUGMENTATIONS
-from xcertify.bounds.operations import Elementwise, Enclosure, Options
-from xcertify.bounds.relaxations import LOWER_SLOPES, Activation
+from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options
+from xcertify.bounds.graph.relaxations import LOWER_SLOPES, Activation
+from xcertify.bounds.propagation import interval
+from xcertify.bounds.rules.reshaping import AUGMENTATIONS
 from xcertify.regions import Region
 
 _SCALES = (0.1, 1.0, 10.0)  # of the noise, beside the size of the inputs themselves

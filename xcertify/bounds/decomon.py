@@ -33,9 +33,9 @@ import numpy as np
 from keras import activations, layers, ops
 
 from xcertify.bounds import backend
-from xcertify.bounds.graph import Node, Rule, UnsupportedLayerError, build_graph
-from xcertify.bounds.registry import find_rule
+from xcertify.bounds.graph.graph import Node, Rule, UnsupportedLayerError, build_graph
 from xcertify.bounds.rounding import gamma, round_down, round_up
+from xcertify.bounds.rules.registry import find_rule
 from xcertify.regions import Region
 
 METHODS = (

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from xcertify.bounds import backend, interval, linear
-from xcertify.bounds.budget import Budget
-from xcertify.bounds.gradient import GradientGraph, enclose_gradient
-from xcertify.bounds.graph import Graph
-from xcertify.bounds.operations import Enclosure, Options
+from xcertify.bounds import backend
+from xcertify.bounds.graph.graph import Graph
+from xcertify.bounds.graph.operations import Enclosure, Options
+from xcertify.bounds.propagation import crown, interval
+from xcertify.bounds.propagation.budget import Budget
+from xcertify.bounds.propagation.gradient import GradientGraph, enclose_gradient
+from xcertify.bounds.propagation.shared_rows import AskedRows
 from xcertify.bounds.rounding import as_lower, as_upper
 from xcertify.bounds.rounding import gamma as rounding_error
-from xcertify.bounds.rows import AskedRows
 
 _UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
 
@@ -66,9 +67,9 @@ class Queries:
 
     def _backward(
         self, node: int, norm: float, tensors: tuple, optimize: bool = False
-    ) -> linear.BackwardBounds:
+    ) -> crown.BackwardBounds:
         inputs, radius = self._inputs(tensors)
-        return linear.BackwardBounds(
+        return crown.BackwardBounds(
             self.graph,
             inputs,
             radius,
@@ -98,7 +99,7 @@ class Queries:
         def some(first: Any, last: Any) -> tuple[Any, Any]:
             seeds = rows.seeds(first, last)
             found = [method(node, seeds) for method in methods]
-            above, below = linear.halves(reduce(ops.minimum, found))
+            above, below = crown.halves(reduce(ops.minimum, found))
             nominal, slack = self._nominal(bounds, node, seeds)
             return (
                 ops.where(finite, as_lower(nominal - below - slack), -np.inf),
@@ -165,8 +166,8 @@ class Queries:
             proved = ops.all(ops.isfinite(coefficients), axis=axes)
             proved = ops.logical_and(ops.logical_and(proved, ops.isfinite(bound)), finite)
             places = ops.reshape(proved, (rows.nb_samples, nb_rows, *[1] * len(axes)))
-            upper, lower = linear.halves(ops.where(places, coefficients, 0.0))
-            above, below = linear.halves(ops.where(proved, bound, np.inf))
+            upper, lower = crown.halves(ops.where(places, coefficients, 0.0))
+            above, below = crown.halves(ops.where(proved, bound, np.inf))
             nominal = ops.where(finite, nominal, 0.0)
             slack = ops.where(finite, slack, 0.0)
             return [-lower, upper, nominal - below - slack, nominal + above + slack]
@@ -175,7 +176,7 @@ class Queries:
         nb_at_once = bounds.nb_rows_at_once(node)
         return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, results)
 
-    def _nominal(self, bounds: linear.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
+    def _nominal(self, bounds: crown.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
         """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
         reference = bounds.enclosures[node].reference
         nb_terms = math.prod(reference.shape[1:])

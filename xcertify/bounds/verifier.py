@@ -12,23 +12,24 @@ import keras
 import numpy as np
 from keras import ops
 
-from xcertify.bounds import backend, interval
-from xcertify.bounds.activations import SIGMOID
-from xcertify.bounds.budget import Budget, parts
+from xcertify.bounds import backend
 from xcertify.bounds.comparison import Comparison, Network, compare, refuse_excluding
-from xcertify.bounds.gradient import (
+from xcertify.bounds.graph.activations import SIGMOID
+from xcertify.bounds.graph.graph import Graph, UnsupportedLayerError, build_graph, find_tensor
+from xcertify.bounds.graph.multivariate import Softmax
+from xcertify.bounds.graph.operations import Elementwise, Options, Reshaped
+from xcertify.bounds.graph.relaxations import LOWER_SLOPES
+from xcertify.bounds.graph.weights import check_weights
+from xcertify.bounds.linear_bounds import LinearBounds
+from xcertify.bounds.propagation import interval
+from xcertify.bounds.propagation.budget import Budget, parts
+from xcertify.bounds.propagation.gradient import (
     GRADIENT_METHODS,
     gradient_graph,
 )
-from xcertify.bounds.graph import Graph, UnsupportedLayerError, build_graph, find_tensor
-from xcertify.bounds.lines import LinearBounds
-from xcertify.bounds.multivariate import Softmax
-from xcertify.bounds.operations import Elementwise, Options, Reshaped
+from xcertify.bounds.propagation.shared_rows import AskedRows, RowForm
 from xcertify.bounds.queries import Queries
-from xcertify.bounds.registry import find_rule, registered_rules
-from xcertify.bounds.relaxations import LOWER_SLOPES
-from xcertify.bounds.rows import AskedRows, RowForm
-from xcertify.bounds.weights import check_weights
+from xcertify.bounds.rules.registry import find_rule, registered_rules
 from xcertify.regions import Region
 from xcertify.settings import Settings
 

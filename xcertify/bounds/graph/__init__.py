@@ -1,0 +1,1 @@
+"""The network as nodes: operations, what is known of them, and backpropagation."""

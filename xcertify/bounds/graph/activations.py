@@ -1,0 +1,403 @@
+"""The activation functions of Keras as facts for `relaxations.py`.
+
+A new one needs its value, its derivative, and where it kinks, bends and turns; see `Activation`.
+Numbers with many digits are roots of the second (inflections) or first derivative (extrema). The
+same facts about the derivative, where it is continuous, give linear bounds of gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from xcertify.bounds.graph.relaxations import Activation
+
+
+def _step(z: Any) -> Any:
+    return ops.cast(z > 0, z.dtype)
+
+
+def _normal_density(z: Any) -> Any:
+    return ops.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def _normal_distribution(z: Any) -> Any:
+    return (1 + ops.erf(z / math.sqrt(2))) / 2
+
+
+RELU = Activation("relu", ops.relu, _step, kinks=(0.0,), ulps=0)
+
+RELU6 = Activation(
+    "relu6",
+    lambda z: ops.minimum(ops.relu(z), 6.0),
+    lambda z: ops.cast(ops.logical_and(z > 0, z < 6), z.dtype),
+    kinks=(0.0, 6.0),
+    ulps=0,
+)
+
+
+def _sigmoid_slope(z: Any) -> Any:
+    return ops.sigmoid(z) * ops.sigmoid(-z)
+
+
+SIGMOID = Activation(
+    "sigmoid",
+    ops.sigmoid,
+    _sigmoid_slope,
+    inflections=(0.0,),
+    curvature=0.0963,  # 1 / (6 sqrt 3)
+    slope=Activation(
+        "slope of sigmoid",
+        _sigmoid_slope,
+        lambda z: -_sigmoid_slope(z) * ops.tanh(z / 2),
+        inflections=(-1.3169578969248166, 1.3169578969248166),
+        extrema=(0.0,),
+        curvature=0.1251,
+    ),
+)
+
+
+def _tanh_slope(z: Any) -> Any:
+    return 4 * ops.sigmoid(2 * z) * ops.sigmoid(-2 * z)
+
+
+TANH = Activation(
+    "tanh",
+    ops.tanh,
+    _tanh_slope,
+    inflections=(0.0,),
+    curvature=0.7699,  # 4 / (3 sqrt 3)
+    slope=Activation(
+        "slope of tanh",
+        _tanh_slope,
+        lambda z: -2 * ops.tanh(z) * _tanh_slope(z),
+        inflections=(-0.6584789484624083, 0.6584789484624083),
+        extrema=(0.0,),
+        curvature=2.0001,
+    ),
+)
+
+SOFTPLUS = Activation("softplus", ops.softplus, ops.sigmoid, curvature=0.25, slope=SIGMOID)
+
+LOG_SIGMOID = Activation(
+    "log_sigmoid",
+    lambda z: -ops.softplus(-z),
+    lambda z: ops.sigmoid(-z),
+    curvature=0.25,
+    slope=Activation(
+        "slope of log_sigmoid",
+        lambda z: ops.sigmoid(-z),
+        lambda z: -_sigmoid_slope(z),
+        inflections=(0.0,),
+        curvature=0.0963,
+    ),
+)
+
+
+def _softsign_slope(z: Any) -> Any:
+    return 1 / (1 + ops.abs(z)) ** 2
+
+
+SOFTSIGN = Activation(
+    "softsign",
+    lambda z: z / (1 + ops.abs(z)),
+    _softsign_slope,
+    inflections=(0.0,),
+    curvature=2.0,
+    slope=Activation(
+        "slope of softsign",
+        _softsign_slope,
+        lambda z: -2 * ops.sign(z) / (1 + ops.abs(z)) ** 3,
+        kinks=(0.0,),
+        curvature=6.0001,
+    ),
+)
+
+EXPONENTIAL = Activation(
+    "exponential",
+    ops.exp,
+    ops.exp,
+    curvature=ops.exp,
+    slope=Activation("slope of exponential", ops.exp, ops.exp, curvature=ops.exp),
+)
+
+HARD_SIGMOID = Activation(
+    "hard_sigmoid",
+    lambda z: ops.minimum(ops.relu(z + 3), 6.0) / 6,
+    lambda z: ops.cast(ops.logical_and(z > -3, z < 3), z.dtype) / 6,
+    kinks=(-3.0, 3.0),
+    ulps=4,
+    constant_error=2.0**-23,
+)
+
+HARD_TANH = Activation(
+    "hard_tanh",
+    lambda z: ops.minimum(ops.maximum(z, -1.0), 1.0),
+    lambda z: ops.cast(ops.logical_and(z > -1, z < 1), z.dtype),
+    kinks=(-1.0, 1.0),
+    ulps=0,
+)
+
+HARD_SILU = Activation(
+    "hard_silu",
+    lambda z: z * ops.minimum(ops.relu(z + 3), 6.0) / 6,
+    lambda z: ops.where(z > 3, 1.0, ops.where(z < -3, 0.0, (2 * z + 3) / 6)),
+    kinks=(-3.0, 3.0),
+    extrema=(-1.5,),
+    curvature=0.3334,
+    constant_error=2.0**-23,
+)
+
+
+def _silu_slope(z: Any) -> Any:
+    return ops.sigmoid(z) * (1 + z * ops.sigmoid(-z))
+
+
+SILU = Activation(
+    "silu",
+    lambda z: z * ops.sigmoid(z),
+    _silu_slope,
+    inflections=(-2.399357280515468, 2.399357280515468),
+    extrema=(-1.278464542761074,),
+    curvature=0.5001,
+    slope=Activation(
+        "slope of silu",
+        _silu_slope,
+        lambda z: _sigmoid_slope(z) * (2 - z * ops.tanh(z / 2)),
+        inflections=(-3.4358409935351113, 0.0, 3.4358409935351113),
+        extrema=(-2.399357280515468, 2.399357280515468),
+        curvature=0.3083,
+    ),
+)
+
+
+def _gelu_slope(z: Any) -> Any:
+    return _normal_distribution(z) + z * _normal_density(z)
+
+
+GELU = Activation(
+    "gelu",
+    lambda z: z * _normal_distribution(z),
+    _gelu_slope,
+    inflections=(-math.sqrt(2), math.sqrt(2)),
+    extrema=(-0.7517915246935645,),
+    curvature=0.7979,  # 2 / sqrt(2 pi)
+    constant_noise=2e-8,  # TensorFlow holds sqrt(2) in float32
+    slope=Activation(
+        "slope of gelu",
+        _gelu_slope,
+        lambda z: _normal_density(z) * (2 - z * z),
+        inflections=(-2.0, 0.0, 2.0),
+        extrema=(-math.sqrt(2), math.sqrt(2)),
+        curvature=0.7789,
+        constant_noise=5e-8,
+    ),
+)
+
+
+def _tanh_argument(z: Any) -> Any:
+    return math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+
+
+def _gelu_tanh_slope(z: Any) -> Any:
+    tanh = ops.tanh(_tanh_argument(z))
+    inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
+    return (1 + tanh) / 2 + z * _tanh_slope(_tanh_argument(z)) * inner / 2
+
+
+def _gelu_tanh_bend(z: Any) -> Any:
+    argument = _tanh_argument(z)
+    inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
+    turn = math.sqrt(2 / math.pi) * 6 * 0.044715 * z - 2 * ops.tanh(argument) * inner**2
+    return _tanh_slope(argument) * (inner + z * turn / 2)
+
+
+GELU_TANH = Activation(
+    "gelu (approximate)",
+    lambda z: z * (1 + ops.tanh(_tanh_argument(z))) / 2,
+    _gelu_tanh_slope,
+    inflections=(-1.418504008790828, 1.418504008790828),
+    extrema=(-0.7524614220710163,),
+    curvature=0.7979,
+    constant_error=2.0**-20,
+    constant_noise=1e-8,
+    slope=Activation(
+        "slope of gelu (approximate)",
+        _gelu_tanh_slope,
+        _gelu_tanh_bend,
+        inflections=(-2.0134807246242583, 0.0, 2.0134807246242583),
+        extrema=(-1.418504008790828, 1.418504008790828),
+        curvature=0.7768,
+        constant_error=2.0**-20,
+        constant_noise=5e-8,
+    ),
+)
+
+
+def _mish_slope(z: Any) -> Any:
+    tanh = ops.tanh(ops.softplus(z))
+    return tanh + z * ops.sigmoid(z) * (1 - tanh) * (1 + tanh)
+
+
+def _mish_bend(z: Any) -> Any:
+    tanh, sigmoid = ops.tanh(ops.softplus(z)), ops.sigmoid(z)
+    rise = sigmoid * (1 - tanh) * (1 + tanh)
+    return rise * (2 + z * (1 - sigmoid - 2 * tanh * sigmoid))
+
+
+MISH = Activation(
+    "mish",
+    lambda z: z * ops.tanh(ops.softplus(z)),
+    _mish_slope,
+    inflections=(-2.256376396360793, 1.490571179485428),
+    extrema=(-1.192431214515495,),
+    curvature=0.6443,
+    slope=Activation(
+        "slope of mish",
+        _mish_slope,
+        _mish_bend,
+        inflections=(-3.2673378465204053, -0.0879344313149142, 2.114842563020877),
+        extrema=(-2.256376396360793, 1.490571179485428),
+        curvature=0.5885,
+    ),
+)
+
+
+def elu(alpha: float = 1.0, scale: float = 1.0, stretch: float = 1.0) -> Activation:
+    """scale * (z for z > 0, alpha * (exp(z / stretch) - 1) below): ELU, SELU and CELU."""
+
+    def below(z: Any) -> Any:
+        return alpha / stretch * ops.exp(ops.minimum(z, 0.0) / stretch)
+
+    def derivative(z: Any) -> Any:
+        return scale * ops.where(z > 0, 1.0, below(z))
+
+    slope = Activation(
+        "slope of elu",
+        derivative,
+        lambda z: ops.where(z > 0, 0.0, scale / stretch * below(z)),
+        kinks=(0.0,),
+        curvature=1.0001 * abs(scale * alpha) / stretch**3,
+        constant_error=2.0**-20,
+    )
+    return Activation(
+        "elu",
+        lambda z: scale * ops.where(z > 0, z, alpha * ops.expm1(ops.minimum(z, 0.0) / stretch)),
+        derivative,
+        kinks=(0.0,),
+        extrema=(0.0,),
+        curvature=1.0001 * abs(scale * alpha) / stretch**2,
+        constant_error=2.0**-20,
+        slope=slope if alpha == stretch else None,
+    )
+
+
+SELU = elu(alpha=1.6732632423543772, scale=1.0507009873554805)
+
+
+def leaky_relu(negative_slope: float | Callable[[], Any]) -> Activation:
+    """max(z, 0) + negative_slope * min(z, 0); a callable gives the current slopes (PReLU)."""
+
+    def slope(z: Any) -> Any:
+        return ops.cast(negative_slope() if callable(negative_slope) else negative_slope, z.dtype)
+
+    return Activation(
+        "leaky_relu",
+        lambda z: ops.where(z > 0, z, slope(z) * z),
+        lambda z: ops.where(z > 0, ops.ones_like(z), slope(z) * ops.ones_like(z)),
+        kinks=(0.0,),
+        ulps=2,
+        constant_error=0.0 if callable(negative_slope) else 2.0**-24,
+        uniform=not callable(negative_slope),
+    )
+
+
+def smooth_rectifier(beta: float, negative_slope: float = 0.0) -> Activation:
+    """negative_slope * z + (1 - negative_slope) * softplus(beta z) / beta, beta above 0."""
+    rest = 1 - negative_slope
+
+    def derivative(z: Any) -> Any:
+        return negative_slope + rest * ops.sigmoid(beta * z)
+
+    return Activation(
+        "softplus with beta",
+        lambda z: negative_slope * z + rest * ops.softplus(beta * z) / beta,
+        derivative,
+        extrema=(math.log(-negative_slope) / beta,) if negative_slope < 0 else (),
+        curvature=0.2501 * beta * abs(rest),
+        ulps=64,
+        constant_error=2.0**-24,
+        slope=Activation(
+            "slope of softplus with beta",
+            derivative,
+            lambda z: beta * rest * _sigmoid_slope(beta * z),
+            inflections=(0.0,),
+            curvature=0.0963 * beta**2 * abs(rest),
+            constant_error=2.0**-24,
+        ),
+    )
+
+
+def rectifier(negative_slope: float, max_value: float | None, threshold: float) -> Activation:
+    """The general `keras.layers.ReLU`.
+
+    z above the threshold (cut to [0, max_value] if there is a largest value), and
+    negative_slope * (z - threshold) below. With a threshold other than 0 it jumps there.
+    """
+
+    def value(z: Any) -> Any:
+        passed = ops.where(z > threshold, z, 0.0)
+        if max_value is not None:
+            passed = ops.minimum(ops.relu(passed), max_value)
+        return passed - negative_slope * ops.relu(threshold - z)
+
+    def derivative(z: Any) -> Any:
+        inside = z > threshold
+        if max_value is not None:
+            inside = ops.logical_and(inside, ops.logical_and(z > 0, z < max_value))
+        slope = ops.cast(inside, z.dtype)
+        return slope + negative_slope * ops.cast(z < threshold, z.dtype)
+
+    kinks = {float(threshold)}
+    if threshold:
+        kinks.add(float(np.nextafter(threshold, np.inf)))
+    if max_value is not None:
+        kinks |= {0.0, float(max_value)}
+    return Activation(
+        "relu",
+        value,
+        derivative,
+        kinks=tuple(sorted(kinks)),
+        ulps=4,
+        constant_error=2.0**-23,
+        continuous=not threshold,
+    )
+
+
+SQUARE = Activation(
+    "square",
+    ops.square,
+    lambda z: 2 * z,
+    extrema=(0.0,),
+    curvature=2.0,
+    slope=Activation("slope of square", lambda z: 2 * z, lambda z: 2 * ops.ones_like(z), ulps=1),
+)
+
+ABSOLUTE = Activation("absolute", ops.abs, ops.sign, kinks=(0.0,), ulps=0)
+
+
+def limit(constant: float, below: bool) -> Activation:
+    """max(z, constant) if the function is limited from below, else min(z, constant)."""
+    cut, passes = (ops.maximum, ops.greater) if below else (ops.minimum, ops.less)
+    return Activation(
+        "maximum" if below else "minimum",
+        lambda z: cut(z, constant),
+        lambda z: ops.cast(passes(z, constant), z.dtype),
+        kinks=(constant,),
+        ulps=0,
+        constant_error=2.0**-23,
+    )

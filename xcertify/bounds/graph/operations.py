@@ -1,0 +1,436 @@
+"""Primitive operations of a bounded graph: one class, one rule.
+
+Every Keras layer is translated (in `rules/`) to a few of these. An operation knows how to bound
+itself over intervals of its inputs and how to pull a linear function of its output back to its
+inputs; it knows nothing of the graph around it.
+
+Tensors are described by `Enclosure`: a float64 reference value and an interval of deviations from
+it. Operations map deviations to deviations, see `rounding.py` for why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from xcertify.bounds import backend
+from xcertify.bounds.graph import relaxations
+from xcertify.bounds.graph.relaxations import Activation
+from xcertify.bounds.rounding import gamma, round_down, round_up
+
+IN_FLOAT32 = 2**30  # error of numbers that Keras rounds to float32, in units of 2**-53
+_LARGEST_PART = 2**17  # places that are bounded at once
+
+
+class Enclosure(NamedTuple):
+    """All values a tensor can take: reference + [lower, upper], elementwise, (N, *shape)."""
+
+    reference: Any  # float64
+    lower: Any  # working type
+    upper: Any  # working type
+
+    @property
+    def deviation(self) -> Any:
+        """Largest distance from the reference."""
+        return ops.maximum(ops.abs(self.lower), ops.abs(self.upper))
+
+    def absolute(self) -> tuple[Any, Any]:
+        """The interval itself, in float64."""
+        return (
+            self.reference + ops.cast(self.lower, "float64"),
+            self.reference + ops.cast(self.upper, "float64"),
+        )
+
+
+@dataclass(frozen=True)
+class Options:
+    """How bounds are computed, and of which network they hold.
+
+    Attributes
+    ----------
+    dtype
+        Working type of everything that grows with the number of rows.
+    network_dtype
+        None: bounds hold for the network in real arithmetic. "float32" (or "float64"): they hold as
+        well for the network evaluated in it, sums in any order. "float16" and "bfloat16" are for
+        comparisons, and prove nothing.
+    lower_slope
+        Slope of the line under an activation, see `relaxations.lines`.
+    alternatives
+        Whether a relaxation comes with a second pair of lines, to be mixed with the first.
+    largest_matrix
+        Most slopes of one operation and sample; where there would be more, it gets constants.
+    """
+
+    dtype: str = "float32"
+    network_dtype: str | None = None
+    lower_slope: str = "adaptive"
+    alternatives: bool = False
+    largest_matrix: int = 2**20
+
+    def network_error(self, nb_terms: int) -> float:
+        """Relative rounding error that the network itself makes in a sum of `nb_terms`."""
+        if not self.network_dtype or not nb_terms:
+            return 0.0
+        # Libraries sum half precision in float32; weights and inputs are rounded to it before.
+        nb_terms = min(nb_terms, 8) + 2 if "16" in self.network_dtype else nb_terms
+        return gamma(nb_terms, self.network_dtype)
+
+
+class Relaxed(NamedTuple):
+    """An operation over given intervals, ready to be pulled back through.
+
+    ``lower <= output - linear part of the inputs <= upper`` in deviations, (N, *shape),
+    or None where it is exactly zero; `slopes` is what `Operation.pull_back` needs beside.
+    `other` is a second valid relaxation: any mixture of the two is valid, too.
+    """
+
+    lower: Any = None
+    upper: Any = None
+    slopes: tuple = ()
+    other: Relaxed | None = None
+
+
+class Window(NamedTuple):
+    """What one location of the output sees of the input, per spatial axis.
+
+    Location i sees the entries from ``i * stride - offset`` on, `size` of them. No axes: each entry
+    sees only its own location, whatever the axes are, as long as `mixed` (an axis along which
+    entries are mixed or joined, batch axis not counted) is not one of them.
+    """
+
+    axes: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    offset: tuple[int, ...] = ()
+    mixed: int | None = None
+
+
+class Operation:
+    """A function of tensors that can be bounded.
+
+    `exact_affine` says that the linear bounds are the operation itself: intervals lose nothing on a
+    box, and `bend` is never asked. `window` says what a location sees, None where everything.
+    `placewise` says that each entry of the output comes from its own place of the inputs, by the
+    same function everywhere; axes that inputs have behind those of the output belong to a place.
+    """
+
+    exact_affine = False
+    window: Window | None = None
+    placewise = False
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """The function itself, in the type of its inputs."""
+        raise NotImplementedError
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """Interval image of a box, around the given reference value of the output."""
+        raise NotImplementedError
+
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
+        """Linear bounds over a box."""
+        raise NotImplementedError
+
+    def in_parts(
+        self, function: Callable[[Any, Any], Any], inputs: Sequence[Enclosure], output: Any
+    ) -> Any:
+        """``function(inputs, output)``, `interval` or `relax`, on parts of a large tensor in turn.
+
+        Their float64 steps need many times the memory of the tensor itself.
+        """
+        if not self.placewise:
+            return function(inputs, output)
+        return backend.in_parts(function, inputs, output, _LARGEST_PART)
+
+    def pull_back(
+        self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]
+    ) -> list[Any | None]:
+        """Coefficients (N, S, *out) of an upper bound as coefficients (N, S, *in) of each input.
+
+        None for an input that the linear bounds do not depend on.
+        """
+        raise NotImplementedError
+
+    def has_lines_in(self, number: int) -> bool:
+        """Whether the linear bounds depend on an input."""
+        return True
+
+    def nb_slopes(self, shape: tuple[int, ...], largest: int) -> int:
+        """Slopes of a relaxation for one sample where each output has one for several inputs.
+
+        `shape` is that of the output, `largest` as in `Options.largest_matrix`.
+        """
+        return 0
+
+    def bend(self, inputs: Sequence[Enclosure]) -> list[Any | None]:
+        """For each input a mask (N, *shape): entries whose bounds decide the relaxation.
+
+        None for an input that needs no tighter bounds.
+        """
+        raise NotImplementedError
+
+
+class Affine(Operation):
+    """``apply(*inputs, *weights) + bias``, linear in the inputs for fixed weights.
+
+    Parameters
+    ----------
+    apply
+        A function of the inputs and the weights, multilinear, made of sums of products only, so
+        that with absolute weights it bounds absolute values.
+    nb_inputs
+        How many of its arguments are inputs.
+    weights
+        Called for the current weights: numpy arrays, tensors or variables of any floating type.
+    bias
+        Called for the current bias, broadcastable to the output.
+    bias_size
+        Called for the sum of the absolute values that the bias is computed from, where that is
+        more than its own absolute value.
+    nb_terms
+        Most products summed for one entry of the output; 0 where entries are only moved.
+    nb_terms_back
+        Most products summed for one entry of an input in the transposed map; where entries are
+        only moved, how often one is used.
+    weight_error
+        Relative error of the weights in units of 2**-53 (0: stored as they are; 2**30: numbers that
+        Keras may hold in float32).
+    window
+        What a location of the output sees of every input; None: everything.
+    transposed
+        ``transposed(output, *weights)``, the transposed map of one input, where that is known in a
+        faster form than as the gradient of `apply`.
+    learned
+        Whether weights and bias are variables of the model, which regions of weights vary.
+    """
+
+    exact_affine = True
+
+    def __init__(
+        self,
+        apply: Callable[..., Any],
+        *,
+        nb_inputs: int = 1,
+        weights: Callable[[], Sequence[Any]] = tuple,
+        bias: Callable[[], Any] | None = None,
+        bias_size: Callable[[], Any] | None = None,
+        nb_terms: int = 0,
+        nb_terms_back: int = 0,
+        weight_error: int = 0,
+        window: Window | None = None,
+        transposed: Callable[..., Any] | None = None,
+        learned: bool = False,
+    ) -> None:
+        self.apply, self.nb_inputs = apply, nb_inputs
+        self.weights, self.bias, self.bias_size = weights, bias, bias_size or bias
+        self.nb_terms, self.nb_terms_back = nb_terms, nb_terms_back
+        self.weight_error, self.window = weight_error, window
+        self.transposed, self.learned = transposed, learned
+
+    def linear(self, *inputs: Any) -> Any:
+        """The linear part."""
+        dtype = inputs[0].dtype
+        return self.apply(*inputs, *(ops.cast(w, dtype) for w in self.weights()))
+
+    def absolute(self, *inputs: Any) -> Any:
+        """The linear part with absolute weights: bounds of absolute values."""
+        dtype = inputs[0].dtype
+        weights = [ops.abs(ops.cast(w, dtype)) for w in self.weights()]
+        return self.apply(*inputs, *weights)
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """See `Operation`."""
+        outputs = self.linear(*inputs)
+        return outputs if self.bias is None else outputs + ops.cast(self.bias(), outputs.dtype)
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """See `Operation`: image of the middle, plus and minus the absolute map of the radius."""
+        if self.nb_terms == 0:
+            return Enclosure(
+                reference,
+                self.linear(*(e.lower for e in inputs)),
+                self.linear(*(e.upper for e in inputs)),
+            )
+        dtype = options.dtype
+        rounding = gamma(self.nb_terms + 8, dtype)
+        middles = [(e.lower + e.upper) / 2 for e in inputs]
+        radii = [
+            ops.maximum(e.upper - m, m - e.lower) + rounding * ops.abs(m)
+            for e, m in zip(inputs, middles)
+        ]
+        noise, bias_noise = self._noise(inputs, options)
+        radius = self.absolute(*(r + n for r, n in zip(radii, noise)))
+        radius = (radius + bias_noise) * (1.0 + 2.0 * rounding)
+        middle = self.linear(*middles)
+        return Enclosure(reference, middle - radius, middle + radius)
+
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
+        """See `Operation`: nothing is lost but roundings."""
+        if self.nb_terms == 0 and self.nb_terms_back <= 1:
+            return Relaxed()
+        rounding = gamma(self.nb_terms_back + 8, options.dtype)
+        noise, bias_noise = self._noise(inputs, options)
+        error = self.absolute(*(n + rounding * e.deviation for n, e in zip(noise, inputs)))
+        error = (error + bias_noise) * (1.0 + 2.0 * gamma(self.nb_terms + 8, options.dtype))
+        return Relaxed(-error, error)
+
+    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
+        """See `Operation`: the transposed linear map."""
+        nb_samples, nb_rows = ops.shape(coefficients)[:2]
+        flat = ops.reshape(coefficients, (-1, *coefficients.shape[2:]))
+        if self.transposed is None:
+            pulled = backend.transpose(self.linear, shapes, flat)
+        else:
+            weights = [ops.cast(w, flat.dtype) for w in self.weights()]
+            pulled = [self.transposed(flat, *weights)]
+        return [ops.reshape(p, (nb_samples, nb_rows, *shape)) for p, shape in zip(pulled, shapes)]
+
+    def _noise(self, inputs: Sequence[Enclosure], options: Options) -> tuple[list[Any], Any]:
+        """Errors that do not shrink with the region, as input noise and bias noise.
+
+        The float64 reference pass, the weights' own error and, if asked for, the network's float32
+        arithmetic are all relative to absolute values, |W| |x| + |b|.
+        """
+        dtype = options.dtype
+        nominal = gamma(self.nb_terms + self.weight_error + 4, "float64")
+        network = options.network_error(self.nb_terms + min(self.weight_error, 8) + 1)
+        noise = [
+            (nominal + network) * ops.cast(ops.abs(e.reference), dtype)
+            + (network + self.weight_error * gamma(1, "float64")) * e.deviation
+            for e in inputs
+        ]
+        if self.bias is None:
+            return noise, 0.0
+        return noise, (nominal + network) * ops.abs(ops.cast(self.bias_size(), dtype))
+
+
+class Reshaped(Affine):
+    """The same entries, in the same order, in another shape: ``apply`` of one input."""
+
+
+class Constant(Affine):
+    """A constant of the network, the same for all samples, whatever its one input is.
+
+    Parameters
+    ----------
+    values
+        An array, or a variable, which is read at every call.
+    own
+        Shape of the values, without batch axis.
+    shape
+        That they are broadcast to; as they are by default.
+    """
+
+    def __init__(
+        self, values: Any, own: tuple[int, ...], shape: tuple[int, ...] | None = None
+    ) -> None:
+        shape = own if shape is None else shape
+        self.values, self.own = values, own
+        self.fixed = isinstance(values, np.ndarray)
+        super().__init__(
+            lambda inputs: ops.zeros((ops.shape(inputs)[0], *shape), inputs.dtype),
+            bias=self.read,
+            nb_terms=1,  # so that errors of the values count
+            weight_error=0 if self.fixed and in_float32(values) else IN_FLOAT32,
+            window=Window(),
+        )
+
+    def read(self) -> Any:
+        """The current values, in their own shape."""
+        return ops.reshape(self.values, self.own)
+
+    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
+        """See `Operation`: nothing of the input is left."""
+        return [None]
+
+    def has_lines_in(self, number: int) -> bool:
+        """See `Operation`."""
+        return False
+
+
+def in_float32(values: np.ndarray) -> bool:
+    """Whether float32 holds all the values as they are."""
+    return bool((values.astype("float32").astype("float64") == values).all())
+
+
+class Elementwise(Operation):
+    """A scalar nonlinearity applied to every entry."""
+
+    window = Window()
+
+    def __init__(self, activation: Activation) -> None:
+        self.activation = activation
+        self.placewise = activation.uniform
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """See `Operation`."""
+        return self.activation.value(inputs[0])
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """See `Operation`."""
+        lower, upper = relaxations.image(self.activation, *inputs[0].absolute())
+        noise = self._noise(lower, upper, options)
+        return Enclosure(
+            reference,
+            round_down(lower - noise - reference, options.dtype),
+            round_up(upper + noise - reference, options.dtype),
+        )
+
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
+        """See `Operation`: the lines of `relaxations.lines`, moved to deviations."""
+        lower, upper = inputs[0].absolute()
+        settings = (self.activation, lower, upper, options.dtype, options.lower_slope)
+        lines = relaxations.lines(*settings)
+        relaxed = self._to_deviations(lines, inputs[0], output, options)
+        if not options.alternatives:
+            return relaxed
+        other = relaxations.opposite_lines(lines, *settings[:-1])
+        return relaxed._replace(other=self._to_deviations(other, inputs[0], output, options))
+
+    def _to_deviations(
+        self, lines: relaxations.Lines, enclosure: Enclosure, output: Enclosure, options: Options
+    ) -> Relaxed:
+        """Lines for values as lines for deviations, all roundings covered."""
+        noise = self._noise(*output.absolute(), options)
+        steepest = ops.maximum(ops.abs(lines.lower_slope), ops.abs(lines.upper_slope))
+        # Roundings of coefficient * slope, of a mixture of slopes, of a sum of coefficients.
+        nb_roundings = 12 if options.alternatives else 4
+        error = gamma(nb_roundings, options.dtype) * steepest * enclosure.deviation
+        noise += ops.cast(error, "float64")
+        at_lower = ops.cast(lines.lower_slope, "float64") * enclosure.reference
+        at_upper = ops.cast(lines.upper_slope, "float64") * enclosure.reference
+        size = ops.maximum(ops.abs(at_lower), ops.abs(at_upper)) + ops.abs(output.reference)
+        size += ops.maximum(ops.abs(lines.lower_intercept), ops.abs(lines.upper_intercept))
+        noise += gamma(4, "float64") * size
+        below = at_lower + lines.lower_intercept - output.reference - noise
+        above = at_upper + lines.upper_intercept - output.reference + noise
+        return Relaxed(
+            round_down(below, options.dtype),
+            round_up(above, options.dtype),
+            (lines.lower_slope, lines.upper_slope),
+        )
+
+    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
+        """See `Operation`: the upper line where the coefficient is positive, else the lower."""
+        below, above = (per_row(slope, coefficients) for slope in relaxed.slopes)
+        return [coefficients * ops.where(coefficients > 0, above, below)]
+
+    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+        """See `Operation`."""
+        return [relaxations.is_bent(self.activation, *inputs[0].absolute())]
+
+    def _noise(self, lower: Any, upper: Any, options: Options) -> Any:
+        """The network's own rounding of constants and, if asked for, of the value; float64."""
+        error = options.network_error(int(self.activation.ulps))
+        error += self.activation.constant_error
+        noise = self.activation.constant_noise
+        return error * ops.maximum(ops.abs(lower), ops.abs(upper)) + noise
+
+
+def per_row(values: Any, coefficients: Any) -> Any:
+    """Values (N, *shape) with an axis for the rows of (N, S, *shape), if they have none."""
+    return values[:, None] if len(values.shape) < len(coefficients.shape) else values

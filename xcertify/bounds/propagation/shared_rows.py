@@ -1,0 +1,345 @@
+"""Which rows bound a whole tensor, and how many neurons can share one.
+
+To refine the bounds of a tensor every neuron gets a row of its own, a backward pass from the unit
+vector: `SingleRows`. A neuron of a convolution, though, sees a small window of every earlier
+tensor. Neurons whose windows do not overlap anywhere can be seeded together and walk back as one
+row, since no entry on the way belongs to two of them; sums are then taken window by window:
+`SharedRows`, the idea of compressed Jacobians (Curtis, Powell and Reid, 1974).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from xcertify.bounds.graph.graph import Graph
+from xcertify.bounds.graph.operations import Constant, Window
+from xcertify.bounds.rounding import block_size
+
+BLOCK = 256  # products summed in the working type; longer sums go on in float64
+
+
+def total(terms: Any) -> Any:
+    """Sum of (N, S, *shape) over the shape, (N, S) in float64."""
+    size = math.prod(terms.shape[2:])
+    block = block_size(size, BLOCK)
+    terms = ops.reshape(terms, (*ops.shape(terms)[:2], size // block, block))
+    return ops.sum(ops.cast(ops.sum(terms, axis=-1), "float64"), axis=-1)
+
+
+class SingleRows:
+    """One row for each entry of a tensor of the given shape."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        self.shape, self.dtype = shape, dtype
+
+    def needed(self, mask: Any) -> Any:
+        """Which rows, (N, R), bound the entries of a mask (N, *shape)."""
+        return ops.reshape(mask, (-1, math.prod(self.shape)))
+
+    def seeds(self, chosen: Any) -> Any:
+        """Coefficients (N, S, *shape) of rows given by number, (N, S)."""
+        seeds = ops.one_hot(chosen, math.prod(self.shape), dtype=self.dtype)
+        return ops.reshape(seeds, (*ops.shape(chosen), *self.shape))
+
+    def places(self, chosen: Any) -> Any:
+        """Entries of the flat tensor that rows bound, (N, S)."""
+        return chosen
+
+    def sums(self, chosen: Any) -> Sums:
+        """How terms are summed during the backward pass of these rows."""
+        return Sums()
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """The form in which the rows of a call are handed to a compiled function.
+
+    Attributes
+    ----------
+    name
+        "entries": row s is entry s of the flat tensor, and the numbers s are handed over; "shared":
+        coefficients (S, *shape), for all samples; "own": coefficients (N, S, *shape).
+    shape
+        Of the tensor.
+    dtype
+        Working type.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def signature(self) -> tuple[tuple, str]:
+        """Shape and type of what is handed over."""
+        if self.name == "entries":
+            return (None,), "int32"
+        return (*[None] * (1 + (self.name == "own")), *self.shape), self.dtype
+
+    @property
+    def per_pair(self) -> int:
+        """Bytes that are handed over for each pair of a sample and a row."""
+        return math.prod(self.shape) * (4 if self.dtype == "float32" else 8) * (self.name == "own")
+
+    def handed(self, given: Any, samples: slice, rows: slice) -> np.ndarray:
+        """What is handed over for some samples and rows of what was given."""
+        if self.name == "entries":
+            return np.arange(rows.start, rows.stop, dtype="int32")
+        part = given[samples, rows] if self.name == "own" else given[rows]
+        return part.astype(self.dtype, copy=False).reshape((*part.shape[:-1], *self.shape))
+
+
+class AskedRows:
+    """The rows of a call inside a compiled function.
+
+    Parameters
+    ----------
+    form
+        How they were handed over.
+    handed
+        The tensor.
+    nb_samples
+        Of the call.
+    """
+
+    def __init__(self, form: RowForm, handed: Any, nb_samples: Any) -> None:
+        self.form, self.nb_samples, self._handed = form, nb_samples, handed
+        self._axis = int(form.name == "own")
+
+    @property
+    def nb_rows(self) -> Any:
+        """How many there are."""
+        return ops.shape(self._handed)[self._axis]
+
+    def seeds(self, first: Any, last: Any) -> Any:
+        """Coefficients of some rows, (N, last - first, *shape)."""
+        if self.form.name == "own":
+            return self._handed[:, first:last]
+        rows = self._handed[None, first:last]
+        if self.form.name == "entries":
+            rows = SingleRows(self.form.shape, self.form.dtype).seeds(rows)
+        return ops.broadcast_to(rows, (self.nb_samples, last - first, *self.form.shape))
+
+
+class Sums:
+    """Sums of terms on the way back: over everything, for rows that stand for one entry."""
+
+    def __call__(self, index: int, terms: Any) -> Any:
+        """Sum of (N, S, *shape of the node), (N, S) float64."""
+        return total(terms)
+
+    def largest(self, index: int, terms: Any) -> Any:
+        """Largest of the terms instead of their sum."""
+        return ops.cast(ops.max(terms, axis=tuple(range(2, len(terms.shape)))), "float64")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What one location of a tensor sees of an earlier one, per spatial axis.
+
+    Location i sees the entries from ``i * stride - offset`` on, `size` of them.
+    """
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: tuple[int, ...]
+
+    def through(self, window: Window) -> Reach:
+        """What is seen one operation further back."""
+        return Reach(
+            tuple((k - 1) * s + w for k, s, w in zip(self.size, window.stride, window.size)),
+            tuple(a * s for a, s in zip(self.stride, window.stride)),
+            tuple(o * s + p for o, s, p in zip(self.offset, window.stride, window.offset)),
+        )
+
+    def joined(self, other: Reach) -> Reach | None:
+        """Both together, for two ways back to the same tensor."""
+        if self.stride != other.stride:
+            return None
+        offset = tuple(map(max, self.offset, other.offset))
+        ends = [
+            max(a - b, c - d)
+            for a, b, c, d in zip(self.size, self.offset, other.size, other.offset)
+        ]
+        return Reach(tuple(map(sum, zip(ends, offset))), self.stride, offset)
+
+
+def reaches(graph: Graph, start: int) -> tuple[tuple[int, ...], dict[int, Reach]] | None:
+    """Spatial axes and the reach of a tensor into each earlier one, None if it sees everything."""
+    windows = []
+    pending, seen = [start], set()
+    while pending:
+        index = pending.pop()
+        operation = graph.nodes[index].operation
+        if index in seen or operation is None or isinstance(operation, Constant):
+            continue
+        seen.add(index)
+        if operation.window is None:
+            return None
+        windows.append(operation.window)
+        pending.extend(graph.nodes[index].parents)
+    axes = {window.axes for window in windows if window.axes}
+    if len(axes) != 1:
+        return None
+    (axes,) = axes
+    if any(window.mixed in axes for window in windows):
+        return None
+    ones = (1,) * len(axes)
+    found = {start: Reach(ones, ones, (0,) * len(axes))}
+    for index in sorted(seen, reverse=True):
+        window = graph.nodes[index].operation.window
+        for parent in graph.nodes[index].parents:
+            reach = found[index].through(window) if window.axes else found[index]
+            reach = reach.joined(found[parent]) if parent in found else reach
+            if reach is None:
+                return None
+            found[parent] = reach
+    return axes, found
+
+
+class SharedRows:
+    """Rows that each stand for a lattice of neurons of one channel, their windows disjoint.
+
+    Parameters
+    ----------
+    graph, start
+        The tensor to bound: an image or a sequence with one axis of channels.
+    axes
+        Its spatial axes, batch axis not counted.
+    found
+        Its reach into every earlier tensor.
+    dtype
+        Working type.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        start: int,
+        axes: tuple[int, ...],
+        found: dict[int, Reach],
+        dtype: str,
+    ) -> None:
+        self.graph, self.axes, self.found, self.dtype = graph, axes, found, dtype
+        self.shape = graph.nodes[start].shape
+        self.channels = next(axis for axis in range(len(self.shape)) if axis not in axes)
+        self.pitch = tuple(
+            max(math.ceil(reach.size[i] / reach.stride[i]) for reach in found.values())
+            for i in range(len(axes))
+        )
+        self.nb_blocks = tuple(
+            math.ceil(self.shape[axis] / pitch) for axis, pitch in zip(axes, self.pitch)
+        )
+
+    @property
+    def nb_rows(self) -> int:
+        """How many rows bound the whole tensor."""
+        return math.prod(self.pitch) * self.shape[self.channels]
+
+    def needed(self, mask: Any) -> Any:
+        """See `SingleRows`."""
+        order = [*self.axes, self.channels]
+        mask = ops.transpose(mask, (0, *(axis + 1 for axis in order)))
+        pads = [(0, b * p - mask.shape[i + 1]) for i, (b, p) in enumerate(self._lattice())]
+        mask = ops.pad(ops.cast(mask, "int32"), [(0, 0), *pads, (0, 0)])
+        split = [size for lattice in self._lattice() for size in lattice]
+        mask = ops.reshape(mask, (-1, *split, self.shape[self.channels]))
+        block_axes = tuple(range(1, 2 * len(self.axes), 2))
+        return ops.reshape(ops.max(mask, axis=block_axes), (-1, self.nb_rows)) > 0
+
+    def seeds(self, chosen: Any) -> Any:
+        """See `SingleRows`."""
+        *starts, channel = self._split(chosen)
+        seeds = self._along(
+            ops.one_hot(channel, self.shape[self.channels], dtype=self.dtype), self.channels
+        )
+        for axis, pitch, start in zip(self.axes, self.pitch, starts):
+            on = ops.equal(ops.arange(self.shape[axis], dtype="int32") % pitch, start[..., None])
+            seeds = seeds * self._along(ops.cast(on, self.dtype), axis)
+        return seeds
+
+    def places(self, chosen: Any) -> Any:
+        """See `SingleRows`: (N, S, *blocks); one past the last entry where a block has none."""
+        *starts, place = self._split(chosen)
+        rank = len(self.axes)
+        steps = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        place = ops.reshape(place * steps[self.channels], (*ops.shape(chosen), *[1] * rank))
+        inside = True
+        for i, (axis, start) in enumerate(zip(self.axes, starts)):
+            blocks, pitch = self.nb_blocks[i], self.pitch[i]
+            location = start[..., None] + pitch * ops.arange(blocks, dtype="int32")
+            shape = [blocks if j == i else 1 for j in range(rank)]
+            location = ops.reshape(location, (*ops.shape(chosen), *shape))
+            inside = ops.logical_and(inside, location < self.shape[axis])
+            place = place + location * steps[axis]
+        place = ops.where(inside, place, math.prod(self.shape))
+        return ops.reshape(place, (ops.shape(chosen)[0], -1))
+
+    def sums(self, chosen: Any) -> Sums:
+        """See `SingleRows`."""
+        return WindowSums(self, self._split(chosen)[:-1])
+
+    def _lattice(self) -> list[tuple[int, int]]:
+        return list(zip(self.nb_blocks, self.pitch))
+
+    def _split(self, chosen: Any) -> list[Any]:
+        """Row numbers as the start of the lattice along each axis, and the channel."""
+        parts = []
+        for size in reversed((*self.pitch, self.shape[self.channels])):
+            parts.insert(0, chosen % size)
+            chosen = chosen // size
+        return parts
+
+    def _along(self, values: Any, axis: int) -> Any:
+        """(N, S, size) values laid along one axis of the tensor."""
+        ones = [1] * len(self.shape)
+        ones[axis] = values.shape[-1]
+        return ops.reshape(values, (*ops.shape(values)[:2], *ones))
+
+
+class WindowSums(Sums):
+    """Sums window by window, for rows that each stand for a lattice of neurons.
+
+    Terms are of the rows that `starts` are of, or of those and, behind them, of their negatives.
+    """
+
+    def __init__(self, rows: SharedRows, starts: list[Any]) -> None:
+        self.rows, self.starts = rows, starts
+
+    def __call__(self, index: int, terms: Any) -> Any:
+        """Sums of the terms in the window of each neuron, (N, S, *blocks) flat, float64."""
+        rows = self.rows
+        others = [axis + 2 for axis in range(len(terms.shape) - 2) if axis not in rows.axes]
+        if math.prod(terms.shape[axis] for axis in others) <= BLOCK:
+            terms = ops.cast(ops.sum(terms, axis=others), "float64")
+        else:
+            terms = ops.sum(ops.cast(terms, "float64"), axis=others)
+        reach = rows.found[index]
+        nb_samples, nb_rows = ops.shape(self.starts[0])
+        terms = ops.reshape(terms, (nb_samples, -1, nb_rows, *terms.shape[2:]))
+        for i, start in enumerate(self.starts):
+            places = ops.arange(terms.shape[3], dtype="int32")
+            first = start * reach.stride[i] - reach.offset[i]
+            block = (places - first[..., None]) // (rows.pitch[i] * reach.stride[i])
+            member = ops.one_hot(block, rows.nb_blocks[i], dtype="float64")
+            terms = ops.einsum("ntsx...,nsxb->nts...b", terms, member)
+        return ops.reshape(terms, (nb_samples, -1))
+
+    def largest(self, index: int, terms: Any) -> Any:
+        """Not defined for rows that are shared."""
+        raise NotImplementedError
+
+
+def choose_rows(graph: Graph, start: int, dtype: str, norm: float) -> SingleRows | SharedRows:
+    """The fewest rows that bound a tensor."""
+    single = SingleRows(graph.nodes[start].shape, dtype)
+    found = None if norm == 1 else reaches(graph, start)
+    if found is None or len(single.shape) != len(found[0]) + 1:
+        return single
+    shared = SharedRows(graph, start, *found, dtype)
+    return shared if shared.nb_rows < math.prod(single.shape) else single

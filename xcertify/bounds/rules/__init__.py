@@ -1,0 +1,13 @@
+"""Rules: how each Keras layer and `keras.ops` function becomes operations of the graph."""
+
+# Importing them fills the registry.
+from xcertify.bounds.rules import (
+    keras_ops,
+    merging,
+    normalization,
+    pooling,
+    reshaping,
+    weighted,
+)
+
+__all__ = ["keras_ops", "merging", "normalization", "pooling", "reshaping", "weighted"]

@@ -1,0 +1,210 @@
+"""Rules of `keras.ops` functions that stand as nodes of their own in a functional model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from xcertify.bounds import backend
+from xcertify.bounds.graph import activations
+from xcertify.bounds.graph.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.graph.multivariate import Softmax
+from xcertify.bounds.graph.operations import (
+    IN_FLOAT32,
+    Affine,
+    Elementwise,
+    Reshaped,
+    Window,
+    in_float32,
+)
+from xcertify.bounds.graph.relaxations import Activation
+from xcertify.bounds.rules import merging
+from xcertify.bounds.rules.registry import register_operation
+from xcertify.bounds.rules.windows import axes_of
+
+_ELEMENTWISE: dict[str, Activation | Callable[[Any], Activation]] = {
+    "Relu": activations.RELU,
+    "Relu6": activations.RELU6,
+    "LeakyRelu": lambda op: activations.leaky_relu(float(op.negative_slope)),
+    "Elu": lambda op: activations.elu(float(op.alpha)),
+    "Selu": activations.SELU,
+    "Celu": lambda op: activations.elu(float(op.alpha), stretch=float(op.alpha)),
+    "Gelu": lambda op: activations.GELU_TANH if op.approximate else activations.GELU,
+    "Silu": activations.SILU,
+    "Sigmoid": activations.SIGMOID,
+    "HardSigmoid": activations.HARD_SIGMOID,
+    "HardSilu": activations.HARD_SILU,
+    "HardTanh": activations.HARD_TANH,
+    "LogSigmoid": activations.LOG_SIGMOID,
+    "Tanh": activations.TANH,
+    "Softplus": activations.SOFTPLUS,
+    "Softsign": activations.SOFTSIGN,
+    "Exp": activations.EXPONENTIAL,
+    "Square": activations.SQUARE,
+    "Absolute": activations.ABSOLUTE,
+}
+
+
+@register_operation(*_ELEMENTWISE)
+def _elementwise(operation: Any, emit: Emitter, node: int) -> int:
+    facts = _ELEMENTWISE[type(operation).__name__]
+    facts = facts if isinstance(facts, Activation) else facts(operation)
+    return emit(Elementwise(facts), node)
+
+
+@register_operation("ReLU")  # keras.activations.relu of a tensor
+def _rectifier(operation: Any, emit: Emitter, node: int) -> int:
+    if operation.max_value is not None and operation.max_value < 0:
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class ReLU cannot be bounded with a max_value "
+            f"below 0. Received: {operation.max_value}"
+        )
+    settings = (operation.negative_slope, operation.max_value, operation.threshold)
+    return emit(Elementwise(activations.rectifier(*settings)), node)
+
+
+@register_operation("Softmax")
+def _softmax(operation: Any, emit: Emitter, node: int) -> int:
+    axes = axes_of(operation, operation.axis, emit.shape(node))
+    return emit(Softmax(axes if len(axes) > 1 else axes[0]), node)
+
+
+@register_operation("Reshape", "Squeeze", "ExpandDims")
+def _reshape(operation: Any, emit: Emitter, node: int) -> int:
+    return emit(Reshaped(emit.arguments.evaluate), node)
+
+
+@register_operation("Cast")
+def _cast(operation: Any, emit: Emitter, node: int) -> int:
+    if operation.dtype not in ("float32", "float64"):
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class Cast can be bounded where it casts to "
+            f"float32 or float64. Received: dtype={operation.dtype!r}"
+        )
+    return node
+
+
+@register_operation("Transpose", "Flip", "Moveaxis", "Swapaxes", "Concatenate", "Stack")
+def _rearrangement(operation: Any, emit: Emitter, *nodes: int) -> int:
+    return emit(Affine(emit.arguments.evaluate, nb_inputs=len(nodes)), *nodes)
+
+
+@register_operation("GetItem", settings=("key",))
+def _item(operation: Any, emit: Emitter, node: int) -> int:
+    key = emit.arguments.settings["key"]
+    parts = key if isinstance(key, tuple) else (key,)
+    known = (int, slice, type(None), type(...))
+    if any(isinstance(part, bool) or not isinstance(part, known) for part in parts):
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class GetItem can be bounded with numbers, "
+            f"slices, None and '...' only. Received: {key!r}"
+        )
+    of_batch = parts[0] if parts else ...
+    whole = isinstance(of_batch, slice) and of_batch.stop is None
+    whole = whole and of_batch.start in (None, 0) and of_batch.step in (None, 1)
+    if not whole and of_batch is not ...:
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class GetItem cannot be bounded: it mixes "
+            f"samples, since it selects along the batch axis. Begin with x[:, ...]. "
+            f"Received: {key!r}"
+        )
+    return emit(Affine(emit.arguments.evaluate), node)
+
+
+@register_operation("Repeat")
+def _repetition(operation: Any, emit: Emitter, node: int) -> int:
+    uses = int(np.max(operation.repeats))
+    return emit(Affine(emit.arguments.evaluate, nb_terms_back=uses), node)
+
+
+@register_operation("Tile")
+def _tiles(operation: Any, emit: Emitter, node: int) -> int:
+    repeats = np.ravel(operation.repeats).tolist()
+    repeats = [1] * (len(emit.shape(node)) + 1 - len(repeats)) + repeats
+
+    def tiled(inputs: Any) -> Any:
+        for axis, count in enumerate(repeats):
+            inputs = ops.concatenate([inputs] * count, axis=axis) if count > 1 else inputs
+        return inputs
+
+    return emit(Affine(tiled, nb_terms_back=math.prod(repeats)), node)
+
+
+@register_operation("Pad", settings=("constant_values",))
+def _padding(operation: Any, emit: Emitter, node: int) -> int:
+    if operation.mode != "constant":  # an entry is repeated before and behind itself
+        uses = 3 ** len(emit.shape(node))
+        return emit(Affine(emit.arguments.evaluate, nb_terms_back=uses), node)
+    value = emit.arguments.settings.get("constant_values")
+    value = np.asarray(0 if value is None else value, dtype="float64")
+    if value.ndim or not np.isfinite(value):
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class Pad can be bounded when it pads with a "
+            f"finite number. Received: constant_values={value!r}"
+        )
+    pads = operation.pad_width
+    ones = np.ones((1, *emit.shape(node)))
+    border = value * (1 - ops.convert_to_numpy(ops.pad(ones, pads))[0])
+    padded = Affine(
+        lambda inputs: ops.pad(inputs, pads),
+        bias=(lambda: border) if value else None,
+        nb_terms=1 if value else 0,
+        nb_terms_back=1,
+        weight_error=0 if in_float32(value) else IN_FLOAT32,
+    )
+    return emit(padded, node)
+
+
+@register_operation("Sum", "Mean")
+def _total(operation: Any, emit: Emitter, node: int) -> int:
+    total = emit.arguments.evaluate
+    shape = backend.output_shape(total, [emit.shape(node)], "float32")
+    nb_terms = math.prod(emit.shape(node)) // math.prod(shape)
+    return emit(Affine(total, nb_terms=nb_terms + 1, nb_terms_back=2), node)
+
+
+@register_operation("Negative")
+def _negative(operation: Any, emit: Emitter, node: int) -> int:
+    return merging.negative_of(emit, node)
+
+
+_MERGES = {
+    "Add": merging.sum_of,
+    "Subtract": merging.difference_of,
+    "Multiply": merging.product_of,
+    "Divide": merging.quotient_of,
+    "TrueDivide": merging.quotient_of,
+    "Maximum": merging.largest_of,
+    "Minimum": merging.smallest_of,
+}
+
+
+@register_operation(*_MERGES, inputs=("x2",))
+def _binary(operation: Any, emit: Emitter, first: int, second: int) -> int:
+    return _MERGES[type(operation).__name__](emit, (first, second))
+
+
+@register_operation("Matmul", "Dot", settings=("x2",))
+def _matrix_product(operation: Any, emit: Emitter, node: int) -> int:
+    factor = emit.arguments.settings["x2"]
+    varies = hasattr(factor, "assign")  # a variable is read at each call
+    matrix = factor if varies else np.asarray(factor, dtype="float64")
+    if len(matrix.shape) != 2 or emit.value(node) is not None:
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class {type(operation).__name__} can be bounded "
+            f"with a constant matrix as second factor. Received: a constant of shape "
+            f"{tuple(matrix.shape)}"
+        )
+    product = Affine(
+        ops.matmul,
+        weights=lambda: (matrix,),
+        nb_terms=matrix.shape[0],
+        nb_terms_back=matrix.shape[1],
+        weight_error=0 if varies or in_float32(matrix) else IN_FLOAT32,
+        window=Window(mixed=len(emit.shape(node)) - 1),
+    )
+    return emit(product, node)

@@ -1,0 +1,277 @@
+"""Rules of layers that join several tensors, and the merges themselves, broadcast as needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import layers, ops
+
+from xcertify.bounds.graph.activations import limit
+from xcertify.bounds.graph.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.graph.multivariate import Largest, Product
+from xcertify.bounds.graph.operations import Affine, Elementwise, Window
+from xcertify.bounds.rules.registry import register
+from xcertify.bounds.rules.windows import axes_of
+
+
+def _affine_merge(
+    emit: Emitter,
+    nodes: Sequence[int],
+    apply: Callable,
+    nb_terms: int,
+    weights: Callable[[], Sequence[Any]] = tuple,
+) -> int:
+    nodes = _broadcast(emit, nodes)
+    merged = Affine(
+        apply,
+        nb_inputs=len(nodes),
+        weights=weights,
+        nb_terms=nb_terms,
+        nb_terms_back=2,
+        weight_error=2,
+        window=Window(),
+    )
+    return emit(merged, *nodes)
+
+
+def _broadcast(emit: Emitter, nodes: Sequence[int]) -> list[int]:
+    """The nodes, all in the shape that they broadcast to."""
+    shapes = [emit.shape(node) for node in nodes]
+    shape = np.broadcast_shapes(*shapes)
+
+    def spread(node: int) -> int:
+        constant = emit.value(node)
+        if constant is not None:
+            return emit.constant(constant.values, constant.own, shape)
+        own = (1,) * (len(shape) - len(emit.shape(node))) + emit.shape(node)
+
+        def apply(inputs: Any) -> Any:
+            inputs = ops.reshape(inputs, (-1, *own))
+            for axis, (size, target) in enumerate(zip(own, shape)):
+                if size != target:
+                    inputs = ops.repeat(inputs, target, axis=axis + 1)
+            return inputs
+
+        return emit(Affine(apply, nb_terms_back=math.prod(shape) // math.prod(own)), node)
+
+    return [node if emit.shape(node) == shape else spread(node) for node in nodes]
+
+
+def check_addition(layer: str, first: Sequence[int], second: Sequence[int], fixed: bool) -> None:
+    """Refuse a sum that `keras.ops.add` takes for the addition of a bias along another axis.
+
+    With TensorFlow it does so where the second of its arguments has a single axis longer than 1, of
+    the length of the first's last axis, or else of its second.
+
+    Parameters
+    ----------
+    layer
+        Name, for the message.
+    first, second
+        Shapes without batch axis.
+    fixed
+        Whether the second is the same for all samples, with a batch axis of length 1.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        Where such a sum, for some size of batches, is not the sum.
+    """
+    ranks = len(first), len(second)
+    first, second = (
+        (1,) * (ranks[1] - ranks[0]) + tuple(first),
+        (1,) * (ranks[0] - ranks[1]) + tuple(second),
+    )
+    long = [axis for axis, size in enumerate(second) if size > 1]
+    if not first or len(long) > 1:
+        return
+    if long:
+        along = [axis for axis in (len(first) - 1, 0) if first[axis] == second[long[0]]]
+        wrong = bool(along) and along[0] != long[0]
+    else:  # a batch of that many samples
+        wrong = not fixed and max(first[0], first[-1]) > 1
+    if wrong:
+        raise UnsupportedLayerError(
+            f"The layer '{layer}' cannot be bounded: keras.ops.add takes what it adds, of shape "
+            f"{second}, for a bias along another axis of what it adds it to, of shape {first}, "
+            f"for batches of some size. Put the smaller one first, or give it the full shape by "
+            f"keras.ops.repeat; for the bias of a layer choose another data format or size."
+        )
+
+
+def _check_additions(emit: Emitter, nodes: Sequence[int]) -> None:
+    shape = emit.shape(nodes[0])
+    for node in nodes[1:]:
+        check_addition(emit.layer, shape, emit.shape(node), emit.value(node) is not None)
+        shape = np.broadcast_shapes(shape, emit.shape(node))
+
+
+def sum_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Sum of nodes."""
+    _check_additions(emit, nodes)
+    return _affine_merge(emit, nodes, lambda *x: sum(x[1:], x[0]), len(nodes))
+
+
+def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """First node minus second."""
+    return _affine_merge(
+        emit, nodes, lambda a, b, minus: a + minus * b, 2, lambda: (np.float64(-1),)
+    )
+
+
+def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Product of nodes."""
+    constants = [node for node in nodes if emit.value(node) is not None]
+    first, *others = [node for node in _broadcast(emit, nodes) if emit.value(node) is None]
+    for other in others:
+        first = emit(Product(), first, other)
+    for constant in constants:
+        value = emit.value(constant)
+        first = _scaled(emit, first, value.read, value.weight_error)
+    return first
+
+
+def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """First node by the second, which is a constant."""
+    first, divisor = _broadcast(emit, nodes)[0], emit.value(nodes[1])
+    if divisor is None or (divisor.fixed and not divisor.values.all()):
+        raise UnsupportedLayerError(
+            f"The operation '{emit.layer}' cannot be bounded: a division needs a constant other "
+            f"than 0 below the line."
+        )
+    factor = lambda: 1 / ops.cast(divisor.read(), "float64")  # noqa: E731
+    return _scaled(emit, first, factor, max(divisor.weight_error, 2))
+
+
+def _number(emit: Emitter, node: int) -> float | None:
+    """The number that a node is for all entries, None for any other node."""
+    constant = emit.value(node)
+    if constant is None or not constant.fixed or constant.values.size != 1:
+        return None
+    return float(constant.values.item())
+
+
+def _scaled(emit: Emitter, node: int, factor: Callable[[], Any], weight_error: int) -> int:
+    operation = Affine(
+        ops.multiply,
+        weights=lambda: (factor(),),
+        nb_terms=1,
+        nb_terms_back=1,
+        weight_error=weight_error,
+        window=Window(),
+    )
+    return emit(operation, node)
+
+
+def largest_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Largest of nodes, entry by entry."""
+    numbers = [node for node in nodes if _number(emit, node) is not None]
+    if len(nodes) == 2 and len(numbers) == 1:
+        (node,) = (node for node in nodes if node not in numbers)
+        return emit(Elementwise(limit(_number(emit, numbers[0]), below=True)), node)
+    nodes = _broadcast(emit, nodes)
+    stacked = Affine(
+        lambda *inputs: ops.stack(inputs, axis=-1), nb_inputs=len(nodes), window=Window()
+    )
+    return emit(Largest(), emit(stacked, *nodes))
+
+
+def smallest_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Smallest of nodes, entry by entry."""
+    numbers = [node for node in nodes if _number(emit, node) is not None]
+    if len(nodes) == 2 and len(numbers) == 1:
+        (node,) = (node for node in nodes if node not in numbers)
+        return emit(Elementwise(limit(_number(emit, numbers[0]), below=False)), node)
+    return negative_of(emit, largest_of(emit, [negative_of(emit, node) for node in nodes]))
+
+
+def negative_of(emit: Emitter, node: int) -> int:
+    """The negated node."""
+    operation = Affine(
+        lambda inputs, minus: minus * inputs,
+        weights=lambda: (np.float64(-1),),
+        nb_terms=1,
+        nb_terms_back=1,
+        window=Window(),
+    )
+    return emit(operation, node)
+
+
+@register(layers.Add)
+def _add(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return sum_of(emit, nodes)
+
+
+@register(layers.Subtract)
+def _subtract(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return difference_of(emit, nodes)
+
+
+@register(layers.Average)
+def _average(layer: Any, emit: Emitter, *nodes: int) -> int:
+    _check_additions(emit, nodes)
+    count = len(nodes)
+    return _affine_merge(
+        emit,
+        nodes,
+        lambda *x: sum(x[1:-1], x[0]) * x[-1],
+        count + 1,
+        lambda: (np.float64(1 / count),),
+    )
+
+
+@register(layers.Multiply)
+def _multiply(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return product_of(emit, nodes)
+
+
+@register(layers.Maximum)
+def _maximum(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return largest_of(emit, nodes)
+
+
+@register(layers.Minimum)
+def _minimum(layer: Any, emit: Emitter, *nodes: int) -> int:
+    return smallest_of(emit, nodes)
+
+
+@register(layers.Dot)
+def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
+    if layer.normalize:
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class Dot cannot be bounded with normalize=True."
+        )
+    axes = layer.axes if isinstance(layer.axes, (list, tuple)) else (layer.axes, layer.axes)
+    ranks = [len(emit.shape(node)) + 1 for node in (first, second)]
+    axes = [axes_of(layer, a, emit.shape(n))[0] for a, n in zip(axes, (first, second))]
+    # Lay the contracted axis last, the free axes of the two beside each other, then sum products.
+    free = [rank - 2 for rank in ranks]
+
+    def laid(node: int, axis: int, before: int, after: int) -> int:
+        size = emit.shape(node)[axis - 1]
+        rest = [s for a, s in enumerate(emit.shape(node), 1) if a != axis]
+        shape = (-1, *[1] * before, *rest, *[1] * after, size)
+        return emit(Affine(lambda x: ops.reshape(ops.moveaxis(x, axis, -1), shape)), node)
+
+    nodes = [laid(first, axes[0], 0, free[1]), laid(second, axes[1], free[0], 0)]
+    product = product_of(emit, nodes)
+    nb_terms = emit.shape(product)[-1]
+    scalar = sum(free) == 0
+    total = Affine(
+        lambda x: ops.sum(x, axis=-1, keepdims=scalar), nb_terms=nb_terms, nb_terms_back=1
+    )
+    return emit(total, product)
+
+
+@register(layers.Concatenate)
+def _concatenation(layer: Any, emit: Emitter, *nodes: int) -> int:
+    (axis,) = axes_of(layer, layer.axis, emit.shape(nodes[0]))
+    joined = Affine(
+        lambda *inputs: ops.concatenate(inputs, axis),
+        nb_inputs=len(nodes),
+        window=Window(mixed=axis - 1),
+    )
+    return emit(joined, *nodes)

@@ -1,0 +1,183 @@
+"""Rules of layers without weights on one tensor: identities, rearrangements, activations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from xcertify.bounds.graph import activations
+from xcertify.bounds.graph.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.graph.multivariate import Softmax
+from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped, Window
+from xcertify.bounds.rules.registry import activate, register
+from xcertify.bounds.rules.windows import axes_of, spatial_axes
+
+# Layers that do nothing when a trained model is used.
+IDENTITIES = (
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.Dropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.Identity,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+)
+
+
+# Layers that change images at random in training; at inference they do nothing. In Keras 3 they
+# also work in `model(x)`, which says nothing of training, and not in `model.predict(x)`.
+# A RandomCrop is none of them: it crops and resizes at inference too.
+AUGMENTATIONS: tuple[type, ...] = tuple(
+    kind
+    for name, kind in sorted(vars(layers).items())
+    if (name.startswith("Random") and name != "RandomCrop")
+    or name in ("AugMix", "CutMix", "MixUp", "RandAugment", "Solarization")
+)
+
+
+@register(*IDENTITIES)
+def _identity(layer: Any, emit: Emitter, node: int) -> int:
+    return node
+
+
+# Keras writes their default, training=True, into every call.
+@register(*AUGMENTATIONS, settings=("training",))
+def _augmentation(layer: Any, emit: Emitter, node: int) -> int:
+    return node
+
+
+# --- rearrangement ------------------------------------------------------------------------------
+
+
+@register(layers.Flatten, layers.Reshape, layers.Permute)
+def _rearrangement(layer: Any, emit: Emitter, node: int) -> int:
+    moves = isinstance(layer, layers.Permute) or (
+        isinstance(layer, layers.Flatten) and layer.data_format == "channels_first"
+    )
+    operation = Affine if moves else Reshaped
+    return emit(operation(layer.call), node)  # not layer(...), which would cast
+
+
+@register(layers.RepeatVector)
+def _repetition(layer: Any, emit: Emitter, node: int) -> int:
+    return emit(Affine(layer.call, nb_terms_back=layer.n), node)
+
+
+@register(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+def _zero_padding(layer: Any, emit: Emitter, node: int) -> int:
+    axes = spatial_axes(layer, emit.shape(node))
+    amounts = _amounts(layer.padding, len(axes))
+    pads = [(0, 0)] * (len(emit.shape(node)) + 1)
+    for axis, amount in zip(axes, amounts):
+        pads[axis] = amount
+    shift = Window(
+        tuple(axis - 1 for axis in axes),
+        (1,) * len(axes),
+        (1,) * len(axes),
+        tuple(before for before, _ in amounts),
+    )
+    return emit(Affine(lambda inputs: ops.pad(inputs, pads), window=shift), node)
+
+
+@register(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
+def _cropping(layer: Any, emit: Emitter, node: int) -> int:
+    axes = spatial_axes(layer, emit.shape(node))
+    amounts = _amounts(layer.cropping, len(axes))
+    shift = Window(
+        tuple(axis - 1 for axis in axes),
+        (1,) * len(axes),
+        (1,) * len(axes),
+        tuple(-before for before, _ in amounts),
+    )
+    return emit(Affine(layer.call, window=shift), node)
+
+
+def _amounts(amounts: Any, rank: int) -> list[tuple[int, int]]:
+    return [tuple(amounts)] if rank == 1 and len(np.shape(amounts)) == 1 else list(amounts)
+
+
+@register(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D)
+def _up_sampling(layer: Any, emit: Emitter, node: int) -> int:
+    shape = emit.shape(node)
+    axes = spatial_axes(layer, shape)
+    sizes = layer.size if isinstance(layer.size, (list, tuple)) else (layer.size,)
+    interpolation = getattr(layer, "interpolation", "nearest")
+    if interpolation == "nearest":
+
+        def repeat(inputs: Any) -> Any:
+            for axis, size in zip(axes, sizes):
+                inputs = ops.repeat(inputs, size, axis=axis)
+            return inputs
+
+        return emit(Affine(repeat, nb_terms_back=math.prod(sizes)), node)
+    if interpolation != "bilinear" or keras.config.image_data_format() != "channels_last":
+        # With other global formats some versions of Keras resize along the channels.
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class {type(layer).__name__} can be bounded with the "
+            f"interpolations nearest and, where keras.config.image_data_format() is "
+            f"'channels_last', bilinear. Received: {interpolation}"
+        )
+    matrices = [_interpolation(shape[a - 1], size) for a, size in zip(axes, sizes)]
+
+    def interpolate(inputs: Any, *weights: Any) -> Any:
+        for axis, weight in zip(axes, weights):
+            inputs = ops.moveaxis(ops.tensordot(inputs, weight, [[axis], [0]]), -1, axis)
+        return inputs
+
+    operation = Affine(
+        interpolate,
+        weights=lambda: matrices,
+        nb_terms=4,
+        nb_terms_back=math.prod(4 * size for size in sizes),
+        weight_error=IN_FLOAT32,
+    )
+    return emit(operation, node)
+
+
+def _interpolation(length: int, size: int) -> np.ndarray:
+    """Weights (length, length * size) of linear interpolation between the centers of entries."""
+    places = np.clip((np.arange(length * size) + 0.5) / size - 0.5, 0, length - 1)
+    return np.maximum(0, 1 - np.abs(places - np.arange(length)[:, None]))
+
+
+# --- activations --------------------------------------------------------------------------------
+
+
+@register(layers.Activation)
+def _activation(layer: Any, emit: Emitter, node: int) -> int:
+    return activate(layer, layer.activation, emit, node)
+
+
+@register(layers.ReLU)
+def _relu(layer: Any, emit: Emitter, node: int) -> int:
+    settings = (float(layer.negative_slope or 0), layer.max_value, float(layer.threshold or 0))
+    if settings == (0.0, None, 0.0):
+        return emit(Elementwise(activations.RELU), node)
+    return emit(Elementwise(activations.rectifier(*settings)), node)
+
+
+@register(layers.LeakyReLU)
+def _leaky_relu(layer: Any, emit: Emitter, node: int) -> int:
+    return emit(Elementwise(activations.leaky_relu(float(layer.negative_slope))), node)
+
+
+@register(layers.PReLU)
+def _parametric_relu(layer: Any, emit: Emitter, node: int) -> int:
+    return emit(Elementwise(activations.leaky_relu(lambda: layer.alpha)), node)
+
+
+@register(layers.ELU)
+def _elu(layer: Any, emit: Emitter, node: int) -> int:
+    return emit(Elementwise(activations.elu(float(layer.alpha))), node)
+
+
+@register(layers.Softmax)
+def _softmax(layer: Any, emit: Emitter, node: int) -> int:
+    axes = axes_of(layer, layer.axis, emit.shape(node))
+    return emit(Softmax(axes if len(axes) > 1 else axes[0]), node)
