@@ -358,7 +358,7 @@ def test_slopes_as_functions_of_their_own(name):
     generator = np.random.default_rng(1)
     middle, radius = generator.normal(0, 2, 300), 10.0 ** generator.uniform(-6, 0.7, 300)
     lower, upper = (tf.constant(side) for side in (middle - radius, middle + radius))
-    lines = relaxations.lines(slope, lower, upper, "float32")
+    lines = relaxations.relaxation(slope, lower, upper, "float32")
     inner = tf.constant(np.linspace(-1, 1, 41)[:, None] * radius + middle)
     between = slope.value(inner).numpy()
     below = lines.lower_slope.numpy().astype("f8") * inner.numpy() + lines.lower_intercept.numpy()

@@ -54,7 +54,7 @@ def test_image_lines_and_derivative_contain_the_function(name):
 
     lines = [
         np.asarray(part).astype("f8")
-        for part in relaxations.lines(activation, lower, upper, "float32")
+        for part in relaxations.relaxation(activation, lower, upper, "float32")
     ]
     below, above = lines[0] * points + lines[1], lines[2] * points + lines[3]
     noise = noise + 4e-16 * (np.abs(below) + np.abs(above))
@@ -103,7 +103,7 @@ def test_the_stated_facts_are_true(name):
 
 
 def test_relu_lines_are_those_of_crown():
-    lines = relaxations.lines(
+    lines = relaxations.relaxation(
         activations.RELU,
         np.array([-1.0, -3.0, 1.0, -2.0]),
         np.array([3.0, 1.0, 2.0, -1.0]),
@@ -118,7 +118,7 @@ def test_relu_lines_are_those_of_crown():
 
 
 def test_sigmoid_lines_are_tangents_where_it_bends_one_way():
-    lines = relaxations.lines(activations.SIGMOID, np.array([1.0]), np.array([3.0]), "float64")
+    lines = relaxations.relaxation(activations.SIGMOID, np.array([1.0]), np.array([3.0]), "float64")
     value = 1 / (1 + np.exp(-2.0))
     np.testing.assert_allclose(np.asarray(lines.upper_slope), value * (1 - value), rtol=1e-9)
     ends = 1 / (1 + np.exp([-1.0, -3.0]))

@@ -111,7 +111,7 @@ def rows_in_chunks(
     return loop_over_chunks(body, nb_rows, chunk, carried)
 
 
-def in_parts(function: Callable[[Any, Any], Any], inputs: Any, output: Any, largest: int) -> Any:
+def by_places(function: Callable[[Any, Any], Any], inputs: Any, output: Any, largest: int) -> Any:
     """``function(inputs, output)`` of tensors (N, *place, ...), on some places at a time.
 
     `inputs`, `output` and the result are tensors, None, or tuples of such. The function works place

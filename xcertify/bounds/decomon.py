@@ -34,7 +34,7 @@ from keras import activations, layers, ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Node, Rule, UnsupportedLayerError, build_graph
-from xcertify.bounds.rounding import gamma, round_down, round_up
+from xcertify.bounds.rounding import relative_error, round_down, round_up
 from xcertify.bounds.rules.registry import find_rule
 from xcertify.regions import Region
 
@@ -109,10 +109,10 @@ class DecomonBackend:
     Guarantee
     ---------
     No point of the box leaves the bounds, for the network in real arithmetic with its stored
-    weights. Everything is computed in float64, and the bounds are then widened by ``gamma(n) * m``
-    and rounded outward: m is the output of the network with absolute weights at the largest
-    absolute input, which bounds what the terms of every sum add up to, and n is four times the
-    number of terms of the sums along the chain.
+    weights. Everything is computed in float64, and the bounds are then widened by
+    ``relative_error(n) * m`` and rounded outward: m is the output of the network with absolute
+    weights at the largest absolute input, which bounds what the terms of every sum add up to, and
+    n is four times the number of terms of the sums along the chain.
 
     **No guarantee in floating point** beyond that: n is an estimate, with a reserve, of how often
     decomon rounds, not a proof of its code; without the widening, corners leave the bounds by a
@@ -229,7 +229,9 @@ class DecomonBackend:
             with keras.StatelessScope(zip(variables, values)):
                 upper, lower = converted([boxes])
             with keras.StatelessScope(zip(variables, sizes)):
-                slack = gamma(4 * nb_terms, "float64") * copy(ops.max(ops.abs(boxes), axis=1))
+                slack = relative_error(4 * nb_terms, "float64") * copy(
+                    ops.max(ops.abs(boxes), axis=1)
+                )
             slack += _UNDERFLOW
             return round_down(lower - slack, "float32"), round_up(upper + slack, "float32")
 

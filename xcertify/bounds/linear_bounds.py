@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xcertify.bounds.propagation.budget import parts
+from xcertify.bounds.propagation.budget import batches
 from xcertify.regions import Region
 
 _BLOCK = 2**17  # coefficients that are looked at together, some MiB with all that is made of them
@@ -112,7 +112,7 @@ def _largest(
     """Largest value of each line times `sign`, (N, S), and with each cell fixed, (N, S, cells)."""
     full = np.empty(bias.shape)
     fixed = np.empty((*bias.shape, cells.max() + 1))
-    for samples, rows in parts(*bias.shape, len(bias), _BLOCK // cells.size):
+    for samples, rows in batches(*bias.shape, len(bias), _BLOCK // cells.size):
         with np.errstate(over="ignore", invalid="ignore"):
             found = _largest_of_some(
                 region[samples],

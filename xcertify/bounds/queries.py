@@ -1,7 +1,7 @@
 """Queries: what a `Verifier` asks of a network, as functions of tensors that are traced once.
 
-Each takes rows of a node's output (`AskedRows`), the norm of the regions and their tensors: center,
-lower and upper deviations, the fixed inputs, and for balls a radius.
+Each takes rows of a node's output (`TargetRows`), the norm of the regions and their tensors:
+center, lower and upper deviations, the fixed inputs, and for balls a radius.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from xcertify.bounds.graph.operations import Enclosure, Options
 from xcertify.bounds.propagation import crown, interval
 from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.gradient import GradientGraph, enclose_gradient
-from xcertify.bounds.propagation.shared_rows import AskedRows
-from xcertify.bounds.rounding import as_lower, as_upper
-from xcertify.bounds.rounding import gamma as rounding_error
+from xcertify.bounds.propagation.shared_rows import TargetRows
+from xcertify.bounds.rounding import as_lower, as_upper, relative_error
 
 _UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
 
@@ -82,7 +81,7 @@ class Queries:
             optimizer=self.optimizer if optimize else None,
         )
 
-    def bounds(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> list[Any]:
+    def bounds(self, node: int, rows: TargetRows, norm: float, tensors: tuple) -> list[Any]:
         """Lower and upper bounds of rows, (N, S) float64 each."""
         bounds = self._backward(node, norm, tensors)
         methods = [bounds.interval_upper_bounds]
@@ -97,10 +96,10 @@ class Queries:
         finite = interval.finite(bounds.enclosures)[:, None]
 
         def some(first: Any, last: Any) -> tuple[Any, Any]:
-            seeds = rows.seeds(first, last)
-            found = [method(node, seeds) for method in methods]
-            above, below = crown.halves(reduce(ops.minimum, found))
-            nominal, slack = self._nominal(bounds, node, seeds)
+            some_rows = rows.between(first, last)
+            found = [method(node, some_rows) for method in methods]
+            above, below = crown.split_signs(reduce(ops.minimum, found))
+            nominal, slack = self._nominal(bounds, node, some_rows)
             return (
                 ops.where(finite, as_lower(nominal - below - slack), -np.inf),
                 ops.where(finite, as_upper(nominal + above + slack), np.inf),
@@ -109,7 +108,7 @@ class Queries:
         sides = [((), "float64")] * 2
         return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, sides)
 
-    def entries(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> tuple[Any, Any]:
+    def entries(self, node: int, rows: TargetRows, norm: float, tensors: tuple) -> tuple[Any, Any]:
         """Bounds of all entries of a tensor, (N, 1, *shape), by as few rows as windows allow."""
         bounds = self._backward(node, norm, tensors, optimize=self.method == "alpha-crown")
         if self.method != "ibp":
@@ -123,7 +122,7 @@ class Queries:
         method: str,
         nb_radii: int,
         node: int,
-        rows: AskedRows,
+        rows: TargetRows,
         norm: float,
         tensors: tuple,
     ) -> tuple[Any, Any]:
@@ -137,7 +136,7 @@ class Queries:
         enclosure, finite = enclose_gradient(
             graph,
             inputs,
-            rows.seeds(0, rows.nb_rows),
+            rows.between(0, rows.nb_rows),
             radius,
             norm,
             options,
@@ -148,26 +147,26 @@ class Queries:
         shape = (rows.nb_samples, rows.nb_rows, *self._input_shape)
         return tuple(ops.reshape(side, shape) for side in _sides(enclosure, finite))
 
-    def lines(self, node: int, rows: AskedRows, norm: float, tensors: tuple) -> list[Any]:
+    def lines(self, node: int, rows: TargetRows, norm: float, tensors: tuple) -> list[Any]:
         """Coefficients (N, S, *input) and constants (N, S) of the lines below and above rows."""
         bounds = self._backward(node, norm, tensors)
         finite = interval.finite(bounds.enclosures)[:, None]
         axes = tuple(range(2, 2 + len(self._input_shape)))
 
         def some(first: Any, last: Any) -> list[Any]:
-            seeds = rows.seeds(first, last)
-            nominal, slack = self._nominal(bounds, node, seeds)
-            ends, bound = bounds.pull_back(node, seeds)
+            some_rows = rows.between(first, last)
+            nominal, slack = self._nominal(bounds, node, some_rows)
+            ends, bound = bounds.pull_back(node, some_rows)
             nb_rows = 2 * (last - first)
-            nothing = ops.zeros((rows.nb_samples, nb_rows, *self._input_shape), seeds.dtype)
+            nothing = ops.zeros((rows.nb_samples, nb_rows, *self._input_shape), some_rows.dtype)
             coefficients = ends.get(0, nothing)
             bound += bounds.input_error(coefficients)
             # A line is proved with finite numbers, or is an infinite constant.
             proved = ops.all(ops.isfinite(coefficients), axis=axes)
             proved = ops.logical_and(ops.logical_and(proved, ops.isfinite(bound)), finite)
             places = ops.reshape(proved, (rows.nb_samples, nb_rows, *[1] * len(axes)))
-            upper, lower = crown.halves(ops.where(places, coefficients, 0.0))
-            above, below = crown.halves(ops.where(proved, bound, np.inf))
+            upper, lower = crown.split_signs(ops.where(places, coefficients, 0.0))
+            above, below = crown.split_signs(ops.where(proved, bound, np.inf))
             nominal = ops.where(finite, nominal, 0.0)
             slack = ops.where(finite, slack, 0.0)
             return [-lower, upper, nominal - below - slack, nominal + above + slack]
@@ -184,7 +183,7 @@ class Queries:
         rows = ops.cast(ops.reshape(rows, (*ops.shape(rows)[:2], nb_terms)), "float64")
         nominal = ops.matmul(rows, reference)[..., 0]
         size = ops.matmul(ops.abs(rows), ops.abs(reference))[..., 0]
-        return nominal, size * max(1e-12, rounding_error(nb_terms + 8, "float64")) + _UNDERFLOW
+        return nominal, size * max(1e-12, relative_error(nb_terms + 8, "float64")) + _UNDERFLOW
 
 
 def _sides(enclosure: Enclosure, finite: Any) -> tuple[Any, Any]:

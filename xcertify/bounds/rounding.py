@@ -6,8 +6,8 @@ is computed in the working type on deviations from it. Rounding errors of the wo
 proportional to the size of the region, not to the size of the activations.
 
 The standard model of floating-point arithmetic is assumed: a sum of n products, in any order, with
-or without fused multiply-adds, is off by at most ``gamma(n) * sum(|x_i * y_i|)`` (Higham, Accuracy
-and Stability of Numerical Algorithms, section 3.1).
+or without fused multiply-adds, is off by at most ``relative_error(n) * sum(|x_i * y_i|)`` (Higham,
+Accuracy and Stability of Numerical Algorithms, section 3.1, where the factor is called gamma_n).
 
 Numbers that overflow obey no such model. What comes out of them is NaN or an infinity, on which
 TensorFlow's sums, products, maxima and minima all depend, so that it can be told: `as_lower` and
@@ -23,7 +23,7 @@ from keras import ops
 _UNIT = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 
 
-def gamma(nb_terms: int, dtype: str) -> float:
+def relative_error(nb_terms: int, dtype: str) -> float:
     """Largest relative error of `nb_terms` consecutive roundings, n u / (1 - n u)."""
     error = nb_terms * _UNIT[dtype]
     if error >= 0.5:

@@ -22,12 +22,12 @@ from xcertify.bounds.graph.relaxations import LOWER_SLOPES
 from xcertify.bounds.graph.weights import check_weights
 from xcertify.bounds.linear_bounds import LinearBounds
 from xcertify.bounds.propagation import interval
-from xcertify.bounds.propagation.budget import Budget, parts
+from xcertify.bounds.propagation.budget import Budget, batches
 from xcertify.bounds.propagation.gradient import (
     GRADIENT_METHODS,
     gradient_graph,
 )
-from xcertify.bounds.propagation.shared_rows import AskedRows, RowForm
+from xcertify.bounds.propagation.shared_rows import RowForm, TargetRows
 from xcertify.bounds.queries import Queries
 from xcertify.bounds.rules.registry import find_rule, registered_rules
 from xcertify.regions import Region
@@ -416,7 +416,7 @@ class Verifier(Settings):
         step = self._budget.nb_samples(self._graph)
         found = np.empty((len(arrays[0]), *self._output_shape), self.dtype)
         with backend.full_precision():
-            for samples, _ in parts(len(found), 1, step, step):
+            for samples, _ in batches(len(found), 1, step, step):
                 values = [array[samples].astype(self.dtype, copy=False) for array in arrays]
                 found[samples] = function(*values)
         if not np.isfinite(found).all():
@@ -622,7 +622,7 @@ class Verifier(Settings):
         rows
             (S, size of the node) or (N, S, size of the node), or None for its entries.
         bound
-            ``bound(node, rows, norm, tensors)`` of the `AskedRows` of some samples and rows; gives
+            ``bound(node, rows, norm, tensors)`` of the `TargetRows` of some samples and rows; gives
             lower and upper sides, in turn.
         key
             Tells bounds of one name apart.
@@ -642,7 +642,7 @@ class Verifier(Settings):
             (key or bound.__name__, node, name, region.norm),
             lambda handed, center, *tensors: bound(
                 node,
-                AskedRows(form, handed, ops.shape(center)[0]),
+                TargetRows(form, handed, ops.shape(center)[0]),
                 region.norm,
                 (center, *tensors),
             ),
@@ -659,7 +659,7 @@ class Verifier(Settings):
         nb_pairs = pairs_at_once or self._budget.nb_pairs(per_pair + 2 * form.per_pair)
         step = self._budget.nb_samples(self._graph)
         finite = True
-        for samples, some in parts(len(region), nb_rows, step, nb_pairs):
+        for samples, some in batches(len(region), nb_rows, step, nb_pairs):
             arrays = self._arrays(region[samples], [c[samples] for c in constants])
             arrays += [radius[samples] for radius in radii]
             with backend.full_precision():

@@ -9,7 +9,7 @@ from typing import Any
 from keras import backend, ops
 
 from xcertify.bounds.graph.operations import Enclosure, Operation, Options, Relaxed, Window
-from xcertify.bounds.rounding import gamma, round_down, round_up
+from xcertify.bounds.rounding import relative_error, round_down, round_up
 
 # Stands for entries that cannot be the largest: next to the least number of the type.
 _NEVER = {"float16": -6e4, "bfloat16": -3e38, "float32": -3e38, "float64": -1e308}
@@ -31,7 +31,7 @@ class Largest(Operation):
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`."""
         lower, upper = inputs[0].absolute()
-        slack = gamma(4, "float64") * ops.max(ops.abs(self.hide(lower, 0.0)), axis=-1)
+        slack = relative_error(4, "float64") * ops.max(ops.abs(self.hide(lower, 0.0)), axis=-1)
         return Enclosure(
             reference,
             round_down(self.evaluate(lower) - reference - slack, options.dtype),
@@ -67,11 +67,11 @@ class Largest(Operation):
         intercept = ops.max(ops.where(upper >= floor, gaps, never), axis=-1)
         reference = self.hide(enclosure.reference, 0.0)
         size = ops.max(ops.abs(self.hide(lower, 0.0)) + ops.abs(self.hide(upper, 0.0)), axis=-1)
-        slack = gamma(4 * nb_entries + 8, "float64") * (
+        slack = relative_error(4 * nb_entries + 8, "float64") * (
             size * (1.0 + ops.sum(slopes, axis=-1)) + ops.abs(output.reference)
         )
         deviation = ops.cast(self.hide(enclosure.deviation, 0.0), "float64")
-        slack += gamma(4, dtype) * ops.sum((slopes + first) * deviation, axis=-1)
+        slack += relative_error(4, dtype) * ops.sum((slopes + first) * deviation, axis=-1)
         above = intercept + ops.sum(slopes * reference, axis=-1) - output.reference + slack
         below = ops.sum(first * reference, axis=-1) - output.reference - slack
         return Relaxed(
@@ -86,7 +86,7 @@ class Largest(Operation):
         spread = coefficients[..., None]
         return [spread * ops.where(spread > 0, above, below)]
 
-    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+    def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`: entries of windows that no entry dominates, and that could win."""
         lower, upper = (self.hide(side) for side in inputs[0].absolute())
         floor = ops.max(lower, axis=-1, keepdims=True)
@@ -141,7 +141,7 @@ class Product(Operation):
         noise = self._noise(inputs, options)
         for slope, enclosure in zip(slopes, inputs):
             # The slope in the working type, and its product with a coefficient.
-            error = gamma(4, dtype) * ops.abs(slope) * enclosure.deviation
+            error = relative_error(4, dtype) * ops.abs(slope) * enclosure.deviation
             noise += ops.cast(error, "float64")
         return Relaxed(
             round_down(-(ua * ub + la * lb) / 2 - noise, dtype),
@@ -153,14 +153,14 @@ class Product(Operation):
         """See `Operation`: the two planes of each side share their slopes."""
         return [coefficients * slope[:, None] for slope in relaxed.slopes]
 
-    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+    def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`: where both factors vary."""
         both = ops.logical_and(*(e.upper > e.lower for e in inputs))
         return [both, both]
 
     def _noise(self, inputs: Sequence[Enclosure], options: Options) -> Any:
         sizes = [ops.maximum(*(ops.abs(side) for side in e.absolute())) for e in inputs]
-        return (gamma(8, "float64") + options.network_error(1)) * sizes[0] * sizes[1]
+        return (relative_error(8, "float64") + options.network_error(1)) * sizes[0] * sizes[1]
 
 
 class IntervalOnly(Operation):
@@ -178,7 +178,7 @@ class IntervalOnly(Operation):
         """See `Operation`."""
         return False
 
-    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+    def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`."""
         return [enclosure.upper > enclosure.lower for enclosure in inputs]
 
@@ -237,7 +237,7 @@ class Softmax(Operation):
         exact = ops.cast(slopes, "float64")
         spread = ops.maximum(largest - exact, exact - smallest) * (1 + 1e-12) + 1e-15
         # Roundings of the sum over all entries of coefficient * slope.
-        spread += gamma(lower.shape[-1] + 8, dtype) * ops.abs(exact)
+        spread += relative_error(lower.shape[-1] + 8, dtype) * ops.abs(exact)
         error = ops.sum(spread * deviation[..., None, :], axis=-1) + 1e-13
         error += options.network_error(32) * upper
         low, high = self._last(output.lower), self._last(output.upper)
@@ -268,7 +268,7 @@ class Softmax(Operation):
         """See `Operation`."""
         return isinstance(self.axis, int)
 
-    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+    def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`."""
         return [enclosure.upper > enclosure.lower for enclosure in inputs]
 

@@ -20,7 +20,7 @@ from keras import ops
 from xcertify.bounds import backend
 from xcertify.bounds.graph import relaxations
 from xcertify.bounds.graph.relaxations import Activation
-from xcertify.bounds.rounding import gamma, round_down, round_up
+from xcertify.bounds.rounding import relative_error, round_down, round_up
 
 IN_FLOAT32 = 2**30  # error of numbers that Keras rounds to float32, in units of 2**-53
 _LARGEST_PART = 2**17  # places that are bounded at once
@@ -59,7 +59,7 @@ class Options:
         well for the network evaluated in it, sums in any order. "float16" and "bfloat16" are for
         comparisons, and prove nothing.
     lower_slope
-        Slope of the line under an activation, see `relaxations.lines`.
+        Slope of the line under an activation, see `relaxations.relaxation`.
     alternatives
         Whether a relaxation comes with a second pair of lines, to be mixed with the first.
     largest_matrix
@@ -78,7 +78,7 @@ class Options:
             return 0.0
         # Libraries sum half precision in float32; weights and inputs are rounded to it before.
         nb_terms = min(nb_terms, 8) + 2 if "16" in self.network_dtype else nb_terms
-        return gamma(nb_terms, self.network_dtype)
+        return relative_error(nb_terms, self.network_dtype)
 
 
 class Relaxed(NamedTuple):
@@ -86,13 +86,13 @@ class Relaxed(NamedTuple):
 
     ``lower <= output - linear part of the inputs <= upper`` in deviations, (N, *shape),
     or None where it is exactly zero; `slopes` is what `Operation.pull_back` needs beside.
-    `other` is a second valid relaxation: any mixture of the two is valid, too.
+    `alternative` is a second valid relaxation: any mixture of the two is valid, too.
     """
 
     lower: Any = None
     upper: Any = None
     slopes: tuple = ()
-    other: Relaxed | None = None
+    alternative: Relaxed | None = None
 
 
 class Window(NamedTuple):
@@ -114,7 +114,7 @@ class Operation:
     """A function of tensors that can be bounded.
 
     `exact_affine` says that the linear bounds are the operation itself: intervals lose nothing on a
-    box, and `bend` is never asked. `window` says what a location sees, None where everything.
+    box, and `unstable` is never asked. `window` says what a location sees, None where everything.
     `placewise` says that each entry of the output comes from its own place of the inputs, by the
     same function everywhere; axes that inputs have behind those of the output belong to a place.
     """
@@ -135,7 +135,7 @@ class Operation:
         """Linear bounds over a box."""
         raise NotImplementedError
 
-    def in_parts(
+    def by_places(
         self, function: Callable[[Any, Any], Any], inputs: Sequence[Enclosure], output: Any
     ) -> Any:
         """``function(inputs, output)``, `interval` or `relax`, on parts of a large tensor in turn.
@@ -144,7 +144,7 @@ class Operation:
         """
         if not self.placewise:
             return function(inputs, output)
-        return backend.in_parts(function, inputs, output, _LARGEST_PART)
+        return backend.by_places(function, inputs, output, _LARGEST_PART)
 
     def pull_back(
         self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]
@@ -166,7 +166,7 @@ class Operation:
         """
         return 0
 
-    def bend(self, inputs: Sequence[Enclosure]) -> list[Any | None]:
+    def unstable(self, inputs: Sequence[Enclosure]) -> list[Any | None]:
         """For each input a mask (N, *shape): entries whose bounds decide the relaxation.
 
         None for an input that needs no tighter bounds.
@@ -256,7 +256,7 @@ class Affine(Operation):
                 self.linear(*(e.upper for e in inputs)),
             )
         dtype = options.dtype
-        rounding = gamma(self.nb_terms + 8, dtype)
+        rounding = relative_error(self.nb_terms + 8, dtype)
         middles = [(e.lower + e.upper) / 2 for e in inputs]
         radii = [
             ops.maximum(e.upper - m, m - e.lower) + rounding * ops.abs(m)
@@ -272,10 +272,12 @@ class Affine(Operation):
         """See `Operation`: nothing is lost but roundings."""
         if self.nb_terms == 0 and self.nb_terms_back <= 1:
             return Relaxed()
-        rounding = gamma(self.nb_terms_back + 8, options.dtype)
+        rounding = relative_error(self.nb_terms_back + 8, options.dtype)
         noise, bias_noise = self._noise(inputs, options)
         error = self.absolute(*(n + rounding * e.deviation for n, e in zip(noise, inputs)))
-        error = (error + bias_noise) * (1.0 + 2.0 * gamma(self.nb_terms + 8, options.dtype))
+        error = (error + bias_noise) * (
+            1.0 + 2.0 * relative_error(self.nb_terms + 8, options.dtype)
+        )
         return Relaxed(-error, error)
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
@@ -296,11 +298,11 @@ class Affine(Operation):
         arithmetic are all relative to absolute values, |W| |x| + |b|.
         """
         dtype = options.dtype
-        nominal = gamma(self.nb_terms + self.weight_error + 4, "float64")
+        nominal = relative_error(self.nb_terms + self.weight_error + 4, "float64")
         network = options.network_error(self.nb_terms + min(self.weight_error, 8) + 1)
         noise = [
             (nominal + network) * ops.cast(ops.abs(e.reference), dtype)
-            + (network + self.weight_error * gamma(1, "float64")) * e.deviation
+            + (network + self.weight_error * relative_error(1, "float64")) * e.deviation
             for e in inputs
         ]
         if self.bias is None:
@@ -381,31 +383,37 @@ class Elementwise(Operation):
         )
 
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
-        """See `Operation`: the lines of `relaxations.lines`, moved to deviations."""
+        """See `Operation`: the lines of `relaxations.relaxation`, moved to deviations."""
         lower, upper = inputs[0].absolute()
         settings = (self.activation, lower, upper, options.dtype, options.lower_slope)
-        lines = relaxations.lines(*settings)
+        lines = relaxations.relaxation(*settings)
         relaxed = self._to_deviations(lines, inputs[0], output, options)
         if not options.alternatives:
             return relaxed
-        other = relaxations.opposite_lines(lines, *settings[:-1])
-        return relaxed._replace(other=self._to_deviations(other, inputs[0], output, options))
+        alternative = relaxations.opposite_relaxation(lines, *settings[:-1])
+        return relaxed._replace(
+            alternative=self._to_deviations(alternative, inputs[0], output, options)
+        )
 
     def _to_deviations(
-        self, lines: relaxations.Lines, enclosure: Enclosure, output: Enclosure, options: Options
+        self,
+        lines: relaxations.Relaxation,
+        enclosure: Enclosure,
+        output: Enclosure,
+        options: Options,
     ) -> Relaxed:
         """Lines for values as lines for deviations, all roundings covered."""
         noise = self._noise(*output.absolute(), options)
         steepest = ops.maximum(ops.abs(lines.lower_slope), ops.abs(lines.upper_slope))
         # Roundings of coefficient * slope, of a mixture of slopes, of a sum of coefficients.
         nb_roundings = 12 if options.alternatives else 4
-        error = gamma(nb_roundings, options.dtype) * steepest * enclosure.deviation
+        error = relative_error(nb_roundings, options.dtype) * steepest * enclosure.deviation
         noise += ops.cast(error, "float64")
         at_lower = ops.cast(lines.lower_slope, "float64") * enclosure.reference
         at_upper = ops.cast(lines.upper_slope, "float64") * enclosure.reference
         size = ops.maximum(ops.abs(at_lower), ops.abs(at_upper)) + ops.abs(output.reference)
         size += ops.maximum(ops.abs(lines.lower_intercept), ops.abs(lines.upper_intercept))
-        noise += gamma(4, "float64") * size
+        noise += relative_error(4, "float64") * size
         below = at_lower + lines.lower_intercept - output.reference - noise
         above = at_upper + lines.upper_intercept - output.reference + noise
         return Relaxed(
@@ -419,9 +427,9 @@ class Elementwise(Operation):
         below, above = (per_row(slope, coefficients) for slope in relaxed.slopes)
         return [coefficients * ops.where(coefficients > 0, above, below)]
 
-    def bend(self, inputs: Sequence[Enclosure]) -> list[Any]:
+    def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`."""
-        return [relaxations.is_bent(self.activation, *inputs[0].absolute())]
+        return [relaxations.is_unstable(self.activation, *inputs[0].absolute())]
 
     def _noise(self, lower: Any, upper: Any, options: Options) -> Any:
         """The network's own rounding of constants and, if asked for, of the value; float64."""

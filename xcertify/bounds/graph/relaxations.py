@@ -97,7 +97,7 @@ class Activation:
         return self.curvature == 0.0
 
 
-class Lines(NamedTuple):
+class Relaxation(NamedTuple):
     """``lower_slope * z + lower_intercept <= f(z) <= upper_slope * z + upper_intercept``."""
 
     lower_slope: Any
@@ -149,7 +149,7 @@ def derivative_range(activation: Activation, lower: Any, upper: Any) -> tuple[An
     return smallest - slack, largest + slack
 
 
-def is_bent(activation: Activation, lower: Any, upper: Any) -> Any:
+def is_unstable(activation: Activation, lower: Any, upper: Any) -> Any:
     """Where the function is not a straight line on [lower, upper]: what tighter bounds can help."""
     if not activation.piecewise_linear:
         return upper > lower
@@ -160,9 +160,9 @@ def is_bent(activation: Activation, lower: Any, upper: Any) -> Any:
 LOWER_SLOPES = ("adaptive", "parallel", "left", "right")
 
 
-def lines(
+def relaxation(
     activation: Activation, lower: Any, upper: Any, dtype: str, lower_slope: str = "adaptive"
-) -> Lines:
+) -> Relaxation:
     """A line below and a line above the function on [lower, upper].
 
     Of several candidate slopes the one is taken whose line is closest to the function in the
@@ -195,9 +195,9 @@ def lines(
     return _proved(activation, points, values, (below, above), dtype)
 
 
-def opposite_lines(
-    first: Lines, activation: Activation, lower: Any, upper: Any, dtype: str
-) -> Lines:
+def opposite_relaxation(
+    first: Relaxation, activation: Activation, lower: Any, upper: Any, dtype: str
+) -> Relaxation:
     """A second pair of lines, with the slope of the function at the end that `first` is not at."""
     points, values = _sample(activation, lower, upper)
     left, right = activation.derivative(lower), activation.derivative(upper)
@@ -226,7 +226,7 @@ def _sample(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
 
 def _proved(
     activation: Activation, points: Any, values: Any, slopes: tuple[Any, Any], dtype: str
-) -> Lines:
+) -> Relaxation:
     """Lines of the given slopes, below and above the function."""
     found = []
     for sign, slope in zip((-1.0, 1.0), slopes):  # a line below f mirrors a line above -f
@@ -239,7 +239,7 @@ def _proved(
         steepness = ops.abs(slope) + (0.0 if activation.piecewise_linear else 1.0)
         gap += _SLACK * (ops.max(ops.abs(values[:2]), axis=0) + steepness * size)
         found += [ops.cast(slope, dtype), sign * gap]
-    return Lines(*found)
+    return Relaxation(*found)
 
 
 def _into(point: float, lower: Any, upper: Any) -> Any:

@@ -22,8 +22,7 @@ from keras import ops
 
 from xcertify.bounds.graph.graph import Graph, UnsupportedLayerError
 from xcertify.bounds.graph.operations import Affine, Enclosure, Operation, Options, Relaxed
-from xcertify.bounds.rounding import gamma as rounding_error
-from xcertify.bounds.rounding import round_down, round_up
+from xcertify.bounds.rounding import relative_error, round_down, round_up
 
 # Variables that learned operations are made of.
 _LEARNED = ("kernel", "bias", "depthwise_kernel", "pointwise_kernel", "gamma", "beta")
@@ -67,7 +66,7 @@ class Varied(Operation):
         sizes = [ops.maximum(*map(ops.abs, e.absolute())) for e in inputs]
         radii = [round_up(_along(self.gamma, s) * s * (1 + 1e-12), options.dtype) for s in sizes]
         error = self.operation.absolute(*radii)
-        error *= 1.0 + 2.0 * rounding_error(self.operation.nb_terms + 8, options.dtype)
+        error *= 1.0 + 2.0 * relative_error(self.operation.nb_terms + 8, options.dtype)
         nothing = ops.zeros_like(error)
         own = nothing if relaxed.upper is None else relaxed.upper
         error = ops.cast(error, "float64") + self._bias_radius(output.reference)

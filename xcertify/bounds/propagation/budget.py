@@ -84,7 +84,7 @@ class Budget:
         return max(1, int(_CALL * self.nb_bytes) // max(per_pair, 1))
 
 
-def parts(
+def batches(
     nb_samples: int, nb_rows: int, samples_at_once: int, pairs_at_once: int
 ) -> Iterator[tuple[slice, slice]]:
     """Slices of samples and of rows: all rows of some samples, or some rows of one sample.

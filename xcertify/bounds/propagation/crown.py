@@ -27,9 +27,9 @@ from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.interval import Enclosures
 from xcertify.bounds.propagation.shared_rows import BLOCK, Sums, choose_rows
-from xcertify.bounds.rounding import as_lower, as_upper, gamma, round_down, round_up
+from xcertify.bounds.rounding import as_lower, as_upper, relative_error, round_down, round_up
 
-Mixtures = dict[int, Any]
+Shares = dict[int, Any]
 
 
 class BackwardBounds:
@@ -82,7 +82,7 @@ class BackwardBounds:
         self.radius, self.norm = radius, norm
         self.relaxed: dict[int, Relaxed] = {}
         self.enclosures: Enclosures = dict(enumerate(inputs))
-        self.curved = {index: False for index in self.enclosures} | {0: not math.isinf(norm)}
+        self.is_nonlinear = {index: False for index in self.enclosures} | {0: not math.isinf(norm)}
         self._refinable = range(len(graph.nodes)) if refine is True else refine
         self._consumers = graph.consumers()
         # Coefficients that arrive on several paths are summed, which rounds them.
@@ -92,21 +92,21 @@ class BackwardBounds:
             self.enclosures,
             options,
             targets,
-            before=self._refine_inputs if refine else self._note_curvature,
+            before=self._refine_inputs if refine else self._note_nonlinear,
             after=self._relax if relax else self._relax_affine,
         )
 
     def upper_bounds(
-        self, start: int, rows: Any, sums: Sums | None = None, mixtures: Mixtures | None = None
+        self, start: int, rows: Any, sums: Sums | None = None, shares: Shares | None = None
     ) -> Any:
         """Largest deviations of rows (N, S, *shape of the node) from their references; float64.
 
         Those of the rows and, behind them, of their negatives, (N, 2 S); with the `sums` of shared
-        rows a value for each window. Infinite where numbers overflow. `mixtures` give for nodes
+        rows a value for each window. Infinite where numbers overflow. `shares` give for nodes
         with two relaxations the share of the second, (N, 2 S, *shape) in [0, 1].
         """
         sums = sums or Sums()
-        ends, bound = self.pull_back(start, rows, sums, mixtures=mixtures)
+        ends, bound = self.pull_back(start, rows, sums, shares=shares)
         if 0 in ends:
             return as_upper(bound + self._concretize(ends[0], sums))
         # The rows do not depend on what is perturbed.
@@ -140,7 +140,7 @@ class BackwardBounds:
     def _optimized_nodes(self, start: int) -> list[int]:
         """Nodes before `start` that have two relaxations."""
         nodes = interval.ancestors(self.graph, [start])
-        return [i for i in nodes if i in self.relaxed and self.relaxed[i].other is not None]
+        return [i for i in nodes if i in self.relaxed and self.relaxed[i].alternative is not None]
 
     def interval_upper_bounds(self, start: int, rows: Any) -> Any:
         """The same as `upper_bounds` by intervals: back through affine operations only."""
@@ -165,8 +165,8 @@ class BackwardBounds:
         """
 
         def body(first: Any, last: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
-            seeds, places, sums = rows(first, last)
-            above, below = halves(self.best_upper_bounds(start, seeds, sums))
+            coefficients, places, sums = rows(first, last)
+            above, below = split_signs(self.best_upper_bounds(start, coefficients, sums))
             return backend.tighten(lower, upper, places, -below, above)
 
         chunk = self.nb_rows_at_once(start)
@@ -184,7 +184,7 @@ class BackwardBounds:
         rows: Any,
         sums: Sums | None = None,
         affine_only: bool = False,
-        mixtures: Mixtures | None = None,
+        shares: Shares | None = None,
     ) -> tuple[dict[int, Any], Any]:
         """Rows (N, S, *shape) and their negatives as linear upper bounds in earlier tensors.
 
@@ -208,8 +208,8 @@ class BackwardBounds:
                 ends[index] = coefficients
                 continue
             relaxed = self.relaxed[index]
-            if mixtures and index in mixtures:
-                relaxed = _mixed(relaxed, mixtures[index])
+            if shares and index in shares:
+                relaxed = _blended(relaxed, shares[index])
             if relaxed.lower is not None:
                 terms = largest_terms(coefficients, relaxed.lower, relaxed.upper)
                 bound += sums(index, terms)
@@ -234,7 +234,7 @@ class BackwardBounds:
         usable = ops.where(coefficients > 0, region.upper[:, None], -region.lower[:, None]) > 0
         scaled = ops.where(usable, ops.abs(coefficients) * self.radius[:, None], 0.0)
         nb_terms = min(math.prod(scaled.shape[2:]), BLOCK) + 16 + self._most_uses
-        slack = 1.0 + gamma(nb_terms, self.options.dtype)
+        slack = 1.0 + relative_error(nb_terms, self.options.dtype)
         if self.norm == 2:
             return ops.minimum(bound, ops.sqrt(sums(0, scaled * scaled)) * slack)
         return ops.minimum(bound, sums.largest(0, scaled) * slack)
@@ -244,22 +244,24 @@ class BackwardBounds:
 
         `upper_bounds` has this error in its own sums; lines that are handed out need it beside.
         """
-        error = gamma(self._most_uses + 2, self.options.dtype) * self.enclosures[0].deviation
+        error = (
+            relative_error(self._most_uses + 2, self.options.dtype) * self.enclosures[0].deviation
+        )
         return Sums()(0, ops.abs(coefficients) * error[:, None])
 
-    def _note_curvature(self, index: int) -> None:
+    def _note_nonlinear(self, index: int) -> None:
         node = self.graph.nodes[index]
         nonlinear = not node.operation.exact_affine
-        self.curved[index] = nonlinear or any(self.curved[p] for p in node.parents)
+        self.is_nonlinear[index] = nonlinear or any(self.is_nonlinear[p] for p in node.parents)
 
     def _refine_inputs(self, index: int) -> None:
         """Tighten the inputs of a nonlinear operation where that tightens its relaxation."""
-        self._note_curvature(index)
+        self._note_nonlinear(index)
         node = self.graph.nodes[index]
         if node.operation.exact_affine:
             return
         inputs = [self.enclosures[parent] for parent in node.parents]
-        for parent, mask in zip(node.parents, node.operation.bend(inputs)):
+        for parent, mask in zip(node.parents, node.operation.unstable(inputs)):
             if mask is None:
                 continue
             source, moves, mask = self._source(parent, mask)
@@ -268,7 +270,7 @@ class BackwardBounds:
             operation = self.graph.nodes[source].operation
             # Intervals are exact behind affine operations on a box; behind a nonlinearity whose
             # input was refined a further pass gains nothing.
-            if operation is None or not operation.exact_affine or not self.curved[source]:
+            if operation is None or not operation.exact_affine or not self.is_nonlinear[source]:
                 continue
             self.refine(source, mask)
             for move in moves:
@@ -304,7 +306,7 @@ class BackwardBounds:
 
         def some(first: Any, last: Any) -> tuple[Any, Any, Sums]:
             part = chosen[:, first:last]
-            return rows.seeds(part), rows.places(part), rows.sums(part)
+            return rows.unit_rows(part), rows.places(part), rows.sums(part)
 
         # A column more than there are entries takes what shared rows have beyond the border.
         sides = [
@@ -326,29 +328,31 @@ class BackwardBounds:
         """Prepare a node for backward passes, all rounding errors of the pass included."""
         node, dtype = self.graph.nodes[index], self.options.dtype
         inputs = [self.enclosures[parent] for parent in node.parents]
-        relaxed = node.operation.in_parts(
+        relaxed = node.operation.by_places(
             lambda inputs, output: node.operation.relax(inputs, output, self.options),
             inputs,
             self.enclosures[index],
         )
-        versions = [version for version in (relaxed, relaxed.other) if version is not None]
+        versions = [version for version in (relaxed, relaxed.alternative) if version is not None]
         errors: list[Any] = [None] * len(versions)
         if len(self._consumers[index]) > 1:
             # Coefficients that arrive on several paths are summed, which rounds them.
-            errors = [gamma(self._most_uses, dtype) * self.enclosures[index].deviation] * 2
+            errors = [relative_error(self._most_uses, dtype) * self.enclosures[index].deviation] * 2
         if isinstance(node.operation, Elementwise):
             (parent,) = node.parents
             inherited = self._take_error(parent)
             if inherited is not None:
                 steepest = [ops.maximum(*map(ops.abs, v.slopes)) for v in versions]
-                inherited = [(1.0 + gamma(4, dtype)) * s * inherited for s in steepest]
+                inherited = [(1.0 + relative_error(4, dtype)) * s * inherited for s in steepest]
                 errors = [i if e is None else e + i for e, i in zip(errors, inherited)]
-        first, *other = (_widened(v, e) for v, e in zip(versions, errors))
+        first, *alternatives = (_widened(v, e) for v, e in zip(versions, errors))
         if first.lower is not None:
-            sides = [Enclosure(None, v.lower, v.upper) for v in (first, *other)]
+            sides = [Enclosure(None, v.lower, v.upper) for v in (first, *alternatives)]
             size = reduce(ops.maximum, [side.deviation for side in sides])
-            first, *other = (_widened(v, self._sum_error(size)) for v in (first, *other))
-        self.relaxed[index] = first._replace(other=other[0] if other else None)
+            first, *alternatives = (
+                _widened(v, self._sum_error(size)) for v in (first, *alternatives)
+            )
+        self.relaxed[index] = first._replace(alternative=alternatives[0] if alternatives else None)
 
     def _take_error(self, index: int) -> Any:
         """The rounding error of an affine node, taken over by the one activation that uses it.
@@ -371,7 +375,7 @@ class BackwardBounds:
     def _sum_error(self, size: Any) -> Any:
         """What rounding does to a sum over terms of coefficients and these sizes, per term."""
         nb_terms = min(math.prod(size.shape[1:]), BLOCK) + 8 + self._most_uses
-        return gamma(nb_terms, self.options.dtype) * size
+        return relative_error(nb_terms, self.options.dtype) * size
 
 
 def largest_terms(coefficients: Any, lower: Any, upper: Any) -> Any:
@@ -380,7 +384,7 @@ def largest_terms(coefficients: Any, lower: Any, upper: Any) -> Any:
     return ops.maximum(coefficients * lower, coefficients * upper)
 
 
-def halves(values: Any) -> tuple[Any, Any]:
+def split_signs(values: Any) -> tuple[Any, Any]:
     """What belongs to rows, and what to their negatives behind them, of (N, 2 S, ...)."""
     half = ops.shape(values)[1] // 2
     return values[:, :half], values[:, half:]
@@ -400,17 +404,17 @@ def _widened(relaxed: Relaxed, error: Any) -> Relaxed:
     return relaxed._replace(lower=lower, upper=upper)
 
 
-def _mixed(relaxed: Relaxed, share: Any) -> Relaxed:
+def _blended(relaxed: Relaxed, share: Any) -> Relaxed:
     """(1 - share) of a relaxation and share of its other one, for every row."""
 
     def mix(first: Any, second: Any) -> Any:
         return first[:, None] + share * (second - first)[:, None]
 
-    other = relaxed.other
+    alternative = relaxed.alternative
     return Relaxed(
-        mix(relaxed.lower, other.lower),
-        mix(relaxed.upper, other.upper),
-        tuple(mix(*pair) for pair in zip(relaxed.slopes, other.slopes)),
+        mix(relaxed.lower, alternative.lower),
+        mix(relaxed.upper, alternative.upper),
+        tuple(mix(*pair) for pair in zip(relaxed.slopes, alternative.slopes)),
     )
 
 

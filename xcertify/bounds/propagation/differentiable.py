@@ -23,7 +23,7 @@ from xcertify.bounds.propagation.gradient import Gate, GradientGraph
 Sides = tuple[Any, Any]
 
 
-def gradient_sides(graph: GradientGraph, lower: Any, upper: Any, seeds: Any, gamma: Any) -> Sides:
+def gradient_sides(graph: GradientGraph, lower: Any, upper: Any, rows: Any, gamma: Any) -> Sides:
     """Lower and upper input gradients over boxes, (N, *input), in the type of the boxes.
 
     Parameters
@@ -32,7 +32,7 @@ def gradient_sides(graph: GradientGraph, lower: Any, upper: Any, seeds: Any, gam
         The network and its backpropagation.
     lower, upper
         Sides of the boxes, (N, *input).
-    seeds
+    rows
         (N, *outputs): rows of the logits, or the label's probabilities.
     gamma
         Relative radius of all learned weights and biases, a scalar.
@@ -43,7 +43,7 @@ def gradient_sides(graph: GradientGraph, lower: Any, upper: Any, seeds: Any, gam
     """
     sides = {0: (lower, upper)}
     _propagate(graph.network, sides, graph.targets, gamma)
-    sides[graph.seed] = (seeds, seeds)
+    sides[graph.seed] = (rows, rows)
     _propagate(graph.intervals, sides, [graph.output], gamma)
     return sides[graph.output]
 

@@ -48,7 +48,7 @@ from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.graph.weights import varied
 from xcertify.bounds.propagation import crown, interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.rounding import gamma, round_down, round_up
+from xcertify.bounds.rounding import relative_error, round_down, round_up
 
 GRADIENT_METHODS = ("interval", "crown-interval", "crown-ibp", "crown")
 LOSSES = ("logits", "cross-entropy")
@@ -160,7 +160,7 @@ class Gate(Operation):
             gap = ops.max(sign * (values - exact * sides), axis=0)
             error = self._noise(size + ops.abs(exact * reference), output.reference, options)
             # Roundings of coefficient * slope and of the sum over what was laid side by side.
-            error += gamma(self.nb_spread + 4, options.dtype) * ops.abs(exact) * deviation
+            error += relative_error(self.nb_spread + 4, options.dtype) * ops.abs(exact) * deviation
             slopes.append(slope)
             limits.append(exact * reference - output.reference + sign * (gap + error))
         below, above = limits
@@ -179,7 +179,7 @@ class Gate(Operation):
         """See `Operation`."""
         return number == 0
 
-    def bend(self, inputs: Sequence[Enclosure]) -> list[Any | None]:
+    def unstable(self, inputs: Sequence[Enclosure]) -> list[Any | None]:
         """See `Operation`: gradients of either sign with a factor that is not fixed.
 
         The selector is bounded as well as it can be by the time its network has been bounded.
@@ -202,7 +202,7 @@ class Gate(Operation):
         return ops.minimum(low, high), ops.maximum(low, high)
 
     def _noise(self, size: Any, reference: Any, options: Options) -> Any:
-        error = gamma(8, "float64") + options.network_error(2)
+        error = relative_error(8, "float64") + options.network_error(2)
         return error * (size + ops.abs(reference))
 
 
@@ -504,7 +504,7 @@ def _is_affine(node: Node) -> bool:
 def enclose_gradient(
     graph: GradientGraph,
     inputs: Sequence[Enclosure],
-    seeds: Any,
+    rows: Any,
     radius: Any,
     norm: float,
     options: Options,
@@ -522,7 +522,7 @@ def enclose_gradient(
         The network and its backpropagation.
     inputs
         Enclosures of the perturbed input and, behind it, of the fixed ones.
-    seeds
+    rows
         (N, S, *outputs): rows of the logits, or what is subtracted from the probabilities.
     radius, norm
         Ball part of the regions, as for `crown.BackwardBounds`.
@@ -551,15 +551,15 @@ def enclose_gradient(
             relax=True,
             budget=budget,
         ).enclosures
-    nb_rows = ops.shape(seeds)[1]
+    nb_rows = ops.shape(rows)[1]
 
     def each(tensor: Any) -> Any:
         return ops.repeat(tensor, nb_rows, axis=0)
 
     known = {index: Enclosure(*map(each, e)) for index, e in enclosures.items()}
-    seeds = ops.cast(ops.reshape(seeds, (-1, *seeds.shape[2:])), "float64")
-    zeros = ops.zeros_like(seeds, dtype=options.dtype)
-    known[graph.seed] = Enclosure(seeds, zeros, zeros)
+    rows = ops.cast(ops.reshape(rows, (-1, *rows.shape[2:])), "float64")
+    zeros = ops.zeros_like(rows, dtype=options.dtype)
+    known[graph.seed] = Enclosure(rows, zeros, zeros)
     weight_radii = [each(radii) for radii in weight_radii]
     if method.endswith("interval"):
         backward = varied(graph.intervals, *weight_radii)
@@ -577,7 +577,7 @@ def enclose_gradient(
         relax=True,
         budget=budget,
     )
-    if bounds.curved[graph.output]:
+    if bounds.is_nonlinear[graph.output]:
         widths = bounds.enclosures[graph.output]
         bounds.refine(graph.output, widths.upper > widths.lower)
     return bounds.enclosures[graph.output], interval.finite(bounds.enclosures)

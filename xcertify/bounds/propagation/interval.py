@@ -61,7 +61,7 @@ def step(graph: Graph, index: int, enclosures: Enclosures, options: Options) -> 
     def bound(inputs: Sequence[Enclosure], reference: Any) -> tuple[Any, Any]:
         return node.operation.interval(inputs, reference, options)[1:]
 
-    lower, upper = node.operation.in_parts(bound, inputs, reference)
+    lower, upper = node.operation.by_places(bound, inputs, reference)
     new = Enclosure(reference, as_lower(lower), as_upper(upper))
     enclosures[index] = new if known is None else intersect(known, new.lower, new.upper)
 

@@ -2,7 +2,7 @@
 
 To refine the bounds of a tensor every neuron gets a row of its own, a backward pass from the unit
 vector: `SingleRows`. A neuron of a convolution, though, sees a small window of every earlier
-tensor. Neurons whose windows do not overlap anywhere can be seeded together and walk back as one
+tensor. Neurons whose windows do not overlap anywhere can be bounded together and walk back as one
 row, since no entry on the way belongs to two of them; sums are then taken window by window:
 `SharedRows`, the idea of compressed Jacobians (Curtis, Powell and Reid, 1974).
 """
@@ -41,10 +41,10 @@ class SingleRows:
         """Which rows, (N, R), bound the entries of a mask (N, *shape)."""
         return ops.reshape(mask, (-1, math.prod(self.shape)))
 
-    def seeds(self, chosen: Any) -> Any:
+    def unit_rows(self, chosen: Any) -> Any:
         """Coefficients (N, S, *shape) of rows given by number, (N, S)."""
-        seeds = ops.one_hot(chosen, math.prod(self.shape), dtype=self.dtype)
-        return ops.reshape(seeds, (*ops.shape(chosen), *self.shape))
+        rows = ops.one_hot(chosen, math.prod(self.shape), dtype=self.dtype)
+        return ops.reshape(rows, (*ops.shape(chosen), *self.shape))
 
     def places(self, chosen: Any) -> Any:
         """Entries of the flat tensor that rows bound, (N, S)."""
@@ -94,7 +94,7 @@ class RowForm:
         return part.astype(self.dtype, copy=False).reshape((*part.shape[:-1], *self.shape))
 
 
-class AskedRows:
+class TargetRows:
     """The rows of a call inside a compiled function.
 
     Parameters
@@ -116,13 +116,13 @@ class AskedRows:
         """How many there are."""
         return ops.shape(self._handed)[self._axis]
 
-    def seeds(self, first: Any, last: Any) -> Any:
+    def between(self, first: Any, last: Any) -> Any:
         """Coefficients of some rows, (N, last - first, *shape)."""
         if self.form.name == "own":
             return self._handed[:, first:last]
         rows = self._handed[None, first:last]
         if self.form.name == "entries":
-            rows = SingleRows(self.form.shape, self.form.dtype).seeds(rows)
+            rows = SingleRows(self.form.shape, self.form.dtype).unit_rows(rows)
         return ops.broadcast_to(rows, (self.nb_samples, last - first, *self.form.shape))
 
 
@@ -252,16 +252,16 @@ class SharedRows:
         block_axes = tuple(range(1, 2 * len(self.axes), 2))
         return ops.reshape(ops.max(mask, axis=block_axes), (-1, self.nb_rows)) > 0
 
-    def seeds(self, chosen: Any) -> Any:
+    def unit_rows(self, chosen: Any) -> Any:
         """See `SingleRows`."""
         *starts, channel = self._split(chosen)
-        seeds = self._along(
+        rows = self._along(
             ops.one_hot(channel, self.shape[self.channels], dtype=self.dtype), self.channels
         )
         for axis, pitch, start in zip(self.axes, self.pitch, starts):
             on = ops.equal(ops.arange(self.shape[axis], dtype="int32") % pitch, start[..., None])
-            seeds = seeds * self._along(ops.cast(on, self.dtype), axis)
-        return seeds
+            rows = rows * self._along(ops.cast(on, self.dtype), axis)
+        return rows
 
     def places(self, chosen: Any) -> Any:
         """See `SingleRows`: (N, S, *blocks); one past the last entry where a block has none."""

@@ -103,13 +103,13 @@ class _LargeMatmul(Affine):
         (kernel,) = self.weights()
         if inputs[0].dtype == kernel.dtype:
             return ops.matmul(inputs[0], kernel)
-        return self._in_parts(inputs[0], lambda part: part)
+        return self._by_kernel_rows(inputs[0], lambda part: part)
 
     def absolute(self, *inputs: Any) -> Any:
         """See `Affine`."""
-        return self._in_parts(inputs[0], ops.abs)
+        return self._by_kernel_rows(inputs[0], ops.abs)
 
-    def _in_parts(self, inputs: Any, change: Callable[[Any], Any]) -> Any:
+    def _by_kernel_rows(self, inputs: Any, change: Callable[[Any], Any]) -> Any:
         """Product with a changed kernel, of which some rows are held at a time."""
         kernel = ops.convert_to_tensor(self.weights()[0])
         nb_inputs, nb_units = kernel.shape
