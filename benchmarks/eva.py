@@ -26,8 +26,8 @@ import keras
 import numpy as np
 
 from xcertify.attributions import EVA
-from xcertify.benchmark import convolutional_net, dense_net, fit, on_images
 from xcertify.bounds import UnsupportedLayerError
+from xcertify.commands.networks import convolutional_net, dense_net, fit, on_images
 from xcertify.datasets import load_digits
 
 METHODS = (

@@ -30,9 +30,8 @@ import tensorflow as tf
 from xcertify import attributions
 from xcertify.attacks import PGD, input_gradient, targeted_map_attack, top_k_attack
 from xcertify.attributions import RelEx
-from xcertify.benchmark import accuracy, convolutional_net, fit
+from xcertify.commands.networks import accuracy, convolutional_net, fit, predict
 from xcertify.datasets import load
-from xcertify.demo import predict
 from xcertify.metrics import (
     ClassRetrieval,
     FeatureRelevance,

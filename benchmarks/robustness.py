@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from xcertify.attacks import PGD, MinimalPerturbation
-from xcertify.benchmark import convolutional_net, fit, on_images
+from xcertify.commands.networks import convolutional_net, fit, on_images
 from xcertify.datasets import load_digits
 from xcertify.metrics import RobustnessSr
 from xcertify.metrics.robustness import FRACTIONS

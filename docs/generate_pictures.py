@@ -16,7 +16,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from matplotlib.figure import Figure
 
-from xcertify import attributions, demo, metrics, plots
+from xcertify import attributions, metrics, plots
+from xcertify.commands.demo.demonstration import train
+from xcertify.commands.images import one_of_each, split_digits
+from xcertify.commands.networks import predict
 
 IMAGES = Path(__file__).with_name("images")
 CLIP = (0.0, 1.0)
@@ -39,10 +42,10 @@ OTHERS = {
 
 def main() -> None:
     """Draw everything."""
-    (images, labels), (test_images, test_labels) = demo.split_digits(0)
-    model = demo.train(images, labels, 0)
-    digits = test_images[demo.one_of_each(test_labels, 6)]
-    classes = demo.predict(model, digits)
+    (images, labels), (test_images, test_labels) = split_digits(0)
+    model = train(images, labels, 0)
+    digits = test_images[one_of_each(test_labels, 6)]
+    classes = predict(model, digits)
     names = [f"a {c}" for c in classes]
 
     eva = attributions.EVA(model, epsilon=0.02, clip=CLIP)
@@ -127,7 +130,7 @@ def draw_curves(model, digits: np.ndarray, classes: np.ndarray, maps: dict) -> N
 
 def draw_fidelity(model, digits: np.ndarray) -> None:
     """The drop of the logit over subsets, the mean of many digits: single ones jump."""
-    classes = demo.predict(model, digits)
+    classes = predict(model, digits)
     metric = metrics.MuFidelity(
         model, digits, classes, grid_size=14, nb_samples=50, baseline_mode="random"
     )

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
-from xcertify import cli
+from xcertify import commands
 from xcertify.attacks import PGD
 from xcertify.attributions import (
     CORGI,
@@ -416,7 +416,7 @@ def test_a_saved_model(tmp_path, capsys):
         np.testing.assert_allclose(Saliency(given)(inputs, LABELS), expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="TFSMLayer cannot be bounded"):
         EVA(wrapped, 0.01)(inputs, LABELS)
-    assert cli.main(["explain", str(tmp_path / "saved"), str(tmp_path / "inputs.npy")]) == 2
+    assert commands.main(["explain", str(tmp_path / "saved"), str(tmp_path / "inputs.npy")]) == 2
     assert "is a folder, and a file is taken: a model as .keras" in capsys.readouterr().err
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from xcertify.cli import main
+from xcertify.commands import main
 
 sys.exit(main())

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from xcertify import criteria
+from xcertify.radii import Interval
+from xcertify.regions import Ball, Region
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,29 +23,51 @@ class Certificate:
     Attributes
     ----------
     region
-        The region of each input, in words.
+        The N regions that it is about, around the inputs: of a radius, the balls of the certified
+        radii. ``str(region)`` says it in words.
     method
         How the bounds were computed, a name of `Verifier`.
     arithmetic
         "real": proved for the network in real arithmetic; "float32": for its evaluation in float32
         as well; "decomon": as decomon computes it; "none": nothing is proved. Behind it in
         brackets, where the model computes in half precision: that this is not covered.
+    interval
+        The headline: of one number of each input, named below, what is proved and what an attack
+        found.
     """
 
-    region: str
+    region: Region
     method: str
     arithmetic: str
+    interval: Interval
+
+    @property
+    def certified(self) -> np.ndarray:
+        """(N,): ``interval.certified``."""
+        return self.interval.certified
+
+    @property
+    def attacked(self) -> np.ndarray | None:
+        """(N,): ``interval.attacked``; None without an attack."""
+        return self.interval.attacked
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields with arrays as nested lists, ready for JSON."""
+        """All fields with arrays as nested lists, ready for JSON; the region as a dictionary."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+        return {name: _plain(value) for name, value in fields.items()}
 
     @property
     def _how(self) -> str:
         """Method and arithmetic, for `repr`."""
         name, *note = self.arithmetic.split(" ", 1)
         return " ".join([f"{self.method}, {name} arithmetic", *note])
+
+
+def _plain(value: Any) -> Any:
+    """A field of a certificate as JSON has it."""
+    if isinstance(value, (Region, Interval)):
+        return value.to_dict()
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,27 +79,34 @@ class OverlapCertificate(Certificate):
 
     Attributes
     ----------
-    overlap
-        (N,): no point of the region has a larger overlap.
+    interval
+        The overlap: `certified` (N,), that no point of the region exceeds; `attacked` (N,), that of
+        a point that was found, if there was an attack.
     cell_overlaps
         (N, cells): the same with the features of one cell held at their nominal value.
     cells
         (H, W), (T, W) or (W,): the cell that each feature belongs to.
     targets
         (N,) int: class c.
-    robust
-        (N,) bool: the prediction is proved to be c on the whole region.
 
     Guarantee
     ---------
     That of the `Verifier` method, on every point of the region.
     """
 
-    overlap: np.ndarray
     cell_overlaps: np.ndarray
     cells: np.ndarray
     targets: np.ndarray
-    robust: np.ndarray
+
+    @property
+    def overlap(self) -> np.ndarray:
+        """(N,): ``interval.certified``, no point of the region has a larger overlap."""
+        return self.interval.certified
+
+    @property
+    def robust(self) -> np.ndarray:
+        """(N,) bool: the prediction is proved to be c on the whole region."""
+        return self.overlap < 0
 
     def __repr__(self) -> str:
         return (
@@ -92,13 +123,14 @@ class GradientCertificate(Certificate):
 
     Attributes
     ----------
+    interval
+        The largest distance of an explanation to that of the input, in units of its length
+        (``farthest()``): `certified` (N,).
     lower, upper
         (N, *input): no explanation of a point of the region, and of any of the weights, leaves
         these bounds (the set E of the paper).
     explanation
         (N, *input): the explanation of the inputs themselves, that is defended.
-    inputs
-        (N, *input).
     targets
         (N, K): weights of the logits whose sum is explained; one-hot rows for the cross-entropy.
     settings
@@ -119,10 +151,14 @@ class GradientCertificate(Certificate):
     lower: np.ndarray
     upper: np.ndarray
     explanation: np.ndarray
-    inputs: np.ndarray
     targets: np.ndarray
     settings: dict[str, Any]
     fingerprint: str
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """(N, *input): the centers of the regions."""
+        return self.region.center
 
     @property
     def delta(self) -> np.ndarray:
@@ -179,9 +215,10 @@ class GradientCertificate(Certificate):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file, which `load` reads without executing anything."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        arrays = {name: v for name, v in fields.items() if isinstance(v, np.ndarray)}
-        text = {name: v for name, v in fields.items() if name not in arrays}
+        names = ("lower", "upper", "explanation", "inputs", "targets")
+        arrays = {name: getattr(self, name) for name in names}
+        names = ("method", "arithmetic", "settings", "fingerprint")
+        text = {name: getattr(self, name) for name in names}
         with open(path, "wb") as file:
             np.savez_compressed(file, text=np.array(json.dumps(text)), **arrays)
 
@@ -197,7 +234,15 @@ class GradientCertificate(Certificate):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         try:
-            return cls(**json.loads(str(arrays.pop("text"))), **arrays)
+            text = json.loads(str(arrays.pop("text")))
+            text.pop("region", None)  # a sentence, in files of earlier versions
+            settings = text["settings"]
+            region = Ball(
+                arrays.pop("inputs"), settings["epsilon"], settings["norm"], settings["clip"]
+            )
+            sides = arrays["lower"], arrays["upper"]
+            interval = Interval(criteria.farthest(*sides, arrays["explanation"], "l2_ratio"))
+            return cls(region=region, interval=interval, **text, **arrays)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"the file must be a gradient certificate. Received: {os.fspath(path)!r} with "
@@ -248,11 +293,9 @@ class RadiusCertificate(Certificate):
 
     Attributes
     ----------
-    certified
-        (N,): the criterion is proved for this radius and every smaller one; 0 where for none.
-    attacked
-        (N,): for this radius an explanation was found that breaks it; inf where none was. None
-        without an attack. The true radius lies between the two.
+    interval
+        The radius: for `certified` (N,) and every smaller one the criterion is proved, 0 where for
+        none; for `attacked` (N,) an explanation was found that breaks it, inf where none was.
     varied
         "epsilon" or "gamma".
     criterion
@@ -263,8 +306,6 @@ class RadiusCertificate(Certificate):
     Of `certified`: that of `GradientCertificate` at this radius; smaller regions lie inside.
     """
 
-    certified: np.ndarray
-    attacked: np.ndarray | None
     varied: str
     criterion: str
 
@@ -292,7 +333,7 @@ def fingerprint(model: Any) -> str:
 class TopKCertificate(Certificate):
     """Radii within which the most important cells of a map stay so (CORGI), one entry per input.
 
-    The true radius of an input, where the first cell leaves, is in ``[radius, attacked]``.
+    The true radius of an input, where the first cell leaves, is in `interval`.
 
     Attributes
     ----------
@@ -300,11 +341,10 @@ class TopKCertificate(Certificate):
         How maps were bounded, a form of `CORGI`.
     k, k2
         The k largest cells are proved to stay among the k2 largest.
-    radius
-        (N,): largest radius that was tested and proved, in units of the inputs; 0 where none was.
-    attacked
-        (N,): distance of the nearest point that was found where a cell has left, inf where none
-        was; None without an attack.
+    interval
+        The radius, in units of the inputs: `certified` (N,), the largest one that was tested and
+        proved, 0 where none was; `attacked` (N,), the distance of the nearest point that was found
+        where a cell has left, inf where none was.
     prediction_radius
         (N,): the model is proved to give the target class within it; None if not asked for.
     gap
@@ -325,13 +365,16 @@ class TopKCertificate(Certificate):
     form: str
     k: int
     k2: int
-    radius: np.ndarray
-    attacked: np.ndarray | None
     prediction_radius: np.ndarray | None
     gap: np.ndarray
     cells: np.ndarray
     map_shape: tuple[int, int]
     targets: np.ndarray
+
+    @property
+    def radius(self) -> np.ndarray:
+        """(N,): ``interval.certified``."""
+        return self.interval.certified
 
     @property
     def joint_radius(self) -> np.ndarray:
@@ -356,15 +399,14 @@ class MaskCertificate(Certificate):
     """Radii within which what a mask keeps keeps its class (RelEx), one entry per input.
 
     For an input x, its mask m and the neutral value n, ``f(n + m (x' - n))`` is looked at for all
-    x' near x, with the same m. The true radius is in ``[certified, attacked]``.
+    x' near x, with the same m. The true radius is in `interval`.
 
     Attributes
     ----------
-    certified
-        (N,): no x' within this distance of x gives another class; 0 where none was proved.
-    attacked
-        (N,): distance of the nearest x' found that does; 0 where x itself does, inf where none was
-        found.
+    interval
+        The radius: no x' within `certified` (N,) of x gives another class, 0 where none was proved;
+        `attacked` (N,) is the distance of the nearest x' found that does, 0 where x itself does,
+        inf where none was found.
     masks
         (N, *input) float32 in [0, 1].
     neutral_value
@@ -379,8 +421,6 @@ class MaskCertificate(Certificate):
     for x'.
     """
 
-    certified: np.ndarray
-    attacked: np.ndarray
     masks: np.ndarray
     neutral_value: np.ndarray
     targets: np.ndarray

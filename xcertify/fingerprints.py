@@ -14,23 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xcertify.keras_graph import NOTES
+
 _PLAIN = (bool, int, str, bytes, type(None), type, np.dtype)
 _CHAINS = (list, tuple, set, frozenset)
-
-# What Keras notes in layers and models when they are called, trained or saved.
-# fmt: off
-_NOTES = {
-    "build", "built", "compiled", "history", "loss", "optimizer", "quantize", "predict_function",
-    "test_function", "train_function", "stop_evaluating", "stop_predicting", "stop_training",
-    "steps_per_execution", "unrolled_steps_per_execution", "_auto_config", "_called",
-    "_compile_config", "_compile_loss", "_compile_metrics", "_compiled_trainable_state",
-    "_distribute_strategy", "_eval_epoch_iterator", "_inbound_nodes", "_initial_epoch",
-    "_is_compiling", "_jit_compile",
-    "_lock", "_loss_ids", "_loss_tracker", "_losses", "_losses_override", "_metrics",
-    "_optimizer", "_outbound_nodes", "_parent_path", "_path", "_run_eagerly",
-    "_saved_model_arg_spec", "_saved_model_inputs_spec", "_tracked", "_tracker",
-}
-# fmt: on
 
 
 class _Same:
@@ -110,7 +97,7 @@ def _facts(value: Any, seen: dict[int, int]) -> Any:
         own = [
             (name, _facts(attributes[name], seen))
             for name in attributes
-            if name not in _NOTES and not name.startswith("_self_")
+            if name not in NOTES and not name.startswith("_self_")
         ]
         return type(value), _Same(type(value).call), tuple(own)
     if isinstance(value, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -79,6 +79,12 @@ def as_arrays(
                 f"give np.full({len(inputs)}, class). Received: shape {targets.shape}"
             )
     return inputs, targets
+
+
+def in_batches(array: Any, size: int | None) -> Iterator[Any]:
+    """Pieces of at most `size` of the first axis, None being all of it."""
+    step = max(1, len(array) if size is None else size)
+    return (array[first : first + step] for first in range(0, len(array), step))
 
 
 def spread_value(

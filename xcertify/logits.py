@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras import layers
 
 from xcertify.bounds.rules.reshaping import IDENTITIES
+from xcertify.keras_graph import call_of, has_keras_call, is_keras_function, with_attributes
 from xcertify.models import Run, as_rows, check_model, is_graph, is_legacy, outputs_of, single
 
 _SOFTMAX = (keras.activations.softmax, keras.ops.softmax, tf.nn.softmax)
@@ -150,8 +151,8 @@ def _find_head(model: keras.Model) -> _Head | None:
     while True:
         if tensor is model.inputs[0]:
             return None
-        layer, index, _ = tensor._keras_history
-        call = layer._inbound_nodes[index]
+        call = call_of(tensor)
+        layer = call.operation
         if len(call.input_tensors) != 1:
             return None
         (before,) = call.input_tensors
@@ -206,8 +207,7 @@ def _does_nothing(layer: Any) -> bool:
 def _keeps_rows(layer: Any, before: Sequence[Any], after: Sequence[Any]) -> bool:
     """Whether a layer or operation only takes away or adds axes of one entry."""
     rearranges = isinstance(layer, (layers.Flatten, layers.Reshape)) or (
-        type(layer).__module__.startswith("keras.src.ops.")
-        and type(layer).__name__ in ("Reshape", "Squeeze", "ExpandDims")
+        is_keras_function(layer) and type(layer).__name__ in ("Reshape", "Squeeze", "ExpandDims")
     )
     return rearranges and _is_row(before) and _is_row(after) and before[-1] == after[-1]
 
@@ -217,13 +217,12 @@ def _kind_of(layer: Any) -> tuple[str | None, Any]:
     if isinstance(layer, layers.Softmax):
         return "softmax", layer.axis
     if isinstance(layer, (layers.Activation, *_ACTIVATED)):
-        is_own = not type(layer).call.__module__.startswith("keras.")
-        return (None, None) if is_own else _kind_of(layer.activation)
+        return _kind_of(layer.activation) if has_keras_call(layer) else (None, None)
     if isinstance(layer, layers.Lambda):
         return _kind_of(layer.function)
     if isinstance(layer, layers.Layer):
         return None, None
-    if type(layer).__module__.startswith("keras.src.ops."):
+    if is_keras_function(layer):
         kind = {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(type(layer).__name__)
         return kind, getattr(layer, "axis", -1)
     if layer in _SOFTMAX:
@@ -254,9 +253,7 @@ def _stands_alone(layer: Any) -> bool:
 
 def _without_activation(layer: layers.Layer) -> Callable:
     """The layer without its activation: the same variables, whatever has become of them."""
-    linear = object.__new__(type(layer))
-    settings = {"activation": keras.activations.linear, "activity_regularizer": None, "_losses": []}
-    object.__setattr__(linear, "__dict__", vars(layer) | settings)
+    linear = with_attributes(layer, activation=keras.activations.linear, activity_regularizer=None)
     return lambda x: linear(x, training=False)
 
 
@@ -282,3 +279,11 @@ def _refuse_legacy_head(model: Any) -> None:
             f"load it with keras.models.load_model, or build a model that ends before it. "
             f"Received: the layer '{last.name}'"
         )
+
+
+def two_classes(logits: tf.Tensor) -> tf.Tensor:
+    """Logits (B, K) in float32; a single one, (B, 1), becomes two, of the classes 0 and 1."""
+    logits = tf.cast(logits, tf.float32)
+    if logits.shape[-1] == 1:
+        logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
+    return logits

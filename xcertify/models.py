@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.bounds.graph.graph import calls_between, is_model_of_layers, layer_output
+from xcertify.keras_graph import calls_between, is_model_of_layers, layer_of, layer_output
 from xcertify.tracing import NeedsValues
 
 _PIXELS = ("uint8", "uint16")
@@ -46,7 +46,7 @@ def check_model(model: Any) -> None:
             f"the model has several outputs; build one of the output that is meant, "
             f"keras.Model(model.inputs, model.outputs[0]) or another number. "
             f"Received: outputs of the layers "
-            f"{', '.join(f'{o._keras_history[0].name} {tuple(o.shape)}' for o in outputs)}"
+            f"{', '.join(f'{layer_of(o).name} {tuple(o.shape)}' for o in outputs)}"
         )
 
 

@@ -1,56 +1,245 @@
 """Certified against attacked: every proof is held against the best attack on the same quantity.
 
-An attack that succeeds where a certificate says that none can is no result: it is refused, in one
-way, wherever the package has both sides. The search for the largest radius up to an attack is here
-too.
+`Interval` holds both sides. `RadiusSearch` is the one search for either of them: the largest radius
+that is proved, the least one that is attacked. An attack that succeeds where a certificate says
+that none can is no result: `compare_radii` and `compare_bounds` refuse it in one way, wherever the
+package has both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
+
+from xcertify.bounds import Verifier
+from xcertify.inputs import in_batches
+from xcertify.regions import Region
+from xcertify.targets import margin_rows
 
 
 class ContradictionError(RuntimeError):
     """An attack succeeded inside a certified region: one of the two is wrong."""
 
 
-def largest_proved(
-    holds: Callable[[np.ndarray, np.ndarray], np.ndarray], ends: np.ndarray, nb_halvings: int
-) -> np.ndarray:
-    """The largest radii that were tried and proved, by bisection from 0 to given ends.
+@dataclass(frozen=True, eq=False, repr=False)
+class Interval:
+    """What is known of a number of each input: between what is proved and what an attack found.
 
-    What is returned was itself proved, so that it does not matter that bounds are not monotone.
+    Of a radius the proof is the lower end, ``certified <= radius <= attacked``; of a largest value
+    it is the upper one, ``attacked <= value <= certified``.
+
+    Attributes
+    ----------
+    certified
+        (N,): the proved end.
+    attacked
+        (N,): the end that an attack showed, infinite where it found nothing; None without one.
+
+    Guarantee
+    ---------
+    Of `certified`, that of the certificate whose interval it is. **No guarantee** that `attacked`
+    is the best that an attack can do.
+    """
+
+    certified: np.ndarray
+    attacked: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.certified)
+
+    def __getitem__(self, index: slice | np.ndarray) -> Interval:
+        """The intervals of some inputs."""
+        attacked = None if self.attacked is None else self.attacked[index]
+        return Interval(self.certified[index], attacked)
+
+    @property
+    def gap(self) -> np.ndarray | None:
+        """(N,): how far both ends are from each other; None without an attack."""
+        if self.attacked is None:
+            return None
+        with np.errstate(invalid="ignore"):  # both infinite
+            return np.abs(self.attacked - self.certified)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Both ends as lists, ready for JSON."""
+        attacked = None if self.attacked is None else self.attacked.tolist()
+        return {"certified": self.certified.tolist(), "attacked": attacked}
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "<Interval of no inputs>"
+        attacked = "not attacked"
+        if self.attacked is not None:
+            attacked = f"attacked {np.median(self.attacked):.4g}"
+        return (
+            f"<Interval: certified {np.median(self.certified):.4g}, {attacked} "
+            f"(medians of {len(self)})>"
+        )
+
+
+class RadiusSearch:
+    """Bisection of a radius for N inputs side by side: it says what to test and is told what holds.
+
+    The same for proofs (does it hold within the radius?) and attacks (was it not broken there?)::
+
+        search = RadiusSearch(low, high, nb_halvings=10)
+        for samples, radii in search:
+            search.answer(holds_within(samples, radii))
+        search.held, search.broken
 
     Parameters
     ----------
-    holds
-        (samples (M,), radii (M,)) -> (M,) bool: where it is proved that nothing happens up to the
-        radius; `samples` are places in `ends`.
-    ends
-        (N,): where to stop, such as the distance of an attack. An end is tried itself, last, where
-        no smaller radius has failed: so a proof that reaches an attack is found out.
+    low, high
+        (N,) radii between which it looks. Without `test_low` the lower end counts as one that
+        holds, without `test_high` the upper one as one that does not; neither is then reported.
     nb_halvings
-        Number of bisections.
+        Number of bisections. None: until `tolerance` is reached.
+    tolerance
+        Of an input whose ``high <= low (1 + tolerance)`` nothing more is tested; None: tested until
+        `nb_halvings`.
+    linear
+        Whether the middle of two radii is their mean; else it is their geometric mean.
+    known
+        (N,) radii that are known to hold, with which `held` begins. None: 0. With them the search
+        rises by factors of two until one does not hold.
+    test_low
+        Whether the lower end is tested first: True, or (N,) bool for some inputs.
+    test_high
+        "first": the upper end is tested before all others; "last": where no smaller one has failed.
+    whole
+        Whether all inputs are tested each time, the decided ones at a radius that holds, for tests
+        that cannot be made of some of them.
+    batch_size
+        Most inputs that are tested at once; None: all.
+    name, verbose
+        Of a progress bar of decided inputs, and whether to show it.
 
-    Returns
-    -------
-    radii
-        (N,) float64; 0 where none was proved.
+    Attributes
+    ----------
+    held
+        (N,) float64: the largest radius that was tested (or `known`) and held; 0 where none did. It
+        was itself tested, so that nothing depends on answers being monotone.
+    broken
+        (N,) float64: the least radius that was tested and did not hold; inf where none was.
+
+    Examples
+    --------
+    >>> search = RadiusSearch(np.zeros(2), np.ones(2), nb_halvings=8, linear=True)
+    >>> for samples, radii in search:
+    ...     search.answer(radii < np.array([0.3, 0.7])[samples])
+    >>> search.held
+    array([0.296875, 0.69921875])
     """
-    ends = np.asarray(ends, np.float64)
-    low, high, some = np.zeros(len(ends)), ends.copy(), np.flatnonzero(ends)
-    for _ in range(nb_halvings if len(some) else 0):
-        middle = (low[some] + high[some]) / 2
-        proved = holds(some, middle)
-        low[some[proved]], high[some[~proved]] = middle[proved], middle[~proved]
-    left = some[high[some] == ends[some]]
-    if len(left):
-        proved = left[holds(left, ends[left])]
-        low[proved] = ends[proved]
-    return low
+
+    def __init__(
+        self,
+        low: Any,
+        high: Any,
+        *,
+        nb_halvings: int | None = None,
+        tolerance: float | None = None,
+        linear: bool = False,
+        known: np.ndarray | None = None,
+        test_low: Any = False,
+        test_high: str | None = None,
+        whole: bool = False,
+        batch_size: int | None = None,
+        name: str = "radius",
+        verbose: bool = False,
+    ) -> None:
+        if nb_halvings is None and tolerance is None:
+            raise ValueError("give nb_halvings, tolerance or both: without one it would not end")
+        low, high = np.broadcast_arrays(np.asarray(low, np.float64), np.asarray(high, np.float64))
+        self._low, self._high, self._end = low.copy(), high.copy(), high
+        self._halvings, self._tolerance, self._linear = nb_halvings, tolerance, linear
+        self._rises = np.zeros(len(low), bool) if known is None else np.asarray(known) > 0
+        self._test_low, self._test_high = np.broadcast_to(test_low, low.shape), test_high
+        self._whole, self._batch_size = whole, batch_size
+        self._answer: np.ndarray | None = None
+        self._progress = {"total": len(low), "desc": name, "unit": "input", "disable": not verbose}
+        self.held = np.zeros(len(low)) if known is None else np.array(known, np.float64)
+        self.broken = np.full(len(low), np.inf)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Which inputs (M,) to test at which radii (M,); an `answer` is due after each."""
+        undecided = self._low < self._high
+        with tqdm(**self._progress) as progress:
+            yield from self._ask(self._test_low & undecided, self._low)
+            if self._test_high == "first":
+                yield from self._ask(self._low < self._high, self._high)
+            while (undecided := self._undecided()).any() and self._halvings != 0:
+                yield from self._ask(undecided, self._middle())
+                self._halvings = None if self._halvings is None else self._halvings - 1
+                progress.update(int((~self._undecided()).sum()) - progress.n)
+            if self._test_high == "last":
+                untouched = (self._high == self._end) & (self._low < self._high)
+                yield from self._ask(untouched, self._high)
+            progress.update(len(self.held) - progress.n)
+
+    def answer(self, holds: Any) -> None:
+        """Whether it holds within each of the radii that were just given, (M,) bool."""
+        self._answer = np.asarray(holds, bool)
+
+    def _ask(
+        self, wanted: np.ndarray, radii: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The wanted inputs (N,) bool at their radii (N,), and what follows from the answers."""
+        if not wanted.any():
+            return
+        radii = np.where(wanted, radii, self._low)
+        some = np.arange(len(radii)) if self._whole else np.flatnonzero(wanted)
+        for samples in in_batches(some, self._batch_size):
+            yield samples, radii[samples]
+            answer, self._answer = self._answer, None
+            if answer is None or answer.shape != samples.shape:
+                raise RuntimeError(
+                    f"answer() is due after each test, with one entry for each of the "
+                    f"{len(samples)} inputs. Received: {answer!r}"
+                )
+            self._note(samples[wanted[samples]], radii, answer[wanted[samples]])
+
+    def _note(self, samples: np.ndarray, radii: np.ndarray, holds: np.ndarray) -> None:
+        held, broken = samples[holds], samples[~holds]
+        self.held[held] = np.maximum(self.held[held], radii[held])
+        self.broken[broken] = np.minimum(self.broken[broken], radii[broken])
+        self._low[held], self._high[broken] = radii[held], radii[broken]
+        self._rises[broken] = False
+
+    def _undecided(self) -> np.ndarray:
+        """Inputs that are still worth a test, (N,) bool."""
+        tolerance = self._tolerance or 0.0
+        return self._low * (1 + tolerance) < self._high
+
+    def _middle(self) -> np.ndarray:
+        """Radii between both ends, (N,)."""
+        if self._linear:
+            return (self._low + self._high) / 2
+        middle = np.sqrt(self._low * self._high)
+        return np.where(self._rises, np.minimum(2 * self._low, middle), middle)
+
+
+def keeps_class(verifier: Verifier, region: Region, classes: np.ndarray) -> np.ndarray:
+    """Where no point of a region is proved to have another class than the given one, (N,) bool.
+
+    Parameters
+    ----------
+    verifier
+        Of the logits.
+    region
+        N regions.
+    classes
+        (N,) int.
+
+    Guarantee
+    ---------
+    That of the verifier: True where all margins ``f_c' - f_c`` are proved to be negative.
+    """
+    rows = margin_rows(classes, verifier.nb_outputs)
+    return (verifier.bound_rows(region, rows)[1] < 0).all(axis=1)
 
 
 def compare_radii(
@@ -59,7 +248,7 @@ def compare_radii(
     *,
     what: str,
     method: str,
-    region: str,
+    region: Any,
     samples: Any = None,
 ) -> None:
     """Refuse attacks at a distance that is certified.
@@ -75,7 +264,7 @@ def compare_radii(
     what
         What does not happen, for the message: "another class".
     method, region
-        Of the certificate, for the message.
+        Of the certificate, for the message; `region` in words, or itself.
     samples
         (N,) numbers of the inputs; None: in their order.
 
@@ -95,7 +284,7 @@ def compare_bounds(
     *,
     what: str,
     method: str,
-    region: str,
+    region: Any,
     samples: Any = None,
 ) -> None:
     """Refuse attacks that attain more than an upper bound.
@@ -126,7 +315,7 @@ def _refuse(
     claims: str,
     what: str,
     method: str,
-    region: str,
+    region: Any,
     samples: Any,
 ) -> None:
     if not wrong.any():

@@ -87,6 +87,8 @@ class Region:
         1, 2 or inf: the norm of the ball part. With inf the box says everything.
     epsilon
         Radius of the ball part per feature, broadcastable to (N, *shape); None for a `Box`.
+    clip
+        Valid range (low, high) that a `Ball` was cut to, as it was given; else None.
     """
 
     def __init__(
@@ -96,9 +98,10 @@ class Region:
         upper: np.ndarray,
         epsilon: np.ndarray | None = None,
         norm: float = math.inf,
+        clip: tuple[Any, Any] | None = None,
     ) -> None:
         self.center, self.lower, self.upper = center, lower, upper
-        self.epsilon, self.norm = epsilon, norm
+        self.epsilon, self.norm, self.clip = epsilon, norm, clip
 
     def __len__(self) -> int:
         return len(self.center)
@@ -116,7 +119,37 @@ class Region:
                 f"use region[{index}:{index + 1}]. Received: {index!r}"
             )
         epsilon = None if self.epsilon is None else self._full_epsilon()[index]
-        return Region(self.center[index], self.lower[index], self.upper[index], epsilon, self.norm)
+        sides = self.lower[index], self.upper[index]
+        return Region(self.center[index], *sides, epsilon, self.norm, self.clip)
+
+    def describe(self) -> str:
+        """In words: a ball's norm, radius (from the least to the largest) and valid range."""
+        if self.epsilon is None:
+            widest = float(np.max(self.upper - self.lower)) if self.center.size else 0.0
+            return f"boxes of sides up to {widest:.3g}"
+        return describe_ball(self.epsilon, self.norm, self.clip)
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The regions in words and numbers, with arrays as nested lists, ready for JSON."""
+        radius = None if self.epsilon is None else self._full_epsilon().tolist()
+        arrays = {"center": self.center, "lower": self.lower, "upper": self.upper}
+        lists = {name: array.tolist() for name, array in arrays.items()}
+        return {"description": self.describe(), "norm": self.norm, "epsilon": radius} | lists
+
+    def resized(self, radii: Any) -> Ball:
+        """Balls around the same inputs, of the same norm and valid range, with other radii (N,).
+
+        Raises
+        ------
+        ValueError
+            For a box, which has no norm; and as `Ball`.
+        """
+        if self.epsilon is None:
+            raise ValueError("resized is of balls: a box has no radius. Make a Ball around inputs")
+        return Ball(self.center, as_column(radii, self.center), self.norm, self.clip)
 
     def __repr__(self) -> str:
         kind = "Box" if self.epsilon is None else f"Ball(norm={self.norm})"
@@ -255,7 +288,7 @@ class Ball(Region):
         if clip is not None:
             low, high = _clip(clip, center)
             lower, upper = np.maximum(lower, low), np.minimum(upper, high)
-        super().__init__(center, lower, upper, epsilon, norm)
+        super().__init__(center, lower, upper, epsilon, norm, clip)
 
 
 class Box(Region):
@@ -293,6 +326,20 @@ class Box(Region):
             outside = (center < lower) | (center > upper)
             _refuse(outside, "center is outside the box", "clip it into [lower, upper] first")
         super().__init__(center, lower, upper)
+
+
+def describe_ball(epsilon: Any, norm: Norm, clip: tuple[Any, Any] | None) -> str:
+    """A ball in words: "l2 balls of radius 0.1 within (0.0, 1.0)"."""
+    radii = np.unique(np.asarray(epsilon, np.float64))
+    span = f"{radii[0]:g}" + (f" to {radii[-1]:g}" if len(radii) > 1 else "") if len(radii) else ""
+    limits = "" if clip is None else f" within ({_side(clip[0])}, {_side(clip[1])})"
+    return f"l{norm} balls of radius {span}{limits}"
+
+
+def _side(values: Any) -> str:
+    """One side of a valid range in words: a number, or its span."""
+    low, high = float(np.min(values)), float(np.max(values))
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def as_column(values: Any, inputs: np.ndarray) -> np.ndarray:

@@ -16,12 +16,18 @@ from typing import Any
 import numpy as np
 
 from xcertify.fingerprints import fingerprint
+from xcertify.perturbation import PARTS, RADII, Perturbation
 
 
 class _Constructed(ABCMeta):
-    """Notes when a constructor has come to its end; until then an assignment is only that."""
+    """Constructs, from a `perturbation` in the place of epsilon, norm and clip as well.
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    Notes when a constructor has come to its end; until then an assignment is only that.
+    """
+
+    def __call__(cls, *args: Any, perturbation: Perturbation | None = None, **kwargs: Any) -> Any:
+        if perturbation is not None:
+            kwargs |= _in_place_of(perturbation, cls, args, kwargs)
         instance = super().__call__(*args, **kwargs)
         object.__setattr__(instance, "_constructed", True)
         return instance
@@ -30,7 +36,15 @@ class _Constructed(ABCMeta):
     def __signature__(cls) -> inspect.Signature:
         """That of the constructor, for `help` and editors, which would show this `__call__`."""
         signature = inspect.signature(cls.__init__)
-        return signature.replace(parameters=[*signature.parameters.values()][1:])
+        parameters = [*signature.parameters.values()][1:]
+        if set(PARTS) & set(signature.parameters):
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            annotation = "Perturbation | None"
+            last = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+            first = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+            added = inspect.Parameter("perturbation", keyword, default=None, annotation=annotation)
+            parameters = [*first, added, *last]
+        return signature.replace(parameters=parameters)
 
 
 class Settings(metaclass=_Constructed):
@@ -55,14 +69,38 @@ class Settings(metaclass=_Constructed):
             return
         names = setting_names(type(self))
         if name in names and all(other in own for other in names):
-            fresh = type(self)(**({other: own[other] for other in names} | {name: value}))
-            _, derived = own.get("_derived") or (None, {})
-            earlier = own.get("_earlier", {}) | derived
-            object.__setattr__(fresh, "_earlier", _about(vars(fresh).get("model"), earlier))
-            object.__setattr__(self, "__dict__", vars(fresh))
+            self._construct_with({name: value})
+        elif name == "perturbation" and set(PARTS) & set(names):
+            self._construct_with(value.as_arguments(names, type(self).__name__))
         else:  # an attribute beside the constructor's
             object.__setattr__(self, name, value)
             own.pop("_derived", None)
+
+    def _construct_with(self, changes: dict[str, Any]) -> None:
+        """Become the object that the constructor makes of these settings and the present others."""
+        own = vars(self)
+        settings = {name: own[name] for name in setting_names(type(self))}
+        fresh = type(self)(**(settings | changes))
+        _, derived = own.get("_derived") or (None, {})
+        earlier = own.get("_earlier", {}) | derived
+        object.__setattr__(fresh, "_earlier", _about(vars(fresh).get("model"), earlier))
+        object.__setattr__(self, "__dict__", vars(fresh))
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """The settings `norm` and `clip`, and the radius if there is one, as a `Perturbation`.
+
+        Raises
+        ------
+        AttributeError
+            Of an object without these settings.
+        """
+        own = vars(self)
+        if not set(PARTS) & set(own):
+            raise AttributeError(f"{type(self).__name__} has no perturbation among its settings")
+        stated = {name: own[name] for name in ("norm", "clip") if name in own}
+        radius = next((name for name in RADII if name in own), None)
+        return Perturbation(**stated) if radius is None else Perturbation(own[radius], **stated)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: what is derived stays behind."""
@@ -94,6 +132,26 @@ class Settings(metaclass=_Constructed):
     def _watched(self) -> Any:
         """What all that is derived depends on, beside the settings."""
         return fingerprint(vars(self).get("model"))
+
+
+def _in_place_of(
+    perturbation: Any, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments of a constructor from a perturbation, those that it stands for not being given."""
+    if not isinstance(perturbation, Perturbation):
+        raise ValueError(
+            f"perturbation must be a Perturbation(epsilon, norm, clip). Received: {perturbation!r}"
+        )
+    found = perturbation.as_arguments(setting_names(cls), cls.__name__)
+    given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
+    given |= given.get("settings", {}) if isinstance(given.get("settings"), dict) else {}
+    twice = [name for name in PARTS if name in given]
+    if twice:
+        raise ValueError(
+            f"perturbation takes the place of {', '.join(twice)}: give one or the other. "
+            f"Received: {perturbation!r} and {', '.join(f'{n}={given[n]!r}' for n in twice)}"
+        )
+    return found
 
 
 def _about(model: Any, derived: dict[Any, Any]) -> dict[Any, Any]:

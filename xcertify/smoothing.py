@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from xcertify.bounds import register_elementwise
 from xcertify.bounds.graph.activations import smooth_rectifier
+from xcertify.keras_graph import layers_of, own_variables
 
 BETAS = (10.0, 30.0, 100.0)
 
@@ -140,5 +141,4 @@ def _copy_state(model: keras.Model, copy: keras.Model) -> None:
 
 
 def _layers_with_state(model: keras.Model) -> list[keras.layers.Layer]:
-    layers = model._flatten_layers(include_self=False)
-    return [x for x in layers if x._trainable_variables or x._non_trainable_variables]
+    return [layer for layer in layers_of(model) if own_variables(layer)]

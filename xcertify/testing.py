@@ -25,10 +25,10 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from keras.src.backend.common import global_state
 from tensorflow.python.eager import context
 
 from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.keras_graph import global_seed_generator, nb_calls, numbers_in_names
 from xcertify.logits import head_of, logits_of
 from xcertify.settings import setting_names
 from xcertify.targets import target_classes
@@ -728,8 +728,7 @@ def _is_released(model: weakref.ref) -> bool:
 def _surroundings(model: keras.Model, arrays: list[np.ndarray]) -> dict[str, Any]:
     """Everything that an explainer has to leave as it is, by name."""
     legacy = np.random.get_state()  # noqa: NPY002
-    seeds = global_state.get_global_attribute("global_seed_generator")
-    names = global_state.get_global_attribute("object_name_uids") or {}
+    seeds, names = global_seed_generator(), numbers_in_names()
     pyplot = sys.modules.get("matplotlib.pyplot")
     eager = context.context()
     return {
@@ -756,8 +755,6 @@ def _surroundings(model: keras.Model, arrays: list[np.ndarray]) -> dict[str, Any
         "pyplot's figures": [] if pyplot is None else pyplot.get_fignums(),
         "the model's configuration": json.dumps(model.get_config(), default=str),
         "the model's weights": [weight.tobytes() for weight in model.get_weights()],
-        "the calls that the model's layers know of": [
-            (len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers
-        ],
+        "the calls that the model's layers know of": [*map(nb_calls, model.layers)],
         "inputs and targets": [array.tobytes() for array in arrays],
     }

@@ -13,10 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xcertify.bounds.graph.backpropagation import gradient_graph
 from xcertify.bounds.graph.weights import check_weights
 from xcertify.bounds.propagation import differentiable
-from xcertify.bounds.propagation.gradient import gradient_graph
 from xcertify.bounds.verifier import logits_graph
+from xcertify.keras_graph import layers_of
 from xcertify.logits import logits_of
 
 LOSSES = ("logit", "cross-entropy")
@@ -138,7 +139,7 @@ class CertifiedWidth(Regularizer):
         """See `Regularizer`."""
         graph = logits_graph(model)
         if float(self.gamma):
-            check_weights(graph, model._flatten_layers())
+            check_weights(graph, layers_of(model))
         self._graph = gradient_graph(graph, "logits" if self.loss == "logit" else self.loss)
 
     def __call__(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:

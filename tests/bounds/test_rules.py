@@ -23,9 +23,8 @@ from keras import ops
 from networks import randomize
 
 from xcertify.bounds import UnsupportedLayerError, Verifier
-from xcertify.bounds.graph.graph import build_graph
 from xcertify.bounds.graph.operations import Affine
-from xcertify.bounds.propagation import interval
+from xcertify.bounds.graph.translation import build_graph
 from xcertify.bounds.rules.registry import find_rule
 from xcertify.bounds.rules.reshaping import AUGMENTATIONS
 from xcertify.regions import Box
@@ -69,7 +68,7 @@ def graph_values(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
     """What the graph of a model gives, in float64."""
     graph = build_graph(model, find_rule)
     values = {0: tf.constant(inputs, "float64")}
-    for index in interval.ancestors(graph, [graph.output]):
+    for index in graph.ancestors([graph.output]):
         node = graph.nodes[index]
         values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
     return values[graph.output].numpy()

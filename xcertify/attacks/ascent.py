@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.roundings import ClassChange
-from xcertify.attacks.steps import keep_better, margins, project, steepest, two_classes
-from xcertify.logits import logits_of
+from xcertify.attacks.steps import keep_better, margins, project, steepest
+from xcertify.logits import logits_of, two_classes
 from xcertify.regions import Region
 from xcertify.settings import Settings
 from xcertify.targets import target_classes

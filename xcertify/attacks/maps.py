@@ -18,9 +18,8 @@ import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
 from xcertify.attacks.roundings import margin_with_allowance
-from xcertify.attacks.steps import two_classes
 from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.logits import head_of, logits_of
+from xcertify.logits import head_of, logits_of, two_classes
 from xcertify.models import gradient_by
 from xcertify.regions import Region
 from xcertify.smoothing import BETAS, copy_model, softplus_copy

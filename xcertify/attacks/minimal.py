@@ -19,9 +19,8 @@ from xcertify.attacks.steps import (
     per_sample,
     project,
     steepest,
-    two_classes,
 )
-from xcertify.logits import logits_of
+from xcertify.logits import logits_of, two_classes
 from xcertify.models import gradient_by
 from xcertify.regions import Region, as_norm
 from xcertify.settings import Settings

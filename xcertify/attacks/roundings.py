@@ -16,9 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attacks.steps import lengths, margins, two_classes
+from xcertify.attacks.steps import lengths, margins
 from xcertify.bounds import UnsupportedLayerError, Verifier
-from xcertify.logits import logits_of
+from xcertify.keras_graph import layers_of
+from xcertify.logits import logits_of, two_classes
 from xcertify.regions import Ball, Region
 from xcertify.targets import margin_rows
 from xcertify.tracing import traced
@@ -34,7 +35,7 @@ def unit_roundoff(model: Any, logits: Any) -> float:
     """That of the coarsest type in which a model computes its logits; at least float32's."""
     types = {tf.as_dtype(logits.dtype).name}
     if isinstance(model, keras.Model):
-        types |= {layer.compute_dtype for layer in model._flatten_layers()}
+        types |= {layer.compute_dtype for layer in layers_of(model)}
     return max([_UNITS["float32"], *(_UNITS.get(name, 0.0) for name in types)])
 
 

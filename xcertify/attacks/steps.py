@@ -14,7 +14,7 @@ def margins(logits: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor) -> tuple[tf.
     Parameters
     ----------
     logits
-        (B, K), K at least 2; see `two_classes`.
+        (B, K), K at least 2; see `xcertify.logits.two_classes`.
     classes
         Class c of each, (B,) int.
     aims
@@ -25,14 +25,6 @@ def margins(logits: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor) -> tuple[tf.
     largest = tf.reduce_max(tf.where(mine, -math.inf, logits), axis=1) - own
     aimed = tf.gather(logits, tf.maximum(aims, 0), batch_dims=1) - own
     return largest, tf.where(aims < 0, largest, aimed)
-
-
-def two_classes(logits: tf.Tensor) -> tf.Tensor:
-    """Logits (B, K) in float32; a single one, (B, 1), becomes two, of the classes 0 and 1."""
-    logits = tf.cast(logits, tf.float32)
-    if logits.shape[-1] == 1:
-        logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
-    return logits
 
 
 def steepest(

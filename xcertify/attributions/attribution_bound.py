@@ -16,21 +16,20 @@ from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
 from xcertify.attacks.roundings import relative_allowance
-from xcertify.attacks.steps import two_classes
 from xcertify.attributions import quadratic_forms
+from xcertify.attributions.base import Certifying
 from xcertify.attributions.certified_gradient import CertifiedGradient
 from xcertify.attributions.gradients import GradientExplainer
-from xcertify.attributions.scores import parts
 from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.rules.registry import ACTIVATIONS, keras_activation
 from xcertify.certificates import DeviationCertificate
 from xcertify.checks import whole_number
 from xcertify.criteria import Within
-from xcertify.inputs import input_shape_of
-from xcertify.logits import logits_of
+from xcertify.inputs import in_batches, input_shape_of
+from xcertify.logits import logits_of, two_classes
 from xcertify.models import refuse_channels_first
-from xcertify.radii import compare_bounds
+from xcertify.radii import Interval, compare_bounds
 from xcertify.regions import Ball, Region
 from xcertify.smoothing import SmoothCopy, SmoothReLU
 
@@ -47,7 +46,7 @@ _NB_ASCENTS = 10
 _NB_DESCENTS = {True: 8, False: 2}  # with and without the matrix
 
 
-class AttributionBound(GradientExplainer):
+class AttributionBound(GradientExplainer, Certifying):
     """An attribution, an estimate of how far perturbations can move it, and a proof on request.
 
     The estimate is the paper's: the attribution is taken to be linear in the perturbation,
@@ -195,18 +194,19 @@ class AttributionBound(GradientExplainer):
                 return smooth
         return None
 
-    def certify(self, inputs: Any, targets: Any = None) -> DeviationCertificate:
-        """How far perturbations can move the attributions: estimates, and proofs if asked for.
+    def _region(self, inputs: np.ndarray) -> Region:
+        """The regions around inputs, of any norm p from 2 on."""
+        epsilon = _as_points(self._epsilons(len(inputs)), inputs)
+        if self.norm in (2, math.inf):
+            return Ball(inputs, epsilon, self.norm, self.clip)
+        box = Ball(inputs, epsilon, math.inf, self.clip)
+        return Region(inputs, box.lower, box.upper, epsilon, self.norm, self.clip)
 
-        Parameters and errors as for `explain`, and a `ContradictionError` if an attribution in the
-        region is farther than what is proved: a bug, to be reported. See the class for what is
-        guaranteed.
-        """
+    def _certify(self, region: Region, weights: np.ndarray) -> DeviationCertificate:
         if self.proved:
             refuse_channels_first(self.model, "proved=True")
-        given, targets = self._take(inputs, targets)
         self._refuse_without_curvature()
-        weights = self._weights(given, targets)
+        given = region.center
         epsilon = self._epsilons(len(given))
         maps = self._of_features(given, weights)
         rates = self._rates(given, weights, maps.shape[1:])
@@ -215,13 +215,12 @@ class AttributionBound(GradientExplainer):
         kept = self._keep_labels(given, shifts)
         estimate = epsilon * rates.upper
         ratio = np.divide(observed, estimate, out=np.ones(len(given)), where=estimate > 0)
-        limits = "" if self.clip is None else f" within {self.clip}"
-        region = f"l{self.norm} balls of radius {self.epsilon}{limits}"
         euclidean, cosine, arithmetic = None, None, "none"
+        interval = Interval(np.full(len(given), np.inf), observed)
         if self.proved:
-            euclidean, cosine, arithmetic = self._proofs(given, targets)
-            inside = Ball(given, _as_points(epsilon, given), self.norm, self.clip)
-            attained = self._observed(given, weights, maps, shifts, inside)
+            euclidean, cosine, arithmetic = self._proofs(given, weights)
+            attained = self._observed(given, weights, maps, shifts, region)
+            interval = Interval(euclidean, attained.copy())
             attained -= relative_allowance(given[0].size) * (attained + _lengths(maps))
             what = "an attribution whose Euclidean distance is"
             compare_bounds(euclidean, attained, what=what, method=self.method, region=region)
@@ -230,6 +229,7 @@ class AttributionBound(GradientExplainer):
             region=region,
             method=f"first order; proved by {self.method}" if self.proved else "first order",
             arithmetic=arithmetic,
+            interval=interval,
             epsilon=epsilon,
             explanation=maps,
             euclidean_estimate=estimate,
@@ -295,7 +295,7 @@ class AttributionBound(GradientExplainer):
             raise ValueError(
                 f"deviation must be one of {', '.join(DEVIATIONS)}. Received: {deviation!r}"
             )
-        given, targets = self._take(inputs, targets)
+        given, weights = self._prepare(inputs, targets)
         threshold = np.asarray(threshold, np.float64)
         cosine = deviation == "cosine"
         fits = threshold.shape in ((), (len(given),)) and (threshold >= 0).all()
@@ -306,7 +306,6 @@ class AttributionBound(GradientExplainer):
                 f"Received: {threshold}"
             )
         self._refuse_without_curvature()
-        weights = self._weights(given, targets)
         maps = self._of_features(given, weights)
         lengths = _lengths(maps)
         if proved:
@@ -316,7 +315,7 @@ class AttributionBound(GradientExplainer):
             else:
                 criterion = Within(threshold**2 / maps[0].size, "mse")
             radii = self._certified().radius(
-                given, criterion, targets, largest=largest, attack=False
+                given, criterion, weights, largest=largest, attack=False
             )
             return radii.certified
         reach = lengths * np.sqrt(2 * threshold - threshold**2) if cosine else threshold
@@ -376,12 +375,12 @@ class AttributionBound(GradientExplainer):
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return self._in_parts(self._maps, inputs, weights)
 
-    def _weights(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         # first in every call: a copy must not be made while a graph is traced, nor be outdated
         smooth = self._derive("smooth", self._smooth_copy)
         if smooth is not None:
             smooth.update()
-        return super()._weights(inputs, targets)
+        return super()._resolve(inputs, targets)
 
     def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
         logits = self._derive("logits", lambda: logits_of(self.network, self._start))
@@ -421,7 +420,7 @@ class AttributionBound(GradientExplainer):
         compiled = self._compile(function, *specs)
         along = self.attribution == "integrated_gradients"
         size = max(1, self._nb_at_once // (self.steps if along else 1))
-        pieces = zip(*(parts(array, size) for array in arrays))
+        pieces = zip(*(in_batches(array, size) for array in arrays))
         try:
             found = np.concatenate([compiled(*piece).numpy() for piece in pieces])
         except TypeError as error:
@@ -489,7 +488,7 @@ class AttributionBound(GradientExplainer):
             bytes_each *= quadratic_forms.NB_CANDIDATES
         found = []
         with tqdm(total=len(inputs), unit="input", disable=not self.verbose) as progress:
-            for part in parts(np.arange(len(inputs)), max(1, _MEMORY // bytes_each)):
+            for part in in_batches(np.arange(len(inputs)), max(1, _MEMORY // bytes_each)):
                 some = inputs[part], weights[part]
                 if self.norm == 2:
                     found.append(self._by_singular_value(*some))

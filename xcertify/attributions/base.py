@@ -1,17 +1,30 @@
-"""What all explainers share: the model, the forms of inputs and targets, calling conventions."""
+"""What all explainers share: the model, the forms of inputs and targets, and two templates.
+
+`explain` and `certify` make arrays, logits, targets and regions in one place; an explainer writes
+`_explain(inputs, targets)` and, if there is something to prove, `_certify(region, targets)`.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from xcertify.certificates import Certificate
 from xcertify.checks import nb_at_once
-from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.inputs import as_arrays, in_batches, input_shape_of
+from xcertify.logits import head_of, logits_of
 from xcertify.models import channels_last_layer, check_model
+from xcertify.regions import Ball, Region
 from xcertify.settings import Settings
+from xcertify.targets import logit_weights, target_classes
+from xcertify.tracing import traced
+
+REDUCERS: dict[str, Callable] = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
 
 
 class Explainer(Settings):
@@ -70,7 +83,7 @@ class Explainer(Settings):
             For inputs that do not fit the model, targets that are neither, and explanations that
             would be NaN or infinite.
         """
-        inputs, targets = self._take(inputs, targets)
+        inputs, targets = self._prepare(inputs, targets)
         maps = self._explain(inputs, targets).astype(np.float32)
         missing = ~np.isfinite(maps).reshape(len(maps), -1).all(axis=1)
         if missing.any():
@@ -86,11 +99,19 @@ class Explainer(Settings):
         """Same as `explain`."""
         return self.explain(inputs, targets)
 
-    def _take(self, inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Inputs and targets as arrays that fit the model; see `as_arrays`."""
+    def _prepare(self, inputs: Any, targets: Any) -> tuple[np.ndarray, Any]:
+        """Inputs (N, *shape) that fit the model, channels last, and targets as `_explain` has them.
+
+        Every call of an explainer begins with it.
+        """
         check_model(self.model)  # which may have been given other outputs
         inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
-        return inputs if self._start is None else np.moveaxis(inputs, 1, -1), targets
+        inputs = inputs if self._start is None else np.moveaxis(inputs, 1, -1)
+        return inputs, self._resolve(inputs, targets)
+
+    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> Any:
+        """Targets as `_explain` has them: here as they were given."""
+        return targets
 
     @property
     def _start(self) -> str | None:
@@ -102,6 +123,93 @@ class Explainer(Settings):
         """`batch_size` as a number."""
         return nb_at_once(self.batch_size)
 
+    def _logits(self, inputs: np.ndarray) -> np.ndarray:
+        """Logits (N, K) of inputs, `batch_size` at a time."""
+        logits = self._compile(self._logits_at, ((None, *inputs.shape[1:]), tf.float32))
+        return np.concatenate([logits(part) for part in in_batches(inputs, self._nb_at_once)])
+
+    def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
+        """Logits (B, K) float32 of points (B, *shape), of any model."""
+        logits = self._derive("logits", lambda: logits_of(self.model, self._start))
+        return tf.cast(logits(points), tf.float32)
+
+    def _compile(self, function: Callable, *arguments: tuple[tuple, tf.DType]) -> Callable:
+        """A method as a graph; `arguments` are the shape and type of each argument."""
+        signature = [tf.TensorSpec(*argument) for argument in arguments]
+        return self._derive(
+            (function.__name__, *arguments),
+            lambda: traced(function, input_signature=signature, autograph=False),
+        )
+
     @abstractmethod
-    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+    def _explain(self, inputs: np.ndarray, targets: Any) -> np.ndarray:
         """Maps of float32 inputs (N, *shape) that fit the model."""
+
+
+class ClassExplainer(Explainer):
+    """An explainer of one class of each input: its targets are classes (N,) int."""
+
+    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        return target_classes(self._logits(inputs), targets)
+
+
+class ScoreExplainer(Explainer):
+    """An explainer of a score of each input: its targets are weights (N, K) float32 of the logits.
+
+    With labels or one-hot targets the score is the logit of a class. Of a single logit, the
+    negative is the logit of class 0; without targets it is explained itself, or, where a sigmoid
+    stands behind it, the predicted class (see `xcertify.targets`).
+    """
+
+    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        return logit_weights(self._logits(inputs), targets, head_of(self.model) == "sigmoid")
+
+
+class Certifying(Explainer):
+    """An explainer that can prove something about its explanations, within its `perturbation`."""
+
+    def certify(self, inputs: Any, targets: Any = None, **given: Any) -> Any:
+        """What is proved of each input; see the class for the guarantee.
+
+        Parameters
+        ----------
+        inputs, targets
+            As for `explain`.
+        given
+            What some explainers take beside them; see the class.
+
+        Returns
+        -------
+        certificate
+            See the class.
+
+        Raises
+        ------
+        ValueError
+            As `explain`; and for inputs outside `clip`.
+        UnsupportedLayerError
+            For a model that cannot be bounded.
+        ContradictionError
+            If an attack succeeds inside what is certified: a bug, to be reported.
+        """
+        inputs, targets = self._prepare(inputs, targets)
+        return self._certify(self._region(inputs), targets, **given)
+
+    def _region(self, inputs: np.ndarray) -> Region:
+        """The regions around inputs."""
+        return self.perturbation.around(inputs)
+
+    @abstractmethod
+    def _certify(self, region: Ball, targets: Any) -> Certificate:
+        """The certificate of N regions, the inputs being their centers, and of their targets."""
+
+
+def check_reducer(reducer: str) -> None:
+    """A ValueError for an unknown way to make one value of the channels of an image."""
+    if reducer not in REDUCERS:
+        raise ValueError(f"reducer must be one of {list(REDUCERS)}. Received: {reducer!r}")
+
+
+def reduce_channels(maps: np.ndarray, reducer: str) -> np.ndarray:
+    """Maps of images, (N, H, W, C), with one value for each pixel, (N, H, W, 1); others as are."""
+    return REDUCERS[reducer](maps, axis=-1, keepdims=True) if maps.ndim == 4 else maps

@@ -14,16 +14,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks import CriterionAttack, WeightCriterionAttack
+from xcertify.attributions.base import Certifying
 from xcertify.attributions.gradients import GradientExplainer
-from xcertify.attributions.scores import parts
 from xcertify.bounds import Verifier
 from xcertify.bounds.propagation.gradient import GRADIENT_METHODS
 from xcertify.certificates import GradientCertificate, RadiusCertificate, fingerprint
 from xcertify.checks import whole_number
-from xcertify.criteria import Criterion
-from xcertify.inputs import spread_value
+from xcertify.criteria import Criterion, farthest
+from xcertify.inputs import in_batches, spread_value
 from xcertify.models import gradient_by, refuse_channels_first
-from xcertify.radii import compare_radii
+from xcertify.radii import Interval, RadiusSearch, compare_radii
 from xcertify.regions import Ball, Region, as_column, as_norm
 from xcertify.settings import setting_names
 from xcertify.targets import target_classes
@@ -36,7 +36,7 @@ _SMALLEST = 2.0**-16  # the smallest radius that is tried, as a share of the lar
 _NB_ATTACKS = 6
 
 
-class CertifiedGradient(GradientExplainer):
+class CertifiedGradient(GradientExplainer, Certifying):
     """The gradient, or an explanation made of gradients, with proved bounds of how it can change.
 
     Parameters
@@ -149,20 +149,18 @@ class CertifiedGradient(GradientExplainer):
         self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
         self.nb_samples, self.noise = whole_number("nb_samples", nb_samples), noise
 
-    def certify(self, inputs: Any, targets: Any = None) -> GradientCertificate:
-        """Proved bounds of the explanations of the region around each input.
-
-        Parameters and errors as for `explain`; see the class for the guarantee.
-        """
-        inputs, targets = self._take(inputs, targets)
-        weights = self._weights(inputs, targets)
+    def _certify(self, region: Ball, weights: np.ndarray) -> GradientCertificate:
+        inputs = region.center
         lower, upper = self._bounds(inputs, weights, self.epsilon, self.gamma)
+        explanation = self._of_features(inputs, weights)
         return GradientCertificate(
-            **self._description(self.epsilon, self.gamma),
+            region=region,
+            method=self.method,
+            arithmetic=self._verifier("float32").guarantee,
+            interval=Interval(farthest(lower, upper, explanation, "l2_ratio")),
             lower=lower,
             upper=upper,
-            explanation=self._of_features(inputs, weights),
-            inputs=inputs,
+            explanation=explanation,
             targets=weights,
             settings=self._settings(),
             fingerprint=fingerprint(self.model),
@@ -239,33 +237,39 @@ class CertifiedGradient(GradientExplainer):
         if not largest > 0:
             raise ValueError(f"largest must be above 0. Received: {largest!r}")
         refuse_channels_first(self.model, "CertifiedGradient.radius")
-        inputs, targets = self._take(inputs, targets)
-        weights = self._weights(inputs, targets)
+        inputs, weights = self._prepare(inputs, targets)
         original = self._of_features(inputs, weights)
 
-        def proved(radius: np.ndarray) -> np.ndarray:
+        search = RadiusSearch(
+            np.full(len(inputs), largest * _SMALLEST),
+            largest,
+            nb_halvings=nb_halvings,
+            test_low=True,
+            test_high="first",
+            whole=True,
+        )
+        for _, radius in search:
             radii = self._radii(radius if varied == "gamma" else as_column(radius, inputs), varied)
-            return criterion.holds(*self._bounds(inputs, weights, *radii), original)
-
-        description = self._description(*self._radii("radius", varied))
-        certified = _largest_proved(proved, len(inputs), largest, nb_halvings)
+            search.answer(criterion.holds(*self._bounds(inputs, weights, *radii), original))
+        certified = search.held
+        region = Ball(inputs, self.epsilon, self.norm, self.clip)
+        region = region.resized(certified) if varied == "epsilon" else region
         attacked = None
         if attack:
-            search = self._attacked_epsilon if varied == "epsilon" else self._attacked_gamma
-            attacked = search(
-                inputs, weights, original, criterion, certified, largest, attack_steps
-            )
+            look = self._attacked_epsilon if varied == "epsilon" else self._attacked_gamma
+            attacked = look(inputs, weights, original, criterion, certified, largest, attack_steps)
             compare_radii(
                 certified,
                 attacked,
                 what=f"an explanation that breaks {criterion!r}",
                 method=self.method,
-                region=description["region"],
+                region=region,
             )
         return RadiusCertificate(
-            **description,
-            certified=certified,
-            attacked=attacked,
+            region=region,
+            method=self.method,
+            arithmetic=self._verifier("float32").guarantee,
+            interval=Interval(certified, attacked),
             varied=varied,
             criterion=repr(criterion),
         )
@@ -329,18 +333,15 @@ class CertifiedGradient(GradientExplainer):
         value = 0.0 if self.attribution == "gradient_input" else self.baseline_value
         return spread_value("baseline_value", value, (1, *shape), per_sample=False)
 
-    def _weights(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights of the logits, (N, K) float32."""
         if self.loss == "logit":
-            return super()._weights(inputs, targets)
+            return super()._resolve(inputs, targets)
         logits = self._logits(inputs)
         classes = target_classes(logits, targets)
         if logits.shape[1] == 1:
             return np.where(classes == 1, 1, -1).astype(np.float32)[:, None]
         return np.eye(logits.shape[1], dtype=np.float32)[classes]
-
-    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        return self._attributions(inputs, self._weights(inputs, targets))
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         maps = self._compile(
@@ -349,7 +350,7 @@ class CertifiedGradient(GradientExplainer):
             ((None, weights.shape[1]), tf.float32),
         )
         size = max(1, self._nb_at_once // len(self._variants(inputs.shape[1:])[0]))
-        pairs = zip(parts(inputs, size), parts(weights, size))
+        pairs = zip(in_batches(inputs, size), in_batches(weights, size))
         return np.concatenate([maps(*pair).numpy() for pair in pairs])
 
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -378,7 +379,7 @@ class CertifiedGradient(GradientExplainer):
         totals = np.zeros((2, *inputs.shape))
         pairs = np.arange(len(inputs) * nb_variants)
         with tqdm(total=len(pairs), unit="region", disable=not self.verbose) as progress:
-            for part in parts(pairs, self._nb_at_once):
+            for part in in_batches(pairs, self._nb_at_once):
                 sample, variant = np.divmod(part, nb_variants)
                 sides = self._verifier(dtype).bound_gradient(
                     self._moved(region, sample, variant),
@@ -439,16 +440,6 @@ class CertifiedGradient(GradientExplainer):
         center, lower, upper = (scale * side + shifts[variant] for side in sides)
         epsilon = None if some.epsilon is None else some.epsilon * scale * (1 + 1e-15)
         return Region(center, *_outward(lower, upper), epsilon, region.norm)
-
-    def _description(self, epsilon: Any, gamma: Any) -> dict[str, str]:
-        """What every certificate says."""
-        limits = "" if self.clip is None else f" within {self.clip}"
-        region = f"l{self.norm} balls of radius {epsilon}{limits}"
-        if isinstance(gamma, str) or np.any(gamma) or self.bias_radius:
-            biases = "" if self.bias_radius is None else f", biases within {self.bias_radius}"
-            region += f", weights within {gamma} of their size{biases}"
-        arithmetic = self._verifier("float32").guarantee
-        return {"region": region, "method": self.method, "arithmetic": arithmetic}
 
     def _settings(self) -> dict[str, Any]:
         """Arguments of the constructor that decide what is certified, ready for JSON."""
@@ -527,37 +518,21 @@ class CertifiedGradient(GradientExplainer):
         return _least_broken(lambda radius: attack.breaks(attack(radius)), certified, largest)
 
 
-def _largest_proved(
-    proved: Callable[[np.ndarray], np.ndarray], nb_samples: int, largest: float, nb_halvings: int
-) -> np.ndarray:
-    """Largest radii (N,) that were tried and proved; 0 where the smallest one is not proved."""
-    high, low = np.full(nb_samples, largest), np.full(nb_samples, largest * _SMALLEST)
-    best = np.where(proved(high), high, np.where(proved(low), low, 0.0))
-    for _ in range(nb_halvings):
-        open_ones = (best > 0) & (best < largest)
-        if not open_ones.any():
-            break
-        radius = np.where(open_ones, np.sqrt(low * high), low)
-        holds = proved(radius)
-        best = np.where(open_ones & holds, np.maximum(best, radius), best)
-        low, high = np.where(holds, radius, low), np.where(holds, high, radius)
-    return best
-
-
 def _least_broken(
     broken: Callable[[np.ndarray], np.ndarray], certified: np.ndarray, largest: float
 ) -> np.ndarray:
     """Least radii (N,) that were tried and broken, the certified ones among them, by bisection."""
-    low, high = np.maximum(certified, largest * _SMALLEST), np.full(len(certified), largest)
-    attacked, radius = np.full(len(certified), np.inf), high
-    if certified.any():  # nothing should be found there
-        attacked = np.where(broken(low) & (certified > 0), certified, np.inf)
-    for _ in range(_NB_ATTACKS):
-        found = broken(radius)
-        attacked = np.where(found, np.minimum(attacked, radius), attacked)
-        low, high = np.where(found, low, radius), np.where(found, radius, high)
-        radius = np.sqrt(low * high)
-    return attacked
+    search = RadiusSearch(
+        np.maximum(certified, largest * _SMALLEST),
+        largest,
+        nb_halvings=_NB_ATTACKS - 1,
+        test_low=certified > 0,  # nothing should be found there
+        test_high="first",
+        whole=True,
+    )
+    for _, radii in search:
+        search.answer(~broken(radii))
+    return search.broken
 
 
 def _outward(lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

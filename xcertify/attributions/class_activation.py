@@ -11,7 +11,7 @@ from keras import layers
 
 from xcertify.attributions.grad_cam import layer_name
 from xcertify.bounds import UnsupportedLayerError, Verifier
-from xcertify.bounds.graph.graph import layer_input, layer_output
+from xcertify.keras_graph import layer_input, layer_output
 from xcertify.logits import logits_beside
 from xcertify.models import gradient_by
 from xcertify.regions import Ball, Box, Region

@@ -9,7 +9,6 @@ import numpy as np
 
 from xcertify.attributions.base import Explainer
 from xcertify.attributions.gradients import GradientExplainer
-from xcertify.regions import Ball
 from xcertify.targets import margin_rows, target_classes
 
 
@@ -53,19 +52,19 @@ class MarginGradientRange(GradientExplainer):
         super().__init__(model, reducer="sum", batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.clip, self.temperature = epsilon, clip, temperature
 
-    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        """Weights (N, K) of the logits whose sum is the overlap to first order."""
         logits = self._logits(inputs)
         rows = np.asarray(margin_rows(target_classes(logits, targets), logits.shape[1]))
         margins = (rows @ logits[..., None])[..., 0]
         behind = margins - margins.max(axis=1, keepdims=True)
         shares = np.exp(behind / self.temperature) if self.temperature else behind == 0
         shares = shares / shares.sum(axis=1, keepdims=True)
-        weights = (shares[:, None] @ rows)[:, 0]
-        return self._attributions(inputs, weights.astype(np.float32))
+        return (shares[:, None] @ rows)[:, 0].astype(np.float32)
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         gradient = self._mean_gradients(inputs, weights)
-        region = Ball(inputs, self.epsilon, clip=self.clip)
+        region = self.perturbation.around(inputs)
         return np.maximum(gradient * (region.upper - inputs), gradient * (region.lower - inputs))
 
 

@@ -15,23 +15,22 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from xcertify.attacks.top_k import MinimalTopK
+from xcertify.attributions.base import Certifying, ClassExplainer
 from xcertify.attributions.class_activation import (
     ClassActivation,
     GradientActivation,
     WeightedChannels,
 )
-from xcertify.attributions.scores import LogitExplainer, parts
 from xcertify.bounds import Verifier
 from xcertify.certificates import TopKCertificate
 from xcertify.checks import whole_number
+from xcertify.inputs import in_batches
 from xcertify.models import refuse_channels_first
-from xcertify.radii import compare_radii
+from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
 from xcertify.regions import Ball, Region, as_column, as_norm
 from xcertify.smoothing import BETAS, softplus_copy
-from xcertify.targets import margin_rows, target_classes
 
 EXPLANATIONS = {"cam": ClassActivation, "grad-cam": GradientActivation}
 FORMS = ("per-channel", "map", "pairwise", "lipschitz")
@@ -59,7 +58,7 @@ class _Maps:
         return _Maps(*(array[index] for array in vars(self).values()))
 
 
-class CORGI(LogitExplainer):
+class CORGI(Certifying, ClassExplainer):
     """CORGI: the class activation map, and how far its top k cells are proved to stay on top.
 
     For a model whose map of channels goes through global average pooling and affine layers to the
@@ -208,14 +207,8 @@ class CORGI(LogitExplainer):
         self.tolerance = tolerance
         self.nb_pairs = whole_number("nb_pairs", nb_pairs)
 
-    def certify(self, inputs: Any, targets: Any = None) -> TopKCertificate:
-        """Radii within which the top k cells are proved to stay; see the class for the guarantee.
-
-        Parameters and errors as for `explain`; a `ContradictionError` if the attack moves a cell
-        out within a certified radius: a bug, to be reported.
-        """
-        inputs, targets = self._take(inputs, targets)
-        classes = target_classes(self._logits(inputs), targets)
+    def _certify(self, region: Ball, classes: np.ndarray) -> TopKCertificate:
+        inputs = region.center
         asked = self._activation.asked(classes)
         some = [*zip(*self._parts(inputs, asked))]
         maps = np.concatenate([self._activation.exact_maps(*part) for part in some])
@@ -227,8 +220,7 @@ class CORGI(LogitExplainer):
 
         radius = self._search_top(asked)
         proved = self._search_class(inputs, classes) if self.prediction else None
-        limits = "" if self.clip is None else f" within {self.clip}"
-        region = f"l{self.norm} balls{limits}"
+        region = region.resized(radius)
         attacked = None
         if self.attack:
             attacked = self._attacked(asked, radius)
@@ -238,11 +230,10 @@ class CORGI(LogitExplainer):
             region=region,
             method=self.method,
             arithmetic=self._verifier.guarantee,
+            interval=Interval(radius, attacked),
             form=self.form,
             k=k,
             k2=k2,
-            radius=radius,
-            attacked=attacked,
             prediction_radius=proved,
             gap=kept[:, 0] - kept[:, 1],
             cells=order[:, :k],
@@ -250,12 +241,12 @@ class CORGI(LogitExplainer):
             targets=classes,
         )
 
-    def _take(self, inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    def _prepare(self, inputs: Any, targets: Any) -> tuple[np.ndarray, Any]:
         refuse_channels_first(self.model, "CORGI")
-        return super()._take(inputs, targets)
+        return super()._prepare(inputs, targets)
 
-    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        asked = self._activation.asked(target_classes(self._logits(inputs), targets))
+    def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        asked = self._activation.asked(classes)
         maps_of = self._compile(
             self._maps,
             ((None, *inputs.shape[1:]), tf.float32),
@@ -296,7 +287,7 @@ class CORGI(LogitExplainer):
         return self.k, k2
 
     def _parts(self, *arrays: np.ndarray) -> Any:
-        return (parts(array, self._nb_at_once) for array in arrays)
+        return (in_batches(array, self._nb_at_once) for array in arrays)
 
     # --- the search ---------------------------------------------------------------------------
 
@@ -313,14 +304,17 @@ class CORGI(LogitExplainer):
         decided = np.zeros((nb_samples, self.k, nb_cells - self.k), bool)
 
         def proves(some: np.ndarray, radii: np.ndarray) -> np.ndarray:
-            region = self._region(asked.inputs[some], radii)
+            region = self._ball(asked.inputs[some], radii)
             with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds prove nothing
                 larger = self._larger(asked[some], region, radii, form, method, decided[some])
             proved = self._stays(larger).all(axis=1)
             decided[some[~proved]] = larger[~proved]
             return proved
 
-        return self._search(proves, known, f"{form}, {method}")
+        search = self._search(known, f"{form}, {method}")
+        for some, radii in search:
+            search.answer(proves(some, radii))
+        return search.held
 
     def _stages(self) -> list[tuple[str, str]]:
         """Forms and methods, the last one that which was asked for."""
@@ -333,46 +327,25 @@ class CORGI(LogitExplainer):
 
     def _search_class(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Radii of the prediction, (N,)."""
-        rows = margin_rows(classes, self._verifier.nb_outputs)
+        search = self._search(np.zeros(len(inputs)), "prediction")
+        for some, radii in search:
+            region = self._ball(inputs[some], radii)
+            search.answer(keeps_class(self._verifier, region, classes[some]))
+        return search.held
 
-        def proves(some: np.ndarray, radii: np.ndarray) -> np.ndarray:
-            region = self._region(inputs[some], radii)
-            return (self._verifier.bound_rows(region, rows[some])[1] < 0).all(axis=1)
+    def _search(self, known: np.ndarray, name: str) -> RadiusSearch:
+        """From what is known to be proved, (N,), up to the largest radius."""
+        return RadiusSearch(
+            np.maximum(known, self.largest_radius * _SMALLEST),
+            self.largest_radius,
+            tolerance=self.tolerance,
+            known=known,
+            batch_size=self._nb_at_once,
+            name=name,
+            verbose=self.verbose,
+        )
 
-        return self._search(proves, np.zeros(len(inputs)), "prediction")
-
-    def _search(
-        self,
-        proves: Callable[[np.ndarray, np.ndarray], np.ndarray],
-        known: np.ndarray,
-        name: str,
-    ) -> np.ndarray:
-        """Largest radius that was tested and proved, of every sample; 0 where none was.
-
-        ``proves(samples, radii)`` says which samples hold at their radii, (M,) bool. From a `known`
-        radius (N,) the search goes up by factors of two until one is not proved; all else is
-        bisection of the logarithm.
-        """
-        radius = known.copy()
-        low = np.maximum(known, self.largest_radius * _SMALLEST)
-        high = np.full(len(known), float(self.largest_radius))
-        rises = known > 0
-        progress = tqdm(total=len(known), desc=name, unit="input", disable=not self.verbose)
-        for some in parts(np.arange(len(known)), self._nb_at_once):
-            while len(some):
-                tested = np.sqrt(low[some] * high[some])
-                tested = np.where(rises[some], np.minimum(2 * low[some], tested), tested)
-                proved = proves(some, tested)
-                radius[some[proved]] = low[some[proved]] = tested[proved]
-                high[some[~proved]] = tested[~proved]
-                rises[some[~proved]] = False
-                done = high[some] <= low[some] * (1 + self.tolerance)
-                progress.update(int(done.sum()))
-                some = some[~done]
-        progress.close()
-        return radius
-
-    def _region(self, inputs: np.ndarray, radii: np.ndarray) -> Region:
+    def _ball(self, inputs: np.ndarray, radii: np.ndarray) -> Region:
         return Ball(inputs, as_column(radii, inputs), self.norm, self.clip)
 
     def _larger(
@@ -407,7 +380,7 @@ class CORGI(LogitExplainer):
         count = pairs.sum(axis=(1, 2))
         some = np.flatnonzero((count > 0) & (count <= self.nb_pairs))
         row_size = max(count[some], default=1) * math.prod(self._activation.shape)
-        for part in parts(some, max(1, _ENTRIES // row_size)):
+        for part in in_batches(some, max(1, _ENTRIES // row_size)):
             add(self._larger_by_pairs, part, pairs[part])
         return larger
 
@@ -491,7 +464,7 @@ class CORGI(LogitExplainer):
         dual = {np.inf: 1, 2: 2, 1: np.inf}[region.norm]
         size = asked.order.shape[1] * math.prod(region.shape)
         found = []
-        for some in parts(np.arange(len(region)), max(1, _ENTRIES // size)):
+        for some in in_batches(np.arange(len(region)), max(1, _ENTRIES // size)):
             weights = self._activation.per_cell(asked.weights[some])
             bounds = verifier.bound_gradient(region[some], constants=[weights])
             lower, upper = (side.reshape(*side.shape[:2], -1).astype(float) for side in bounds)
@@ -503,10 +476,10 @@ class CORGI(LogitExplainer):
             cells = np.stack(np.indices(constant.shape[:2]), axis=-1).reshape(-1, 2)
             apart = [
                 np.linalg.norm(middle[n, i][:, None] - middle[n, self.k :], dual, axis=-1)
-                for n, i in (part.T for part in parts(cells, max(1, _ENTRIES // size)))
+                for n, i in (part.T for part in in_batches(cells, max(1, _ENTRIES // size)))
             ]
             found.append(constant + np.concatenate(apart).reshape(constant.shape))
-        at_input = self._region(asked.inputs, 0.0 * radii)
+        at_input = self._ball(asked.inputs, 0.0 * radii)
         low, high = self._bound_maps(verifier, "map", at_input, asked.weights)
         low = np.take_along_axis(low, asked.order[:, : self.k], axis=1)
         high = np.take_along_axis(high, asked.order[:, self.k :], axis=1)

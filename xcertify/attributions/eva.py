@@ -14,16 +14,17 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attributions.base import Explainer
-from xcertify.attributions.scores import LogitExplainer, parts
+from xcertify.attributions.base import Certifying, ClassExplainer
 from xcertify.bounds import Verifier
-from xcertify.bounds.graph.graph import layer_output
 from xcertify.certificates import OverlapCertificate
 from xcertify.checks import whole_number
 from xcertify.grid import grid_cells
+from xcertify.inputs import in_batches
+from xcertify.keras_graph import layer_output
 from xcertify.models import Run, as_rows
+from xcertify.radii import Interval
 from xcertify.regions import Ball, Box, Region, as_norm
-from xcertify.targets import margin_rows, target_classes
+from xcertify.targets import margin_rows
 from xcertify.tracing import traced
 
 # Bounds of rows of logits on regions, some samples and rows at a time: slices of both, and sides
@@ -52,7 +53,7 @@ class Overlaps(NamedTuple):
     fixed: np.ndarray
 
 
-class _OverlapExplainer(Explainer):
+class _OverlapExplainer(ClassExplainer):
     """What EVA and EVAHybrid share: a score is the overlap that vanishes with a cell fixed."""
 
     def __init__(
@@ -99,14 +100,12 @@ class _OverlapExplainer(Explainer):
         targets
             The class c that it is set against, default the predicted one.
         """
-        inputs, targets = self._take(inputs, targets)
-        logits = self._logits(inputs)
-        classes = target_classes(logits, targets)
+        inputs, classes = self._prepare(inputs, targets)
         towards = np.asarray(towards)
         if not towards.ndim:
             towards = np.full(len(inputs), towards)
         try:
-            others = target_classes(logits, towards)
+            others = self._resolve(inputs, towards)
         except ValueError as error:
             raise ValueError(str(error).replace("targets", "towards")) from None
         if (classes == others).any():
@@ -116,15 +115,15 @@ class _OverlapExplainer(Explainer):
                 f"both in sample {sample}"
             )
         maps = []
-        region = self._region(inputs)
+        region = self.perturbation.around(inputs)
         for half in (region.positive(), region.negative()):
             overlaps = self._overlaps(half, classes, others)
             maps.append(self._to_map(overlaps, inputs))
         return TargetedExplanation(*(m.astype(np.float32) for m in maps))
 
-    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        classes = target_classes(self._logits(inputs), targets)
-        overlaps = self._overlaps(self._region(inputs), classes, temperature=self.temperature)
+    def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        region = self.perturbation.around(inputs)
+        overlaps = self._overlaps(region, classes, temperature=self.temperature)
         return self._to_map(overlaps, inputs)
 
     @property
@@ -140,9 +139,6 @@ class _OverlapExplainer(Explainer):
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         return as_rows(self._verifier.evaluate(inputs))
-
-    def _region(self, inputs: np.ndarray) -> Region:
-        return Ball(inputs, self.epsilon, self.norm, self.clip)
 
     def _cells(self, shape: tuple[int, ...]) -> np.ndarray:
         return grid_cells(shape, self.grid_size)
@@ -173,7 +169,7 @@ class _OverlapExplainer(Explainer):
         pairs = np.arange(len(region) * (nb_cells + 1))
         found = np.empty(len(pairs))
         progress = tqdm(total=len(pairs), unit="bound", disable=not self.verbose)
-        for part in parts(pairs, self._nb_regions_at_once):
+        for part in in_batches(pairs, self._nb_regions_at_once):
             samples, cell = part // (nb_cells + 1), part % (nb_cells + 1) - 1
             fixed = cells == cell.reshape(-1, *[1] * cells.ndim)
             found[part] = self._bound_overlap(
@@ -233,7 +229,7 @@ class _OverlapExplainer(Explainer):
         return largest - own
 
 
-class EVA(_OverlapExplainer):
+class EVA(_OverlapExplainer, Certifying):
     """EVA: the importance of a feature is the verified adversarial overlap that it makes possible.
 
     The adversarial overlap of a region is the largest value of ``f_c' - f_c`` on it, over all other
@@ -337,24 +333,16 @@ class EVA(_OverlapExplainer):
         )
         self.mode = mode
 
-    def certify(self, inputs: Any, targets: Any = None) -> OverlapCertificate:
-        """Proved overlaps of the region around each input; see the class for the guarantee.
-
-        Parameters and errors as for `explain`.
-        """
-        inputs, targets = self._take(inputs, targets)
-        classes = target_classes(self._logits(inputs), targets)
-        overlaps = self._overlaps(self._region(inputs), classes)
-        limits = "" if self.clip is None else f" within {self.clip}"
+    def _certify(self, region: Ball, classes: np.ndarray) -> OverlapCertificate:
+        overlaps = self._overlaps(region, classes)
         return OverlapCertificate(
-            region=f"l{self.norm} balls of radius {self.epsilon}{limits}",
+            region=region,
             method=self.method,
             arithmetic=self._verifier.guarantee,
-            overlap=overlaps.full,
+            interval=Interval(overlaps.full),
             cell_overlaps=overlaps.fixed,
-            cells=self._cells(inputs.shape[1:]),
+            cells=self._cells(region.shape),
             targets=classes,
-            robust=overlaps.full < 0,
         )
 
     def _overlaps(
@@ -478,7 +466,7 @@ class EVAHybrid(_OverlapExplainer):
         return max(1, self._nb_at_once // self.nb_samples)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
-        latents = [self._latents(part) for part in parts(inputs, self._nb_at_once)]
+        latents = [self._latents(part) for part in in_batches(inputs, self._nb_at_once)]
         return as_rows(self._verifier.evaluate(np.concatenate(latents)))
 
     def _bound_overlap(
@@ -487,7 +475,7 @@ class EVAHybrid(_OverlapExplainer):
         lower, upper = np.inf, -np.inf
         nb_at_once = max(1, self._nb_at_once // len(region))
         points = region.sample(self.nb_samples, self.seed)
-        for part in parts(points, nb_at_once):
+        for part in in_batches(points, nb_at_once):
             latents = self._latents(part.reshape(-1, *region.shape))
             latents = latents.reshape(*part.shape[:2], *latents.shape[1:])
             lower = np.minimum(lower, latents.min(axis=0))
@@ -508,7 +496,7 @@ class EVAHybrid(_OverlapExplainer):
         return self._derive("latents", make)(inputs).numpy().astype(np.float32)
 
 
-class SampledEVA(LogitExplainer, _OverlapExplainer):
+class SampledEVA(_OverlapExplainer):
     """EVA with the largest overlap of random points in the place of its bound (appendix B).
 
     What EVA's verified bound is compared with: any model will do, and nothing is proved.

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions.scores import ScoreExplainer, parts
-from xcertify.bounds.graph.graph import layer_output
+from xcertify.attributions.base import ScoreExplainer
+from xcertify.inputs import in_batches
+from xcertify.keras_graph import layer_output
 from xcertify.logits import logits_beside
 from xcertify.models import is_graph
 
@@ -54,13 +55,13 @@ class GradCAM(ScoreExplainer):
         super().__init__(model, **settings)
         self.conv_layer = conv_layer
 
-    def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         maps_of = self._compile(
             self._maps,
             ((None, *inputs.shape[1:]), tf.float32),
             ((None, weights.shape[1]), tf.float32),
         )
-        pieces = zip(parts(inputs, self._nb_at_once), parts(weights, self._nb_at_once))
+        pieces = zip(in_batches(inputs, self._nb_at_once), in_batches(weights, self._nb_at_once))
         return np.concatenate([maps_of(*piece) for piece in pieces])
 
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -9,12 +9,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attributions.scores import ScoreExplainer, parts
+from xcertify.attributions.base import ScoreExplainer, check_reducer, reduce_channels
 from xcertify.checks import whole_number
-from xcertify.inputs import spread_value
+from xcertify.inputs import in_batches, spread_value
 from xcertify.models import gradient_by
-
-_REDUCERS = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
 
 
 class GradientExplainer(ScoreExplainer):
@@ -35,14 +33,12 @@ class GradientExplainer(ScoreExplainer):
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        if reducer not in _REDUCERS:
-            raise ValueError(f"reducer must be one of {list(_REDUCERS)}. Received: {reducer!r}")
+        check_reducer(reducer)
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
         self.reducer = reducer
 
-    def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        maps = self._of_features(inputs, weights)
-        return _REDUCERS[self.reducer](maps, axis=-1, keepdims=True) if maps.ndim == 4 else maps
+    def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return reduce_channels(self._of_features(inputs, weights), self.reducer)
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """One value per feature, (N, *shape): by default the gradient."""
@@ -78,7 +74,7 @@ class GradientExplainer(ScoreExplainer):
         total = np.zeros(inputs.shape, np.float32)
         pairs = np.arange(len(inputs) * len(scales))
         with tqdm(total=len(pairs), unit="gradient", disable=not self.verbose) as progress:
-            for part in parts(pairs, self._nb_at_once):
+            for part in in_batches(pairs, self._nb_at_once):
                 sample, variant = np.divmod(part, len(scales))
                 some = slice(sample[0], sample[-1] + 1)
                 places = (sample - sample[0]).astype(np.int32), variant.astype(np.int32)

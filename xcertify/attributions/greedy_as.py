@@ -9,16 +9,15 @@ import numpy as np
 from tqdm import tqdm
 
 from xcertify.attacks import MinimalPerturbation
-from xcertify.attributions.scores import LogitExplainer
+from xcertify.attributions.base import ClassExplainer
 from xcertify.checks import whole_number
 from xcertify.models import refuse_channels_first
 from xcertify.regions import Box, as_norm, valid_range
-from xcertify.targets import target_classes
 
 _RIDGE = 1e-3  # of the number of subsets: there may be fewer of them than features
 
 
-class GreedyAS(LogitExplainer):
+class GreedyAS(ClassExplainer):
     """Greedy-AS: the features whose perturbation changes the class soonest, set by set.
 
     The set starts empty. In every round random features are added to it in `nb_subsets` ways, the
@@ -92,12 +91,11 @@ class GreedyAS(LogitExplainer):
         self.share, self.last_share, self.probability = share, last_share, probability
         self.steps, self.restarts = steps, restarts
 
-    def _take(self, inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    def _prepare(self, inputs: Any, targets: Any) -> tuple[np.ndarray, Any]:
         refuse_channels_first(self.model, "GreedyAS")
-        return super()._take(inputs, targets)
+        return super()._prepare(inputs, targets)
 
-    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        classes = target_classes(self._logits(inputs), targets)
+    def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         features = inputs.shape[1:3] if inputs.ndim == 4 else inputs.shape[1:]
         scores = np.empty((len(inputs), *features))
         nb_at_once = max(1, self._nb_at_once // self.nb_subsets)

@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attributions.scores import ScoreExplainer, parts
+from xcertify.attributions.base import ScoreExplainer
 from xcertify.checks import one_number, whole_number, whole_numbers
-from xcertify.inputs import spread_value
+from xcertify.inputs import in_batches, spread_value
 
 
 class MaskExplainer(ScoreExplainer):
@@ -51,7 +51,7 @@ class MaskExplainer(ScoreExplainer):
             for first in range(0, nb_masks, self._nb_at_once):
                 some = masks(slice(first, min(first + self._nb_at_once, nb_masks)))
                 scores = np.empty(len(inputs) * len(some), np.float32)
-                for pairs in parts(np.arange(len(scores), dtype=np.int32), self._nb_at_once):
+                for pairs in in_batches(np.arange(len(scores), dtype=np.int32), self._nb_at_once):
                     sample, mask = np.divmod(pairs, np.int32(len(some)))
                     near = slice(sample[0], sample[-1] + 1)
                     scores[pairs] = scores_at(
@@ -128,7 +128,7 @@ class Occlusion(MaskExplainer):
             )
         self.occlusion_value = occlusion_value
 
-    def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         masks = 1 - self._patches(inputs.shape[1:])
         covered = spread_value("occlusion_value", self.occlusion_value, inputs.shape)
         nominal = np.sum(self._logits(inputs) * weights, axis=1, keepdims=True)
@@ -215,7 +215,7 @@ class Rise(MaskExplainer):
         self.preservation_probability = preservation_probability
         self.mask_value = mask_value
 
-    def _attributions(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         masks = self._random_masks(inputs.shape[1:])
         masked = spread_value("mask_value", self.mask_value, inputs.shape)
         sums = [

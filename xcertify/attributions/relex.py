@@ -14,17 +14,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks.minimal import MinimalPerturbation
-from xcertify.attacks.steps import per_sample, two_classes
-from xcertify.attributions.gradients import _REDUCERS
-from xcertify.attributions.scores import LogitExplainer, parts
+from xcertify.attacks.steps import per_sample
+from xcertify.attributions.base import Certifying, ClassExplainer, check_reducer, reduce_channels
 from xcertify.bounds import Verifier
 from xcertify.certificates import MaskCertificate
 from xcertify.checks import whole_number
-from xcertify.inputs import spread_value
+from xcertify.inputs import in_batches, spread_value
+from xcertify.logits import two_classes
 from xcertify.models import gradient_by
-from xcertify.radii import compare_radii, largest_proved
+from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
 from xcertify.regions import Ball, Box, Region, as_column, as_norm, valid_range
-from xcertify.targets import margin_rows, target_classes
 
 FORMS = ("mask", "pull")
 
@@ -33,7 +32,7 @@ _SMALL = 32 * 32 * 3  # the size down to which the paper's settings are taken as
 _FIRST_VALUES = 0.01  # masks begin at random between 0 and this
 
 
-class RelEx(LogitExplainer):
+class RelEx(Certifying, ClassExplainer):
     """RelEx: a mask for every input, such that the class survives in what it keeps, and only there.
 
     With the masked features drawn to a neutral value n, ``keep(m, x) = n + m (x - n)``, the mask m
@@ -154,8 +153,7 @@ class RelEx(LogitExplainer):
     ) -> None:
         if form not in FORMS:
             raise ValueError(f"form must be 'mask' or 'pull'. Received: {form!r}")
-        if reducer not in _REDUCERS:
-            raise ValueError(f"reducer must be one of {list(_REDUCERS)}. Received: {reducer!r}")
+        check_reducer(reducer)
         if learning_rate is not None and not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive. Received: {learning_rate!r}")
         if not 0 <= momentum < 1:
@@ -189,55 +187,34 @@ class RelEx(LogitExplainer):
         masks
             (N, *shape) float32 in [0, 1].
         """
-        inputs, targets = self._take(inputs, targets)
-        return self._learn(inputs, target_classes(self._logits(inputs), targets))[0]
+        return self._learn(*self._prepare(inputs, targets))[0]
 
     def keep(self, inputs: Any, masks: Any) -> np.ndarray:
         """What masks keep of inputs: ``n + m (x - n)``, (N, *shape) float32."""
-        inputs, _ = self._take(inputs, None)
+        inputs, _ = self._prepare(inputs, None)
         return _keep(inputs, _checked(masks, inputs), self._neutral(inputs.shape[1:]))
 
-    def certify(self, inputs: Any, targets: Any = None, masks: Any = None) -> MaskCertificate:
-        """Radii within which what a mask keeps is proved to keep its class.
-
-        Parameters
-        ----------
-        inputs, targets
-            As for `explain`.
-        masks
-            (N, *shape) in [0, 1]: any masks, of whatever explainer. None: those that are learned.
-
-        Raises
-        ------
-        ValueError
-            As `explain`, and for masks or inputs that do not fit.
-        ContradictionError
-            If an attack succeeds inside a certified region: a bug, to be reported.
-        """
-        inputs, targets = self._take(inputs, targets)
-        classes = target_classes(self._logits(inputs), targets)
+    def _certify(self, region: Ball, classes: np.ndarray, masks: Any = None) -> MaskCertificate:
+        inputs = region.center
         masks = self._learn(inputs, classes)[0] if masks is None else _checked(masks, inputs)
         attacked = self._attack(inputs, masks, classes)
         certified = self._prove(inputs, masks, classes, attacked)
-        limits = "" if self.clip is None else f" within {self.clip}"
-        region = f"l{self.norm} balls{limits}"
+        region = region.resized(certified)
         what = "another class of what the mask keeps"
         compare_radii(certified, attacked, what=what, method=self.method, region=region)
         return MaskCertificate(
             region=region,
             method=self.method,
             arithmetic=self._verifier.guarantee,
-            certified=certified,
-            attacked=attacked,
+            interval=Interval(certified, attacked),
             masks=masks,
             neutral_value=self._neutral(inputs.shape[1:]),
             targets=classes,
         )
 
-    def _explain(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        masks, pulls = self._learn(inputs, target_classes(self._logits(inputs), targets))
-        maps = masks if self.form == "mask" else pulls
-        return _REDUCERS[self.reducer](maps, axis=-1, keepdims=True) if maps.ndim == 4 else maps
+    def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        masks, pulls = self._learn(inputs, classes)
+        return reduce_channels(masks if self.form == "mask" else pulls, self.reducer)
 
     def _neutral(self, shape: tuple[int, ...]) -> np.ndarray:
         return spread_value("neutral_value", self.neutral_value, (1, *shape), per_sample=False)
@@ -248,7 +225,9 @@ class RelEx(LogitExplainer):
         """Masks and pulls, (N, *shape) each."""
         total = len(inputs) * self.steps
         with tqdm(total=total, unit="step", disable=not self.verbose) as progress:
-            groups = zip(parts(inputs, self._nb_at_once), parts(classes, self._nb_at_once))
+            groups = zip(
+                in_batches(inputs, self._nb_at_once), in_batches(classes, self._nb_at_once)
+            )
             found = [self._descend(*group, progress) for group in groups]
         masks, pulls = map(np.concatenate, zip(*found))
         return masks, pulls
@@ -320,7 +299,7 @@ class RelEx(LogitExplainer):
             if self.nb_samples > 1:
                 noise = generator.standard_normal((nb_samples, *shape), np.float32)
                 noise *= np.float32(self.noise)
-            for some in parts(np.arange(len(inputs)), nb_at_once // nb_samples):
+            for some in in_batches(np.arange(len(inputs)), nb_at_once // nb_samples):
                 arrays = inputs[some], masks[some], classes[some]
                 found = losses_at(*arrays, noise, neutral, background)
                 loss[some] += found[0].numpy()
@@ -386,7 +365,7 @@ class RelEx(LogitExplainer):
             ),
         )
 
-    def _region(self, inputs: np.ndarray, masks: np.ndarray, radii: np.ndarray) -> Region:
+    def _kept_region(self, inputs: np.ndarray, masks: np.ndarray, radii: np.ndarray) -> Region:
         """What masks keep of the inputs within each radius."""
         clip = self.clip
         if clip is not None:  # up to where attacks go, in float32
@@ -398,14 +377,14 @@ class RelEx(LogitExplainer):
         self, inputs: np.ndarray, masks: np.ndarray, classes: np.ndarray, attacked: np.ndarray
     ) -> np.ndarray:
         """Largest radius that was tested and proved, by bisection up to the attacked one."""
-        rows = margin_rows(classes, self._verifier.nb_outputs)
-
-        def holds(some: np.ndarray, radii: np.ndarray) -> np.ndarray:
-            region = self._region(inputs[some], masks[some], radii)
-            return (self._verifier.bound_rows(region, rows[some])[1] < 0).all(axis=1)
-
-        end = np.where(np.isfinite(attacked), attacked, self.largest_radius)
-        return largest_proved(holds, end, self.nb_halvings)
+        ends = np.where(np.isfinite(attacked), attacked, self.largest_radius)
+        search = RadiusSearch(
+            0.0, ends, nb_halvings=self.nb_halvings, linear=True, test_high="last"
+        )
+        for some, radii in search:
+            region = self._kept_region(inputs[some], masks[some], radii)
+            search.answer(keeps_class(self._verifier, region, classes[some]))
+        return search.held
 
     def _attack(self, inputs: np.ndarray, masks: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Distance of the nearest input found of which the mask keeps another class, (N,)."""

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attacks.steps import two_classes
 from xcertify.checks import nb_at_once
-from xcertify.logits import logits_of
+from xcertify.logits import logits_of, two_classes
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.baselines import Baseline, baseline_values
 from xcertify.metrics.fidelity import Deletion, Insertion, average_ranks, row_correlations
