@@ -2,7 +2,6 @@
 
 # Importing the rules fills the registry.
 from xcertify.bounds import rules as rules
-from xcertify.bounds.graph.graph import UnsupportedLayerError
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.linear_bounds import LinearBounds
 from xcertify.bounds.rules.registry import (
@@ -14,6 +13,7 @@ from xcertify.bounds.rules.registry import (
     supported_operations,
 )
 from xcertify.bounds.verifier import Verifier
+from xcertify.keras_graph import UnsupportedLayerError
 
 __all__ = [
     "Activation",

@@ -20,16 +20,12 @@ from keras import ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph import activations, relaxations
-from xcertify.bounds.graph.graph import (
-    Graph,
-    UnsupportedLayerError,
-    calls_between,
-    layer_output,
-)
+from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options
 from xcertify.bounds.graph.relaxations import LOWER_SLOPES, Activation
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.rules.reshaping import AUGMENTATIONS
+from xcertify.keras_graph import UnsupportedLayerError, calls_between, layer_output, layers_of
 from xcertify.regions import Region
 
 _SCALES = (0.1, 1.0, 10.0)  # of the noise, beside the size of the inputs themselves
@@ -64,14 +60,14 @@ class Network:
     @property
     def precision(self) -> str:
         """The coarsest type that the model computes in."""
-        types = {layer.compute_dtype for layer in self.model._flatten_layers()}
+        types = {layer.compute_dtype for layer in layers_of(self.model)}
         types |= {tensor.dtype for tensor in self.model.inputs}
         return max(("float64", *types & {*_PRECISIONS}), key=_PRECISIONS.index)
 
     @property
     def augments(self) -> bool:
         """Whether the model changes its inputs at random unless it is called for inference."""
-        return any(isinstance(layer, AUGMENTATIONS) for layer in self.model._flatten_layers())
+        return any(isinstance(layer, AUGMENTATIONS) for layer in layers_of(self.model))
 
     def in_order(self, arrays: Sequence[Any]) -> list[Any]:
         """The input that varies and the others behind it, in the model's own order."""
@@ -188,7 +184,7 @@ def compare(
         differs = _differs(values, lower[some], upper[some], samples[some] >= 0)
         if differs.any():
             _refuse(network, graph, given, enclosures, way, samples >= 0)
-    for index in interval.ancestors(graph, [graph.result]):
+    for index in graph.ancestors([graph.result]):
         operation = graph.nodes[index].operation
         if isinstance(operation, Elementwise) and _is_declared(operation.activation):
             (parent,) = graph.nodes[index].parents
@@ -208,7 +204,7 @@ def _evaluated(
     if not len(inside):
         return Comparison(region, samples[inside], points[0], np.zeros((0, 0)))
     with backend.full_precision():
-        bounded = np.asarray(interval.evaluate(graph, [*map(_tensor, points)]))
+        bounded = np.asarray(graph.evaluate([*map(_tensor, points)]))
     return Comparison(region, samples[inside], points[0], bounded.reshape(len(inside), -1))
 
 
@@ -228,7 +224,7 @@ def refuse_excluding(graph: Graph, comparison: Comparison, excluded: np.ndarray)
     found = {0: comparison.points[which : which + 1]}
     at = "by backward passes alone"
     if graph.nb_inputs == 1:
-        for index in interval.ancestors(graph, [graph.output]):
+        for index in graph.ancestors([graph.output]):
             node = graph.nodes[index]
             interval.step(graph, index, boxes, Options("float64"))
             values = node.operation.evaluate(

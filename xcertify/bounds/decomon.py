@@ -33,9 +33,11 @@ import numpy as np
 from keras import activations, layers, ops
 
 from xcertify.bounds import backend
-from xcertify.bounds.graph.graph import Node, Rule, UnsupportedLayerError, build_graph
+from xcertify.bounds.graph.graph import Node, Rule
+from xcertify.bounds.graph.translation import build_graph
 from xcertify.bounds.rounding import relative_error, round_down, round_up
 from xcertify.bounds.rules.registry import find_rule
+from xcertify.keras_graph import UnsupportedLayerError
 from xcertify.regions import Region
 
 METHODS = (

@@ -16,11 +16,12 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds import backend
+from xcertify.bounds.graph.backpropagation import GradientGraph
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Enclosure, Options
 from xcertify.bounds.propagation import crown, interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.gradient import GradientGraph, enclose_gradient
+from xcertify.bounds.propagation.gradient import enclose_gradient
 from xcertify.bounds.propagation.shared_rows import TargetRows
 from xcertify.bounds.rounding import as_lower, as_upper, relative_error
 

@@ -15,21 +15,20 @@ from keras import ops
 from xcertify.bounds import backend
 from xcertify.bounds.comparison import Comparison, Network, compare, refuse_excluding
 from xcertify.bounds.graph.activations import SIGMOID
-from xcertify.bounds.graph.graph import Graph, UnsupportedLayerError, build_graph, find_tensor
+from xcertify.bounds.graph.backpropagation import gradient_graph
+from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import Elementwise, Options, Reshaped
 from xcertify.bounds.graph.relaxations import LOWER_SLOPES
+from xcertify.bounds.graph.translation import build_graph, find_tensor
 from xcertify.bounds.graph.weights import check_weights
 from xcertify.bounds.linear_bounds import LinearBounds
-from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget, batches
-from xcertify.bounds.propagation.gradient import (
-    GRADIENT_METHODS,
-    gradient_graph,
-)
+from xcertify.bounds.propagation.gradient import GRADIENT_METHODS
 from xcertify.bounds.propagation.shared_rows import RowForm, TargetRows
 from xcertify.bounds.queries import Queries
 from xcertify.bounds.rules.registry import find_rule, registered_rules
+from xcertify.keras_graph import UnsupportedLayerError, layers_of
 from xcertify.regions import Region
 from xcertify.settings import Settings
 
@@ -410,7 +409,7 @@ class Verifier(Settings):
         arrays = [np.asarray(values) for values in (inputs, *constants)]
         function = self._compile(
             "evaluate",
-            lambda *inputs: interval.evaluate(self._graph, inputs),
+            lambda *inputs: self._graph.evaluate(inputs),
             [((None, *shape), self.dtype) for shape in self._input_shapes],
         )
         step = self._budget.nb_samples(self._graph)
@@ -436,7 +435,7 @@ class Verifier(Settings):
         Without any, bounds are exact on boxes but for roundings.
         """
         graph = self._read()
-        nodes = [graph.nodes[index] for index in interval.ancestors(graph, [graph.output])]
+        nodes = [graph.nodes[index] for index in graph.ancestors([graph.output])]
         return list(dict.fromkeys(n.layer for n in nodes if not n.operation.exact_affine))
 
     @property
@@ -697,7 +696,7 @@ class Verifier(Settings):
 
     def _refuse_weights_that_are_not_finite(self) -> None:
         """Name the layer, where it is the weights that leave nothing finite."""
-        for index in interval.ancestors(self._graph, [self._graph.output]):
+        for index in self._graph.ancestors([self._graph.output]):
             node = self._graph.nodes[index]
             for value in _constants_of(node.operation):
                 if not np.isfinite(ops.convert_to_numpy(value)).all():
@@ -744,7 +743,7 @@ class Verifier(Settings):
             radii.append(np.broadcast_to(value, (nb_samples,)))
         if not any(radius.any() for radius in radii):
             return []
-        check_weights(self._graph, self.model._flatten_layers())
+        check_weights(self._graph, layers_of(self.model))
         return radii
 
 
@@ -775,7 +774,7 @@ def logits_graph(model: keras.Model) -> Graph:
 
 def _half_precision(model: keras.Model) -> tuple[str, str] | None:
     """Name and type of the first layer that computes in half precision, if there is one."""
-    layers = model._flatten_layers(include_self=False) if isinstance(model, keras.Model) else ()
+    layers = layers_of(model) if isinstance(model, keras.Model) else ()
     for layer in layers:
         holds_others = isinstance(layer, (keras.Model, keras.layers.InputLayer))
         if not holds_others and layer.compute_dtype in ("float16", "bfloat16"):

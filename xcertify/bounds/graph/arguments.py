@@ -14,9 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-
-class UnsupportedLayerError(ValueError):
-    """A layer, or a model, that this engine cannot bound. It is refused, never bounded wrongly."""
+from xcertify.keras_graph import UnsupportedLayerError, has_mask, merges
 
 
 class Arguments:
@@ -100,9 +98,9 @@ def refuse_masks(call: Any) -> None:
     layer = call.operation
     names = inspect.signature(layer.call).parameters
     takes = any(name == "mask" or name.endswith("_mask") for name in names)
-    if not takes and not hasattr(layer, "_merge_function"):
+    if not takes and not merges(layer):
         return
-    if any(getattr(tensor, "_keras_mask", None) is not None for tensor in call.input_tensors):
+    if any(map(has_mask, call.input_tensors)):
         raise UnsupportedLayerError(
             f"The layer '{layer.name}' of class {type(layer).__name__} is given a tensor with a "
             f"mask (of a layer such as Masking, or of Embedding(mask_zero=True)) and cannot be "

@@ -20,9 +20,10 @@ from typing import Any
 
 from keras import ops
 
-from xcertify.bounds.graph.graph import Graph, UnsupportedLayerError
+from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Affine, Enclosure, Operation, Options, Relaxed
 from xcertify.bounds.rounding import relative_error, round_down, round_up
+from xcertify.keras_graph import UnsupportedLayerError
 
 # Variables that learned operations are made of.
 _LEARNED = ("kernel", "bias", "depthwise_kernel", "pointwise_kernel", "gamma", "beta")

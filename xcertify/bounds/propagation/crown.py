@@ -139,7 +139,7 @@ class BackwardBounds:
 
     def _optimized_nodes(self, start: int) -> list[int]:
         """Nodes before `start` that have two relaxations."""
-        nodes = interval.ancestors(self.graph, [start])
+        nodes = self.graph.ancestors([start])
         return [i for i in nodes if i in self.relaxed and self.relaxed[i].alternative is not None]
 
     def interval_upper_bounds(self, start: int, rows: Any) -> Any:

@@ -14,11 +14,11 @@ from typing import Any
 from keras import ops
 
 from xcertify.bounds.graph import relaxations
+from xcertify.bounds.graph.backpropagation import GradientGraph
+from xcertify.bounds.graph.derivatives import Gate
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.multivariate import Largest, Product
 from xcertify.bounds.graph.operations import Affine, Elementwise, Enclosure, Operation, Options
-from xcertify.bounds.propagation import interval
-from xcertify.bounds.propagation.gradient import Gate, GradientGraph
 
 Sides = tuple[Any, Any]
 
@@ -49,7 +49,7 @@ def gradient_sides(graph: GradientGraph, lower: Any, upper: Any, rows: Any, gamm
 
 
 def _propagate(graph: Graph, sides: dict[int, Sides], targets: list[int], gamma: Any) -> None:
-    for index in interval.ancestors(graph, targets):
+    for index in graph.ancestors(targets):
         node = graph.nodes[index]
         sides[index] = image(node.operation, [sides[p] for p in node.parents], gamma)
 

@@ -40,7 +40,7 @@ def propagate(
     before, after
         Called with a node's index before and after the node is bounded; may tighten enclosures.
     """
-    for index in ancestors(graph, targets):
+    for index in graph.ancestors(targets):
         if before is not None:
             before(index)
         step(graph, index, enclosures, options)
@@ -82,23 +82,3 @@ def finite(enclosures: Enclosures) -> Any:
         axes = tuple(range(1, len(enclosure.reference.shape)))
         found = ops.logical_and(found, ops.all(ops.isfinite(enclosure.reference), axis=axes))
     return found
-
-
-def ancestors(graph: Graph, targets: Iterable[int]) -> list[int]:
-    """The targets and all nodes they depend on but inputs, parents first."""
-    needed, stack = set(), list(targets)
-    while stack:
-        index = stack.pop()
-        if index not in needed:
-            needed.add(index)
-            stack.extend(graph.nodes[index].parents)
-    return sorted(index for index in needed if graph.nodes[index].operation is not None)
-
-
-def evaluate(graph: Graph, inputs: Sequence[Any]) -> Any:
-    """The network itself: the values of its output, in the type of the inputs."""
-    values = dict(enumerate(inputs))
-    for index in ancestors(graph, [graph.output]):
-        node = graph.nodes[index]
-        values[index] = node.operation.evaluate(*(values[parent] for parent in node.parents))
-    return values[graph.output]

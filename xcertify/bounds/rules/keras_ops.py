@@ -11,7 +11,7 @@ from keras import ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph import activations
-from xcertify.bounds.graph.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import (
     IN_FLOAT32,
@@ -25,6 +25,7 @@ from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.rules import merging
 from xcertify.bounds.rules.registry import register_operation
 from xcertify.bounds.rules.windows import axes_of
+from xcertify.keras_graph import UnsupportedLayerError
 
 _ELEMENTWISE: dict[str, Activation | Callable[[Any], Activation]] = {
     "Relu": activations.RELU,

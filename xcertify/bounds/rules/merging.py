@@ -10,11 +10,12 @@ import numpy as np
 from keras import layers, ops
 
 from xcertify.bounds.graph.activations import limit
-from xcertify.bounds.graph.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.multivariate import Largest, Product
 from xcertify.bounds.graph.operations import Affine, Elementwise, Window
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import axes_of
+from xcertify.keras_graph import UnsupportedLayerError
 
 
 def _affine_merge(

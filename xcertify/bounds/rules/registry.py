@@ -18,10 +18,11 @@ from keras import layers, ops
 from xcertify.bounds import backend
 from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.arguments import refuse_mixing
-from xcertify.bounds.graph.graph import Emitter, Rule, UnsupportedLayerError
+from xcertify.bounds.graph.graph import Emitter, Rule
 from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import Affine, Elementwise
 from xcertify.bounds.graph.relaxations import Activation
+from xcertify.keras_graph import UnsupportedLayerError, is_keras_function
 
 _RULES: dict[type, Rule] = {}
 _OPERATION_RULES: dict[str, Rule] = {}
@@ -136,8 +137,7 @@ def find_rule(layer: Any) -> Rule:
     kind = type(layer)
     if kind in _RULES:
         return _RULES[kind]
-    is_function = kind.__module__.startswith(("keras.src.ops.", "keras.src.activations."))
-    if is_function and kind.__name__ in _OPERATION_RULES:
+    if is_keras_function(layer) and kind.__name__ in _OPERATION_RULES:
         return _OPERATION_RULES[kind.__name__]
     name = kind.__name__
     if name in supported_layers():  # a subclass may compute something else

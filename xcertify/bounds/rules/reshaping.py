@@ -10,11 +10,12 @@ import numpy as np
 from keras import layers, ops
 
 from xcertify.bounds.graph import activations
-from xcertify.bounds.graph.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped, Window
 from xcertify.bounds.rules.registry import activate, register
 from xcertify.bounds.rules.windows import axes_of, spatial_axes
+from xcertify.keras_graph import UnsupportedLayerError
 
 # Layers that do nothing when a trained model is used.
 IDENTITIES = (

@@ -10,11 +10,12 @@ from keras import layers, ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.arguments import refuse_mixing
-from xcertify.bounds.graph.graph import Emitter, UnsupportedLayerError
+from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.operations import Affine, Window
 from xcertify.bounds.rules.merging import check_addition
 from xcertify.bounds.rules.registry import activate, register
 from xcertify.bounds.rules.windows import channel_axis, window_of
+from xcertify.keras_graph import UnsupportedLayerError
 
 _LARGE_KERNEL = 2**21  # entries of a kernel that are copied at once
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from keras import ops
 
-from xcertify.bounds.graph.arguments import UnsupportedLayerError
 from xcertify.bounds.graph.operations import Window
+from xcertify.keras_graph import UnsupportedLayerError
 
 
 def spatial_axes(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,189 @@
+"""How a Keras model is put together: its layers, its tensors, and the calls between them.
+
+This is the one place that knows what Keras keeps under private names. A *call* is what Keras notes
+when a layer, or a function of `keras.ops`, is called on tensors of a network: it has `operation`,
+`arguments`, `input_tensors` and `output_tensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+
+# What Keras notes in layers and models when they are called, trained or saved; none of it changes
+# what they compute.
+# fmt: off
+NOTES = frozenset({
+    "build", "built", "compiled", "history", "loss", "optimizer", "quantize", "predict_function",
+    "test_function", "train_function", "stop_evaluating", "stop_predicting", "stop_training",
+    "steps_per_execution", "unrolled_steps_per_execution", "_auto_config", "_called",
+    "_compile_config", "_compile_loss", "_compile_metrics", "_compiled_trainable_state",
+    "_distribute_strategy", "_eval_epoch_iterator", "_inbound_nodes", "_initial_epoch",
+    "_is_compiling", "_jit_compile",
+    "_lock", "_loss_ids", "_loss_tracker", "_losses", "_losses_override", "_metrics",
+    "_optimizer", "_outbound_nodes", "_parent_path", "_path", "_run_eagerly",
+    "_saved_model_arg_spec", "_saved_model_inputs_spec", "_tracked", "_tracker",
+})
+# fmt: on
+
+
+class UnsupportedLayerError(ValueError):
+    """A layer, or a model, that this engine cannot bound. It is refused, never bounded wrongly."""
+
+
+def is_model_of_layers(layer: Any) -> bool:
+    """Whether it is a Sequential or functional model whose `call` is Keras' own."""
+    return isinstance(layer, keras.Model) and has_keras_call(layer)
+
+
+def has_keras_call(layer: Any) -> bool:
+    """Whether what a layer computes is Keras' own, and not that of a subclass."""
+    return type(layer).call.__module__.startswith("keras.")
+
+
+def is_keras_function(operation: Any) -> bool:
+    """Whether the operation of a call is a function of `keras.ops` or `keras.activations`."""
+    return type(operation).__module__.startswith(("keras.src.ops.", "keras.src.activations."))
+
+
+def ends_of(model: Any) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs of a built Sequential or functional model, as Keras tensors.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        For anything else.
+    """
+    if not is_model_of_layers(model):
+        module = type(model).__module__.split(".")[0]
+        kind = f"{module}." * (module == "tf_keras") + type(model).__name__
+        cure = ""
+        if isinstance(model, str):
+            cure = ". Load the file first, keras.models.load_model(path)"
+        elif module == "tf_keras":
+            cure = (
+                ". tf_keras is Keras 2: save the model as .h5 and load it with "
+                "keras.models.load_model of Keras 3"
+            )
+        raise UnsupportedLayerError(
+            f"Only Sequential and functional Keras models can be bounded, since only they say how "
+            f"their layers are connected; a subclassed model does not, nor does a function{cure}. "
+            f"Received: '{getattr(model, 'name', model)}' of class {kind}"
+        )
+    if not getattr(model, "inputs", None):
+        raise UnsupportedLayerError(
+            f"The model '{model.name}' has not been built. Add a keras.Input, or call it once."
+        )
+    return model.inputs, model.outputs
+
+
+def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    """The model itself and all layers inside it, nested models and what is inside them too."""
+    return list(model._flatten_layers())
+
+
+def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Weights and statistics of a layer, without those of layers inside it and random seeds."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def with_attributes(layer: keras.layers.Layer, **attributes: Any) -> keras.layers.Layer:
+    """The same layer, with the same variables, but for some of its attributes."""
+    changed = object.__new__(type(layer))
+    object.__setattr__(changed, "__dict__", vars(layer) | {"_losses": []} | attributes)
+    return changed
+
+
+def call_of(tensor: keras.KerasTensor) -> Any:
+    """The call that gives a tensor of a network; that of an `InputLayer` for an input."""
+    layer, number, _ = tensor._keras_history
+    return layer._inbound_nodes[number]
+
+
+def layer_of(tensor: keras.KerasTensor) -> Any:
+    """The layer or function of `keras.ops` that gives a tensor of a network."""
+    return tensor._keras_history[0]
+
+
+def nb_calls(layer: keras.layers.Layer) -> tuple[int, int]:
+    """How many calls of a layer Keras has noted, and how many calls of others on its outputs."""
+    return len(layer._inbound_nodes), len(layer._outbound_nodes)
+
+
+def calls_between(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+    """Calls between inputs and outputs, every one after those it needs."""
+    done, order = {id(tensor) for tensor in inputs}, []
+    stack = [(tensor, False) for tensor in reversed(outputs)]
+    while stack:
+        tensor, ready = stack.pop()
+        if id(tensor) in done:
+            continue
+        call = call_of(tensor)
+        if isinstance(call.operation, keras.layers.InputLayer):
+            continue
+        if ready:
+            order.append(call)
+            done.update(id(output) for output in call.output_tensors)
+        else:
+            stack.append((tensor, True))
+            stack.extend((needed, False) for needed in call.input_tensors)
+    return order
+
+
+def layer_output(model: keras.Model, name: str) -> Any:
+    """The Keras tensor that a layer of a model gives, in this model's own graph.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or if it is called more than once.
+    """
+    outputs = _only_call(model, name).output_tensors
+    if len(outputs) != 1:
+        raise ValueError(
+            f"the layer must have one output. Received: {name!r}, which has {len(outputs)}"
+        )
+    return outputs[0]
+
+
+def layer_input(model: keras.Model, name: str) -> Any:
+    """The Keras tensor that a layer of a model is given, in this model's own graph.
+
+    Errors as for `layer_output`.
+    """
+    return _only_call(model, name).input_tensors[0]
+
+
+def _only_call(model: keras.Model, name: str) -> Any:
+    calls = calls_between(*ends_of(model))
+    found = [call for call in calls if call.operation.name == name]
+    if len(found) != 1:
+        names = ", ".join(dict.fromkeys(call.operation.name for call in calls))
+        raise ValueError(
+            f"the layer must be one that the model calls once, of {names}. "
+            f"Received: {name!r}, called {len(found)} times"
+        )
+    return found[0]
+
+
+def has_mask(tensor: Any) -> bool:
+    """Whether a tensor carries a mask, of a layer such as `Masking`."""
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
+def merges(layer: Any) -> bool:
+    """Whether it is a layer that merges tensors, `Add` and others, which looks at their masks."""
+    return hasattr(layer, "_merge_function")
+
+
+def global_seed_generator() -> Any:
+    """Keras' generator of seeds for the whole process, None as long as none was needed."""
+    return global_state.get_global_attribute("global_seed_generator")
+
+
+def numbers_in_names() -> dict[str, int]:
+    """How many layers of each class Keras has given a name with a number to."""
+    return dict(global_state.get_global_attribute("object_name_uids") or {})
