@@ -62,12 +62,13 @@ def test_training_repeats_with_its_seed_and_leaves_others_alone():
     assert (first != other).any()
 
 
-def test_bisection_finds_the_last_that_holds():
+def test_search_finds_the_last_of_its_steps_that_holds():
     limits = np.array([-1.0, 0.0, 0.0501, 9.0])
-    found = demonstration._bisect(lambda epsilons: epsilons <= limits, 4)
-    np.testing.assert_allclose(
-        demonstration.EPSILONS[found], [0, 0, 0.05, demonstration.EPSILONS[-1]]
-    )
+    search = demonstration.epsilon_search(4)
+    for samples, epsilons in search:
+        search.answer(epsilons <= limits[samples])
+    np.testing.assert_allclose(search.held, [0, 0, 0.05, 0.254])
+    np.testing.assert_allclose(search.broken, [0.002, 0.002, 0.052, np.inf])
 
 
 def test_proofs_of_a_linear_network_are_exact_and_never_beaten(trained):
@@ -79,7 +80,7 @@ def test_proofs_of_a_linear_network_are_exact_and_never_beaten(trained):
     assert (proved < attacked).all()
     kernel, bias = model.get_weights()
     margins = []  # smallest margin over the ball, by its corner, for every tried epsilon
-    for epsilon in demonstration.EPSILONS:
+    for epsilon in np.arange(128) * 0.002:
         rows = (kernel.T[classes][:, None] - kernel.T).reshape(20, 10, 28, 28, 1)
         corner = np.clip(images[:, None] - epsilon * np.sign(rows), 0, 1)
         margin = (rows * corner).sum(axis=(2, 3, 4)) + bias[classes][:, None] - bias
