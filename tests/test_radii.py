@@ -1,31 +1,122 @@
-"""Certified against attacked: one comparison, one message."""
+"""Certified against attacked: one search, one comparison, one message."""
 
+import keras
 import numpy as np
 import pytest
+from networks import sequential
 
-from xcertify.radii import ContradictionError, compare_bounds, compare_radii, largest_proved
+from xcertify.bounds import Verifier
+from xcertify.radii import (
+    ContradictionError,
+    Interval,
+    RadiusSearch,
+    compare_bounds,
+    compare_radii,
+    keeps_class,
+)
+from xcertify.regions import Ball
 
 STATED = {"what": "another class", "method": "crown", "region": "l2 balls"}
 
 
+def run(search, holds):
+    """What was tested of each input, in order."""
+    tried = []
+    for samples, radii in search:
+        tried.append((samples, radii))
+        search.answer(holds(samples, radii))
+    return tried
+
+
 def test_the_largest_radius_is_the_largest_that_was_tried_and_proved():
-    limits, tried = np.array([0.3, 2.0, 5.0, 0.0, 0.7]), []
+    limits = np.array([0.3, 2.0, 5.0, 0.0, 0.7])
 
     def holds(samples, radii):
-        tried.append((samples, radii))
         proved = radii < limits[samples]
         return proved & ~((samples == 4) & (radii > 0.45) & (radii < 0.55))  # not monotone
 
     ends = np.array([1.0, 1.0, 4.0, 1.0, 1.0])
-    found = largest_proved(holds, ends, 6)
+    search = RadiusSearch(0.0, ends, nb_halvings=6, linear=True, test_high="last")
+    tried = run(search, holds)
     # the ends themselves where nothing failed, nothing where nothing was proved
-    np.testing.assert_array_equal(found, [0.296875, 1, 4, 0, 0.4375])
-    for sample, radius in enumerate(found):
+    np.testing.assert_array_equal(search.held, [0.296875, 1, 4, 0, 0.4375])
+    np.testing.assert_array_equal(search.broken, [0.3125, np.inf, np.inf, 0.015625, 0.453125])
+    for sample, radius in enumerate(search.held):
         radii = [r[s == sample] for s, r in tried if (s == sample).any()]
         assert radius in [0, *radii]
     assert sum(len(samples) for samples, _ in tried) == 6 * 5 + 2
-    nothing = largest_proved(holds, np.zeros(3), 4)
-    np.testing.assert_array_equal(nothing, np.zeros(3))
+    nothing = RadiusSearch(np.zeros(3), 0.0, nb_halvings=4, linear=True, test_high="last")
+    assert not run(nothing, holds)
+    np.testing.assert_array_equal(nothing.held, np.zeros(3))
+
+
+def test_ends_that_are_tested_decide():
+    limits = np.array([0.5, 1e-6, 2.0, 0.02])
+    search = RadiusSearch(
+        np.full(4, 1e-3), 1.0, nb_halvings=10, test_low=True, test_high="first", whole=True
+    )
+    tried = run(search, lambda samples, radii: radii <= limits[samples])
+    assert all(len(samples) == 4 for samples, _ in tried)
+    assert len(tried) == 2 + 10
+    # below the lower end nothing, at the upper end all; else to a thousandth of three decades
+    np.testing.assert_array_equal(search.held[[1, 2]], [0, 1])
+    step = 1000 ** (1 / 2**10)
+    assert (limits[[0, 3]] / step <= search.held[[0, 3]]).all()
+    assert (search.held[[0, 3]] <= limits[[0, 3]]).all()
+    np.testing.assert_allclose(search.broken[[0, 3]], search.held[[0, 3]] * step)
+    assert search.broken[1] == 1e-3
+    assert search.broken[2] == np.inf
+
+
+def test_a_search_rises_from_what_is_known_until_the_tolerance():
+    limits = np.array([0.3, 0.3, 0.009])
+    known = np.array([0.0, 0.2, 0.01])
+    search = RadiusSearch(np.maximum(known, 1e-6), 1.0, tolerance=0.02, known=known, batch_size=2)
+    tried = run(search, lambda samples, radii: radii <= limits[samples])
+    assert max(len(samples) for samples, _ in tried) == 2
+    assert (search.broken[:2] <= search.held[:2] * 1.02).all()
+    assert (search.held[:2] <= 0.3).all()
+    assert search.held[2] == 0.01  # it was known, whatever was tested afterwards
+    of_second = [float(r[s == 1][0]) for s, r in tried if (s == 1).any()]
+    np.testing.assert_allclose(of_second[0], min(2 * 0.2, np.sqrt(0.2)))
+    of_first = [float(r[s == 0][0]) for s, r in tried if (s == 0).any()]
+    np.testing.assert_allclose(of_first[0], 1e-3)
+
+
+def test_an_answer_is_due_after_each_test():
+    for answer in (None, [True, False, True]):
+        search = RadiusSearch(np.zeros(2), 1.0, nb_halvings=2, linear=True)
+        with pytest.raises(RuntimeError, match=r"answer\(\) is due .* 2 inputs"):  # noqa: PT012
+            for _ in search:
+                if answer is not None:
+                    search.answer(answer)
+    with pytest.raises(ValueError, match="nb_halvings, tolerance or both"):
+        RadiusSearch(np.zeros(2), 1.0)
+
+
+def test_a_class_is_kept_where_all_margins_are_negative():
+    model = sequential((2,), keras.layers.Dense(3, use_bias=False))
+    model.set_weights([np.array([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])])
+    inputs = np.array([[1.0, 0.5], [1.0, 0.5], [0.5, 1.0]])
+    # f_1 - f_0 = x_1 - x_0 changes its sign at 0.25 in l_inf
+    region = Ball(inputs, np.array([0.24, 0.26, 0.24]))
+    kept = keeps_class(Verifier(model, "ibp"), region, np.array([0, 0, 1]))
+    np.testing.assert_array_equal(kept, [True, False, True])
+
+
+def test_an_interval_has_two_sides():
+    interval = Interval(np.array([0.1, 0.0, 0.3]), np.array([0.2, np.inf, 0.3]))
+    np.testing.assert_allclose(interval.gap, [0.1, np.inf, 0.0])
+    some = interval[np.array([0, 2])]
+    np.testing.assert_array_equal(some.certified, [0.1, 0.3])
+    assert len(some) == 2
+    assert repr(interval) == "<Interval: certified 0.1, attacked 0.3 (medians of 3)>"
+    assert interval.to_dict() == {"certified": [0.1, 0.0, 0.3], "attacked": [0.2, np.inf, 0.3]}
+    alone = Interval(np.array([1.0]))
+    assert alone.gap is None
+    assert "not attacked" in repr(alone)
+    assert alone[:1].attacked is None
+    assert repr(alone[:0]) == "<Interval of no inputs>"
 
 
 def test_attacks_outside_of_certified_radii_pass():

@@ -1,0 +1,141 @@
+"""`Perturbation`: in the place of epsilon, norm and clip, wherever these are settings."""
+
+import inspect
+
+import numpy as np
+import pytest
+from networks import sequential
+from test_settings import images, network
+
+import xcertify.attacks
+import xcertify.attributions
+import xcertify.metrics
+from xcertify.attacks import PGD, MinimalPerturbation
+from xcertify.attributions import CORGI, EVA, MarginGradientRange, RelEx
+from xcertify.metrics import RobustnessSr
+from xcertify.perturbation import PARTS, Perturbation
+from xcertify.regions import Ball
+from xcertify.settings import Settings, setting_names
+
+P = Perturbation(0.1, norm=2, clip=(0.0, 1.0))
+
+
+def test_a_ball_without_its_centre():
+    region, stated = P.around(images()), Ball(images(), 0.1, 2, (0.0, 1.0))
+    for name in ("center", "lower", "upper", "epsilon"):
+        np.testing.assert_array_equal(getattr(region, name), getattr(stated, name))
+    assert region.norm == 2
+    assert P.describe() == str(region) == "l2 balls of radius 0.1 within (0.0, 1.0)"
+    assert Perturbation(np.array([0.1, 0.3])).describe() == "linf balls of radius 0.1 to 0.3"
+    some = region[np.array([0, 2])]
+    assert str(some) == str(region)
+    assert str(some.resized([0.2, 0.4])) == "l2 balls of radius 0.2 to 0.4 within (0.0, 1.0)"
+    assert P == Perturbation(0.1, 2, (0.0, 1.0)) != Perturbation(0.1)
+    assert len({P, Perturbation(0.1, 2, (0.0, 1.0))}) == 1
+
+
+def test_regions_say_what_they_are_in_json():
+    found = P.around(np.float32([[0.05, 0.5]])).to_dict()
+    assert found["description"] == P.describe()
+    assert found["norm"] == 2
+    np.testing.assert_allclose(found["lower"], [[0.0, 0.4]], atol=1e-6)
+    np.testing.assert_allclose(found["epsilon"], [[0.1, 0.1]])
+
+
+def classes_with_parts():
+    modules = (xcertify.attributions, xcertify.attacks, xcertify.metrics)
+    found = {getattr(m, name) for m in modules for name in m.__all__}
+    kinds = [c for c in found if isinstance(c, type) and issubclass(c, Settings)]
+    return sorted(
+        (c for c in kinds if set(PARTS) & set(setting_names(c))), key=lambda c: c.__name__
+    )
+
+
+def test_which_classes_take_one():
+    names = {kind.__name__ for kind in classes_with_parts()}
+    assert {"EVA", "EVAHybrid", "SampledEVA", "CertifiedGradient", "CORGI"} <= names
+    assert {"AttributionBound", "RelEx", "GreedyAS", "MarginGradientRange"} <= names
+    assert {"RobustnessSr", "MinimalPerturbation", "MinimalTopK"} <= names
+
+
+@pytest.mark.parametrize("kind", classes_with_parts(), ids=lambda kind: kind.__name__)
+def test_every_constructor_takes_one_and_shows_it(kind):
+    names = set(setting_names(kind))
+    assert "perturbation" in inspect.signature(kind).parameters
+    radius = [name for name in ("epsilon", "largest_radius") if name in names]
+    stated = Perturbation(
+        0.25 if radius else np.inf,
+        norm=2 if "norm" in names else np.inf,
+        clip=(0.0, 2.0) if "clip" in names else None,
+    )
+    given = {
+        "model": network(),
+        "inputs": images(),
+        "targets": np.array([0, 1, 2]),
+        "maps": abs,
+        "exact": abs,
+        "latent_layer": "flatten",
+    }
+    required = {
+        name: given[name]
+        for name, p in inspect.signature(kind).parameters.items()
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+    }
+    made = kind(**required, perturbation=stated)
+    assert made.perturbation == stated
+    for name in radius:
+        assert getattr(made, name) == 0.25
+    # assigned afterwards, as any other setting
+    other = Perturbation(0.5, stated.norm, stated.clip) if radius else stated
+    made.perturbation = other
+    assert made.perturbation == other
+
+
+def test_the_radius_of_a_search_is_its_largest():
+    model, inputs = network(), images()
+    assert RelEx(model, perturbation=P).largest_radius == 0.1
+    assert CORGI(model, perturbation=Perturbation(norm=2)).largest_radius == 1.0
+    robustness = RobustnessSr(
+        model, inputs, None, perturbation=Perturbation(norm=1, clip=(-1.0, 1.0))
+    )
+    assert (robustness.norm, robustness.clip) == (1, (-1.0, 1.0))
+
+
+def test_it_is_the_same_as_its_parts():
+    model, inputs = network(), images()
+    first = EVA(model, 0.1, 2, (0.0, 1.0))
+    second = EVA(model, perturbation=P)
+    np.testing.assert_array_equal(first.explain(inputs), second.explain(inputs))
+    found = second.certify(inputs)
+    assert str(found.region) == P.describe()
+    np.testing.assert_array_equal(found.region.center, inputs)
+    np.testing.assert_array_equal(found.overlap, first.certify(inputs).overlap)
+    second.perturbation = Perturbation(0.2)
+    third = EVA(model, 0.2)
+    np.testing.assert_array_equal(second.certify(inputs).overlap, third.certify(inputs).overlap)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m: EVA(m, 0.1, perturbation=P), "takes the place of epsilon.*0.1"),
+        (lambda m: EVA(m, clip=(0, 1), perturbation=P), "takes the place of clip"),
+        (lambda m: EVA(m, perturbation=0.1), r"must be a Perturbation.*Received: 0.1"),
+        (lambda m: RobustnessSr(m, images(), None, perturbation=P), "no argument epsilon"),
+        (
+            lambda m: MinimalPerturbation(m, perturbation=Perturbation(clip=(0, 1))),
+            "no argument clip",
+        ),
+        (lambda m: MarginGradientRange(m, perturbation=P), "no argument norm"),
+        (lambda m: PGD(m, perturbation=P), "no argument norm and no clip and no epsilon"),
+        (lambda m: Perturbation(0.1, norm="two"), "norm must be"),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(network())
+
+
+def test_objects_without_parts_have_none():
+    with pytest.raises(AttributeError, match="PGD has no perturbation"):
+        _ = PGD(sequential((2,))).perturbation
