@@ -21,9 +21,9 @@ from xcertify.metrics.base import (
     importance_ranks,
 )
 from xcertify.models import refuse_channels_first
-from xcertify.radii import compare_radii, largest_proved
+from xcertify.radii import RadiusSearch, compare_radii, keeps_class
 from xcertify.regions import Ball, Box, Region, as_norm, valid_range
-from xcertify.targets import margin_rows, target_classes
+from xcertify.targets import target_classes
 
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
 
@@ -305,9 +305,12 @@ class RobustnessSr(Metric):
 
     def _proved(self, jobs: _Jobs, attacked: np.ndarray, found: np.ndarray) -> np.ndarray:
         """Largest radius, by bisection up to the attacked one, at which no class can change."""
-        proved = largest_proved(
-            lambda some, radii: self._holds(jobs.part(some), radii), attacked, self.nb_halvings
+        search = RadiusSearch(
+            0.0, attacked, nb_halvings=self.nb_halvings, linear=True, test_high="last"
         )
+        for some, radii in search:
+            search.answer(self._holds(jobs.part(some), radii))
+        proved = search.held
         compare_radii(
             proved,
             np.where(found, attacked, np.inf),
@@ -322,8 +325,7 @@ class RobustnessSr(Metric):
         """Whether the class is proved constant up to each radius, (J,) bool."""
         radius = radius.reshape(-1, *[1] * (self.inputs.ndim - 1))
         region = Ball(jobs.valid.center, radius, self.norm, self.clip).fix(jobs.held)
-        rows = margin_rows(jobs.classes, self._verifier.nb_outputs)
-        return (self._verifier.bound_rows(region, rows)[1] < 0).all(axis=1)
+        return keeps_class(self._verifier, region, jobs.classes)
 
 
 class _Jobs(NamedTuple):
