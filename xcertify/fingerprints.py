@@ -31,7 +31,7 @@ class _Same:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Same) and self.value is other.value
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python says of what has only an equality
 
 
 def fingerprint(model: Any) -> Any:

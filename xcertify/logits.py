@@ -269,7 +269,7 @@ def _refuse_mask(call: Any) -> None:
 
 def _refuse_legacy_head(model: Any) -> None:
     """A model of tf_keras is a callable like others, whose softmax is not seen."""
-    last = getattr(model, "layers", [None])[-1] if is_legacy(model) else None
+    last: Any = getattr(model, "layers", [None])[-1] if is_legacy(model) else None
     function = getattr(last, "activation", None)
     names = (getattr(function, "__name__", None), type(last).__name__.lower())
     if any(name in ("softmax", "sigmoid") for name in names):

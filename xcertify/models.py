@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import keras
 import numpy as np
@@ -50,7 +50,7 @@ def check_model(model: Any) -> None:
         )
 
 
-def is_graph(model: Any) -> bool:
+def is_graph(model: Any) -> TypeGuard[keras.Model]:
     """Whether it is a built Sequential or functional Keras model, of which the layers are known."""
     return is_model_of_layers(model) and bool(getattr(model, "inputs", None))
 
@@ -67,8 +67,9 @@ def channels_last_layer(model: Any) -> str | None:
     calls = calls_between(model.inputs, model.outputs)
     users = [call for call in calls if any(t is model.inputs[0] for t in call.input_tensors)]
     layer = users[0].operation if len(users) == 1 else None
-    moves = isinstance(layer, keras.layers.Permute) and tuple(layer.dims) == (2, 3, 1)
-    return layer.name if moves else None
+    if isinstance(layer, keras.layers.Permute) and tuple(layer.dims) == (2, 3, 1):
+        return layer.name
+    return None
 
 
 def refuse_channels_first(model: Any, what: str) -> None:

@@ -293,7 +293,8 @@ def draw_series(
     halo = Stroke(linewidth=2.5, foreground="white"), Normal()  # a dark line on dark colours
     axes.plot(lines.T, color=_INK, linewidth=1, path_effects=halo)
     axes.set_aspect("auto")
-    axes.set_yticks(range(len(series)), [n if n is not None else i for i, n in enumerate(names)])
+    shown = [str(i) if name is None else name for i, name in enumerate(names)]
+    axes.set_yticks(range(len(series)), shown)
     axes.set_xlabel("time step", fontsize=8)
     axes.tick_params(labelsize=7, colors=_INK, bottom=True)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -675,7 +676,7 @@ def _grid(
     return figure, figure.add_gridspec(nb_rows, nb_columns + 1, width_ratios=widths)
 
 
-def _colour_bar(axes: Axes, signed: bool, scale: Normalize | None = None) -> None:
+def _colour_bar(axes: Axes, signed: bool, scale: Any = None) -> None:
     """Values if the maps share one scale, words if each has its own."""
     shown = ScalarMappable(scale or Normalize(-1 if signed else 0, 1), _colormap(signed))
     bar = axes.figure.colorbar(shown, cax=axes)

@@ -160,14 +160,15 @@ class RadiusSearch:
         self._test_low, self._test_high = np.broadcast_to(test_low, low.shape), test_high
         self._whole, self._batch_size = whole, batch_size
         self._answer: np.ndarray | None = None
-        self._progress = {"total": len(low), "desc": name, "unit": "input", "disable": not verbose}
+        self._name, self._verbose = name, verbose
         self.held = np.zeros(len(low)) if known is None else np.array(known, np.float64)
         self.broken = np.full(len(low), np.inf)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which inputs (M,) to test at which radii (M,); an `answer` is due after each."""
         undecided = self._low < self._high
-        with tqdm(**self._progress) as progress:
+        bar = tqdm(total=len(self.held), desc=self._name, unit="input", disable=not self._verbose)
+        with bar as progress:
             yield from self._ask(self._test_low & undecided, self._low)
             if self._test_high == "first":
                 yield from self._ask(self._low < self._high, self._high)
@@ -238,8 +239,8 @@ def keeps_class(verifier: Verifier, region: Region, classes: np.ndarray) -> np.n
     ---------
     That of the verifier: True where all margins ``f_c' - f_c`` are proved to be negative.
     """
-    rows = margin_rows(classes, verifier.nb_outputs)
-    return (verifier.bound_rows(region, rows)[1] < 0).all(axis=1)
+    _, upper = verifier.bound_rows(region, margin_rows(classes, verifier.nb_outputs))
+    return np.all(upper < 0, axis=1)
 
 
 def compare_radii(

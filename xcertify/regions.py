@@ -71,7 +71,8 @@ def valid_range(clip: tuple[Any, Any], shape: tuple[int, ...], dtype: Any) -> tu
         ) from None
     if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
         raise ValueError(f"clip must be (low, high) with low <= high. Received: {clip!r}")
-    return tuple(np.broadcast_to(side, shape) for side in _sides(low, high, dtype))
+    low, high = _sides(low, high, dtype)
+    return np.broadcast_to(low, shape), np.broadcast_to(high, shape)
 
 
 class Region:
@@ -236,7 +237,7 @@ class Region:
         return np.where(outward, np.nextafter(inside, center), inside)
 
     def _full_epsilon(self) -> np.ndarray:
-        return np.broadcast_to(self.epsilon, self.center.shape)
+        return np.broadcast_to(np.asarray(self.epsilon), self.center.shape)
 
 
 class Ball(Region):

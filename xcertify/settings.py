@@ -35,7 +35,7 @@ class _Constructed(ABCMeta):
     @property
     def __signature__(cls) -> inspect.Signature:
         """That of the constructor, for `help` and editors, which would show this `__call__`."""
-        signature = inspect.signature(cls.__init__)
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
         parameters = [*signature.parameters.values()][1:]
         if set(PARTS) & set(signature.parameters):
             keyword = inspect.Parameter.KEYWORD_ONLY
@@ -143,7 +143,8 @@ def _in_place_of(
             f"perturbation must be a Perturbation(epsilon, norm, clip). Received: {perturbation!r}"
         )
     found = perturbation.as_arguments(setting_names(cls), cls.__name__)
-    given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
+    constructor = cls.__init__  # type: ignore[misc]
+    given = inspect.signature(constructor).bind_partial(None, *args, **kwargs).arguments
     given |= given.get("settings", {}) if isinstance(given.get("settings"), dict) else {}
     twice = [name for name in PARTS if name in given]
     if twice:
@@ -189,7 +190,7 @@ def setting_names(kind: type) -> tuple[str, ...]:
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = [*inspect.signature(base.__init__).parameters.values()][1:]
+        parameters = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
         names.update(
             dict.fromkeys(
                 p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
