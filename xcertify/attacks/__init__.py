@@ -1,7 +1,7 @@
 """Attacks: the other side of every certificate, a point that is as bad as could be found."""
 
 from xcertify.attacks.ascent import PGD, AttackResult, pgd
-from xcertify.attacks.criteria import CriterionAttack, WeightCriterionAttack
+from xcertify.attacks.on_criteria import CriterionAttack, WeightCriterionAttack
 from xcertify.attacks.maps import (
     MapAttackResult,
     input_gradient,
