@@ -91,7 +91,7 @@ def _gradient(model: keras.Model, points: np.ndarray, output: int) -> np.ndarray
 
 
 def _verifier(model: keras.Model, method: str, **options) -> Verifier:
-    """One verifier, and so one trace, for all regions of a model."""
+    """One verifier, and so one trace, for all regions of a model within a test."""
     if any(verifier.model is not model for verifier in _VERIFIERS.values()):
         _VERIFIERS.clear()
     key = (method, *sorted(options.items()))
@@ -100,7 +100,12 @@ def _verifier(model: keras.Model, method: str, **options) -> Verifier:
     return _VERIFIERS[key]
 
 
-_VERIFIERS: dict = {}
+_VERIFIERS: dict = {}  # emptied after each test
+
+
+def forget() -> None:
+    """Nothing is kept from one test to the next."""
+    _VERIFIERS.clear()
 
 
 def assert_sound(

@@ -1,6 +1,7 @@
 """Fixtures that several test files use."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_report_header():
     return f"random cases: {VARIABLE}={choose_seed()} repeats the same ones"
+
+
+@pytest.fixture(autouse=True)
+def _no_state_between_tests():
+    """Whatever the order of tests and the number of processes."""
+    yield
+    if "conformance" in sys.modules:
+        sys.modules["conformance"].forget()
 
 
 @pytest.fixture
