@@ -1,7 +1,7 @@
 """Interval bounds of gradients in plain float32, to be differentiated: the bounds that train.
 
 The same graphs and the same rules of functions as in the engine, without reference values and
-without error terms. They agree with the method "interval" up to roundings, cost about as much as a
+without error terms. They agree with the method "ibp" up to roundings, cost about as much as a
 few passes of the network, and prove nothing.
 """
 

@@ -11,6 +11,7 @@ al., Efficiently Computing Local Lipschitz Constants of Neural Networks via Boun
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,35 @@ from xcertify.bounds.graph.weights import varied
 from xcertify.bounds.propagation import crown, interval
 from xcertify.bounds.propagation.budget import Budget
 
-GRADIENT_METHODS = ("interval", "crown-interval", "crown-ibp", "crown")
+GRADIENT_METHODS = ("ibp", "ibp-crown", "crown-ibp", "crown")
+FORMER_METHODS = {"interval": "ibp", "crown-interval": "ibp-crown"}
+
+
+def gradient_method(name: str, stacklevel: int = 2) -> str:
+    """One of `GRADIENT_METHODS`, from its name or, with a warning, from its former one.
+
+    Parameters
+    ----------
+    name
+        As a user gave it.
+    stacklevel
+        Of the warning; 2 is the caller of this function.
+
+    Raises
+    ------
+    ValueError
+        For any other name.
+    """
+    if name in FORMER_METHODS:
+        warnings.warn(
+            f"method={name!r} of gradients is deprecated. Write method={FORMER_METHODS[name]!r}",
+            DeprecationWarning,
+            stacklevel=stacklevel + 1,
+        )
+        return FORMER_METHODS[name]
+    if name not in GRADIENT_METHODS:
+        raise ValueError(f"method must be one of {', '.join(GRADIENT_METHODS)}. Received: {name!r}")
+    return name
 
 
 def enclose_gradient(
@@ -60,7 +89,7 @@ def enclose_gradient(
         Of weights and, if they have their own, of biases, (N,) each; see `weights.varied`.
     """
     network = varied(graph.network, *weight_radii)
-    if method == "interval":
+    if method == "ibp":
         enclosures = dict(enumerate(inputs))
         interval.propagate(network, enclosures, options, graph.targets)
     else:
@@ -85,7 +114,7 @@ def enclose_gradient(
     zeros = ops.zeros_like(rows, dtype=options.dtype)
     known[graph.seed] = Enclosure(rows, zeros, zeros)
     weight_radii = [each(radii) for radii in weight_radii]
-    if method.endswith("interval"):
+    if method.startswith("ibp"):
         backward = varied(graph.intervals, *weight_radii)
         interval.propagate(backward, known, options, [graph.output])
         return known[graph.output], interval.finite(known)
