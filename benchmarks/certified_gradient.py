@@ -332,7 +332,7 @@ def evaluate(
             broken = weight_attack.breaks(weight_attack(gamma))
         cells.append(1 - broken.mean())
         found = []
-        for method in ("interval", "crown"):
+        for method in ("ibp", "crown"):
             explainer.epsilon, explainer.gamma, explainer.method = epsilon, gamma, method
             certificate = explainer.certify(inputs, one_hot)
             found.append((certificate.proves(targeted), certificate.within(1.0)))
@@ -366,7 +366,7 @@ def asked(explainer: CertifiedGradient, experiment: Experiment, nb_inputs: int) 
     inputs, labels = inputs[order], labels[order]
     classes = explainer.model.predict(inputs, verbose=0).argmax(axis=1)
     one_hot = np.eye(explainer.model.output_shape[-1], dtype="f4")[classes]
-    explainer.epsilon, explainer.gamma, explainer.method = 0.0, 0.0, "interval"
+    explainer.epsilon, explainer.gamma, explainer.method = 0.0, 0.0, "ibp"
     original = explainer.certify(inputs, one_hot).explanation
     return inputs, labels, one_hot, original, goal(original, experiment.sensitive)
 

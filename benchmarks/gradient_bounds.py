@@ -7,7 +7,7 @@ Models and inputs as for bounds.py. The gradient is that of the predicted class'
 that are not clipped. Cells: mean width of the bounds / share of the features whose sign is proved.
 `sampled` is what random corners attain: no sound bound is narrower. Times are of `bound_gradient`
 for the whole batch at radius 0.01: the best of several calls, the mean CPU time of all cores, and
-that divided by the CPU time of `interval`. Rows of auto_LiRPA, which takes one image at a time, are
+that divided by the CPU time of `ibp`. Rows of auto_LiRPA, which takes one image at a time, are
 added where it and torch are installed.
 """
 
@@ -31,7 +31,7 @@ from xcertify.bounds import Verifier
 from xcertify.regions import Ball
 
 EPSILONS = (0.001, 0.005, 0.01, 0.025)
-METHODS = ("interval", "crown-interval", "crown-ibp", "crown")
+METHODS = ("ibp", "ibp-crown", "crown-ibp", "crown")
 Bound = Callable[[float], tuple[np.ndarray, np.ndarray]]
 
 
@@ -51,7 +51,7 @@ def table(name: str, model: keras.Model, inputs: np.ndarray) -> None:
     classes = verifier.evaluate(inputs).argmax(axis=1)
     rows = np.eye(verifier.nb_outputs, dtype="float32")[classes][:, None]
     print(f"\n**{name}**, {len(inputs)} images\n")
-    print("| method |", " | ".join(f"eps {e}" for e in EPSILONS), "| ms | CPU ms | by `interval` |")
+    print("| method |", " | ".join(f"eps {e}" for e in EPSILONS), "| ms | CPU ms | by `ibp` |")
     print("| --- " * (len(EPSILONS) + 4) + "|")
     print(f"| sampled (inner estimate) | {cells(sampled(model, inputs, classes))} | | | |")
     fastest = None

@@ -73,7 +73,7 @@ def test_bounds_hold_the_outputs_or_are_infinite(method, activation):
         assert (lower <= attained).all() and (attained <= upper).all()
 
 
-@pytest.mark.parametrize("method", ["interval", "crown-ibp"])
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
 def test_bounds_of_gradients(method):
     verifier = Verifier(wide())
     lower, upper = verifier.bound_gradient(Ball(MANY, 2.0), method=method)
@@ -196,7 +196,7 @@ def test_infinite_and_missing_sides_prove_no_criterion():
 @pytest.mark.parametrize("attribution", ["gradient", "gradient_input"])
 def test_certified_gradients(attribution):
     inputs = np.float32([[1.0, 0.0], [0.5, 0.5]])
-    explainer = CertifiedGradient(deep("tanh"), 3.0, attribution=attribution, method="interval")
+    explainer = CertifiedGradient(deep("tanh"), 3.0, attribution=attribution, method="ibp")
     certificate = explainer.certify(inputs, np.array([1, 1]))
     assert not np.isnan([certificate.lower, certificate.upper]).any()
     assert not certificate.within(1e30).any()
