@@ -10,13 +10,14 @@ import tensorflow as tf
 
 from xcertify import tracing
 from xcertify.bounds import Verifier
+from xcertify.bounds.engine import Engine
 from xcertify.regions import Region
 
 
 def without_tracing(monkeypatch) -> None:
     """Have everything computed operation by operation, which saves the time that tracing takes."""
 
-    def run(verifier, key, function, signature):
+    def run(engine, function, signature):
         return lambda *arrays: function(*map(tf.convert_to_tensor, arrays))
 
     def no_graph(function, **settings):
@@ -25,7 +26,7 @@ def without_tracing(monkeypatch) -> None:
 
         return refuse
 
-    monkeypatch.setattr(Verifier, "_compile", run)
+    monkeypatch.setattr(Engine, "_compile", run)
     monkeypatch.setattr(tracing, "graph_of", no_graph)
 
 
@@ -38,11 +39,11 @@ def in_float64(model: keras.Model) -> keras.Model:
 
 
 def logits_of(model: keras.Model) -> keras.Model:
-    """The copy of a model that ends before its softmax, by Keras alone."""
+    """The copy of a model that ends before its softmax or sigmoid, by Keras alone."""
     last = model.layers[-1]
     if isinstance(last, keras.layers.Softmax):
         return keras.Model(model.inputs[0], model.layers[-2].output)
-    if getattr(last, "activation", None) is keras.activations.softmax:
+    if getattr(last, "activation", None) in (keras.activations.softmax, keras.activations.sigmoid):
         config = json.loads(json.dumps(model.get_config()))
         (own,) = (c for c in config["layers"] if c["config"]["name"] == last.name)
         own["config"]["activation"] = "linear"
@@ -122,7 +123,8 @@ def assert_sound(
     Returns the bounds of the last method. Behind "ibp" all have to be inside of its bounds.
     `twin` is an equal model that can be evaluated in float64, where the model itself cannot.
     """
-    exact = in_float64(logits_of(twin or model))
+    options = {"strip_head": True} | options
+    exact = in_float64(logits_of(twin or model) if options["strip_head"] else twin or model)
     points = adversarial_points(exact, region, nb_random, seed)
     flat = points.reshape((-1, *points.shape[2:]))
     values = exact(flat, training=False).numpy().reshape((*points.shape[:2], -1))

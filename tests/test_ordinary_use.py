@@ -133,7 +133,7 @@ def test_logits_before_every_form_of_head(name):
     expected = logits(x)
     assert head_of(model) == ("sigmoid" if "sigmoid" in name else "softmax")
     np.testing.assert_allclose(logits_of(model)(x), expected, rtol=1e-4, atol=1e-5)
-    seen = Verifier(model, logits=True).evaluate(x)
+    seen = Verifier(model, strip_head=True).evaluate(x)
     np.testing.assert_allclose(seen, expected, rtol=1e-4, atol=1e-5)
     labels = np.arange(4) % 3 if expected.shape[1] > 1 else np.ones(4, int)
     wanted = np.abs(gradient(logits, x, labels if expected.shape[1] > 1 else 0 * labels))
@@ -842,7 +842,7 @@ def test_a_softmax_in_a_function_of_ones_own(head):
     x = normal(4, 5)
     np.testing.assert_allclose(logits_of(model)(x), logits(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="cannot be bounded"):
-        Verifier(model, logits=True)
+        Verifier(model, strip_head=True)
     other, _ = classifier(lambda h: L.Dense(3, activation=lambda z: 2 * tf.nn.softmax(z))(h))
     assert head_of(other) is None
     np.testing.assert_allclose(logits_of(other)(x), other(x), rtol=1e-5)

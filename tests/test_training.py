@@ -49,7 +49,7 @@ def test_the_width_is_that_of_the_intervals(name):
     model = NETWORKS[name]()
     x, one_hot = batch(model.input_shape[1:]), np.eye(3, dtype="f4")[[0, 2, 1, 0]]
     lower, upper = Verifier(model).bound_gradient(
-        Ball(x, 0.05), one_hot[:, None], method="interval", gamma=0.01
+        Ball(x, 0.05), one_hot[:, None], method="ibp", gamma=0.01
     )
     width = (upper - lower).reshape(4, -1)
     mean = penalties(CertifiedWidth(0.05, 0.01), model, x, one_hot)
@@ -57,7 +57,7 @@ def test_the_width_is_that_of_the_intervals(name):
     total = penalties(CertifiedWidth(0.05, 0.01, reduction="sum"), model, x, one_hot)
     np.testing.assert_allclose(total, width.sum(axis=1), rtol=1e-4)
     lower, upper = Verifier(model).bound_gradient(
-        Ball(x, 0.05), labels=one_hot.argmax(axis=1), method="interval"
+        Ball(x, 0.05), labels=one_hot.argmax(axis=1), method="ibp"
     )
     width = (upper - lower).reshape(4, -1).mean(axis=1)
     loss = penalties(CertifiedWidth(0.05, loss="cross-entropy"), model, x, one_hot)
@@ -68,8 +68,8 @@ def test_the_width_is_that_of_the_intervals(name):
 def test_a_single_output():
     model = sequential((4,), L.Dense(5, "relu"), L.Dense(1, "sigmoid"))
     x, targets = batch((4,)), np.array([[0.0], [1.0], [1.0], [0.0]])
-    verifier = Verifier(model, logits=True)
-    lower, upper = verifier.bound_gradient(Ball(x, 0.1), method="interval")
+    verifier = Verifier(model, strip_head=True)
+    lower, upper = verifier.bound_gradient(Ball(x, 0.1), method="ibp")
     width = penalties(CertifiedWidth(0.1), model, x, targets)
     np.testing.assert_allclose(width, (upper - lower)[:, 0].mean(axis=1), rtol=1e-4, atol=1e-6)
 
@@ -142,7 +142,7 @@ def test_trained_models_can_be_certified():
         logs = trained.fit(
             x, labels, epochs=15, batch_size=100, verbose=0, callbacks=[LinearRamp(8)]
         ).history
-        certificate = CertifiedGradient(model, 0.05, method="interval").certify(x[:100])
+        certificate = CertifiedGradient(model, 0.05, method="ibp").certify(x[:100])
         return np.median(certificate.farthest()), logs["accuracy"][-1]
 
     proved, accuracy = train(CertifiedWidth(0.05), 1.0)

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from xcertify.bounds.rules.reshaping import IDENTITIES
+from xcertify.bounds import IDENTITIES
 from xcertify.keras_graph import call_of, has_keras_call, is_keras_function, with_attributes
 from xcertify.models import Run, as_rows, check_model, is_graph, is_legacy, outputs_of, single
 

@@ -9,8 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from xcertify.bounds import register_elementwise
-from xcertify.bounds.graph.activations import smooth_rectifier
+from xcertify.bounds import register_elementwise, smooth_rectifier
 from xcertify.keras_graph import layers_of, own_variables
 
 BETAS = (10.0, 30.0, 100.0)

@@ -13,11 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.bounds.graph.backpropagation import gradient_graph
-from xcertify.bounds.graph.weights import check_weights
-from xcertify.bounds.propagation import differentiable
-from xcertify.bounds.verifier import logits_graph
-from xcertify.keras_graph import layers_of
+from xcertify.bounds import GradientInterval
 from xcertify.logits import logits_of
 
 LOSSES = ("logit", "cross-entropy")
@@ -137,17 +133,14 @@ class CertifiedWidth(Regularizer):
 
     def prepare(self, model: keras.Model) -> None:
         """See `Regularizer`."""
-        graph = logits_graph(model)
-        if float(self.gamma):
-            check_weights(graph, layers_of(model))
-        self._graph = gradient_graph(graph, "logits" if self.loss == "logit" else self.loss)
+        loss = "logits" if self.loss == "logit" else self.loss
+        self._bounds = GradientInterval(model, loss, weights_vary=float(self.gamma) > 0)
 
     def __call__(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """See `Regularizer`."""
         epsilon = tf.cast(self.epsilon, inputs.dtype)
         single_logit = targets.shape[-1] == 1 and self.loss == "logit"
-        lower, upper = differentiable.gradient_sides(
-            self._graph,
+        lower, upper = self._bounds(
             inputs - epsilon,
             inputs + epsilon,
             tf.ones_like(targets) if single_logit else targets,

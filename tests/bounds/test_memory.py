@@ -125,7 +125,7 @@ def test_eva_in_parts_of_samples_and_rows(overlap):
     targeted = explainer.explain_targeted(inputs, (certificate.targets + 1) % 5)
     for budget in (60_000, 3_000):
         narrow = EVA(model, 0.1, overlap=overlap)
-        verifier = Verifier(model, "crown", logits=True, memory_budget=budget)
+        verifier = Verifier(model, "crown", strip_head=True, memory_budget=budget)
         narrow._derive("verifier", lambda: verifier)  # noqa: B023
         found = narrow.certify(inputs)
         np.testing.assert_allclose(found.overlap, certificate.overlap, rtol=1e-5, atol=1e-5)

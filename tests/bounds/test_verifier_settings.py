@@ -134,7 +134,7 @@ def test_shared_rows_give_the_bounds_of_single_rows(name, monkeypatch):
     model = NETWORKS[name]()
     inputs = inputs_of(model)
     for region in (Ball(inputs, 0.1), Ball(inputs, 0.2, norm=2)):
-        graph = Verifier(model, "crown")._graph
+        graph = Verifier(model, "crown")._engine.graph
         rows = [choose_rows(graph, i, "float32", 2) for i, _ in enumerate(graph.nodes)]
         assert any(isinstance(row, SharedRows) for row in rows)
         shared = Verifier(model, "crown").bound_outputs(region)
@@ -329,7 +329,7 @@ def test_large_tensors_and_kernels_are_bounded_in_parts(monkeypatch):
 )
 def test_strided_convolutions_are_transposed_rightly(shape, layer):
     model = sequential((*shape, 2), layer())
-    graph = Verifier(model)._graph
+    graph = Verifier(model)._engine.graph
     operation = graph.nodes[1].operation
     shapes = [graph.nodes[0].shape]
     rows = np.random.default_rng(0).normal(size=(2, 3, *graph.nodes[1].shape)).astype("float32")

@@ -169,7 +169,7 @@ class ClassChange:
         if self._is_read:
             try:
                 if self._verifier is None:
-                    self._verifier = Verifier(self._model, "ibp", dtype="float64", logits=True)
+                    self._verifier = Verifier(self._model, "ibp", dtype="float64", strip_head=True)
                 return self._verifier.bound_rows(Ball(points.astype(np.float64), 0.0), rows)
             except UnsupportedLayerError:
                 self._is_read = False

@@ -261,7 +261,7 @@ class GradientActivation(WeightedChannels):
         key = method, dtype
         if key not in self._heads:
             self._heads[key] = Verifier(
-                self._source, method, dtype=dtype, start_layer=self._start, logits=True
+                self._source, method, dtype=dtype, start_layer=self._start, strip_head=True
             )
         return self._heads[key]
 
@@ -305,7 +305,7 @@ def _last_pooling(model: keras.Model) -> str:
 def _affine_head(model: keras.Model, start: str) -> Verifier:
     """The function from a layer's output to the logits, in float64."""
     try:
-        head = Verifier(model, "ibp", dtype="float64", start_layer=start, logits=True)
+        head = Verifier(model, "ibp", dtype="float64", start_layer=start, strip_head=True)
     except UnsupportedLayerError as error:
         raise ValueError(
             f"a class activation map needs affine layers from {start!r} to the logits. {error}"

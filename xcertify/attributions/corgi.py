@@ -267,7 +267,7 @@ class CORGI(Certifying, ClassExplainer):
     @property
     def _verifier(self) -> Verifier:
         """Of the logits."""
-        return self._derive("verifier", lambda: Verifier(self.model, self.method, logits=True))
+        return self._derive("verifier", lambda: Verifier(self.model, self.method, strip_head=True))
 
     def _map_verifier(self, method: str) -> Verifier:
         model = self._activation.model

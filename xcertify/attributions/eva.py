@@ -130,7 +130,7 @@ class _OverlapExplainer(ClassExplainer):
     def _verifier(self) -> Verifier:
         return self._derive(
             "verifier",
-            lambda: Verifier(self.model, self.method, logits=True, start_layer=self._start),
+            lambda: Verifier(self.model, self.method, strip_head=True, start_layer=self._start),
         )
 
     @property
@@ -458,7 +458,9 @@ class EVAHybrid(_OverlapExplainer):
     def _verifier(self) -> Verifier:
         return self._derive(
             "verifier",
-            lambda: Verifier(self.model, self.method, logits=True, start_layer=self.latent_layer),
+            lambda: Verifier(
+                self.model, self.method, strip_head=True, start_layer=self.latent_layer
+            ),
         )
 
     @property

@@ -353,7 +353,7 @@ class RelEx(Certifying, ClassExplainer):
     def _verifier(self) -> Verifier:
         return self._derive(
             "verifier",
-            lambda: Verifier(self.model, self.method, logits=True, start_layer=self._start),
+            lambda: Verifier(self.model, self.method, strip_head=True, start_layer=self._start),
         )
 
     @property
@@ -361,7 +361,7 @@ class RelEx(Certifying, ClassExplainer):
         return self._derive(
             "exact verifier",
             lambda: Verifier(
-                self.model, "ibp", dtype="float64", logits=True, start_layer=self._start
+                self.model, "ibp", dtype="float64", strip_head=True, start_layer=self._start
             ),
         )
 

@@ -1,10 +1,14 @@
-"""Verified bounds of Keras models over regions of inputs."""
+"""Verified bounds of Keras models over regions of inputs; all that the rest may import of them."""
 
 # Importing the rules fills the registry.
 from xcertify.bounds import rules as rules
+from xcertify.bounds.gradient_interval import GradientInterval
+from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.linear_bounds import LinearBounds
+from xcertify.bounds.propagation.gradient import GRADIENT_METHODS
 from xcertify.bounds.rules.registry import (
+    find_rule,
     register,
     register_affine,
     register_elementwise,
@@ -12,17 +16,24 @@ from xcertify.bounds.rules.registry import (
     supported_layers,
     supported_operations,
 )
-from xcertify.bounds.verifier import Verifier
+from xcertify.bounds.rules.reshaping import IDENTITIES
+from xcertify.bounds.verifier import METHODS, Verifier
 from xcertify.keras_graph import UnsupportedLayerError
 
 __all__ = [
+    "GRADIENT_METHODS",
+    "IDENTITIES",
+    "METHODS",
     "Activation",
+    "GradientInterval",
     "LinearBounds",
     "UnsupportedLayerError",
     "Verifier",
+    "find_rule",
     "register",
     "register_affine",
     "register_elementwise",
+    "smooth_rectifier",
     "supported_activations",
     "supported_layers",
     "supported_operations",

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from xcertify.bounds.rounding import block_size
@@ -54,16 +55,55 @@ def transpose(linear: Callable[..., Any], shapes: Sequence[tuple], cotangent: An
     return [tf.ensure_shape(g, (None, *shape)) for g, shape in zip(gradients, shapes)]
 
 
-def compile(function: Callable, signature: Sequence[tuple[tuple, str]]) -> Callable:
-    """`function` of tensors as one graph, traced once for the given (shape, dtype) pairs."""
+def compile(
+    function: Callable, signature: Sequence[tuple[tuple, str]], variables: Sequence[Any] = ()
+) -> Callable:
+    """`function` of tensors as one graph, traced now and once for the given (shape, dtype) pairs.
+
+    Parameters
+    ----------
+    function
+        Of tensors; arrays are nothing but constants to it.
+    signature
+        Shape and type of its arguments, None for the axes that may vary.
+    variables
+        Keras variables that it reads. Their values are further arguments of what is traced, passed
+        at every call: a compiled function cannot hold old ones.
+    """
+    specs = [*signature, *((tuple(variable.shape), variable.dtype) for variable in variables)]
+    dtypes = [dtype for _, dtype in signature]
+
+    def of_values(*tensors: Any) -> Any:
+        values = tensors[len(dtypes) :]
+        with keras.StatelessScope(zip(variables, values)):
+            return function(*tensors[: len(dtypes)])
+
+    traced = _traced(of_values if variables else function, specs)
+
+    def compiled(*arrays: Any) -> Any:
+        return traced(*map(tf.convert_to_tensor, arrays, dtypes), *map(_value, variables))
+
+    return compiled
+
+
+def _traced(function: Callable, signature: Sequence[tuple[tuple, str]]) -> Any:
     specs = [tf.TensorSpec(shape, dtype) for shape, dtype in signature]
-    return graph_of(function, input_signature=specs, autograph=False)
+    return graph_of(function, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _value(variable: Any) -> Any:
+    """The value of a variable as it is now, without a copy.
+
+    Keras and TensorFlow have ways that are called by nicer names and take five times as long.
+    """
+    stored = variable.value
+    return tf.raw_ops.ReadVariableOp(resource=stored.handle, dtype=stored.dtype)
 
 
 def output_shape(function: Callable, shapes: Sequence[tuple], dtype: str) -> tuple[int, ...]:
     """Shape of ``function(*inputs)`` without the batch axis."""
-    traced = compile(function, [((None, *shape), dtype) for shape in shapes])
-    return tuple(traced.get_concrete_function().output_shapes[1:])
+    traced = _traced(function, [((None, *shape), dtype) for shape in shapes])
+    return tuple(traced.output_shapes[1:])
 
 
 def loop_over_chunks(body: Callable, total: Any, chunk: Any, carried: list[Any]) -> list[Any]:

@@ -23,56 +23,18 @@ from xcertify.bounds.graph import activations, relaxations
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options
 from xcertify.bounds.graph.relaxations import LOWER_SLOPES, Activation
+from xcertify.bounds.network import Network
 from xcertify.bounds.propagation import interval
-from xcertify.bounds.rules.reshaping import AUGMENTATIONS
-from xcertify.keras_graph import UnsupportedLayerError, calls_between, layer_output, layers_of
+from xcertify.keras_graph import UnsupportedLayerError, calls_between, layer_output
 from xcertify.regions import Region
 
 _SCALES = (0.1, 1.0, 10.0)  # of the noise, beside the size of the inputs themselves
 _NB_REGIONS = 2  # of a batch, of which points are taken
 _NB_CORNERS = 2
 _LARGE = 2**22  # entries of all tensors of a network that is evaluated on two points only
-_PRECISIONS = ("float64", "float32", "float16", "bfloat16")
 _LARGEST = {"float64": 1.7e308, "float32": 3.4e38, "float16": 6.5e4, "bfloat16": 3.3e38}
 _NB_STATES = 8  # of one model that are remembered
 _SLACK = 1e-9  # relative; errors of float64 are far below, wrong facts far above
-
-
-@dataclass(frozen=True)
-class Network:
-    """Which function of a model a graph stands for.
-
-    Attributes
-    ----------
-    model
-        The Keras model.
-    start_layer
-        The layer whose output takes the place of the input, or None.
-    perturbed, output
-        Numbers of the input that varies and of the output that is bounded.
-    """
-
-    model: keras.Model
-    start_layer: str | None
-    perturbed: int
-    output: int
-
-    @property
-    def precision(self) -> str:
-        """The coarsest type that the model computes in."""
-        types = {layer.compute_dtype for layer in layers_of(self.model)}
-        types |= {tensor.dtype for tensor in self.model.inputs}
-        return max(("float64", *types & {*_PRECISIONS}), key=_PRECISIONS.index)
-
-    @property
-    def augments(self) -> bool:
-        """Whether the model changes its inputs at random unless it is called for inference."""
-        return any(isinstance(layer, AUGMENTATIONS) for layer in layers_of(self.model))
-
-    def in_order(self, arrays: Sequence[Any]) -> list[Any]:
-        """The input that varies and the others behind it, in the model's own order."""
-        first, *others = arrays
-        return [*others[: self.perturbed], first, *others[self.perturbed :]]
 
 
 @dataclass(frozen=True)
@@ -160,7 +122,7 @@ def compare(
     """
     precision = network.precision
     samples, points = _points(network, graph, region, inputs, precision)
-    state = state, network.start_layer, network.perturbed, network.output
+    state = state, network.start_layer, network.input_number, network.output_number
     if state in _AGREED.get(network.model, ()):
         return _evaluated(graph, region, samples, points)
     if network.start_layer is None:
@@ -180,7 +142,9 @@ def compare(
     ways = [{"training": False}] if network.augments else [{}, {"training": False}]
     for way in ways:
         some = slice(None) if way is ways[0] else slice(0, 1)
-        values = _evaluate(network.model, [array[some] for array in given], network.output, **way)
+        values = _evaluate(
+            network.model, [array[some] for array in given], network.output_number, **way
+        )
         differs = _differs(values, lower[some], upper[some], samples[some] >= 0)
         if differs.any():
             _refuse(network, graph, given, enclosures, way, samples >= 0)
@@ -257,8 +221,8 @@ def _points(
     generator = np.random.default_rng(0)
     large = sum(math.prod(node.shape) for node in graph.nodes) > _LARGE
     tensors = network.model.inputs
-    first = tensors[network.perturbed]
-    others = [t for number, t in enumerate(tensors) if number != network.perturbed]
+    first = tensors[network.input_number]
+    others = [t for number, t in enumerate(tensors) if number != network.input_number]
     if network.start_layer is not None:  # values of inner tensors are those that inputs lead to
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
         drawn = [
@@ -514,7 +478,7 @@ def _check_facts(activation: Activation, layer: str, reach: np.ndarray) -> None:
     slack = _SLACK * size
     refuse_if((values < low - slack) | (values > high + slack), "It leaves its interval")
     for slope in LOWER_SLOPES:
-        found = relaxations.lines(activation, _tensor(lower), _tensor(upper), "float64", slope)
+        found = relaxations.relaxation(activation, _tensor(lower), _tensor(upper), "float64", slope)
         below_slope, below, above_slope, above = (np.asarray(x, np.float64) for x in found)
         slack = _SLACK * (size + np.abs(below_slope * points) + np.abs(above_slope * points))
         crosses = (values < below_slope * points + below - slack) | (

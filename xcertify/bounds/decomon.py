@@ -73,8 +73,8 @@ _BY_INTERVALS_ONLY = ("sigmoid", "tanh", "softsign")
 _SUPPORTED = (
     "chains of Dense, Flatten, Reshape, Dropout, Activation, ReLU without parameters and "
     "BatchNormalization directly after Dense, with the activations linear and relu, and a softmax "
-    "at the output, which is left out; with method='decomon:forward-ibp' also Conv2D and the "
-    "activations sigmoid, tanh and softsign"
+    "or sigmoid at the output, which is left out; with method='decomon:forward-ibp' also Conv2D "
+    "and the activations sigmoid, tanh and softsign"
 )
 _TENSOR_SIZE = 2**23  # entries of the largest tensor of one call: 64 MiB in float64
 _LARGEST_BATCH = 256
@@ -92,12 +92,13 @@ class DecomonBackend:
         A built Sequential or functional model, a chain from one input to one output, of the layers
         Dense, Flatten, Reshape, Dropout, ReLU (without parameters), Activation, and
         BatchNormalization directly after Dense, with the activations linear and relu; with
-        "forward-ibp" also Conv2D, sigmoid, tanh and softsign. A final softmax is left out: bounds
-        are of the logits. The model is never modified, and its current weights are used at every
-        call.
+        "forward-ibp" also Conv2D, sigmoid, tanh and softsign. The model is never modified, and its
+        current weights are used at every call.
     method
         "forward-ibp" (alias "ibp"), "forward-affine", "forward-hybrid", "crown",
         "crown-forward-ibp", "crown-forward-affine" or "crown-forward-hybrid".
+    strip_head
+        Whether a final softmax or sigmoid is left out: bounds are of the logits then.
 
     Raises
     ------
@@ -134,7 +135,7 @@ class DecomonBackend:
     >>> lower, upper = backend.bound_rows(Ball(images, epsilon=0.01, clip=(0, 1)), None)
     """
 
-    def __init__(self, model: keras.Model, method: str) -> None:
+    def __init__(self, model: keras.Model, method: str, strip_head: bool = True) -> None:
         self.method = _ALIASES.get(method, method)
         if self.method not in METHODS:
             raise ValueError(
@@ -142,7 +143,7 @@ class DecomonBackend:
                 f"Received: {method!r}"
             )
         _import_decomon()
-        self._chain = _Chain(model, self.method)
+        self._chain = _Chain(model, self.method, strip_head)
         self._compiled: dict[int, Callable] = {}
         self._lock = threading.Lock()
         widest = max(math.prod(shape) for shape in self._chain.shapes)
@@ -192,7 +193,10 @@ class DecomonBackend:
                 part = members[first : first + self._batch_size]
                 padded = boxes[np.resize(part, self._batch_size)]
                 low, high = function(padded, *weights)
-                lower[part], upper[part] = low.numpy()[: len(part)], high.numpy()[: len(part)]
+                lower[part], upper[part] = (
+                    np.asarray(low)[: len(part)],
+                    np.asarray(high)[: len(part)],
+                )
         return lower, upper
 
     def _boxes(self, region: Region) -> np.ndarray:
@@ -241,7 +245,7 @@ class DecomonBackend:
         signature = [(shape, "float64") for shape in (boxes, *[v.shape for v in variables] * 2)]
         with _patched_decomon() as clone:
             converted = clone(copy, method=self.method, final_ibp=True, final_affine=False)
-            return backend.compile(bound, signature).get_concrete_function()
+            return backend.compile(bound, signature)
 
 
 @dataclass
@@ -294,27 +298,31 @@ class _Chain:
     Attributes
     ----------
     steps
-        `_Affine` and names of activations, without the head.
-    head
+        `_Affine` and names of activations, without the last Dense layer and what is left out.
+    last
         The `_Affine` of a Dense layer at the end, or None.
     shapes
         Of the input and of every layer's output, without the batch axis.
     """
 
-    def __init__(self, model: keras.Model, method: str) -> None:
+    def __init__(self, model: keras.Model, method: str, strip_head: bool) -> None:
         self.method = method
         self.steps: list[_Affine | str] = []
+        self._activated: list[tuple[Any, str]] = []
         chain = _layers(model)
         self.shapes = [tuple(model.input_shape[1:])]
         for layer in chain:
             self._append(layer)
             self.shapes.append(tuple(layer.compute_output_shape((None, *self.shapes[-1]))[1:]))
-        if self.steps[-1:] == ["softmax"]:
+        if strip_head and self.steps[-1:] in (["softmax"], ["sigmoid"]):
             self.steps.pop()
+            self._activated.pop()
+        for layer, name in self._activated:
+            self._check_activation(layer, name)
         self.nb_outputs = math.prod(self.shapes[-1])
-        last = self.steps[-1] if self.steps else None
-        ends_in_dense = isinstance(last, _Affine) and isinstance(last.layer, layers.Dense)
-        self.head = self.steps.pop() if ends_in_dense else None
+        end = self.steps[-1] if self.steps else None
+        ends_in_dense = isinstance(end, _Affine) and isinstance(end.layer, layers.Dense)
+        self.last = self.steps.pop() if ends_in_dense else None
 
     def copy(self, nb_rows: int) -> tuple[keras.Model, list[keras.Variable]]:
         """A float64 model from flat inputs to `nb_rows` rows of the outputs, and its weights."""
@@ -340,10 +348,10 @@ class _Chain:
                 kernel, bias, size = step.weights()
                 values += [kernel, bias]
                 sizes += [np.abs(kernel), size]
-        if self.head is None:
+        if self.last is None:
             kernel, bias, size = np.eye(self.nb_outputs), *np.zeros((2, self.nb_outputs))
         else:
-            kernel, bias, size = self.head.weights()
+            kernel, bias, size = self.last.weights()
         values += [kernel @ rows.T, bias @ rows.T]
         sizes += [np.abs(kernel) @ np.abs(rows.T), size @ np.abs(rows.T)]
         return values + sizes
@@ -398,13 +406,19 @@ class _Chain:
 
     def _activate(self, layer: Any, function: Any) -> None:
         name = _ACTIVATIONS.get(function)
-        if name in _BY_INTERVALS_ONLY and self.method != "forward-ibp":
-            self._refuse(layer, f"decomon's lines around {name} cut it")
         if name is None:
             name = getattr(function, "__name__", function)
             self._refuse(layer, f"decomon lacks the activation {name} or bounds it wrongly")
         if name != "linear":
             self.steps.append(name)
+            self._activated.append((layer, name))
+
+    def _check_activation(self, layer: Any, name: str) -> None:
+        """Refuse an activation inside of the chain, or at its end, that is bounded wrongly."""
+        if name == "softmax":
+            self._refuse(layer, "decomon bounds softmax wrongly, and it is not to be left out")
+        if name in _BY_INTERVALS_ONLY and self.method != "forward-ibp":
+            self._refuse(layer, f"decomon's lines around {name} cut it")
 
     def _refuse(self, layer: Any, reason: str) -> None:
         raise UnsupportedLayerError(
@@ -453,7 +467,7 @@ def _reshape(x: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _value(variable: Any) -> np.ndarray:
-    return ops.convert_to_tensor(variable).numpy().astype("float64")
+    return ops.convert_to_numpy(variable).astype("float64")
 
 
 def _groups(rows: np.ndarray, nb_samples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,13 +1,11 @@
-"""Queries: what a `Verifier` asks of a network, as functions of tensors that are traced once.
+"""What a `Verifier` asks of a network, as functions of tensors that are traced once.
 
-Each takes rows of a node's output (`TargetRows`), the norm of the regions and their tensors:
-center, lower and upper deviations, the fixed inputs, and for balls a radius.
+Each takes a node of the graph, rows of its output (`TargetRows`) and the regions (`Query`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -23,6 +21,7 @@ from xcertify.bounds.propagation import crown, interval
 from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.gradient import enclose_gradient
 from xcertify.bounds.propagation.shared_rows import TargetRows
+from xcertify.bounds.query import Query
 from xcertify.bounds.rounding import as_lower, as_upper, relative_error
 
 _UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
@@ -56,24 +55,12 @@ class Queries:
     def _input_shape(self) -> tuple[int, ...]:
         return self.graph.nodes[0].shape
 
-    def _inputs(self, tensors: Sequence[Any]) -> tuple[list[Enclosure], Any]:
-        """Enclosures of all inputs, and the radius of the ball part of the region if it has one."""
-        center, lower, upper, *others = tensors
-        nb_fixed = self.graph.nb_inputs - 1
-        zeros = [ops.zeros_like(c, dtype=self.options.dtype) for c in others[:nb_fixed]]
-        fixed = [Enclosure(*sides) for sides in zip(others[:nb_fixed], zeros, zeros)]
-        radius = others[nb_fixed] if len(others) > nb_fixed else None
-        return [Enclosure(center, lower, upper), *fixed], radius
-
-    def _backward(
-        self, node: int, norm: float, tensors: tuple, optimize: bool = False
-    ) -> crown.BackwardBounds:
-        inputs, radius = self._inputs(tensors)
+    def _backward(self, node: int, query: Query, optimize: bool = False) -> crown.BackwardBounds:
         return crown.BackwardBounds(
             self.graph,
-            inputs,
-            radius,
-            norm,
+            query.inputs,
+            query.radius,
+            query.norm,
             self.options,
             targets=[node],
             refine=self.method in ("crown", "alpha-crown"),
@@ -82,16 +69,16 @@ class Queries:
             optimizer=self.optimizer if optimize else None,
         )
 
-    def bounds(self, node: int, rows: TargetRows, norm: float, tensors: tuple) -> list[Any]:
+    def bounds(self, node: int, rows: TargetRows, query: Query) -> list[Any]:
         """Lower and upper bounds of rows, (N, S) float64 each."""
-        bounds = self._backward(node, norm, tensors)
+        bounds = self._backward(node, query)
         methods = [bounds.interval_upper_bounds]
         nb_at_once = bounds.nb_rows_at_once(node)
         if self.method != "ibp":
             methods.append(bounds.upper_bounds)
         if self.method == "alpha-crown":
             # Tighter intervals inside can choose worse lines: intersected, not trusted to be best.
-            optimized = self._backward(node, norm, tensors, optimize=True)
+            optimized = self._backward(node, query, optimize=True)
             methods.append(optimized.best_upper_bounds)
             nb_at_once = ops.minimum(nb_at_once, optimized.nb_rows_at_once(node))
         finite = interval.finite(bounds.enclosures)[:, None]
@@ -109,48 +96,35 @@ class Queries:
         sides = [((), "float64")] * 2
         return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, sides)
 
-    def entries(self, node: int, rows: TargetRows, norm: float, tensors: tuple) -> tuple[Any, Any]:
+    def entries(self, node: int, rows: TargetRows, query: Query) -> tuple[Any, Any]:
         """Bounds of all entries of a tensor, (N, 1, *shape), by as few rows as windows allow."""
-        bounds = self._backward(node, norm, tensors, optimize=self.method == "alpha-crown")
+        bounds = self._backward(node, query, optimize=self.method == "alpha-crown")
         if self.method != "ibp":
             bounds.refine(node, ops.ones(ops.shape(bounds.enclosures[node].lower), "bool"))
         lower, upper = _sides(bounds.enclosures[node], interval.finite(bounds.enclosures))
         return lower[:, None], upper[:, None]
 
     def gradients(
-        self,
-        graph: GradientGraph,
-        method: str,
-        nb_radii: int,
-        node: int,
-        rows: TargetRows,
-        norm: float,
-        tensors: tuple,
+        self, graph: GradientGraph, method: str, node: int, rows: TargetRows, query: Query
     ) -> tuple[Any, Any]:
-        """Lower and upper input gradients of rows, (N, S, *input) float64 each.
-
-        The last `nb_radii` of the tensors are those of weights, (N,) each.
-        """
-        nb_others = len(tensors) - nb_radii
-        inputs, radius = self._inputs(tensors[:nb_others])
-        options = replace(self.options, alternatives=False)
+        """Lower and upper input gradients of rows, (N, S, *input) float64 each."""
         enclosure, finite = enclose_gradient(
             graph,
-            inputs,
+            query.inputs,
             rows.between(0, rows.nb_rows),
-            radius,
-            norm,
-            options,
+            query.radius,
+            query.norm,
+            replace(self.options, alternatives=False),
             method,
             self.budget,
-            tensors[nb_others:],
+            query.weight_radii,
         )
         shape = (rows.nb_samples, rows.nb_rows, *self._input_shape)
         return tuple(ops.reshape(side, shape) for side in _sides(enclosure, finite))
 
-    def lines(self, node: int, rows: TargetRows, norm: float, tensors: tuple) -> list[Any]:
+    def lines(self, node: int, rows: TargetRows, query: Query) -> list[Any]:
         """Coefficients (N, S, *input) and constants (N, S) of the lines below and above rows."""
-        bounds = self._backward(node, norm, tensors)
+        bounds = self._backward(node, query)
         finite = interval.finite(bounds.enclosures)[:, None]
         axes = tuple(range(2, 2 + len(self._input_shape)))
 

@@ -233,7 +233,7 @@ class RobustnessSr(Metric):
         # for the class that float32 shows as well as for that in real arithmetic
         return self._derive(
             "verifier",
-            lambda: Verifier(self.model, self.method, arithmetic="float32", logits=True),
+            lambda: Verifier(self.model, self.method, arithmetic="float32", strip_head=True),
         )
 
     def _evaluate(self, explanations: Any, sides: list[bool]) -> tuple[RobustnessResult, ...]:

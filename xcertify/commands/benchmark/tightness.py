@@ -101,7 +101,7 @@ def prove_overlaps(
     UnsupportedLayerError
         If the method does not know a layer.
     """
-    verifier = Verifier(model, method, logits=True)
+    verifier = Verifier(model, method, strip_head=True)
 
     def prove(nb_images: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
         region = Ball(images[:nb_images], epsilon, clip=CLIP)
@@ -136,7 +136,7 @@ def attain_overlaps(
     They are sides that the overlaps in real arithmetic do not fall below: bounds of single points.
     """
     attack = PGD(model, restarts=2)
-    exact = Verifier(model, "ibp", dtype="float64", logits=True)
+    exact = Verifier(model, "ibp", dtype="float64", strip_head=True)
     rows = margin_rows(classes, exact.nb_outputs)
     found = []
     for epsilon in epsilons:

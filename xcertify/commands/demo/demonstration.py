@@ -113,7 +113,7 @@ def proved_epsilons(model: keras.Model, images: np.ndarray, classes: np.ndarray)
     Every value was itself certified, by the overlap that EVA looks at: no input within it, in l_inf
     and inside [0, 1], changes the prediction. A larger one may be provable too.
     """
-    verifier = Verifier(model, logits=True)
+    verifier = Verifier(model, strip_head=True)
     search = epsilon_search(len(images))
     for samples, epsilons in search:
         region = Ball(images[samples], as_column(epsilons, images), clip=CLIP)

@@ -1,0 +1,116 @@
+"""Query: regions of inputs, and of weights, as a compiled question takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from xcertify.bounds.graph.operations import Enclosure
+from xcertify.regions import Region
+
+
+@dataclass(frozen=True)
+class Query:
+    """N regions: as arrays, as tensors inside a compiled function, or as the form of either.
+
+    Attributes
+    ----------
+    norm
+        Of the ball part; infinite where the regions are boxes.
+    center
+        (N, *input) float64.
+    lower, upper
+        (N, *input) in the working type: how far the sides are from the center, rounded outward.
+    constants
+        The inputs that do not vary, (N, *shape) float64 each.
+    radius
+        Of the ball part along each feature, (N, *input) in the working type, rounded up; None for
+        boxes.
+    weight_radii
+        (N,) float64 each: none, the relative radius of all weights, or this and the radius of
+        biases.
+    """
+
+    norm: float
+    center: Any
+    lower: Any
+    upper: Any
+    constants: tuple[Any, ...] = ()
+    radius: Any = None
+    weight_radii: tuple[Any, ...] = ()
+
+    @classmethod
+    def over(
+        cls,
+        region: Region,
+        constants: Sequence[Any],
+        weight_radii: Sequence[np.ndarray],
+        dtype: str,
+    ) -> Query:
+        """Regions in arrays, in the working type `dtype`."""
+        center = region.center.astype("float64")
+        lower, upper = (np.empty(center.shape, dtype) for _ in range(2))
+        for side, out, up in zip(region.sides("float64"), (lower, upper), (False, True)):
+            round_outward(side - center, out, up)
+        radius = None
+        if not math.isinf(region.norm):
+            radius = np.empty(center.shape, dtype)
+            round_outward(np.broadcast_to(region.epsilon, center.shape), radius, up=True)
+        fixed = tuple(np.asarray(constant, dtype="float64") for constant in constants)
+        return cls(region.norm, center, lower, upper, fixed, radius, tuple(weight_radii))
+
+    def map(self, function: Callable[[Any], Any]) -> Query:
+        """The same with each value changed by a function: the one place that knows their order."""
+        return Query(
+            self.norm,
+            function(self.center),
+            function(self.lower),
+            function(self.upper),
+            tuple(map(function, self.constants)),
+            None if self.radius is None else function(self.radius),
+            tuple(map(function, self.weight_radii)),
+        )
+
+    @property
+    def values(self) -> list[Any]:
+        """All values, in order."""
+        values: list[Any] = []
+        self.map(values.append)
+        return values
+
+    @property
+    def form(self) -> Query:
+        """Shape (None for the N samples) and type in place of each array."""
+        return self.map(lambda array: ((None, *array.shape[1:]), str(array.dtype)))
+
+    def filled(self, values: Sequence[Any]) -> Query:
+        """A form with values, in order."""
+        rest = iter(values)
+        return self.map(lambda _: next(rest))
+
+    @property
+    def nb_samples(self) -> Any:
+        """N, a tensor."""
+        return ops.shape(self.center)[0]
+
+    @property
+    def inputs(self) -> list[Enclosure]:
+        """Enclosures of the input that varies and, behind it, of the others."""
+        dtype = self.lower.dtype
+        zeros = [ops.zeros_like(constant, dtype=dtype) for constant in self.constants]
+        fixed = [Enclosure(*sides) for sides in zip(self.constants, zeros, zeros)]
+        return [Enclosure(self.center, self.lower, self.upper), *fixed]
+
+
+def round_outward(values: np.ndarray, out: np.ndarray, up: bool) -> None:
+    """float64 bounds written to an array of another type, never inside the given ones."""
+    with np.errstate(over="ignore"):  # to infinity, which is a bound
+        out[...] = values
+    outward = out.dtype.type(np.inf if up else -np.inf)
+    inside = out < values if up else out > values
+    np.nextafter(out, outward, out=out, where=inside)

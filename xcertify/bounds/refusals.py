@@ -1,0 +1,119 @@
+"""What a question to a network is refused for: regions, inputs, rows and radii that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from xcertify.regions import Region
+
+
+def check_region(region: Any, shape: tuple[int, ...]) -> None:
+    """Refuse what is no region of inputs of a shape."""
+    if not isinstance(region, Region):
+        raise ValueError(
+            f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
+            f"and a radius write Ball(inputs, epsilon)"
+        )
+    if region.shape != shape:
+        raise ValueError(
+            f"region must be around inputs of shape {shape}. "
+            f"Received: inputs of shape {region.shape}"
+        )
+
+
+def check_constants(constants: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse values of the inputs that do not vary unless they have these shapes and are finite."""
+    given = [np.shape(constant) for constant in constants]
+    if given != [*shapes]:
+        raise ValueError(
+            f"constants must hold the other inputs, of shapes {[*shapes]}. Received: {given}"
+        )
+    for number, constant in enumerate(constants):
+        if not np.isfinite(constant).all():
+            raise ValueError(
+                f"constants must be finite. Received: NaN or infinite values in number {number}"
+            )
+
+
+def check_rows(rows: Any, nb_samples: int, size: int, dtype: str) -> Any:
+    """Rows (S, size) or (N, S, size) that a type can hold, as arrays; or made as they are needed.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit, are not finite, or are not exact in the type.
+    """
+    is_array = not getattr(rows, "made_when_needed", False)
+    if is_array:
+        rows = np.asarray(rows)
+    fits = rows.ndim == 2 or (rows.ndim == 3 and len(rows) == nb_samples)
+    if not fits or rows.shape[-1] != size:
+        raise ValueError(
+            f"rows must have the shape (S, {size}) or ({nb_samples}, S, {size}). "
+            f"Received: {rows.shape}"
+        )
+    for block in _blocks(rows) if is_array else ():
+        if not np.isfinite(block).all():
+            raise ValueError("rows must be finite. Received: NaN or infinite coefficients")
+        if (block.astype(dtype) != block).any():
+            raise ValueError(
+                f"rows must be exact in {dtype}, since the bounds hold for the numbers "
+                f"used. Round them first, rows.astype('{dtype}'), or use dtype='float64'"
+            )
+    return rows
+
+
+def label_rows(
+    labels: Any, nb_samples: int, output_shape: tuple[int, ...], dtype: str
+) -> np.ndarray:
+    """Rows (N, 1, K) that are subtracted from the probabilities in the gradient of the loss.
+
+    One-hot rows of the labels (N,), or for a single logit the labels 0 and 1 themselves.
+    """
+    labels = np.asarray(labels)
+    if len(output_shape) != 1:
+        raise ValueError(
+            f"labels need a model with one row of logits. Received: outputs of shape {output_shape}"
+        )
+    (nb_outputs,) = output_shape
+    nb_classes = max(nb_outputs, 2)
+    fits = labels.shape == (nb_samples,) and labels.dtype.kind in "iu"
+    if not fits or (labels < 0).any() or (labels >= nb_classes).any():
+        raise ValueError(
+            f"labels must be {nb_samples} integers from 0 to {nb_classes - 1}. "
+            f"Received: {labels.dtype} of shape {labels.shape}"
+        )
+    if nb_outputs == 1:
+        return labels.astype(dtype)[:, None, None]
+    return np.eye(nb_classes, dtype=dtype)[labels][:, None]
+
+
+def weight_radii(gamma: Any, bias_radius: Any, nb_samples: int) -> list[np.ndarray]:
+    """Radii of weights and, if they have their own, of biases, (N,) each; none if nothing varies.
+
+    Raises
+    ------
+    ValueError
+        If they are negative, or not one for all or one for each sample.
+    """
+    radii = []
+    for name, value in (("gamma", gamma), ("bias_radius", bias_radius)):
+        if value is None:
+            continue
+        value = np.asarray(value, dtype="float64")
+        if value.shape not in ((), (nb_samples,)) or not (value >= 0).all():
+            raise ValueError(
+                f"{name} must be a number or {nb_samples} of them, at least 0. "
+                f"Received: {value.tolist()}"
+            )
+        radii.append(np.broadcast_to(value, (nb_samples,)))
+    return radii if any(radius.any() for radius in radii) else []
+
+
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows some at a time, so that what is computed of them takes little memory."""
+    step = max(1, 2**18 // max(1, rows[:1].size))
+    return (rows[first : first + step] for first in range(0, len(rows), step))
