@@ -6,7 +6,7 @@ from xcertify.bounds.gradient_interval import GradientInterval
 from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.linear_bounds import LinearBounds
-from xcertify.bounds.propagation.gradient import GRADIENT_METHODS
+from xcertify.bounds.propagation.gradient import GRADIENT_METHODS, gradient_method
 from xcertify.bounds.rules.registry import (
     find_rule,
     register,
@@ -30,6 +30,7 @@ __all__ = [
     "UnsupportedLayerError",
     "Verifier",
     "find_rule",
+    "gradient_method",
     "register",
     "register_affine",
     "register_elementwise",
