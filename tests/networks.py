@@ -219,7 +219,8 @@ def _activation_network(name: str) -> Callable[[], keras.Model]:
 
 for _name in (
     *("relu6", "elu", "selu", "celu", "gelu", "silu", "hard_sigmoid", "hard_silu", "hard_tanh"),
-    *("log_sigmoid", "softplus", "softsign", "mish", "exponential"),
+    *("log_sigmoid", "softplus", "softsign", "mish", "exponential", "soft_shrink"),
+    *("sparse_plus", "sparse_sigmoid", "tanh_shrink"),
 ):
     NETWORKS[f"dense_{_name}"] = _activation_network(_name)
 
@@ -615,6 +616,10 @@ def function_activations() -> keras.Model:
         ops.softplus(x),
         ops.softmax(x),
         ops.gelu(x, approximate=True),
+        ops.soft_shrink(x, threshold=0.2),
+        ops.sparse_plus(x),
+        ops.sparse_sigmoid(x),
+        ops.tanh_shrink(x),
     ]
     return functional(inputs, L.Dense(3)(ops.concatenate(curves, axis=1)))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from xcertify.bounds.graph import activations, relaxations
 from xcertify.bounds.rules import registry
@@ -9,6 +10,7 @@ from xcertify.bounds.rules import registry
 ACTIVATIONS = {f.__name__: a for f, a in registry.ACTIVATIONS.items() if a is not None}
 ACTIVATIONS |= {
     "gelu tanh": activations.GELU_TANH,
+    "soft_shrink 0.2": activations.soft_shrink(0.2),
     "celu 2": activations.elu(2.0, stretch=2.0),
     "steep prelu": activations.leaky_relu(1.7),
     "falling prelu": activations.leaky_relu(-0.5),
@@ -81,7 +83,8 @@ def test_image_lines_and_derivative_contain_the_function(name):
 def test_the_stated_facts_are_true(name):
     activation = ACTIVATIONS[name]
     points = np.linspace(-12, 12, 48_001)
-    points = points[np.min(np.abs(points[:, None] - np.array([*activation.kinks, 99.0])), 1) > 1e-3]
+    turns = [*activation.kinks, *(activation.slope.kinks if activation.slope else ()), 99.0]
+    points = points[np.min(np.abs(points[:, None] - np.array(turns)), 1) > 1e-3]
     step = 1e-5
     value = lambda z: np.asarray(activation.value(z))  # noqa: E731
     slopes = np.asarray(activation.derivative(points))
@@ -100,6 +103,34 @@ def test_the_stated_facts_are_true(name):
         piece = slopes[(points > left) & (points < right)]
         changes = np.diff(piece)
         assert (changes >= -1e-12).all() or (changes <= 1e-12).all()
+
+
+EVALUATED = {f: a for f, a in registry.ACTIVATIONS.items() if a is not None}
+
+
+def roundings(facts):
+    """What is stated of the evaluation in float32: relative error, absolute error."""
+    relative = facts.ulps * 2.0**-24 + facts.constant_error
+    return relative * (1 + 1e-6), facts.absolute_ulps * 2.0**-24 + facts.constant_noise + 1e-30
+
+
+@pytest.mark.parametrize("function", EVALUATED, ids=[f.__name__ for f in EVALUATED])
+def test_the_stated_roundings_of_float32_are_true(function):
+    activation = EVALUATED[function]
+    points = np.linspace(-30, 30, 120_001)
+    points = np.concatenate([points, *(sign * np.geomspace(1e-20, 80, 40_000) for sign in (-1, 1))])
+    inputs = tf.constant(points[points != 0], "float32")  # where TensorFlow's celu has slope 2
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        values = function(inputs)
+    exact = np.asarray(activation.value(tf.cast(inputs, "float64")))
+    relative, absolute = roundings(activation)
+    assert (np.abs(values - exact) <= relative * np.abs(exact) + absolute).all()
+    if activation.slope is not None:
+        slopes = np.asarray(activation.slope.value(tf.cast(inputs, "float64")))
+        relative, absolute = roundings(activation.slope)
+        found = tape.gradient(values, inputs)
+        assert (np.abs(found - slopes) <= relative * np.abs(slopes) + absolute).all()
 
 
 def test_relu_lines_are_those_of_crown():

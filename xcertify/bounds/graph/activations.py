@@ -1,6 +1,8 @@
 """The activation functions of Keras as facts for `relaxations.py`.
 
 A new one needs its value, its derivative, and where it kinks, bends and turns; see `Activation`.
+The tables at the end say which functions of Keras they are: nothing else has to be told.
+
 Numbers with many digits are roots of the second (inflections) or first derivative (extrema). The
 same facts about the derivative, where it is continuous, give linear bounds of gradients.
 """
@@ -57,6 +59,7 @@ SIGMOID = Activation(
         inflections=(-1.3169578969248166, 1.3169578969248166),
         extrema=(0.0,),
         curvature=0.1251,
+        absolute_ulps=4,
     ),
 )
 
@@ -78,6 +81,7 @@ TANH = Activation(
         inflections=(-0.6584789484624083, 0.6584789484624083),
         extrema=(0.0,),
         curvature=2.0001,
+        absolute_ulps=32,
     ),
 )
 
@@ -171,6 +175,7 @@ SILU = Activation(
         inflections=(-3.4358409935351113, 0.0, 3.4358409935351113),
         extrema=(-2.399357280515468, 2.399357280515468),
         curvature=0.3083,
+        absolute_ulps=16,
     ),
 )
 
@@ -195,6 +200,7 @@ GELU = Activation(
         extrema=(-math.sqrt(2), math.sqrt(2)),
         curvature=0.7789,
         constant_noise=5e-8,
+        absolute_ulps=16,
     ),
 )
 
@@ -234,6 +240,7 @@ GELU_TANH = Activation(
         curvature=0.7768,
         constant_error=2.0**-20,
         constant_noise=5e-8,
+        absolute_ulps=64,
     ),
 )
 
@@ -263,6 +270,7 @@ MISH = Activation(
         inflections=(-3.2673378465204053, -0.0879344313149142, 2.114842563020877),
         extrema=(-2.256376396360793, 1.490571179485428),
         curvature=0.5885,
+        absolute_ulps=256,
     ),
 )
 
@@ -283,6 +291,7 @@ def elu(alpha: float = 1.0, scale: float = 1.0, stretch: float = 1.0) -> Activat
         kinks=(0.0,),
         curvature=1.0001 * abs(scale * alpha) / stretch**3,
         constant_error=2.0**-20,
+        absolute_ulps=4 * abs(scale * alpha) / stretch,
     )
     return Activation(
         "elu",
@@ -292,7 +301,64 @@ def elu(alpha: float = 1.0, scale: float = 1.0, stretch: float = 1.0) -> Activat
         extrema=(0.0,),
         curvature=1.0001 * abs(scale * alpha) / stretch**2,
         constant_error=2.0**-20,
+        absolute_ulps=4 * abs(scale * alpha),  # TensorFlow takes exp(z) - 1
         slope=slope if alpha == stretch else None,
+    )
+
+
+TANH_SHRINK = Activation(
+    "tanh_shrink",
+    lambda z: z - ops.tanh(z),
+    lambda z: ops.tanh(z) ** 2,
+    inflections=(0.0,),
+    curvature=0.7699,  # 4 / (3 sqrt 3)
+    absolute_ulps=16,
+    slope=Activation(
+        "slope of tanh_shrink",
+        lambda z: ops.tanh(z) ** 2,
+        lambda z: 2 * ops.tanh(z) * _tanh_slope(z),
+        inflections=(-0.6584789484624083, 0.6584789484624083),
+        extrema=(0.0,),
+        curvature=2.0001,
+        absolute_ulps=32,
+    ),
+)
+
+SPARSE_PLUS = Activation(
+    "sparse_plus",
+    lambda z: ops.where(z < 1, ops.square(ops.relu(z + 1)) / 4, z),
+    lambda z: ops.clip((z + 1) / 2, 0.0, 1.0),
+    curvature=0.5001,
+    slope=Activation(
+        "slope of sparse_plus",
+        lambda z: ops.clip((z + 1) / 2, 0.0, 1.0),
+        lambda z: ops.cast(ops.logical_and(z > -1, z < 1), z.dtype) / 2,
+        kinks=(-1.0, 1.0),
+        ulps=4,
+    ),
+)
+
+SPARSE_SIGMOID = Activation(
+    "sparse_sigmoid",
+    lambda z: ops.clip((z + 1) / 2, 0.0, 1.0),
+    lambda z: ops.cast(ops.logical_and(z > -1, z < 1), z.dtype) / 2,
+    kinks=(-1.0, 1.0),
+    ulps=4,
+)
+
+
+def soft_shrink(threshold: float = 0.5) -> Activation:
+    """z - threshold above the threshold, z + threshold below its negative, 0 between."""
+    if threshold < 0:
+        raise ValueError(f"threshold must be at least 0. Received: {threshold}")
+    return Activation(
+        "soft_shrink",
+        lambda z: z - ops.clip(z, -threshold, threshold),
+        lambda z: ops.cast(ops.abs(z) > threshold, z.dtype),
+        kinks=(-threshold, threshold),
+        ulps=2,
+        constant_error=2.0**-23,
+        constant_noise=2.0**-23 * threshold,
     )
 
 
@@ -401,3 +467,69 @@ def limit(constant: float, below: bool) -> Activation:
         ulps=0,
         constant_error=2.0**-23,
     )
+
+
+# --- which functions of Keras they are ----------------------------------------------------------
+
+# By name in `keras.activations`, and in `keras.ops` where it is not in the next table.
+FUNCTIONS: dict[str, Activation] = {
+    "relu": RELU,
+    "relu6": RELU6,
+    "leaky_relu": leaky_relu(0.2),
+    "elu": elu(),
+    "selu": SELU,
+    "celu": elu(),
+    "gelu": GELU,
+    "silu": SILU,
+    "sigmoid": SIGMOID,
+    "hard_sigmoid": HARD_SIGMOID,
+    "hard_silu": HARD_SILU,
+    "hard_tanh": HARD_TANH,
+    "log_sigmoid": LOG_SIGMOID,
+    "tanh": TANH,
+    "tanh_shrink": TANH_SHRINK,
+    "soft_shrink": soft_shrink(),
+    "softplus": SOFTPLUS,
+    "softsign": SOFTSIGN,
+    "sparse_plus": SPARSE_PLUS,
+    "sparse_sigmoid": SPARSE_SIGMOID,
+    "exponential": EXPONENTIAL,
+    "mish": MISH,
+}
+
+# By name in `keras.ops`: those that `keras.activations` does not have, or has with other defaults.
+OPS: dict[str, Activation] = {
+    "abs": ABSOLUTE,
+    "absolute": ABSOLUTE,
+    "exp": EXPONENTIAL,
+    "gelu": GELU_TANH,
+    "square": SQUARE,
+}
+
+# By the class of the node that they are in a functional model, called on a tensor of it; a function
+# where the node has settings.
+NODES: dict[str, Activation | Callable[[Any], Activation]] = {
+    "Relu": RELU,
+    "Relu6": RELU6,
+    "LeakyRelu": lambda node: leaky_relu(float(node.negative_slope)),
+    "Elu": lambda node: elu(float(node.alpha)),
+    "Selu": SELU,
+    "Celu": lambda node: elu(float(node.alpha), stretch=float(node.alpha)),
+    "Gelu": lambda node: GELU_TANH if node.approximate else GELU,
+    "Silu": SILU,
+    "Sigmoid": SIGMOID,
+    "HardSigmoid": HARD_SIGMOID,
+    "HardSilu": HARD_SILU,
+    "HardTanh": HARD_TANH,
+    "LogSigmoid": LOG_SIGMOID,
+    "Tanh": TANH,
+    "TanhShrink": TANH_SHRINK,
+    "SoftShrink": lambda node: soft_shrink(float(node.threshold)),
+    "Softplus": SOFTPLUS,
+    "Softsign": SOFTSIGN,
+    "SparsePlus": SPARSE_PLUS,
+    "SparseSigmoid": SPARSE_SIGMOID,
+    "Exp": EXPONENTIAL,
+    "Square": SQUARE,
+    "Absolute": ABSOLUTE,
+}

@@ -10,6 +10,7 @@ it. Operations map deviations to deviations, see `rounding.py` for why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -433,9 +434,9 @@ class Elementwise(Operation):
 
     def _noise(self, lower: Any, upper: Any, options: Options) -> Any:
         """The network's own rounding of constants and, if asked for, of the value; float64."""
-        error = options.network_error(int(self.activation.ulps))
-        error += self.activation.constant_error
-        noise = self.activation.constant_noise
+        facts = self.activation
+        error = options.network_error(math.ceil(facts.ulps)) + facts.constant_error
+        noise = options.network_error(math.ceil(facts.absolute_ulps)) + facts.constant_noise
         return error * ops.maximum(ops.abs(lower), ops.abs(upper)) + noise
 
 

@@ -58,6 +58,8 @@ class Activation:
     ulps
         Rounding errors of the network's own float32 evaluation of the function, in units of
         ``2**-24 * |value|``.
+    absolute_ulps
+        The same in units of ``2**-24``, where the value is a difference of larger numbers.
     constant_error
         Relative error of the value that comes from constants which the network may hold in float32.
     constant_noise
@@ -85,6 +87,7 @@ class Activation:
     extrema: tuple[float, ...] = ()
     curvature: float | Scalar = 0.0
     ulps: float = 16.0
+    absolute_ulps: float = 0.0
     constant_error: float = 0.0
     constant_noise: float = 0.0
     continuous: bool = True

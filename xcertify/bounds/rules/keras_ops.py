@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,32 +26,10 @@ from xcertify.bounds.rules.registry import register_operation
 from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError
 
-_ELEMENTWISE: dict[str, Activation | Callable[[Any], Activation]] = {
-    "Relu": activations.RELU,
-    "Relu6": activations.RELU6,
-    "LeakyRelu": lambda op: activations.leaky_relu(float(op.negative_slope)),
-    "Elu": lambda op: activations.elu(float(op.alpha)),
-    "Selu": activations.SELU,
-    "Celu": lambda op: activations.elu(float(op.alpha), stretch=float(op.alpha)),
-    "Gelu": lambda op: activations.GELU_TANH if op.approximate else activations.GELU,
-    "Silu": activations.SILU,
-    "Sigmoid": activations.SIGMOID,
-    "HardSigmoid": activations.HARD_SIGMOID,
-    "HardSilu": activations.HARD_SILU,
-    "HardTanh": activations.HARD_TANH,
-    "LogSigmoid": activations.LOG_SIGMOID,
-    "Tanh": activations.TANH,
-    "Softplus": activations.SOFTPLUS,
-    "Softsign": activations.SOFTSIGN,
-    "Exp": activations.EXPONENTIAL,
-    "Square": activations.SQUARE,
-    "Absolute": activations.ABSOLUTE,
-}
 
-
-@register_operation(*_ELEMENTWISE)
+@register_operation(*activations.NODES)
 def _elementwise(operation: Any, emit: Emitter, node: int) -> int:
-    facts = _ELEMENTWISE[type(operation).__name__]
+    facts = activations.NODES[type(operation).__name__]
     facts = facts if isinstance(facts, Activation) else facts(operation)
     return emit(Elementwise(facts), node)
 

@@ -28,48 +28,17 @@ _RULES: dict[type, Rule] = {}
 _OPERATION_RULES: dict[str, Rule] = {}
 _MATRIX_ENTRIES = 2**27  # largest matrix that a user's affine layer is written out as
 
+# Functions of `keras.activations`, and the same ones in `keras.ops` and TensorFlow.
 ACTIVATIONS: dict[Callable, Activation | None] = {
     keras.activations.linear: None,
-    keras.activations.relu: activations.RELU,
-    keras.activations.relu6: activations.RELU6,
-    keras.activations.leaky_relu: activations.leaky_relu(0.2),
-    keras.activations.elu: activations.elu(),
-    keras.activations.selu: activations.SELU,
-    keras.activations.celu: activations.elu(),
-    keras.activations.gelu: activations.GELU,
-    keras.activations.silu: activations.SILU,
-    keras.activations.sigmoid: activations.SIGMOID,
-    keras.activations.hard_sigmoid: activations.HARD_SIGMOID,
-    keras.activations.hard_silu: activations.HARD_SILU,
-    keras.activations.hard_tanh: activations.HARD_TANH,
-    keras.activations.log_sigmoid: activations.LOG_SIGMOID,
-    keras.activations.tanh: activations.TANH,
-    keras.activations.softplus: activations.SOFTPLUS,
-    keras.activations.softsign: activations.SOFTSIGN,
-    keras.activations.exponential: activations.EXPONENTIAL,
-    keras.activations.mish: activations.MISH,
+    **{getattr(keras.activations, name): facts for name, facts in activations.FUNCTIONS.items()},
 }
-
-# The same functions in other places, by the one of `keras.activations`.
 _SAME: dict[Callable, Callable] = {
-    **{
-        getattr(ops, name): getattr(keras.activations, name)
-        for name in (
-            *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "silu", "sigmoid", "tanh"),
-            *("hard_sigmoid", "hard_silu", "hard_tanh", "log_sigmoid", "softplus", "softsign"),
-            "softmax",
-        )
-    },
-    ops.exp: keras.activations.exponential,
-    **{function: getattr(keras.activations, n) for function, n in backend.ACTIVATIONS.items()},
-}
-# Functions of `keras.ops` that are no activations of Keras, with their own defaults.
-_OTHERS: dict[Callable, Activation] = {
-    ops.gelu: activations.GELU_TANH,
-    ops.square: activations.SQUARE,
-    ops.abs: activations.ABSOLUTE,
-    ops.absolute: activations.ABSOLUTE,
-}
+    getattr(ops, name): getattr(keras.activations, name)
+    for name in ("softmax", *activations.FUNCTIONS)
+    if hasattr(ops, name) and name not in activations.OPS
+} | {function: getattr(keras.activations, name) for function, name in backend.ACTIVATIONS.items()}
+_OTHERS = {getattr(ops, name): facts for name, facts in activations.OPS.items()}
 
 
 def keras_activation(function: Any) -> Any:
@@ -262,7 +231,7 @@ def activate(layer: Any, function: Any, emit: Emitter, node: int) -> int:
     function = keras_activation(function)
     if function is keras.activations.softmax:
         return emit(Softmax(), node)
-    known = {**_OTHERS, **ACTIVATIONS}
+    known: dict[Callable, Activation | None] = {**_OTHERS, **ACTIVATIONS}
     if function not in known:
         own = getattr(function, "__module__", None)
         raise UnsupportedLayerError(
