@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -85,6 +85,12 @@ def in_batches(array: Any, size: int | None) -> Iterator[Any]:
     """Pieces of at most `size` of the first axis, None being all of it."""
     step = max(1, len(array) if size is None else size)
     return (array[first : first + step] for first in range(0, len(array), step))
+
+
+def evaluate_in_batches(function: Callable, size: int | None, *arrays: Any) -> np.ndarray:
+    """What a function of tensors gives for arrays (N, ...), for at most `size` rows at a time."""
+    pieces = zip(*(in_batches(array, size) for array in arrays))
+    return np.concatenate([np.asarray(function(*map(tf.constant, some))) for some in pieces])
 
 
 def spread_value(
