@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 
-def whole_number(name: str, value: Any) -> int:
-    """`value` as an int of at least 1, or a ValueError that names it."""
-    if not _is_whole(value):
-        raise ValueError(f"{name} must be a whole number above 0. Received: {value!r}")
+def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """`value` as an int from `least` to `most`, or a ValueError that names it."""
+    if not _is_whole(value, least) or (most is not None and value > most):
+        span = "above 0" if least == 1 else f"of at least {least}"
+        span = span if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {span}. Received: {value!r}")
     return int(value)
 
 
@@ -58,8 +60,8 @@ def nb_at_once(batch_size: int | None) -> int:
     return int(batch_size)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any, least: int = 1) -> bool:
     try:
-        return not isinstance(value, (bool, str)) and int(value) == value and value >= 1
+        return not isinstance(value, (bool, str)) and int(value) == value and value >= least
     except (TypeError, ValueError, OverflowError):
         return False
