@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from xcertify import criteria
+from xcertify.bounds import FORMER_GRADIENT_METHODS
 from xcertify.radii import Interval
-from xcertify.regions import Ball, Region
+from xcertify.regions import Ball, Region, describe_span
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,8 +159,13 @@ class GradientCertificate(Certificate):
     fingerprint: str
 
     @property
+    def _of_weights(self) -> str:
+        """How far weights move, for `repr`."""
+        return describe_weights(self.settings["gamma"], self.settings["bias_radius"])
+
+    @property
     def inputs(self) -> np.ndarray:
-        """(N, *input): the centers of the regions."""
+        """(N, *input): the centers of the regions, with channels last."""
         return self.region.center
 
     @property
@@ -180,7 +188,7 @@ class GradientCertificate(Certificate):
         if self.settings["attribution"] != "gradient":
             return None
         sizes = np.maximum(np.abs(self.lower), np.abs(self.upper)).reshape(len(self.lower), -1)
-        order = {np.inf: 1, 2: 2, 1: np.inf}[float(self.settings["norm"])]
+        order = {np.inf: 1, 2: 2, 1: np.inf}[self.region.norm]
         return np.linalg.norm(sizes.astype(np.float64), order, axis=1) * (1 + 1e-12)
 
     def within(self, tau: float, measure: str = "l2_ratio") -> np.ndarray:
@@ -216,7 +224,7 @@ class GradientCertificate(Certificate):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file, which `load` reads without executing anything."""
         names = ("lower", "upper", "explanation", "inputs", "targets")
-        arrays = {name: getattr(self, name) for name in names}
+        arrays = {name: getattr(self, name) for name in names} | {"epsilon": self.region.epsilon}
         names = ("method", "arithmetic", "settings", "fingerprint")
         text = {name: getattr(self, name) for name in names}
         with open(path, "wb") as file:
@@ -224,7 +232,7 @@ class GradientCertificate(Certificate):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GradientCertificate:
-        """Read what `save` wrote.
+        """Read what `save` wrote, in this version or an earlier one.
 
         Raises
         ------
@@ -237,9 +245,10 @@ class GradientCertificate(Certificate):
             text = json.loads(str(arrays.pop("text")))
             text.pop("region", None)  # a sentence, in files of earlier versions
             settings = text["settings"]
-            region = Ball(
-                arrays.pop("inputs"), settings["epsilon"], settings["norm"], settings["clip"]
-            )
+            for named in (text, settings):
+                named["method"] = FORMER_GRADIENT_METHODS.get(named["method"], named["method"])
+            epsilon = arrays.pop("epsilon", settings["epsilon"])
+            region = Ball(arrays.pop("inputs"), epsilon, settings["norm"], settings["clip"])
             sides = arrays["lower"], arrays["upper"]
             interval = Interval(criteria.farthest(*sides, arrays["explanation"], "l2_ratio"))
             return cls(region=region, interval=interval, **text, **arrays)
@@ -250,40 +259,22 @@ class GradientCertificate(Certificate):
             ) from error
 
     def recheck(self, model: Any) -> np.ndarray:
-        """Prove the bounds once more in float64, (N,) bool.
-
-        Parameters
-        ----------
-        model
-            The model that the certificate is for.
-
-        Returns
-        -------
-        proved
-            True where new bounds, computed in float64 from the stored inputs and settings, lie
-            within the stored ones. False does not refute them: near a tie the engine may choose
-            other lines in float64, which may be looser.
-
-        Raises
-        ------
-        ValueError
-            If the model's weights are not those of the certificate.
-        """
-        from xcertify.attributions import CertifiedGradient  # it makes certificates
-
-        if fingerprint(model) != self.fingerprint:
-            raise ValueError(
-                f"the weights of the model '{model.name}' are not those that the certificate is "
-                f"for. Load the model that was certified, or certify this one"
-            )
-        return CertifiedGradient(model, **self.settings).recheck(self)
+        """Deprecated: write ``xcertify.recheck.recheck(certificate, model)``."""
+        warnings.warn(
+            "GradientCertificate.recheck is deprecated. Write "
+            "xcertify.recheck.recheck(certificate, model)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        # by name: explainers make certificates, so that a certificate can import none
+        return importlib.import_module("xcertify.recheck").recheck(self, model)
 
     def __repr__(self) -> str:
         return (
             f"<GradientCertificate: {self.settings['attribution']} of {len(self.lower)} inputs on "
-            f"{self.region}; mean width {self.delta.mean():.4g}, signs proved for "
-            f"{(self.signs != 0).mean():.1%} of the features, distance to the explanation at most "
-            f"{np.median(self.farthest()):.3g} times its length (median); {self._how}>"
+            f"{self.region}{self._of_weights}; mean width {self.delta.mean():.4g}, signs proved "
+            f"for {(self.signs != 0).mean():.1%} of the features, distance to the explanation at "
+            f"most {np.median(self.farthest()):.3g} times its length (median); {self._how}>"
         )
 
 
@@ -297,9 +288,11 @@ class RadiusCertificate(Certificate):
         The radius: for `certified` (N,) and every smaller one the criterion is proved, 0 where for
         none; for `attacked` (N,) an explanation was found that breaks it, inf where none was.
     varied
-        "epsilon" or "gamma".
+        "epsilon", the radius of inputs, or "gamma", that of weights.
     criterion
         In words.
+    settings
+        Arguments of the explainer, by name.
 
     Guarantee
     ---------
@@ -308,16 +301,26 @@ class RadiusCertificate(Certificate):
 
     varied: str
     criterion: str
+    settings: dict[str, Any]
 
     def __repr__(self) -> str:
         attacked = "not attacked"
         if self.attacked is not None:
             attacked = f"attacked from {np.median(self.attacked):.4g}"
+        gamma = self.certified if self.varied == "gamma" else self.settings["gamma"]
         return (
             f"<RadiusCertificate: {self.criterion} for {self.varied} up to "
-            f"{np.median(self.certified):.4g}, {attacked} (medians of {len(self.certified)}); "
-            f"{self._how}>"
+            f"{np.median(self.certified):.4g}, {attacked} (medians of {len(self.certified)}), on "
+            f"{self.region}{describe_weights(gamma, self.settings['bias_radius'])}; {self._how}>"
         )
+
+
+def describe_weights(gamma: Any, bias_radius: float | None) -> str:
+    """How far weights may move, in words that follow those of a region; "" if they may not."""
+    if not (np.any(gamma) or bias_radius):
+        return ""
+    biases = "" if bias_radius is None else f", biases within {bias_radius:g}"
+    return f", weights within {describe_span(gamma)} of their size{biases}"
 
 
 def fingerprint(model: Any) -> str:

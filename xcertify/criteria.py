@@ -15,14 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 MEASURES = ("mse", "l2_ratio", "cosine")
 
 _SLACK = 1e-12  # covers sums in float64
 _NB_HALVINGS = 60
-
-Pair = tuple[tf.Tensor, tf.Tensor]
 
 
 class Criterion(ABC):
@@ -42,10 +39,6 @@ class Criterion(ABC):
         The opposite of `holds`, of which neither may be true; for single explanations `lower` and
         `upper` enclose their roundings.
         """
-
-    @abstractmethod
-    def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
-        """What an attack maximises, (B,), and a form of it to climb; all arguments (B, D)."""
 
     @property
     def goal(self) -> Any:
@@ -95,12 +88,6 @@ class Within(Criterion):
             return value > self.tau
         return np.sqrt(value * flat.shape[1]) > self.tau * length * (1 + _SLACK)
 
-    def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
-        """See `Criterion`."""
-        if self.measure == "cosine":
-            return (-_cosine(maps, original),) * 2
-        return (tf.reduce_mean((maps - original) ** 2, axis=1),) * 2
-
 
 @dataclass(frozen=True, eq=False)
 class Excludes(Criterion):
@@ -140,12 +127,6 @@ class Excludes(Criterion):
         value = farthest(lower, upper, target, self.measure)
         return value >= self.tau if self.measure == "cosine" else value <= self.tau
 
-    def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
-        """See `Criterion`."""
-        if self.measure == "cosine":
-            return (_cosine(maps, goal),) * 2
-        return (-tf.reduce_mean((maps - goal) ** 2, axis=1),) * 2
-
     @property
     def goal(self) -> Any:
         """See `Criterion`."""
@@ -167,14 +148,6 @@ class KeepsTop(Criterion):
         """See `Criterion`."""
         first = top_mask(original, self.k)
         return _any(out_of_top(lower, upper, self.k) & first)
-
-    def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
-        """See `Criterion`."""
-        sizes, first = tf.abs(maps), tf.math.top_k(tf.abs(original), self.k).indices
-        chosen = tf.reduce_max(tf.one_hot(first, maps.shape[1], dtype=maps.dtype), axis=1)
-        inside = tf.reduce_min(tf.where(chosen > 0, sizes, np.inf), axis=1)
-        outside = tf.reduce_max(tf.where(chosen > 0, -np.inf, sizes), axis=1)
-        return outside - inside, outside - tf.reduce_sum(sizes * chosen, axis=1) / self.k
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,13 +176,6 @@ class KeepsOut(Criterion):
         """See `Criterion`."""
         return _any(in_top(lower, upper, self.k) & np.asarray(self.features, bool))
 
-    def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
-        """See `Criterion`."""
-        sizes = tf.abs(maps)
-        largest = tf.reduce_max(tf.where(goal > 0, sizes, -np.inf), axis=1)
-        others = tf.math.top_k(tf.where(goal > 0, -np.inf, sizes), self.k).values[:, -1]
-        return (largest - others,) * 2
-
     @property
     def goal(self) -> Any:
         """See `Criterion`."""
@@ -237,11 +203,6 @@ class KeepsSigns(Criterion):
         """See `Criterion`."""
         lost = np.where(np.asarray(original) > 0, np.asarray(upper) <= 0, np.asarray(lower) >= 0)
         return _any(lost & np.asarray(self.features, bool))
-
-    def badness(self, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
-        """See `Criterion`."""
-        kept = tf.where(goal > 0, maps * tf.sign(original), np.inf)
-        return (-tf.reduce_min(kept, axis=1),) * 2
 
     @property
     def goal(self) -> Any:
@@ -432,12 +393,6 @@ def _counts(lower: Any, upper: Any) -> tuple[np.ndarray, np.ndarray]:
     shape = np.shape(lower)
     # A feature's own largest magnitude always stands behind its least one.
     return larger[:, nb_features:].reshape(shape), rivals[:, :nb_features].reshape(shape) - 1
-
-
-def _cosine(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    product = tf.reduce_sum(first * second, axis=1)
-    lengths = tf.norm(first + 1e-30, axis=1) * tf.norm(second + 1e-30, axis=1)
-    return tf.math.divide_no_nan(product, lengths)
 
 
 def _all(mask: np.ndarray) -> np.ndarray:

@@ -331,10 +331,14 @@ class Box(Region):
 
 def describe_ball(epsilon: Any, norm: Norm, clip: tuple[Any, Any] | None) -> str:
     """A ball in words: "l2 balls of radius 0.1 within (0.0, 1.0)"."""
-    radii = np.unique(np.asarray(epsilon, np.float64))
-    span = f"{radii[0]:g}" + (f" to {radii[-1]:g}" if len(radii) > 1 else "") if len(radii) else ""
     limits = "" if clip is None else f" within ({_side(clip[0])}, {_side(clip[1])})"
-    return f"l{norm} balls of radius {span}{limits}"
+    return f"l{norm} balls of radius {describe_span(epsilon)}{limits}"
+
+
+def describe_span(values: Any) -> str:
+    """Numbers in words: "0.1 to 0.2", or "0.1" where all are."""
+    known = np.unique(np.asarray(values, np.float64))
+    return " to ".join(f"{value:g}" for value in known[[0, -1][: len(known)]])
 
 
 def _side(values: Any) -> str:

@@ -1,7 +1,6 @@
 """Attacks: the other side of every certificate, a point that is as bad as could be found."""
 
 from xcertify.attacks.ascent import PGD, AttackResult, pgd
-from xcertify.attacks.on_criteria import CriterionAttack, WeightCriterionAttack
 from xcertify.attacks.maps import (
     MapAttackResult,
     input_gradient,
@@ -10,6 +9,7 @@ from xcertify.attacks.maps import (
     weight_attack,
 )
 from xcertify.attacks.minimal import MinimalPerturbation, MinimalResult, minimal_perturbation
+from xcertify.attacks.on_criteria import CriterionAttack, WeightCriterionAttack
 from xcertify.attacks.top_k import MinimalTopK
 from xcertify.smoothing import softplus_copy
 

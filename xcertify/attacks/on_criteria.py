@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
+from functools import singledispatch
 from typing import Any
 
 import keras
@@ -13,7 +15,7 @@ import tensorflow as tf
 from xcertify.attacks.ascent import PGD
 from xcertify.attacks.maps import Explanation, MapAttackResult
 from xcertify.attacks.roundings import relative_allowance
-from xcertify.criteria import Criterion
+from xcertify.criteria import Criterion, Excludes, KeepsOut, KeepsSigns, KeepsTop, Within
 from xcertify.logits import logits_of
 from xcertify.regions import Region, as_column
 from xcertify.settings import Settings
@@ -21,6 +23,72 @@ from xcertify.smoothing import BETAS, SmoothCopy
 from xcertify.tracing import traced
 
 _INWARD = 2.0**-22  # share of weights, and of their radii, that covers roundings of both in float32
+
+Pair = tuple[tf.Tensor, tf.Tensor]
+
+
+@singledispatch
+def violation(criterion: Criterion, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
+    """How badly explanations violate a criterion, (B,), and a form of it to climb, (B,).
+
+    For a criterion of one's own: ``violation.register(MyCriterion, function)``.
+
+    Parameters
+    ----------
+    criterion
+        One of `xcertify.criteria`.
+    maps, original, goal
+        (B, D): explanations, those that are defended, and ``criterion.goal``.
+    """
+    if not hasattr(criterion, "badness"):
+        raise TypeError(
+            f"nothing says how badly {type(criterion).__name__} is violated: "
+            f"xcertify.attacks.on_criteria.violation.register(...) does. Received: {criterion!r}"
+        )
+    warnings.warn(
+        "a criterion's method badness is deprecated. Write "
+        "xcertify.attacks.on_criteria.violation.register(type(criterion), function)",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return criterion.badness(maps, original, goal)
+
+
+@violation.register
+def _(criterion: Within, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
+    if criterion.measure == "cosine":
+        return (-_cosine(maps, original),) * 2
+    return (tf.reduce_mean((maps - original) ** 2, axis=1),) * 2
+
+
+@violation.register
+def _(criterion: Excludes, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
+    if criterion.measure == "cosine":
+        return (_cosine(maps, goal),) * 2
+    return (-tf.reduce_mean((maps - goal) ** 2, axis=1),) * 2
+
+
+@violation.register
+def _(criterion: KeepsTop, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
+    sizes, first = tf.abs(maps), tf.math.top_k(tf.abs(original), criterion.k).indices
+    chosen = tf.reduce_max(tf.one_hot(first, maps.shape[1], dtype=maps.dtype), axis=1)
+    inside = tf.reduce_min(tf.where(chosen > 0, sizes, np.inf), axis=1)
+    outside = tf.reduce_max(tf.where(chosen > 0, -np.inf, sizes), axis=1)
+    return outside - inside, outside - tf.reduce_sum(sizes * chosen, axis=1) / criterion.k
+
+
+@violation.register
+def _(criterion: KeepsOut, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
+    sizes = tf.abs(maps)
+    largest = tf.reduce_max(tf.where(goal > 0, sizes, -np.inf), axis=1)
+    others = tf.math.top_k(tf.where(goal > 0, -np.inf, sizes), criterion.k).values[:, -1]
+    return (largest - others,) * 2
+
+
+@violation.register
+def _(criterion: KeepsSigns, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
+    kept = tf.where(goal > 0, maps * tf.sign(original), np.inf)
+    return (-tf.reduce_min(kept, axis=1),) * 2
 
 
 class CriterionAttack(Settings):
@@ -107,9 +175,8 @@ class CriterionAttack(Settings):
         broken = breaks_for_certain(self.criterion, result.maps, self.original)
         some = np.flatnonzero(broken)
         if self.exact is not None and len(some):
-            lower, upper = (np.array(result.maps, np.float64) for _ in range(2))
-            lower[some], upper[some] = self.exact(result.points[some], some)
-            broken &= ~self.criterion.holds(lower, upper, self.original)
+            sides = self.exact(result.points[some], some)
+            broken &= not_proved(self.criterion, result, some, *sides)
         return broken
 
     def _objective(self, points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -117,13 +184,13 @@ class CriterionAttack(Settings):
         data = (tf.constant(_flat(v), tf.float32) for v in (self.targets, self.original, goal))
         targets, original, goal = (tf.gather(values, samples) for values in data)
 
-        def badness(model: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        def violated(model: Any) -> Pair:
             maps = self.explanation(model, points, targets)
             maps = tf.reshape(maps, (-1, original.shape[1]))
-            return self.criterion.badness(maps, original, goal)
+            return violation(self.criterion, maps, original, goal)
 
         logits, smooth = self._derive("logits", self._make_logits)
-        return badness(logits)[0], badness(smooth)[1]
+        return violated(logits)[0], violated(smooth)[1]
 
     def _make_logits(self) -> tuple[Callable, Callable]:
         copy = self._derive("smooth", lambda: SmoothCopy(self.model)).model
@@ -264,12 +331,12 @@ class WeightCriterionAttack(Settings):
 
         def step(count: tf.Tensor, weights: list, best: tf.Tensor, best_value: tf.Tensor) -> tuple:
             maps = maps_of(*own, weights)
-            value = self.criterion.badness(maps, original, goal)[0][0]
+            value = violation(self.criterion, maps, original, goal)[0][0]
             best = tf.where(value > best_value, maps, best)
             with tf.GradientTape() as tape:
                 tape.watch(weights)
                 climbed = maps_of(*smooth, weights)
-                climbed = self.criterion.badness(climbed, original, goal)[1]
+                climbed = violation(self.criterion, climbed, original, goal)[1]
             unconnected = tf.UnconnectedGradients.ZERO
             directions = tape.gradient(climbed, weights, unconnected_gradients=unconnected)
             length = self.step_size * (1 - tf.cast(count, tf.float32) / max(self.steps, 1))
@@ -302,6 +369,35 @@ def breaks_for_certain(criterion: Criterion, maps: np.ndarray, original: np.ndar
     slack = np.abs(_flat(maps)).max(axis=1) * relative_allowance(maps[0].size)
     slack = as_column(slack, maps)
     return criterion.broken(maps - slack, maps + slack, original)
+
+
+def not_proved(
+    criterion: Criterion,
+    result: MapAttackResult,
+    samples: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+) -> np.ndarray:
+    """Where a criterion is not proved to hold at the points that an attack found, (N,) bool.
+
+    Parameters
+    ----------
+    criterion, result
+        Of N samples.
+    samples
+        (M,): those whose explanations are known in real arithmetic; of the others the maps count.
+    lower, upper
+        (M, *map): their sides.
+    """
+    below, above = (np.array(result.maps, np.float64) for _ in range(2))
+    below[samples], above[samples] = lower, upper
+    return ~criterion.holds(below, above, result.original_maps)
+
+
+def _cosine(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    product = tf.reduce_sum(first * second, axis=1)
+    lengths = tf.norm(first + 1e-30, axis=1) * tf.norm(second + 1e-30, axis=1)
+    return tf.math.divide_no_nan(product, lengths)
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

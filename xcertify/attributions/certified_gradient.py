@@ -5,15 +5,12 @@ Source: Wicker et al., Robust Explanation Constraints for Neural Networks, ICLR 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attacks import CriterionAttack, WeightCriterionAttack
-from xcertify.attacks.on_criteria import not_proved
 from xcertify.attributions.base import Certifying
 from xcertify.attributions.gradient_means import (
     ATTRIBUTIONS,
@@ -23,24 +20,17 @@ from xcertify.attributions.gradient_means import (
     bound_explanations,
     gradient_mean,
 )
+from xcertify.attributions.gradient_radii import VARIED, Claim, attacked_radii, proved_radii
 from xcertify.attributions.gradients import GradientExplainer
 from xcertify.bounds import Verifier, gradient_method
-from xcertify.certificates import (
-    GradientCertificate,
-    RadiusCertificate,
-    describe_weights,
-    fingerprint,
-)
+from xcertify.certificates import GradientCertificate, RadiusCertificate, fingerprint
 from xcertify.checks import whole_number
 from xcertify.criteria import Criterion, farthest
 from xcertify.inputs import in_batches
 from xcertify.models import refuse_channels_first
-from xcertify.radii import Interval, RadiusSearch, compare_radii
+from xcertify.radii import Interval, compare_radii
 from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import target_classes
-
-SMALLEST = 2.0**-16  # the smallest radius that is tried, as a share of the largest
-_NB_ATTACKS = 6
 
 
 class CertifiedGradient(GradientExplainer, Certifying):
@@ -157,7 +147,7 @@ class CertifiedGradient(GradientExplainer, Certifying):
         self.nb_samples, self.noise = whole_number("nb_samples", nb_samples), noise
 
     def _certify(self, region: Ball, weights: np.ndarray) -> GradientCertificate:
-        lower, upper = self._bounds(region, weights, self.gamma)
+        lower, upper = self._bounds(region, weights)
         explanation = self._of_features(region.center, weights)
         return GradientCertificate(
             region=region,
@@ -178,8 +168,7 @@ class CertifiedGradient(GradientExplainer, Certifying):
         Over the regions of the certificate, with the settings of this explainer;
         `xcertify.recheck.recheck` makes the explainer that the certificate names.
         """
-        arguments = (certificate.region, certificate.targets, self.gamma)
-        lower, upper = self._bounds(*arguments, dtype="float64")
+        lower, upper = self._bounds(certificate.region, certificate.targets, "float64")
         inside = (certificate.lower <= lower) & (upper <= certificate.upper)
         return inside.reshape(len(inside), -1).all(axis=1)
 
@@ -239,45 +228,44 @@ class CertifiedGradient(GradientExplainer, Certifying):
         float32 and beyond what it can be expected to round; for a point it is not proved in float64
         that the criterion holds there. No larger radius can be certified.
         """
-        if varied not in ("epsilon", "gamma"):
+        if varied not in VARIED:
             raise ValueError(f"varied must be 'epsilon' or 'gamma'. Received: {varied!r}")
         if not largest > 0:
             raise ValueError(f"largest must be above 0. Received: {largest!r}")
-        by_weights = varied == "gamma"
         refuse_channels_first(self.model, "CertifiedGradient.radius")
         inputs, weights = self._prepare(inputs, targets)
-        region, original = self._region(inputs), self._of_features(inputs, weights)
-        search = RadiusSearch(
-            np.full(len(inputs), largest * SMALLEST),
-            largest,
-            nb_halvings=nb_halvings,
-            test_low=True,
-            test_high="first",
-            whole=True,
+        claim = Claim(
+            criterion,
+            self._mean(inputs.shape[1:]),
+            weights,
+            original=self._of_features(inputs, weights),
+            region=self._region(inputs),
+            varied=varied,
+            gamma=self.gamma,
+            bias_radius=self.bias_radius,
+            largest=largest,
         )
-        for _, radii in search:
-            some, gamma = (region, radii) if by_weights else (region.resized(radii), self.gamma)
-            search.answer(criterion.holds(*self._bounds(some, weights, gamma), original))
-        certified = search.held
-        if not by_weights:
-            region = region.resized(certified)
+        verifier, size = self._verifier("float32"), self._nb_at_once
+        certified = proved_radii(
+            claim,
+            verifier,
+            method=self.method,
+            nb_halvings=nb_halvings,
+            batch_size=size,
+            verbose=self.verbose,
+        )
         attacked = None
         if attack:
-            look = self._attacked_gamma if by_weights else self._attacked_epsilon
-            least = _least_broken(certified, largest)
-            attacked = look(region, weights, original, criterion, least, attack_steps)
-            how_far = describe_weights(certified if by_weights else self.gamma, self.bias_radius)
-            compare_radii(
-                certified,
-                attacked,
-                what=f"an explanation that breaks {criterion!r}",
-                method=self.method,
-                region=f"{region}{how_far}",
+            exact, settings = self._verifier("float64"), {"steps": attack_steps, "seed": self.seed}
+            attacked = attacked_radii(
+                claim, self.model, exact, certified, batch_size=size, **settings
             )
+            what, where = f"an explanation that breaks {criterion!r}", claim.describe(certified)
+            compare_radii(certified, attacked, what=what, method=self.method, region=where)
         return RadiusCertificate(
-            region=region,
+            region=claim.at(certified)[0],
             method=self.method,
-            arithmetic=self._verifier("float32").guarantee,
+            arithmetic=verifier.guarantee,
             interval=Interval(certified, attacked),
             varied=varied,
             criterion=repr(criterion),
@@ -325,16 +313,12 @@ class CertifiedGradient(GradientExplainer, Certifying):
             ((None, *inputs.shape[1:]), tf.float32),
             ((None, weights.shape[1]), tf.float32),
         )
-        size = self._nb_inputs_at_once(inputs.shape[1:])
+        size = max(1, self._nb_at_once // len(self._mean(inputs.shape[1:])))
         pairs = zip(in_batches(inputs, size), in_batches(weights, size))
         return np.concatenate([maps(*pair).numpy() for pair in pairs])
 
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         return self.explanation(self._logits_at, inputs, weights)
-
-    def _nb_inputs_at_once(self, shape: tuple[int, ...], nb_gradients: int = 1) -> int:
-        """Inputs of which `nb_gradients` times `batch_size` gradients are taken."""
-        return max(1, nb_gradients * self._nb_at_once // len(self._mean(shape)))
 
     def _verifier(self, dtype: str) -> Verifier:
         return self._derive(
@@ -343,100 +327,26 @@ class CertifiedGradient(GradientExplainer, Certifying):
         )
 
     def _bounds(
-        self, region: Region, weights: np.ndarray, gamma: Any, dtype: str = "float32"
+        self, region: Region, weights: np.ndarray, dtype: str = "float32"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the explanations over regions of inputs and weights, (N, *shape) each."""
+        """Bounds of the explanations over regions, (N, *shape) each."""
         return bound_explanations(
             self._verifier(dtype),
             self._mean(region.shape),
             region,
             weights,
             method=self.method,
-            gamma=gamma,
+            gamma=self.gamma,
             bias_radius=self.bias_radius,
             batch_size=self._nb_at_once,
             verbose=self.verbose,
         )
-
-    def _at(self, points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sides of the explanations at single points, with the weights as they are, in float64."""
-        mean = replace(self._mean(points.shape[1:]), by_pieces=False)
-        region, size = Ball(points, 0.0), self._nb_at_once
-        verifier = self._verifier("float64")
-        return bound_explanations(verifier, mean, region, weights, method="ibp", batch_size=size)
 
     def _settings(self) -> dict[str, Any]:
         """Arguments of the constructor that decide what is certified, ready for JSON."""
         names = ("epsilon", "gamma", "norm", "clip", "loss", "attribution", "method")
         names += ("bias_radius", "steps", "path", "baseline_value", "nb_samples", "noise", "seed")
         return {name: _plain(getattr(self, name)) for name in names}
-
-    def _attacked_epsilon(
-        self,
-        region: Ball,
-        weights: np.ndarray,
-        original: np.ndarray,
-        criterion: Criterion,
-        search: RadiusSearch,
-        steps: int,
-    ) -> np.ndarray:
-        """Least radius of the region at which the criterion was broken, (N,)."""
-        attack = CriterionAttack(
-            self.model,
-            self._mean(region.shape).maps,
-            criterion,
-            original,
-            weights,
-            steps=steps,
-            batch_size=self._nb_inputs_at_once(region.shape, nb_gradients=4),
-            seed=self.seed,
-        )
-        for _, radii in search:
-            found = attack(region.resized(radii))
-            broken = attack.breaks(found)
-            some = np.flatnonzero(broken)
-            if len(some):  # and not in float32 alone
-                sides = self._at(found.points[some], weights[some])
-                broken &= not_proved(criterion, found, some, *sides)
-            search.answer(~broken)
-        return search.broken
-
-    def _attacked_gamma(
-        self,
-        region: Ball,
-        weights: np.ndarray,
-        original: np.ndarray,
-        criterion: Criterion,
-        search: RadiusSearch,
-        steps: int,
-    ) -> np.ndarray:
-        """Least relative change of the weights, of each input its own, that broke it, (N,)."""
-        attack = WeightCriterionAttack(
-            self.model,
-            self._mean(region.shape).maps,
-            criterion,
-            region.center,
-            original,
-            weights,
-            bias_radius=self.bias_radius,
-            steps=steps,
-            seed=self.seed,
-        )
-        for _, radii in search:
-            search.answer(~attack.breaks(attack(radii)))
-        return search.broken
-
-
-def _least_broken(certified: np.ndarray, largest: float) -> RadiusSearch:
-    """Search of the least radii (N,) at which an attack succeeds, the certified ones among them."""
-    return RadiusSearch(
-        np.maximum(certified, largest * SMALLEST),
-        largest,
-        nb_halvings=_NB_ATTACKS - 1,
-        test_low=certified > 0,  # nothing should be found there
-        test_high="first",
-        whole=True,
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,11 @@ from xcertify.bounds.gradient_interval import GradientInterval
 from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.linear_bounds import LinearBounds
-from xcertify.bounds.propagation.gradient import GRADIENT_METHODS, gradient_method
+from xcertify.bounds.propagation.gradient import (
+    FORMER_GRADIENT_METHODS,
+    GRADIENT_METHODS,
+    gradient_method,
+)
 from xcertify.bounds.rules.registry import (
     find_rule,
     register,
@@ -21,6 +25,7 @@ from xcertify.bounds.verifier import METHODS, Verifier
 from xcertify.keras_graph import UnsupportedLayerError
 
 __all__ = [
+    "FORMER_GRADIENT_METHODS",
     "GRADIENT_METHODS",
     "IDENTITIES",
     "METHODS",

@@ -24,7 +24,7 @@ from xcertify.bounds.propagation import crown, interval
 from xcertify.bounds.propagation.budget import Budget
 
 GRADIENT_METHODS = ("ibp", "ibp-crown", "crown-ibp", "crown")
-FORMER_METHODS = {"interval": "ibp", "crown-interval": "ibp-crown"}
+FORMER_GRADIENT_METHODS = {"interval": "ibp", "crown-interval": "ibp-crown"}
 
 
 def gradient_method(name: str, stacklevel: int = 2) -> str:
@@ -42,13 +42,13 @@ def gradient_method(name: str, stacklevel: int = 2) -> str:
     ValueError
         For any other name.
     """
-    if name in FORMER_METHODS:
+    if name in FORMER_GRADIENT_METHODS:
+        former, name = name, FORMER_GRADIENT_METHODS[name]
         warnings.warn(
-            f"method={name!r} of gradients is deprecated. Write method={FORMER_METHODS[name]!r}",
+            f"method={former!r} of gradients is deprecated. Write method={name!r}",
             DeprecationWarning,
             stacklevel=stacklevel + 1,
         )
-        return FORMER_METHODS[name]
     if name not in GRADIENT_METHODS:
         raise ValueError(f"method must be one of {', '.join(GRADIENT_METHODS)}. Received: {name!r}")
     return name
