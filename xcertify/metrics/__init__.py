@@ -1,24 +1,14 @@
 """Metrics of explanations. All take Xplique's explanations, or any array."""
 
-from xcertify.metrics.base import Metric, MetricResult, Score
+from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.baselines import baseline_values
-from xcertify.metrics.fidelity import (
-    Deletion,
-    Insertion,
-    MuFidelity,
-    deletion,
-    insertion,
-    mu_fidelity,
-)
-from xcertify.metrics.reliability import (
-    ClassRetrieval,
-    FeatureRelevance,
-    RelevanceResult,
-    as_masks,
-    rank_correlation,
-    top_k_overlap,
-)
+from xcertify.metrics.class_retrieval import ClassRetrieval, as_masks
+from xcertify.metrics.deletion import Deletion, Insertion, deletion, insertion
+from xcertify.metrics.feature_relevance import FeatureRelevance, RelevanceResult
+from xcertify.metrics.likeness import rank_correlation, top_k_overlap
+from xcertify.metrics.mu_fidelity import MuFidelity, mu_fidelity
 from xcertify.metrics.robustness import RobustnessResult, RobustnessSr, robustness_sr
+from xcertify.metrics.scores import Score
 
 __all__ = [
     "ClassRetrieval",

@@ -14,12 +14,8 @@ from xcertify.attacks import MinimalPerturbation
 from xcertify.bounds import Verifier
 from xcertify.checks import nb_at_once
 from xcertify.logits import logits_of
-from xcertify.metrics.base import (
-    Metric,
-    MetricResult,
-    as_explanations,
-    importance_ranks,
-)
+from xcertify.metrics.base import Metric, MetricResult
+from xcertify.metrics.explanations import as_explanations, importance_ranks
 from xcertify.models import refuse_channels_first
 from xcertify.radii import RadiusSearch, compare_radii, keeps_class
 from xcertify.regions import Ball, Box, Region, as_norm, valid_range
