@@ -137,6 +137,7 @@ class PGD(Settings):
         self.steps, self.step_size, self.restarts = int(steps), step_size, int(restarts)
         self.batch_size, self.seed = int(batch_size), seed
 
+    @tf.autograph.experimental.do_not_convert
     def _logits(self, points: Any) -> tf.Tensor:
         return self._derive("logits", lambda: logits_of(self.model))(points)
 

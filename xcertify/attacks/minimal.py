@@ -141,6 +141,7 @@ class MinimalPerturbation(Settings):
         self.restarts, self.batch_size, self.seed = int(restarts), int(batch_size), seed
         self.exact = exact
 
+    @tf.autograph.experimental.do_not_convert
     def _logits(self, points: Any) -> tf.Tensor:
         return self._derive("logits", lambda: logits_of(self.model))(points)
 
