@@ -54,6 +54,11 @@ def grid_cells(shape: tuple[int, ...], grid_size: int | tuple[int, int] | None) 
     return rows[:, None] * (columns[-1] + 1) + columns
 
 
+def cells_of_entries(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Cell of each entry of an input, (*shape): the channels of a pixel share that of the pixel."""
+    return np.broadcast_to(cells[..., None], shape) if len(shape) == 3 else cells
+
+
 def _stretches(size: int, nb_stretches: int) -> np.ndarray:
     """Stretch that each of `size` positions belongs to, by the position's middle."""
     return (2 * np.arange(size) + 1) * min(size, nb_stretches) // (2 * size)

@@ -8,7 +8,7 @@ from conformance import adversarial_points, in_float64
 from networks import NETWORKS, functional, sequential
 
 from xcertify.attributions import EVA, EVAHybrid, SampledEVA
-from xcertify.attributions.eva import smooth_maximum
+from xcertify.attributions.overlaps import smooth_maximum
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.grid import grid_cells
 from xcertify.regions import Ball
@@ -116,7 +116,7 @@ def test_sampled_overlaps_by_a_loop_and_below_the_bound():
     region = Ball(inputs, 0.1)
     points = region.sample(20, seed=3)
     attained = true_overlap(model, points, labels)
-    found = sampled._overlaps(region, labels)
+    found = sampled._overlaps(region, sampled._overlap(labels))
     np.testing.assert_allclose(found.full, attained, rtol=1e-5)
     cells = grid_cells((6, 7, 2), 2)
     for cell in range(4):
@@ -243,7 +243,7 @@ def test_hybrid_lies_between_the_attack_and_the_bound():
     settings = {"epsilon": 0.05, "grid_size": 2, "method": "ibp"}
     hybrid = EVAHybrid(model, first, nb_samples=200, **settings)
     classes = model.predict(inputs, verbose=0).argmax(1)
-    estimate = hybrid._overlaps(region, classes)
+    estimate = hybrid._overlaps(region, hybrid._overlap(classes))
     attained = true_overlap(model, region.sample(200), classes)
     assert (attained <= estimate.full + 1e-5).all()
     assert (estimate.full <= EVA(model, mode="exact", **settings).certify(inputs).overlap).all()
@@ -305,9 +305,9 @@ def test_bad_inputs():
 
 def test_certificate_says_what_was_proved():
     certificate = EVA(NETWORKS["convolutions"](), 0.01, clip=(0, 1)).certify(images())
-    assert "radius 0.01 within (0, 1)" in repr(certificate) and "crown" in repr(certificate)
+    assert "radius 0.01 within (0.0, 1.0)" in repr(certificate) and "crown" in repr(certificate)
     fields = certificate.to_dict()
-    assert fields["overlap"] == certificate.overlap.tolist()
+    assert fields["interval"]["certified"] == certificate.overlap.tolist()
     with pytest.raises(AttributeError):
         certificate.overlap = 0
 

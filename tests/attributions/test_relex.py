@@ -10,8 +10,9 @@ from networks import sequential
 
 from xcertify.attacks import MinimalPerturbation
 from xcertify.attributions import RelEx, Saliency
-from xcertify.attributions.relex import kept_region
+from xcertify.attributions.mask_descent import Descent
 from xcertify.bounds import Verifier
+from xcertify.masks import kept_region
 from xcertify.metrics import (
     ClassRetrieval,
     FeatureRelevance,
@@ -151,13 +152,13 @@ def test_settled_inputs_stop_and_others_go_on(monkeypatch, capsys):
     settings = {"nb_samples": 3, "steps": 25, "background": 0.0, "sparsity": 0.0}
     settings |= {"learning_rate": 0.02, "verbose": True}
     explainer = RelEx(model, **settings, tolerance=1e-3)
-    nb_active, losses = [], explainer._losses
+    nb_active, losses = [], Descent.mean_losses
 
-    def record(inputs, *arguments):
+    def record(descent, inputs, *arguments):
         nb_active.append(len(inputs))
-        return losses(inputs, *arguments)
+        return losses(descent, inputs, *arguments)
 
-    monkeypatch.setattr(explainer, "_losses", record)
+    monkeypatch.setattr(Descent, "mean_losses", record)
     masks = explainer.masks(inputs, [0, 1])
     assert nb_active == [2] * 10 + [1] * 15
     assert "50/50" in capsys.readouterr().err
@@ -171,9 +172,10 @@ def test_settled_inputs_stop_and_others_go_on(monkeypatch, capsys):
     [(224 * 224 * 3, 0.1, 1e-4), (3072, 0.1, 1e-4), (768, 0.05, 4e-4)],
 )
 def test_defaults_follow_the_size(model, size, rate, sparsity):
-    np.testing.assert_allclose(RelEx(model)._for_size(size), [rate, sparsity], rtol=1e-6)
-    chosen = RelEx(model, learning_rate=0.5, sparsity=0.0)
-    np.testing.assert_allclose(chosen._for_size(size), [0.5, 0])
+    descent = RelEx(model)._descent((size,))
+    np.testing.assert_allclose([descent.learning_rate, descent.sparsity], [rate, sparsity])
+    chosen = RelEx(model, learning_rate=0.5, sparsity=0.0)._descent((size,))
+    assert (chosen.learning_rate, chosen.sparsity) == (0.5, 0)
 
 
 def test_the_evidence_is_found_for_any_class():

@@ -4,7 +4,8 @@ from xcertify.attributions.attribution_bound import AttributionBound
 from xcertify.attributions.certified_gradient import CertifiedGradient
 from xcertify.attributions.controls import MarginGradientRange, RandomMap
 from xcertify.attributions.corgi import CORGI
-from xcertify.attributions.eva import EVA, EVAHybrid, SampledEVA, TargetedExplanation
+from xcertify.attributions.eva import EVA, TargetedExplanation
+from xcertify.attributions.eva_hybrid import EVAHybrid
 from xcertify.attributions.grad_cam import GradCAM
 from xcertify.attributions.gradients import (
     GradientInput,
@@ -15,6 +16,7 @@ from xcertify.attributions.gradients import (
 from xcertify.attributions.greedy_as import GreedyAS
 from xcertify.attributions.perturbations import Occlusion, Rise
 from xcertify.attributions.relex import RelEx
+from xcertify.attributions.sampled_eva import SampledEVA
 
 __all__ = [
     "CORGI",

@@ -19,7 +19,7 @@ from xcertify.checks import nb_at_once
 from xcertify.inputs import as_arrays, in_batches, input_shape_of
 from xcertify.logits import head_of, logits_of
 from xcertify.models import channels_last_layer, check_model
-from xcertify.regions import Ball, Region
+from xcertify.regions import Region
 from xcertify.settings import Settings
 from xcertify.targets import logit_weights, target_classes
 from xcertify.tracing import traced
@@ -168,14 +168,14 @@ class ScoreExplainer(Explainer):
 class Certifying(Explainer):
     """An explainer that can prove something about its explanations, within its `perturbation`."""
 
-    def certify(self, inputs: Any, targets: Any = None, **given: Any) -> Any:
+    def certify(self, inputs: Any, targets: Any = None, *given: Any, **named: Any) -> Any:
         """What is proved of each input; see the class for the guarantee.
 
         Parameters
         ----------
         inputs, targets
             As for `explain`.
-        given
+        given, named
             What some explainers take beside them; see the class.
 
         Returns
@@ -193,14 +193,14 @@ class Certifying(Explainer):
             If an attack succeeds inside what is certified: a bug, to be reported.
         """
         inputs, targets = self._prepare(inputs, targets)
-        return self._certify(self._region(inputs), targets, **given)
+        return self._certify(self._region(inputs), targets, *given, **named)
 
     def _region(self, inputs: np.ndarray) -> Region:
         """The regions around inputs."""
         return self.perturbation.around(inputs)
 
     @abstractmethod
-    def _certify(self, region: Ball, targets: Any) -> Certificate:
+    def _certify(self, region: Any, targets: Any) -> Certificate:
         """The certificate of N regions, the inputs being their centers, and of their targets."""
 
 

@@ -6,6 +6,7 @@ Smoothing Perspective of Model Interpretation, CVPR 2021.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -14,22 +15,18 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks.minimal import MinimalPerturbation
-from xcertify.attacks.steps import per_sample
+from xcertify.attacks.on_masks import KeptLogits, beside_masks
 from xcertify.attributions.base import Certifying, ClassExplainer, check_reducer, reduce_channels
+from xcertify.attributions.mask_descent import Descent, for_size, losses_of_copies
 from xcertify.bounds import Verifier
 from xcertify.certificates import MaskCertificate
 from xcertify.checks import whole_number
 from xcertify.inputs import in_batches, spread_value
-from xcertify.logits import two_classes
-from xcertify.models import gradient_by
+from xcertify.masks import check_masks, keep, kept_region
 from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
-from xcertify.regions import Ball, Box, Region, as_column, as_norm, valid_range
+from xcertify.regions import Ball, as_norm, valid_range
 
 FORMS = ("mask", "pull")
-
-_PATIENCE = 10  # steps in a row over which a loss that has settled stays the same
-_SMALL = 32 * 32 * 3  # the size down to which the paper's settings are taken as they are
-_FIRST_VALUES = 0.01  # masks begin at random between 0 and this
 
 
 class RelEx(Certifying, ClassExplainer):
@@ -192,13 +189,40 @@ class RelEx(Certifying, ClassExplainer):
     def keep(self, inputs: Any, masks: Any) -> np.ndarray:
         """What masks keep of inputs: ``n + m (x - n)``, (N, *shape) float32."""
         inputs, _ = self._prepare(inputs, None)
-        return _keep(inputs, _checked(masks, inputs), self._neutral(inputs.shape[1:]))
+        return keep(inputs, check_masks(masks, inputs), self._neutral(inputs.shape[1:]))
+
+    def certify(self, inputs: Any, targets: Any = None, masks: Any = None) -> MaskCertificate:
+        """How far each input is proved to move without another class of what its mask keeps.
+
+        Parameters
+        ----------
+        inputs, targets
+            As for `explain`.
+        masks
+            m, (N, *shape) in [0, 1], held while the input moves. None: those that are learned.
+
+        Returns
+        -------
+        certificate
+            Radii between what is proved and what an attack found.
+
+        Raises
+        ------
+        ValueError
+            As `explain`; for inputs outside `clip`, and masks that do not fit.
+        UnsupportedLayerError
+            For a model that cannot be bounded.
+        ContradictionError
+            If an attack succeeds inside what is certified: a bug, to be reported.
+        """
+        inputs, classes = self._prepare(inputs, targets)
+        return self._certify(self.perturbation.around(inputs), classes, masks)
 
     def _certify(self, region: Ball, classes: np.ndarray, masks: Any = None) -> MaskCertificate:
-        inputs = region.center
-        masks = self._learn(inputs, classes)[0] if masks is None else _checked(masks, inputs)
-        attacked = self._attack(inputs, masks, classes)
-        certified = self._prove(inputs, masks, classes, attacked)
+        inputs, neutral = region.center, self._neutral(region.shape)
+        masks = self._learn(inputs, classes)[0] if masks is None else check_masks(masks, inputs)
+        attacked = self._attack(neutral)(beside_masks(region, masks), classes).distances
+        certified = self._prove(region, masks, classes, attacked)
         region = region.resized(certified)
         what = "another class of what the mask keeps"
         compare_radii(certified, attacked, what=what, method=self.method, region=region)
@@ -208,7 +232,7 @@ class RelEx(Certifying, ClassExplainer):
             arithmetic=self._verifier.guarantee,
             interval=Interval(certified, attacked),
             masks=masks,
-            neutral_value=self._neutral(inputs.shape[1:]),
+            neutral_value=neutral,
             targets=classes,
         )
 
@@ -219,135 +243,44 @@ class RelEx(Certifying, ClassExplainer):
     def _neutral(self, shape: tuple[int, ...]) -> np.ndarray:
         return spread_value("neutral_value", self.neutral_value, (1, *shape), per_sample=False)
 
-    # --- the descent --------------------------------------------------------------------------
-
     def _learn(self, inputs: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Masks and pulls, (N, *shape) each."""
+        descent, found = self._descent(inputs.shape[1:]), []
         total = len(inputs) * self.steps
         with tqdm(total=total, unit="step", disable=not self.verbose) as progress:
-            groups = zip(
-                in_batches(inputs, self._nb_at_once), in_batches(classes, self._nb_at_once)
-            )
-            found = [self._descend(*group, progress) for group in groups]
+            for some in in_batches(np.arange(len(inputs)), self._nb_at_once):
+                found.append(descent.learn(inputs[some], classes[some], progress))
         masks, pulls = map(np.concatenate, zip(*found))
         return masks, pulls
 
-    def _descend(
-        self, inputs: np.ndarray, classes: np.ndarray, progress: tqdm
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The same of some inputs. One that has settled is left out of all further steps."""
-        shape, size = inputs.shape[1:], inputs[0].size
-        generator = np.random.default_rng(self.seed)
-        first = generator.uniform(0, _FIRST_VALUES, shape).astype(np.float32)
-        masks = np.repeat(first[None], len(inputs), axis=0)
-        velocity = np.zeros_like(masks)
-        losses = np.full((self.steps, len(inputs)), np.nan)
-        rate, sparsity = self._for_size(size)
-        active = np.arange(len(inputs))
-        for step in range(self.steps):
-            loss, gradient = self._losses(inputs[active], masks[active], classes[active], generator)
-            column = (-1, *[1] * len(shape))
-            losses[step, active] = loss + sparsity * masks[active].reshape(-1, size).sum(1)
-            gradient += sparsity
-            length = np.linalg.norm(gradient.reshape(-1, size), axis=1).reshape(column)
-            velocity[active] *= self.momentum
-            velocity[active] += gradient / np.maximum(length, np.finfo(np.float32).tiny)
-            masks[active] = np.clip(masks[active] - rate * velocity[active], 0, 1)
-            progress.update(len(active))
-            if self.tolerance and step + 1 >= _PATIENCE:
-                settled = np.ptp(losses[step + 1 - _PATIENCE : step + 1, active], 0)
-                settled = settled <= self.tolerance
-                progress.update(int(settled.sum()) * (self.steps - step - 1))
-                active = active[~settled]
-                if not len(active):
-                    break
-        return masks, -velocity
-
-    def _for_size(self, size: int) -> tuple[np.float32, np.float32]:
-        """Learning rate and sparsity for inputs of so many entries."""
-        rate, sparsity = self.learning_rate, self.sparsity
-        if rate is None:
-            rate = 0.1 * min(1, size / _SMALL) ** 0.5
-        if sparsity is None:
-            sparsity = 1e-4 * max(1, _SMALL / size)
-        return np.float32(rate), np.float32(sparsity)
-
-    def _losses(
-        self,
-        inputs: np.ndarray,
-        masks: np.ndarray,
-        classes: np.ndarray,
-        generator: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Means over the copies of the two losses of each mask, (N,), and their gradients."""
-        shape = inputs.shape[1:]
+    def _descent(self, shape: tuple[int, ...]) -> Descent:
+        """The descent for inputs of a shape."""
         losses_at = self._compile(
             self._losses_at,
-            *[((None, *shape), tf.float32)] * 2,
-            ((None,), tf.int32),
-            ((None, *shape), tf.float32),
-            (shape, tf.float32),
-            ((), tf.float32),
+            *[((None, *shape), tf.float32)] * 2,  # inputs and masks
+            ((None,), tf.int32),  # classes
+            ((None, *shape), tf.float32),  # noise
+            (shape, tf.float32),  # neutral value
+            ((), tf.float32),  # background
         )
-        neutral, background = self._neutral(shape), np.float32(self.background)
-        classes = classes.astype(np.int32)
-        loss, gradient = np.zeros(len(inputs), np.float32), np.zeros_like(inputs)
-        nb_at_once = max(1, self._nb_at_once // 2)
-        for first in range(0, self.nb_samples, nb_at_once):
-            nb_samples = min(nb_at_once, self.nb_samples - first)
-            noise = np.zeros((1, *shape), np.float32)
-            if self.nb_samples > 1:
-                noise = generator.standard_normal((nb_samples, *shape), np.float32)
-                noise *= np.float32(self.noise)
-            for some in in_batches(np.arange(len(inputs)), nb_at_once // nb_samples):
-                arrays = inputs[some], masks[some], classes[some]
-                found = losses_at(*arrays, noise, neutral, background)
-                loss[some] += found[0].numpy()
-                gradient[some] += found[1].numpy()
-        return loss / self.nb_samples, gradient / self.nb_samples
+        rate, sparsity = for_size(self.learning_rate, self.sparsity, math.prod(shape))
+        return Descent(
+            losses_at,
+            nb_samples=self.nb_samples,
+            steps=self.steps,
+            learning_rate=rate,
+            momentum=self.momentum,
+            noise=self.noise,
+            sparsity=sparsity,
+            background=self.background,
+            neutral_value=self._neutral(shape),
+            tolerance=self.tolerance,
+            nb_at_once=self._nb_at_once,
+            seed=self.seed,
+        )
 
-    def _losses_at(
-        self,
-        inputs: tf.Tensor,
-        masks: tf.Tensor,
-        classes: tf.Tensor,
-        noise: tf.Tensor,
-        neutral: tf.Tensor,
-        background: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Sums over noisy copies (S) of the losses of each input, (N,), and their gradients.
-
-        `noise` (S, *shape) is in units of the range of an input.
-        """
-        axes = list(range(1, inputs.shape.rank))
-        reach = tf.reduce_max(inputs, axes) - tf.reduce_min(inputs, axes)
-        spread = per_sample(reach, inputs)[:, None]
-        copies = inputs[:, None] + spread * noise
-        nb_samples = tf.shape(noise)[0]
-        labels = tf.repeat(classes, nb_samples)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(masks)
-            kept, _ = self._log_shares(_keep(copies, masks[:, None], neutral), labels)
-            _, lost = self._log_shares(_keep(copies, 1 - masks[:, None], neutral), labels)
-            losses = tf.reshape(-kept - background * lost, [-1, nb_samples])
-            losses = tf.reduce_sum(losses, axis=1)
-            total = tf.reduce_sum(losses)
-        return losses, gradient_by(tape, total, masks)
-
-    def _log_shares(self, points: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """log f_c and log(1 - f_c) of points (N, S, *shape), flat, by the logits.
-
-        By the logits, log(1 - f_c) needs no small number inside (the paper's code adds 1e-7), and
-        its gradient does not vanish where the model is sure.
-        """
-        points = tf.reshape(points, [-1, *points.shape[2:]])
-        logits = two_classes(self._logits_at(points))
-        own = tf.one_hot(labels, logits.shape[1], on_value=True, off_value=False)
-        total = tf.reduce_logsumexp(logits, axis=1)
-        others = tf.reduce_logsumexp(tf.where(own, -np.inf, logits), axis=1)
-        return tf.gather(logits, labels, batch_dims=1) - total, others - total
-
-    # --- the certificate ----------------------------------------------------------------------
+    def _losses_at(self, *tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return losses_of_copies(self._logits_at, *tensors)
 
     @property
     def _verifier(self) -> Verifier:
@@ -356,120 +289,37 @@ class RelEx(Certifying, ClassExplainer):
             lambda: Verifier(self.model, self.method, strip_head=True, start_layer=self._start),
         )
 
-    @property
-    def _exact_verifier(self) -> Verifier:
-        return self._derive(
-            "exact verifier",
-            lambda: Verifier(
-                self.model, "ibp", dtype="float64", strip_head=True, start_layer=self._start
-            ),
-        )
+    def _attack(self, neutral: np.ndarray) -> MinimalPerturbation:
+        """The attack on inputs with their masks beside them."""
 
-    def _kept_region(self, inputs: np.ndarray, masks: np.ndarray, radii: np.ndarray) -> Region:
-        """What masks keep of the inputs within each radius."""
-        clip = self.clip
-        if clip is not None:  # up to where attacks go, in float32
-            clip = valid_range(clip, inputs.shape, np.float32)
-        region = Ball(inputs.astype(np.float64), as_column(radii, inputs), self.norm, clip)
-        return kept_region(region, masks, self._neutral(inputs.shape[1:]))
+        def make() -> MinimalPerturbation:
+            exact = Verifier(
+                self.model, "ibp", dtype="float64", strip_head=True, start_layer=self._start
+            )
+            logits = KeptLogits(self._logits_at, exact, neutral)
+            return MinimalPerturbation(
+                logits,
+                norm=self.norm,
+                batch_size=self._nb_at_once,
+                seed=self.seed,
+                exact=logits.exact,
+            )
+
+        return self._derive(("attack", neutral.shape), make)
 
     def _prove(
-        self, inputs: np.ndarray, masks: np.ndarray, classes: np.ndarray, attacked: np.ndarray
+        self, region: Ball, masks: np.ndarray, classes: np.ndarray, attacked: np.ndarray
     ) -> np.ndarray:
-        """Largest radius that was tested and proved, by bisection up to the attacked one."""
+        """Largest radius that was tested and proved, (N,), by bisection up to the attacked one."""
+        neutral, clip = self._neutral(region.shape), region.clip
+        if clip is not None:  # up to where attacks go, in float32
+            clip = valid_range(clip, region.shape, np.float32)
+        wide = Ball(region.center.astype(np.float64), 0.0, region.norm, clip)
         ends = np.where(np.isfinite(attacked), attacked, self.largest_radius)
         search = RadiusSearch(
             0.0, ends, nb_halvings=self.nb_halvings, linear=True, test_high="last"
         )
         for some, radii in search:
-            region = self._kept_region(inputs[some], masks[some], radii)
-            search.answer(keeps_class(self._verifier, region, classes[some]))
+            kept = kept_region(wide[some].resized(radii), masks[some], neutral)
+            search.answer(keeps_class(self._verifier, kept, classes[some]))
         return search.held
-
-    def _attack(self, inputs: np.ndarray, masks: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Distance of the nearest input found of which the mask keeps another class, (N,)."""
-        shape = inputs.shape[1:]
-        neutral = self._neutral(shape)
-
-        def of_kept(stacked: tf.Tensor) -> tf.Tensor:
-            points, masks = tf.split(stacked, 2, axis=-1)
-            return self._logits_at(_keep(points, masks, neutral))
-
-        def exact(stacked: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            points, masks = np.split(stacked, 2, axis=-1)
-            region = kept_region(Ball(points.astype(np.float64), 0.0), masks, neutral)
-            return self._exact_verifier.bound_rows(region, rows)
-
-        attack = self._derive(
-            ("attack", shape),
-            lambda: MinimalPerturbation(
-                of_kept,
-                norm=self.norm,
-                batch_size=self._nb_at_once,
-                seed=self.seed,
-                exact=exact,
-            ),
-        )
-        reach = Ball(inputs, self.largest_radius, clip=self.clip)
-        # the masks go beside the inputs, as features that are held
-        sides = (np.concatenate([side, masks], -1) for side in (reach.lower, reach.upper, inputs))
-        return attack(Box(*sides), classes).distances
-
-
-def kept_region(region: Region, masks: np.ndarray, neutral: np.ndarray) -> Region:
-    """What masks keep of every point of a region: its image under ``x -> n + m (x - n)``.
-
-    Parameters
-    ----------
-    region
-        N regions in float64.
-    masks
-        (N, *shape) float32 in [0, 1], held.
-    neutral
-        n, (*shape) float32.
-
-    Guarantee
-    ---------
-    The image of every point lies in the result: its sides, and the radii of a ball, are widened by
-    what float64 rounds on the way.
-    """
-    masks, neutral = masks.astype(np.float64), neutral.astype(np.float64)
-
-    def image(points: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-        size = np.abs(neutral) + masks * (np.abs(points) + np.abs(neutral))
-        return _keep(points, masks, neutral), np.where(masks > 0, scale * size, 0)
-
-    unit = np.finfo(np.float64).eps
-    # a float32 number times a float32 mask is exact in float64: centers move where n is not 0
-    center, error = image(region.center, 2 * unit)
-    error = np.where(neutral == 0, 0, error)
-    # twice as much as needed, for the differences to the center that bounds are made of
-    (lower, slack), (upper, excess) = image(region.lower, 4 * unit), image(region.upper, 4 * unit)
-    lower, upper = lower - slack, upper + excess
-    if np.isinf(region.norm):
-        return Region(center, lower, upper)
-    epsilon = masks * np.broadcast_to(region.epsilon, center.shape)
-    shift = np.divide(error, epsilon, out=np.zeros_like(error), where=epsilon > 0)
-    shift = np.linalg.norm(shift.reshape(len(shift), -1), region.norm, axis=1)
-    grown = epsilon * (1 + 2 * shift.reshape(-1, *[1] * (epsilon.ndim - 1)) + 4 * unit)
-    return Region(center, lower, upper, grown, region.norm)
-
-
-def _keep(points: Any, masks: Any, neutral: Any) -> Any:
-    """What masks keep of points, of NumPy or TensorFlow."""
-    return neutral + masks * (points - neutral)
-
-
-def _checked(masks: Any, inputs: np.ndarray) -> np.ndarray:
-    masks = np.asarray(masks)
-    if masks.shape != inputs.shape or masks.dtype.kind not in "fiub":
-        raise ValueError(
-            f"masks must have one value per feature, the shape {inputs.shape} of the inputs. "
-            f"Received: shape {masks.shape} of {masks.dtype}"
-        )
-    masks = masks.astype(np.float32)
-    if not ((masks >= 0) & (masks <= 1)).all():
-        raise ValueError(
-            f"masks must be within [0, 1]. Received: {masks.min():.4g} to {masks.max():.4g}"
-        )
-    return masks
