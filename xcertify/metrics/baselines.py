@@ -57,9 +57,8 @@ def baseline_values(baseline: Baseline, inputs: np.ndarray, seed: int = 0) -> np
                 f"baseline_mode must be a number, an array, a callable or one of "
                 f"{sorted(_NAMED)}. Received: {baseline!r}"
             )
-        values = _NAMED[baseline](inputs, seed)
-    else:
-        values = baseline(inputs) if callable(baseline) else baseline
+        return spread_value("baseline_mode", _NAMED[baseline](inputs, seed), inputs.shape)
+    values = baseline(inputs) if callable(baseline) else baseline
     return spread_value("baseline_mode", values, inputs.shape)
 
 

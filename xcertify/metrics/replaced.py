@@ -59,7 +59,7 @@ class ReplacedScores:
         self._targets = tf.constant(score.targets(inputs, targets, batch_size))
         self._inputs, self._is_image = tf.constant(inputs), inputs.ndim == 4
         self._scores = np.empty((len(inputs), nb_variants), np.float32)
-        self._progress = {"desc": name, "disable": not verbose, "unit": "sample"}
+        self._progress: dict[str, Any] = {"desc": name, "disable": not verbose, "unit": "sample"}
         self._mask: tf.Tensor | None = None
 
     def __iter__(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks import MinimalPerturbation
 from xcertify.bounds import Verifier
 from xcertify.checks import nb_at_once
+from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.explanations import as_explanations, importance_ranks
 from xcertify.models import refuse_channels_first
-from xcertify.radii import RadiusSearch, compare_radii, keeps_class
-from xcertify.regions import Ball, Box, Region, as_norm, valid_range
+from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
+from xcertify.regions import Ball, Box, Region, as_column, as_norm, describe_ball, valid_range
 from xcertify.targets import target_classes
 
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
@@ -51,6 +51,15 @@ class RobustnessResult(MetricResult):
     certified_curves: np.ndarray | None
     certified_scores: np.ndarray | None
     found: np.ndarray
+
+    @property
+    def interval(self) -> Interval:
+        """Between what the true curves lie, (N, P): ``[certified_curves, curves]``.
+
+        The proved end is 0 where nothing was asked to be proved.
+        """
+        certified = self.certified_curves
+        return Interval(np.zeros_like(self.curves) if certified is None else certified, self.curves)
 
     @property
     def certified_score(self) -> float | None:
@@ -92,6 +101,166 @@ def robustness_sr(
     >>> named, others = robustness_sr(model, images, labels, maps, certified=True)
     """
     return RobustnessSr(model, inputs, targets, **settings).evaluate_both(explanations)
+
+
+def robustness_of(
+    explanations: Any,
+    *,
+    sides: Sequence[bool],
+    attack: MinimalPerturbation,
+    verifier: Verifier | None,
+    inputs: np.ndarray,
+    classes: np.ndarray,
+    clip: tuple[Any, Any],
+    fractions: Sequence[float] = FRACTIONS,
+    nb_halvings: int = 8,
+    seed: int = 0,
+    verbose: bool = False,
+) -> tuple[RobustnessResult, ...]:
+    """Least perturbations that change the class, for N inputs, sides and P shares r side by side.
+
+    Parameters
+    ----------
+    explanations
+        In any form, one per input.
+    sides
+        Of each result: False where the share r of the most important features may move, True where
+        all others may.
+    attack
+        Finds perturbations, in its norm.
+    verifier
+        Proves that there are none, of the logits. None: nothing is proved.
+    inputs
+        (N, *shape) float32, inside `clip`.
+    classes
+        (N,) int: to be left.
+    clip, fractions, nb_halvings, seed, verbose
+        As for `RobustnessSr`.
+
+    Returns
+    -------
+    results
+        One for each side.
+
+    Raises
+    ------
+    ContradictionError
+        If the attack succeeds within a distance that the verifier certifies.
+
+    Guarantee
+    ---------
+    Of the certified values, that of the verifier.
+    """
+    explanations = as_explanations(explanations, inputs)
+    counts = _feature_counts(fractions, explanations[0].size)
+    ranks, tied = importance_ranks(explanations, counts, seed)
+    shape = (len(inputs), len(sides), len(counts))
+    attacked, proved = np.zeros(shape), np.zeros(shape)
+    found = np.zeros(shape, bool)
+    at_once = max(1, attack.batch_size // attack.restarts)
+    with tqdm(total=found.size, desc="RobustnessSr", disable=not verbose, unit="value") as bar:
+        for some in in_batches(np.arange(found.size), at_once):
+            sample, side, place = np.unravel_index(some, shape)
+            nominal = inputs[sample]
+            named = ranks[sample] < as_column(counts[place], ranks)
+            held = _of_entries(named == as_column(np.asarray(sides)[side], ranks), nominal)
+            region = _all_valid(nominal, clip).fix(held)
+            nearest = attack(region, classes[sample])
+            ends = np.where(nearest.found, nearest.distances, _farthest(region, attack.norm))
+            attacked.flat[some], found.flat[some] = ends, nearest.found
+            if verifier is not None:
+                balls = Ball(nominal, 0.0, attack.norm, clip)
+                radii = _proved_radii(verifier, balls, held, classes[sample], ends, nb_halvings)
+                compare_radii(
+                    radii,
+                    nearest.distances,
+                    what="another class",
+                    method=verifier.method,
+                    region=f"{describe_ball(radii, attack.norm, clip)}, with some features held",
+                    samples=sample,
+                )
+                proved.flat[some] = radii
+            bar.update(len(some))
+    axis = counts / explanations[0].size
+    return tuple(
+        RobustnessResult(
+            metric="RobustnessSr" + " of the complement" * side,
+            axis=axis,
+            axis_label="share r of the most important features",
+            curves=attacked[:, place],
+            scores=_area(axis, attacked[:, place]),
+            tied=tied,
+            higher_is_better=side,
+            certified_curves=None if verifier is None else proved[:, place],
+            certified_scores=None if verifier is None else _area(axis, proved[:, place]),
+            found=found[:, place],
+        )
+        for place, side in enumerate(sides)
+    )
+
+
+def _proved_radii(
+    verifier: Verifier,
+    balls: Region,
+    held: np.ndarray,
+    classes: np.ndarray,
+    ends: np.ndarray,
+    nb_halvings: int,
+) -> np.ndarray:
+    """Largest radii (J,) up to `ends` (J,) within which no class can change; `held` (J, *shape)."""
+    search = RadiusSearch(0.0, ends, nb_halvings=nb_halvings, linear=True, test_high="last")
+    for some, radii in search:
+        region = balls[some].resized(radii).fix(held[some])
+        search.answer(keeps_class(verifier, region, classes[some]))
+    return search.held
+
+
+def _feature_counts(fractions: Sequence[float], nb_features: int) -> np.ndarray:
+    """Number of the most important features at each share, (P,)."""
+    shares = np.asarray(fractions, dtype=float)
+    rising = shares.ndim == 1 and shares.size and (np.diff(shares) > 0).all()
+    if not rising or not 0 < shares[0] <= shares[-1] < 1:
+        raise ValueError(
+            f"fractions must be rising shares inside ]0, 1[. Received: {shares.tolist()}"
+        )
+    counts = np.round(shares * nb_features).astype(int)
+    if counts[0] < 1 or counts[-1] >= nb_features or (np.diff(counts) == 0).any():
+        raise ValueError(
+            f"fractions must differ by at least one feature, and leave one in and one out. "
+            f"Received: {shares.tolist()} of {nb_features} features, that is {counts.tolist()}"
+        )
+    return counts
+
+
+def _of_entries(features: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """What is so of features (J, *features), of every entry (J, *shape): channels go together."""
+    return np.broadcast_to(features[..., None] if inputs.ndim == 4 else features, inputs.shape)
+
+
+def _farthest(region: Region, norm: float) -> np.ndarray:
+    """Largest distance of a point of each region from its center, (J,)."""
+    step = np.maximum(region.upper - region.center, region.center - region.lower)
+    return np.linalg.norm(step.reshape(len(step), -1).astype(np.float64), norm, axis=1)
+
+
+def _area(axis: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """Mean of each curve over the axis, by trapezoids, (N,)."""
+    if len(axis) == 1:
+        return curves[:, 0]
+    widths = np.diff(axis)
+    return ((curves[:, :-1] + curves[:, 1:]) / 2) @ widths / widths.sum()
+
+
+def _all_valid(inputs: np.ndarray, clip: tuple[Any, Any]) -> Box:
+    """All that inputs may become: `clip` limits how far a feature may be moved."""
+    low, high = valid_range(clip, inputs.shape, inputs.dtype)
+    outside = ((inputs < low) | (inputs > high)).reshape(len(inputs), -1).any(axis=1)
+    if outside.any():
+        raise ValueError(
+            f"inputs leave the valid range clip={clip!r} in sample {int(np.argmax(outside))}: "
+            f"give the range that they really have"
+        )
+    return Box(low, high, inputs)
 
 
 class RobustnessSr(Metric):
@@ -200,15 +369,31 @@ class RobustnessSr(Metric):
         self.fractions, self.norm, self.clip = fractions, as_norm(norm), clip
         self.steps, self.restarts = steps, restarts
         self.certified, self.method, self.nb_halvings = certified, method, nb_halvings
-        self._valid = _valid_range(self.inputs, clip)
+        _all_valid(self.inputs, clip)  # refuses inputs outside
 
     def detailed_evaluate(self, explanations: Any) -> RobustnessResult:
         """Curves and scores of every sample, of one side; see `RobustnessResult`."""
-        return self._evaluate(explanations, [self.complement])[0]
+        return robustness_of(explanations, sides=[self.complement], **self._parts())[0]
 
     def evaluate_both(self, explanations: Any) -> tuple[RobustnessResult, RobustnessResult]:
         """Results of both sides, S_r and its complement, measured at once."""
-        return self._evaluate(explanations, [False, True])
+        named, others = robustness_of(explanations, sides=[False, True], **self._parts())
+        return named, others
+
+    def _parts(self) -> dict[str, Any]:
+        """What `robustness_of` takes beside explanations and sides."""
+        logits = evaluate_in_batches(logits_of(self.model), self.batch_size, self.inputs)
+        return {
+            "attack": self._attack,
+            "verifier": self._verifier if self.certified else None,
+            "inputs": self.inputs,
+            "classes": target_classes(logits, self.targets),
+            "clip": self.clip,
+            "fractions": self.fractions,
+            "nb_halvings": self.nb_halvings,
+            "seed": self.seed,
+            "verbose": self.verbose,
+        }
 
     @property
     def _attack(self) -> MinimalPerturbation:
@@ -231,149 +416,3 @@ class RobustnessSr(Metric):
             "verifier",
             lambda: Verifier(self.model, self.method, arithmetic="float32", strip_head=True),
         )
-
-    def _evaluate(self, explanations: Any, sides: list[bool]) -> tuple[RobustnessResult, ...]:
-        explanations = as_explanations(explanations, self.inputs)
-        nb_features = explanations[0].size
-        counts = _counts(self.fractions, nb_features)
-        ranks, tied = importance_ranks(explanations, counts, self.seed)
-        classes = self._classes()
-        attacked, found, proved = [], [], []
-        total = len(ranks) * len(sides) * len(counts)
-        with tqdm(total=total, desc="RobustnessSr", disable=not self.verbose, unit="value") as bar:
-            for jobs in self._jobs(ranks, classes, counts, sides):
-                distances, changed = self._attacked(jobs)
-                attacked.append(distances)
-                found.append(changed)
-                if self.certified:
-                    proved.append(self._proved(jobs, distances, changed))
-                bar.update(len(distances))
-        shape = (len(ranks), len(sides), len(counts))
-        attacked, found = np.concatenate(attacked).reshape(shape), np.concatenate(found)
-        found = found.reshape(shape)
-        proved = np.concatenate(proved).reshape(shape) if self.certified else None
-        axis = counts / nb_features
-        return tuple(
-            RobustnessResult(
-                metric="RobustnessSr" + " of the complement" * side,
-                axis=axis,
-                axis_label="share r of the most important features",
-                curves=attacked[:, place],
-                scores=_area(axis, attacked[:, place]),
-                tied=tied,
-                higher_is_better=side,
-                certified_curves=None if proved is None else proved[:, place],
-                certified_scores=None if proved is None else _area(axis, proved[:, place]),
-                found=found[:, place],
-            )
-            for place, side in enumerate(sides)
-        )
-
-    def _classes(self) -> np.ndarray:
-        logits = logits_of(self.model)
-        size = nb_at_once(self.batch_size)
-        parts = [self.inputs[s : s + size] for s in range(0, len(self.inputs), size)]
-        outputs = np.concatenate([np.asarray(logits(tf.constant(part))) for part in parts])
-        return target_classes(outputs, self.targets)
-
-    def _jobs(
-        self, ranks: np.ndarray, classes: np.ndarray, counts: np.ndarray, sides: list[bool]
-    ) -> Iterator[_Jobs]:
-        """All values to be found, as many at a time as fit into a batch of the attack."""
-        shape = (len(ranks), len(sides), len(counts))
-        total = int(np.prod(shape))
-        step = max(1, nb_at_once(self.batch_size) // self._attack.restarts)
-        for first in range(0, total, step):
-            index = np.arange(first, min(first + step, total))
-            sample, side, place = np.unravel_index(index, shape)
-            column = (-1, *[1] * (ranks.ndim - 1))
-            named = ranks[sample] < counts[place].reshape(column)
-            held = named == np.asarray(sides)[side].reshape(column)
-            if self.inputs.ndim == 4:
-                held = held[..., None]
-            held = np.broadcast_to(held, (len(index), *self.inputs.shape[1:]))
-            yield _Jobs(self._valid[sample].fix(held), held, classes[sample], sample)
-
-    def _attacked(self, jobs: _Jobs) -> tuple[np.ndarray, np.ndarray]:
-        """Distance of the nearest point of another class, and where one was found."""
-        result = self._attack(jobs.valid, jobs.classes)
-        return np.where(result.found, result.distances, jobs.farthest(self.norm)), result.found
-
-    def _proved(self, jobs: _Jobs, attacked: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """Largest radius, by bisection up to the attacked one, at which no class can change."""
-        search = RadiusSearch(
-            0.0, attacked, nb_halvings=self.nb_halvings, linear=True, test_high="last"
-        )
-        for some, radii in search:
-            search.answer(self._holds(jobs.part(some), radii))
-        proved = search.held
-        compare_radii(
-            proved,
-            np.where(found, attacked, np.inf),
-            what="another class",
-            method=self.method,
-            region=f"l{self.norm} balls within {self.clip}, with some features held",
-            samples=jobs.sample,
-        )
-        return proved
-
-    def _holds(self, jobs: _Jobs, radius: np.ndarray) -> np.ndarray:
-        """Whether the class is proved constant up to each radius, (J,) bool."""
-        radius = radius.reshape(-1, *[1] * (self.inputs.ndim - 1))
-        region = Ball(jobs.valid.center, radius, self.norm, self.clip).fix(jobs.held)
-        return keeps_class(self._verifier, region, jobs.classes)
-
-
-class _Jobs(NamedTuple):
-    """Values to be found, J of them."""
-
-    valid: Region  # all points that are allowed
-    held: np.ndarray  # (J, *shape)
-    classes: np.ndarray  # (J,)
-    sample: np.ndarray  # (J,)
-
-    def part(self, index: np.ndarray) -> _Jobs:
-        return _Jobs(*(field[index] for field in self))
-
-    def farthest(self, norm: float) -> np.ndarray:
-        """Largest distance from the nominal input that the valid range allows, (J,)."""
-        valid = self.valid
-        step = np.maximum(valid.upper - valid.center, valid.center - valid.lower)
-        return np.linalg.norm(step.reshape(len(step), -1).astype(np.float64), norm, axis=1)
-
-
-def _counts(fractions: Sequence[float], nb_features: int) -> np.ndarray:
-    """Number of the most important features at each share, (P,)."""
-    fractions = np.asarray(fractions, dtype=float)
-    rising = fractions.ndim == 1 and fractions.size and (np.diff(fractions) > 0).all()
-    if not rising or not 0 < fractions[0] <= fractions[-1] < 1:
-        raise ValueError(
-            f"fractions must be rising shares inside ]0, 1[. Received: {fractions.tolist()}"
-        )
-    counts = np.round(fractions * nb_features).astype(int)
-    if counts[0] < 1 or counts[-1] >= nb_features or (np.diff(counts) == 0).any():
-        raise ValueError(
-            f"fractions must differ by at least one feature, and leave one in and one out. "
-            f"Received: {fractions.tolist()} of {nb_features} features, that is {counts.tolist()}"
-        )
-    return counts
-
-
-def _area(axis: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """Mean of each curve over the axis, by trapezoids, (N,)."""
-    if len(axis) == 1:
-        return curves[:, 0]
-    widths = np.diff(axis)
-    return ((curves[:, :-1] + curves[:, 1:]) / 2) @ widths / widths.sum()
-
-
-def _valid_range(inputs: np.ndarray, clip: tuple[Any, Any]) -> Box:
-    """All that inputs may become: `clip` limits how far a feature may be moved."""
-    low, high = valid_range(clip, inputs.shape, inputs.dtype)
-    outside = ((inputs < low) | (inputs > high)).reshape(len(inputs), -1).any(axis=1)
-    if outside.any():
-        raise ValueError(
-            f"inputs leave the valid range clip={clip!r} in sample {int(np.argmax(outside))}: "
-            f"give the range that they really have"
-        )
-    return Box(low, high, inputs)
