@@ -12,7 +12,7 @@ from networks import NETWORKS, sequential
 
 from xcertify.attributions import EVA
 from xcertify.bounds import Verifier
-from xcertify.bounds.propagation.budget import parts
+from xcertify.bounds.propagation.budget import batches
 from xcertify.regions import Ball
 from xcertify.targets import margin_rows
 
@@ -61,7 +61,7 @@ def test_parts_cover_all_samples_and_rows_once():
     for settings in ((5, 7, 2, 100), (5, 7, 5, 3), (5, 7, 100, 20), (1, 1, 1, 1), (3, 4, 3, 12)):
         nb_samples, nb_rows, samples_at_once, pairs_at_once = settings
         counts = np.zeros((nb_samples, nb_rows), int)
-        for samples, rows in parts(*settings):
+        for samples, rows in batches(*settings):
             counts[samples, rows] += 1
             size = counts[samples, rows].size
             assert size <= max(pairs_at_once, 1)

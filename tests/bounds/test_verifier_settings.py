@@ -19,7 +19,7 @@ from xcertify.bounds import (
 )
 from xcertify.bounds.graph import operations
 from xcertify.bounds.graph.operations import Relaxed
-from xcertify.bounds.propagation.crown import BackwardBounds
+from xcertify.bounds.propagation.refinement import BackwardBounds
 from xcertify.bounds.propagation.shared_rows import SharedRows, SingleRows, choose_rows
 from xcertify.bounds.rules import weighted
 from xcertify.regions import Ball
@@ -140,7 +140,7 @@ def test_shared_rows_give_the_bounds_of_single_rows(name, monkeypatch):
         shared = Verifier(model, "crown").bound_outputs(region)
         with monkeypatch.context() as patch:
             patch.setattr(
-                "xcertify.bounds.propagation.crown.choose_rows",
+                "xcertify.bounds.propagation.refinement.choose_rows",
                 lambda graph, start, dtype, norm: SingleRows(graph.nodes[start].shape, dtype),
             )
             single = Verifier(model, "crown").bound_outputs(region)

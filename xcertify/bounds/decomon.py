@@ -34,6 +34,7 @@ from keras import activations, layers, ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Node, Rule
+from xcertify.bounds.graph.operations import Operation
 from xcertify.bounds.graph.translation import build_graph
 from xcertify.bounds.rounding import relative_error, round_down, round_up
 from xcertify.bounds.rules.registry import find_rule
@@ -442,7 +443,9 @@ def _layers(model: keras.Model) -> list[Any]:
                 f"Use method='crown'."
             )
         chain.append(layer)
-        emit.graph.nodes.append(Node(None, nodes, emit.arguments.output_shapes[0], emit.layer))
+        emit.graph.nodes.append(
+            Node(Operation(), nodes, emit.arguments.output_shapes[0], emit.layer)
+        )
         end = len(emit.graph.nodes) - 1
         return end
 

@@ -17,9 +17,11 @@ from xcertify.bounds import backend
 from xcertify.bounds.graph.backpropagation import GradientGraph
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Enclosure, Options
-from xcertify.bounds.propagation import crown, interval
+from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
+from xcertify.bounds.propagation.crown import split_signs
 from xcertify.bounds.propagation.gradient import enclose_gradient
+from xcertify.bounds.propagation.refinement import BackwardBounds
 from xcertify.bounds.propagation.shared_rows import TargetRows
 from xcertify.bounds.query import Query
 from xcertify.bounds.rounding import as_lower, as_upper, relative_error
@@ -55,12 +57,10 @@ class Queries:
     def _input_shape(self) -> tuple[int, ...]:
         return self.graph.nodes[0].shape
 
-    def _backward(self, node: int, query: Query, optimize: bool = False) -> crown.BackwardBounds:
-        return crown.BackwardBounds(
+    def _backward(self, node: int, query: Query, optimize: bool = False) -> BackwardBounds:
+        return BackwardBounds(
             self.graph,
-            query.inputs,
-            query.radius,
-            query.norm,
+            query.domain,
             self.options,
             targets=[node],
             refine=self.method in ("crown", "alpha-crown"),
@@ -86,7 +86,7 @@ class Queries:
         def some(first: Any, last: Any) -> tuple[Any, Any]:
             some_rows = rows.between(first, last)
             found = [method(node, some_rows) for method in methods]
-            above, below = crown.split_signs(reduce(ops.minimum, found))
+            above, below = split_signs(reduce(ops.minimum, found))
             nominal, slack = self._nominal(bounds, node, some_rows)
             return (
                 ops.where(finite, as_lower(nominal - below - slack), -np.inf),
@@ -110,10 +110,8 @@ class Queries:
         """Lower and upper input gradients of rows, (N, S, *input) float64 each."""
         enclosure, finite = enclose_gradient(
             graph,
-            query.inputs,
+            query.domain,
             rows.between(0, rows.nb_rows),
-            query.radius,
-            query.norm,
             replace(self.options, alternatives=False),
             method,
             self.budget,
@@ -140,8 +138,8 @@ class Queries:
             proved = ops.all(ops.isfinite(coefficients), axis=axes)
             proved = ops.logical_and(ops.logical_and(proved, ops.isfinite(bound)), finite)
             places = ops.reshape(proved, (rows.nb_samples, nb_rows, *[1] * len(axes)))
-            upper, lower = crown.split_signs(ops.where(places, coefficients, 0.0))
-            above, below = crown.split_signs(ops.where(proved, bound, np.inf))
+            upper, lower = split_signs(ops.where(places, coefficients, 0.0))
+            above, below = split_signs(ops.where(proved, bound, np.inf))
             nominal = ops.where(finite, nominal, 0.0)
             slack = ops.where(finite, slack, 0.0)
             return [-lower, upper, nominal - below - slack, nominal + above + slack]
@@ -150,7 +148,7 @@ class Queries:
         nb_at_once = bounds.nb_rows_at_once(node)
         return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, results)
 
-    def _nominal(self, bounds: crown.BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
+    def _nominal(self, bounds: BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
         """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
         reference = bounds.enclosures[node].reference
         nb_terms = math.prod(reference.shape[1:])

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds.graph.operations import Enclosure
+from xcertify.bounds.propagation.crown import Domain
 from xcertify.regions import Region
 
 
@@ -99,12 +100,13 @@ class Query:
         return ops.shape(self.center)[0]
 
     @property
-    def inputs(self) -> list[Enclosure]:
-        """Enclosures of the input that varies and, behind it, of the others."""
+    def domain(self) -> Domain:
+        """The same as propagation takes it."""
         dtype = self.lower.dtype
         zeros = [ops.zeros_like(constant, dtype=dtype) for constant in self.constants]
         fixed = [Enclosure(*sides) for sides in zip(self.constants, zeros, zeros)]
-        return [Enclosure(self.center, self.lower, self.upper), *fixed]
+        inputs = [Enclosure(self.center, self.lower, self.upper), *fixed]
+        return Domain(dict(enumerate(inputs)), self.radius, self.norm)
 
 
 def round_outward(values: np.ndarray, out: np.ndarray, up: bool) -> None:

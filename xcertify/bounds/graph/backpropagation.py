@@ -24,7 +24,7 @@ from xcertify.bounds.graph.multivariate import (
     Softmax,
     Standardization,
 )
-from xcertify.bounds.graph.operations import Affine, Elementwise, Operation
+from xcertify.bounds.graph.operations import Affine, Elementwise, Input, Operation
 from xcertify.keras_graph import UnsupportedLayerError
 
 
@@ -70,7 +70,7 @@ def gradient_graph(network: Graph, loss: str) -> GradientGraph:
     if loss == "cross-entropy":
         head = Elementwise(SIGMOID) if shape == (1,) else Softmax(-1)
         forward.nodes.append(Node(head, (network.output,), shape, "probabilities"))
-    nodes = [*forward.nodes, Node(None, (), shape, "seed")]
+    nodes = [*forward.nodes, Node(Input(), (), shape, "seed")]
     seed = first = len(forward.nodes)
     if loss == "cross-entropy":
         nodes.append(Node(_difference(), (seed - 1, seed), shape, "seed"))
@@ -237,7 +237,7 @@ def _assembled(forward: Graph, nodes: list[Node], seed: int, output: int) -> Gra
 
     def graph(needed: set[int]) -> Graph:
         parts = [
-            node if index >= seed or index in needed else Node(None, (), node.shape, node.layer)
+            node if index >= seed or index in needed else Node(Input(), (), node.shape, node.layer)
             for index, node in enumerate(nodes)
         ]
         return Graph(parts, output=output, nb_inputs=forward.nb_inputs)

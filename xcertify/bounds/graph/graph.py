@@ -8,7 +8,7 @@ from typing import Any
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.arguments import Arguments
-from xcertify.bounds.graph.operations import Constant, Operation
+from xcertify.bounds.graph.operations import Constant, Input, Operation
 from xcertify.keras_graph import UnsupportedLayerError
 
 
@@ -19,7 +19,7 @@ class Node:
     Attributes
     ----------
     operation
-        None for an input.
+        An `Input`, or what makes it of its parents.
     parents
         Indices of the nodes it is computed from.
     shape
@@ -28,10 +28,15 @@ class Node:
         Name of the Keras layer it belongs to.
     """
 
-    operation: Operation | None
+    operation: Operation
     parents: tuple[int, ...]
     shape: tuple[int, ...]
     layer: str
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is given."""
+        return isinstance(self.operation, Input)
 
 
 @dataclass
@@ -62,13 +67,14 @@ class Graph:
 
     def ancestors(self, targets: Iterable[int]) -> list[int]:
         """The targets and all nodes they depend on but inputs, parents first."""
-        needed, stack = set(), list(targets)
+        needed: set[int] = set()
+        stack = list(targets)
         while stack:
             index = stack.pop()
             if index not in needed:
                 needed.add(index)
                 stack.extend(self.nodes[index].parents)
-        return sorted(index for index in needed if self.nodes[index].operation is not None)
+        return sorted(index for index in needed if not self.nodes[index].is_input)
 
     def evaluate(self, inputs: Sequence[Any]) -> Any:
         """The network itself: the values of its output, in the type of the inputs."""
@@ -120,7 +126,7 @@ class Emitter:
 
     graph: Graph
     layer: str
-    arguments: Arguments | None = None
+    arguments: Arguments
 
     def __call__(self, operation: Operation, *inputs: int) -> int:
         """Append an operation on some nodes; returns its own node."""

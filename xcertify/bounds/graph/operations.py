@@ -124,6 +124,11 @@ class Operation:
     window: Window | None = None
     placewise = False
 
+    @property
+    def only_moves(self) -> bool:
+        """Whether each entry of the output is one of a single input, or 0."""
+        return False
+
     def evaluate(self, *inputs: Any) -> Any:
         """The function itself, in the type of its inputs."""
         raise NotImplementedError
@@ -173,6 +178,10 @@ class Operation:
         None for an input that needs no tighter bounds.
         """
         raise NotImplementedError
+
+
+class Input(Operation):
+    """What is given, and not computed from other tensors."""
 
 
 class Affine(Operation):
@@ -231,6 +240,11 @@ class Affine(Operation):
         self.nb_terms, self.nb_terms_back = nb_terms, nb_terms_back
         self.weight_error, self.window = weight_error, window
         self.transposed, self.learned = transposed, learned
+
+    @property
+    def only_moves(self) -> bool:
+        """See `Operation`."""
+        return self.nb_terms == 0 and self.bias is None and self.nb_inputs == 1
 
     def linear(self, *inputs: Any) -> Any:
         """The linear part."""
@@ -306,7 +320,7 @@ class Affine(Operation):
             + (network + self.weight_error * relative_error(1, "float64")) * e.deviation
             for e in inputs
         ]
-        if self.bias is None:
+        if self.bias_size is None:
             return noise, 0.0
         return noise, (nominal + network) * ops.abs(ops.cast(self.bias_size(), dtype))
 

@@ -19,6 +19,7 @@ from xcertify.bounds.graph.arguments import (
     refuse_masks,
 )
 from xcertify.bounds.graph.graph import Emitter, Graph, Node, Rule
+from xcertify.bounds.graph.operations import Input
 from xcertify.keras_graph import UnsupportedLayerError, calls_between, ends_of, layer_output
 
 
@@ -64,7 +65,7 @@ def build_graph(
                 f"The input shape {shape} of the model '{model.name}' is not fully known. Rebuild "
                 f"the model with a fixed input shape."
             )
-        graph.nodes.append(Node(None, (), shape, tensor.name))
+        graph.nodes.append(Node(Input(), (), shape, tensor.name))
     (graph.result,) = _walk(graph, inputs, [wanted], range(len(inputs)), find_rule, prefix="")
     graph.output = graph.result
     return graph
@@ -145,7 +146,7 @@ def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int])
         raise UnsupportedLayerError(
             f"{at}: its rule failed. Received: {type(error).__name__}: {error}"
         ) from error
-    results = list(results) if isinstance(results, (list, tuple)) else [results]
+    results = [results] if isinstance(results, int) else [*results]
     if len(results) != len(call.output_tensors):
         raise UnsupportedLayerError(
             f"{at}: it has {len(call.output_tensors)} outputs, its rule gives {len(results)}."

@@ -46,8 +46,12 @@ class Varied(Operation):
 
     def __init__(self, operation: Affine, gamma: Any, bias_radius: Any) -> None:
         self.operation, self.gamma, self.bias_radius = operation, gamma, bias_radius
-        self.window, self.bias = operation.window, operation.bias
-        self.nb_terms = operation.nb_terms
+        self.window = operation.window
+
+    @property
+    def only_moves(self) -> bool:
+        """See `Operation`."""
+        return self.operation.only_moves
 
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`: with its own weights."""
@@ -86,13 +90,14 @@ class Varied(Operation):
 
     def _bias_radius(self, like: Any) -> Any:
         """What the bias adds on each side, broadcastable to (N, *shape), float64."""
-        if self.bias is None:
+        bias, bias_size = self.operation.bias, self.operation.bias_size
+        if bias_size is None:
             return 0.0
-        size = ops.abs(ops.cast(self.operation.bias_size(), "float64"))
+        size = ops.abs(ops.cast(bias_size(), "float64"))
         if self.bias_radius is None:
             return _along(self.gamma, like) * size
         radius = _along(self.bias_radius, like)
-        if self.operation.bias_size is not self.bias:  # it is computed from weights, too
+        if bias_size is not bias:  # it is computed from weights, too
             radius = radius + _along(self.gamma, like) * size
         return radius
 
@@ -102,9 +107,10 @@ def varied(graph: Graph, gamma: Any = None, bias_radius: Any = None) -> Graph:
     if gamma is None:
         return graph
 
-    def with_varied(operation: Operation | None) -> Operation | None:
-        learned = isinstance(operation, Affine) and operation.learned
-        return Varied(operation, gamma, bias_radius) if learned else operation
+    def with_varied(operation: Operation) -> Operation:
+        if isinstance(operation, Affine) and operation.learned:
+            return Varied(operation, gamma, bias_radius)
+        return operation
 
     nodes = [replace(node, operation=with_varied(node.operation)) for node in graph.nodes]
     return replace(graph, nodes=nodes)

@@ -53,8 +53,7 @@ class Budget:
         """Samples whose intervals and relaxations fit: some float64 and eight working tensors."""
         nb_entries = sum(math.prod(node.shape) for node in graph.nodes)
         for node in graph.nodes:
-            if node.operation is not None:
-                nb_entries += node.operation.nb_slopes(node.shape, self.largest_matrix)
+            nb_entries += node.operation.nb_slopes(node.shape, self.largest_matrix)
         return max(1, int(_NETWORK * self.nb_bytes) // (nb_entries * self._per_entry))
 
     @property

@@ -20,8 +20,10 @@ from keras import ops
 from xcertify.bounds.graph.backpropagation import GradientGraph
 from xcertify.bounds.graph.operations import Enclosure, Options
 from xcertify.bounds.graph.weights import varied
-from xcertify.bounds.propagation import crown, interval
+from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
+from xcertify.bounds.propagation.crown import Domain
+from xcertify.bounds.propagation.refinement import BackwardBounds
 
 GRADIENT_METHODS = ("ibp", "ibp-crown", "crown-ibp", "crown")
 FORMER_GRADIENT_METHODS = {"interval": "ibp", "crown-interval": "ibp-crown"}
@@ -56,10 +58,8 @@ def gradient_method(name: str, stacklevel: int = 2) -> str:
 
 def enclose_gradient(
     graph: GradientGraph,
-    inputs: Sequence[Enclosure],
+    domain: Domain,
     rows: Any,
-    radius: Any,
-    norm: float,
     options: Options,
     method: str,
     budget: Budget,
@@ -73,12 +73,10 @@ def enclose_gradient(
     ----------
     graph
         The network and its backpropagation.
-    inputs
-        Enclosures of the perturbed input and, behind it, of the fixed ones.
+    domain
+        The regions.
     rows
         (N, S, *outputs): rows of the logits, or what is subtracted from the probabilities.
-    radius, norm
-        Ball part of the regions, as for `crown.BackwardBounds`.
     options
         Arithmetic.
     method
@@ -90,14 +88,12 @@ def enclose_gradient(
     """
     network = varied(graph.network, *weight_radii)
     if method == "ibp":
-        enclosures = dict(enumerate(inputs))
+        enclosures = dict(domain.known)
         interval.propagate(network, enclosures, options, graph.targets)
     else:
-        enclosures = crown.BackwardBounds(
+        enclosures = BackwardBounds(
             network,
-            inputs,
-            radius,
-            norm,
+            domain,
             options,
             graph.targets,
             refine=method != "crown-ibp",
@@ -119,11 +115,9 @@ def enclose_gradient(
         interval.propagate(backward, known, options, [graph.output])
         return known[graph.output], interval.finite(known)
     backward = varied(graph.graph, *weight_radii)
-    bounds = crown.BackwardBounds(
+    bounds = BackwardBounds(
         backward,
-        [known.get(index) for index in range(graph.seed + 1)],
-        None if radius is None else each(radius),
-        norm,
+        Domain(known, None if domain.radius is None else each(domain.radius), domain.norm),
         options,
         [graph.output],
         refine=False if method == "crown-ibp" else range(graph.seed + 1, len(backward.nodes)),

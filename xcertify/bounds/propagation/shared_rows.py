@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds.graph.graph import Graph
-from xcertify.bounds.graph.operations import Constant, Window
+from xcertify.bounds.graph.operations import Constant, Input, Window
 from xcertify.bounds.rounding import block_size
 
 BLOCK = 256  # products summed in the working type; longer sums go on in float64
@@ -176,7 +176,7 @@ def reaches(graph: Graph, start: int) -> tuple[tuple[int, ...], dict[int, Reach]
     while pending:
         index = pending.pop()
         operation = graph.nodes[index].operation
-        if index in seen or operation is None or isinstance(operation, Constant):
+        if index in seen or isinstance(operation, (Input, Constant)):
             continue
         seen.add(index)
         if operation.window is None:
