@@ -441,11 +441,15 @@ class MaskCertificate(Certificate):
 class DeviationCertificate(Certificate):
     """How far perturbations can move an attribution (AttributionBound), one entry per input.
 
-    Only `proved_euclidean` and `proved_cosine` are certified. The other deviations are estimates of
-    first order: they would be bounds if the attribution were linear within `epsilon`.
+    Only `certified` and `proved_cosine` are proved. The other deviations are estimates of first
+    order: they would be bounds if the attribution were linear within `epsilon`.
 
     Attributes
     ----------
+    interval
+        The largest Euclidean distance that a perturbation within epsilon and the valid range moves
+        the attribution: `certified` (N,), proved that none moves it farther, inf where that was not
+        asked for; `attacked` (N,), the largest that was observed there.
     network
         What was looked at: the model, or its copy with softplus for ReLU.
     kinks
@@ -474,9 +478,9 @@ class DeviationCertificate(Certificate):
     factor
         (N,): c of Eq. 11, the largest true deviation found in units of the estimate, at least 1.
         Looked at are these two steps, as in the paper, and ten steps of an ascent from each.
-    proved_euclidean, proved_cosine
+    proved_cosine
         (N,) or None: no perturbation within epsilon and the valid range moves the attribution by
-        more, in Euclidean and in cosine distance.
+        more, in cosine distance.
     targets
         (N, K): weights of the logits that are explained.
 
@@ -504,9 +508,13 @@ class DeviationCertificate(Certificate):
     reached: np.ndarray
     attained: np.ndarray
     factor: np.ndarray
-    proved_euclidean: np.ndarray | None
     proved_cosine: np.ndarray | None
     targets: np.ndarray
+
+    @property
+    def proved_euclidean(self) -> np.ndarray | None:
+        """(N,): ``interval.certified``; None if nothing was to be proved."""
+        return None if self.proved_cosine is None else self.interval.certified
 
     @property
     def cosine_estimate(self) -> np.ndarray:

@@ -1,18 +1,25 @@
-"""Copies of a model: with the same weights and statistics, and with softplus for ReLU."""
+"""Kinks of a model, and its copies: with the same weights, and with softplus for ReLU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from xcertify.bounds import register_elementwise, smooth_rectifier
+from xcertify.bounds import Activation, activation_facts, register_elementwise, smooth_rectifier
 from xcertify.keras_graph import layers_of, own_variables
 
 BETAS = (10.0, 30.0, 100.0)
+
+_RECTIFIERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU)
+_OPERATIONS = {
+    **dict.fromkeys(("Relu", "ReLU", "LeakyRelu"), keras.activations.relu),
+    "Relu6": keras.activations.relu6,
+}
+_SELECTIONS = ("MaxPooling", "GlobalMaxPooling", "Maximum", "Minimum", "Absolute")
 
 
 class SmoothReLU(keras.layers.Layer):
@@ -45,11 +52,15 @@ class SmoothCopy:
         The copy.
     beta
         Scalar variable, 10 at first.
+    differs
+        Whether anything was replaced.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self._source = model
         self.model, self.beta = softplus_copy(model)
+        functions = (function for _, function in _functions(self.model))
+        self.differs = any(isinstance(function, SmoothReLU) for function in functions)
 
     def update(self) -> None:
         """Take over the weights and statistics that the source has now."""
@@ -120,6 +131,35 @@ def copy_model(
     copy = copied(model)
     _copy_state(model, copy)
     return copy
+
+
+def kinks(model: Any) -> Iterator[tuple[str, Activation | None]]:
+    """Names of layers whose derivative jumps, with the facts of their activation if it does.
+
+    Parameters
+    ----------
+    model
+        A Keras model; of any other callable nothing is known.
+    """
+    for layer, function in _functions(model):
+        if isinstance(layer, _RECTIFIERS):
+            function = keras.activations.relu
+        facts = activation_facts(_OPERATIONS.get(type(layer).__name__, function))
+        if facts is not None and facts.kinks and facts.slope is None:
+            yield layer.name, facts
+        elif type(layer).__name__.startswith(_SELECTIONS):
+            yield layer.name, None
+
+
+def _functions(model: Any) -> Iterator[tuple[keras.Layer, Any]]:
+    """Layers and nodes of a Keras model, nested ones too, each with its activation or None."""
+    for layer in getattr(model, "operations", getattr(model, "layers", ())):
+        if isinstance(layer, keras.Model):
+            yield from _functions(layer)
+        elif isinstance(layer, SmoothReLU):
+            yield layer, layer
+        else:
+            yield layer, getattr(layer, "activation", None)
 
 
 def _copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:

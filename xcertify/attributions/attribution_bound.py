@@ -6,47 +6,32 @@ Source: Wang & Kong, A Practical Upper Bound for the Worst-Case Attribution Devi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
 from xcertify.attacks.roundings import relative_allowance
-from xcertify.attributions import quadratic_forms
 from xcertify.attributions.base import Certifying
-from xcertify.attributions.certified_gradient import CertifiedGradient
-from xcertify.attributions.gradients import GradientExplainer
-from xcertify.bounds.graph import activations
-from xcertify.bounds.graph.relaxations import Activation
-from xcertify.bounds.rules.registry import ACTIVATIONS, keras_activation
+from xcertify.attributions.gradient_means import bound_explanations
+from xcertify.attributions.gradient_radii import Claim, proved_radii
+from xcertify.attributions.jacobian import NB_ASCENTS, deviation_rates, largest_deviation
+from xcertify.attributions.quadratic_forms import Rates
+from xcertify.attributions.smooth_attribution import ATTRIBUTIONS, SmoothAttribution
+from xcertify.bounds import Verifier, gradient_method
 from xcertify.certificates import DeviationCertificate
 from xcertify.checks import whole_number
-from xcertify.criteria import Within
-from xcertify.inputs import in_batches, input_shape_of
-from xcertify.logits import logits_of, two_classes
+from xcertify.criteria import Within, farthest
 from xcertify.models import refuse_channels_first
 from xcertify.radii import Interval, compare_bounds
-from xcertify.regions import Ball, Region
-from xcertify.smoothing import SmoothCopy, SmoothReLU
+from xcertify.regions import Ball, Region, as_column
+from xcertify.smoothing import kinks
 
-ATTRIBUTIONS = {
-    "saliency": "gradient",
-    "gradient_input": "gradient_input",
-    "integrated_gradients": "integrated_gradients",
-}
 DEVIATIONS = ("euclidean", "cosine")
 
-_MEMORY = 2**29  # bytes for matrices, or for the bases of Lanczos' method, at once
-_NB_PROBES = 16
-_NB_ASCENTS = 10
-_NB_DESCENTS = {True: 8, False: 2}  # with and without the matrix
 
-
-class AttributionBound(GradientExplainer, Certifying):
+class AttributionBound(SmoothAttribution, Certifying):
     """An attribution, an estimate of how far perturbations can move it, and a proof on request.
 
     The estimate is the paper's: the attribution is taken to be linear in the perturbation,
@@ -150,17 +135,20 @@ class AttributionBound(GradientExplainer, Certifying):
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        super().__init__(model, reducer=reducer, batch_size=batch_size, seed=seed, verbose=verbose)
+        super().__init__(
+            model,
+            attribution,
+            beta,
+            steps=steps,
+            baseline_value=baseline_value,
+            reducer=reducer,
+            batch_size=batch_size,
+            seed=seed,
+            verbose=verbose,
+        )
         norm = math.inf if norm == "inf" else norm
         if isinstance(norm, bool) or not isinstance(norm, (int, float, np.number)) or not norm >= 2:
             raise ValueError(f"norm must be 2, a larger number or np.inf. Received: {norm!r}")
-        if not callable(attribution) and attribution not in ATTRIBUTIONS:
-            raise ValueError(
-                f"attribution must be one of {', '.join(ATTRIBUTIONS)}, or a callable. "
-                f"Received: {attribution!r}"
-            )
-        if beta is not None and not 0 < beta < math.inf:
-            raise ValueError(f"beta must be a number above 0, or None. Received: {beta!r}")
         if not 0 < failure < 1 or not tolerance > 0:
             raise ValueError(
                 f"failure must be a probability between 0 and 1 and tolerance positive. "
@@ -173,30 +161,15 @@ class AttributionBound(GradientExplainer, Certifying):
             )
         if proved and norm not in (2, math.inf):
             raise ValueError(f"proved=True needs norm 2 or np.inf. Received: {norm!r}")
-        self.epsilon, self.norm, self.attribution, self.clip = epsilon, norm, attribution, clip
-        self.beta, self.proved, self.method = beta, proved, method
-        self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
+        self.epsilon, self.norm, self.clip, self.proved = epsilon, norm, clip, proved
+        self.method = gradient_method(method, stacklevel=4)  # whoever calls the class
         self.nb_products = whole_number("nb_products", nb_products)
         self.tolerance, self.failure = tolerance, failure
         self.largest_matrix = int(largest_matrix)
 
-    @property
-    def network(self) -> Any:
-        """What is explained: the model, or with `beta` its copy with softplus for ReLU."""
-        smooth = self._derive("smooth", self._smooth_copy)
-        return self.model if smooth is None else smooth.model
-
-    def _smooth_copy(self) -> SmoothCopy | None:
-        if self.beta is not None and isinstance(self.model, keras.Model):
-            smooth = SmoothCopy(self.model)
-            smooth.beta.assign(self.beta)
-            if any(isinstance(function, SmoothReLU) for _, function in _functions(smooth.model)):
-                return smooth
-        return None
-
     def _region(self, inputs: np.ndarray) -> Region:
         """The regions around inputs, of any norm p from 2 on."""
-        epsilon = _as_points(self._epsilons(len(inputs)), inputs)
+        epsilon = as_column(_one_each("epsilon", self.epsilon, len(inputs)), inputs)
         if self.norm in (2, math.inf):
             return Ball(inputs, epsilon, self.norm, self.clip)
         box = Ball(inputs, epsilon, math.inf, self.clip)
@@ -206,30 +179,27 @@ class AttributionBound(GradientExplainer, Certifying):
         if self.proved:
             refuse_channels_first(self.model, "proved=True")
         self._refuse_without_curvature()
-        given = region.center
-        epsilon = self._epsilons(len(given))
-        maps = self._of_features(given, weights)
-        rates = self._rates(given, weights, maps.shape[1:])
-        shifts = (rates.direction * _as_points(epsilon, given)).astype(np.float32)
-        observed = self._observed(given, weights, maps, shifts)
-        kept = self._keep_labels(given, shifts)
+        inputs, epsilon = region.center, region.epsilon.reshape(-1)  # (N,)
+        maps = self._of_features(inputs, weights)
+        rates = self._rates(inputs, weights, maps.shape[1:])
+        steps = (rates.direction * region.epsilon).astype(np.float32)
+        about = self._jacobian, inputs, weights, maps, steps, epsilon, self.norm
+        observed = largest_deviation(*about)
         estimate = epsilon * rates.upper
-        ratio = np.divide(observed, estimate, out=np.ones(len(given)), where=estimate > 0)
-        euclidean, cosine, arithmetic = None, None, "none"
-        interval = Interval(np.full(len(given), np.inf), observed)
+        ratio = np.divide(observed, estimate, out=np.ones(len(inputs)), where=estimate > 0)
+        euclidean, cosine = np.full(len(inputs), np.inf), None
         if self.proved:
-            euclidean, cosine, arithmetic = self._proofs(given, weights)
-            attained = self._observed(given, weights, maps, shifts, region)
-            interval = Interval(euclidean, attained.copy())
-            attained -= relative_allowance(given[0].size) * (attained + _lengths(maps))
-            what = "an attribution whose Euclidean distance is"
-            compare_bounds(euclidean, attained, what=what, method=self.method, region=region)
+            euclidean, cosine = self._proofs(region, weights, maps)
+        if self.proved or self.clip is not None:  # in the region, not in the whole ball
+            nb_ascents = NB_ASCENTS if self.proved else 0
+            observed = largest_deviation(*about, inside=region, nb_ascents=nb_ascents)
+        self._compare(euclidean, observed, maps, region)
         is_copy = self.network is not self.model
         return DeviationCertificate(
             region=region,
             method=f"first order; proved by {self.method}" if self.proved else "first order",
-            arithmetic=arithmetic,
-            interval=interval,
+            arithmetic=self._verifier.guarantee if self.proved else "none",
+            interval=Interval(euclidean, observed),
             epsilon=epsilon,
             explanation=maps,
             euclidean_estimate=estimate,
@@ -239,12 +209,11 @@ class AttributionBound(GradientExplainer, Certifying):
             factor=np.maximum(ratio, 1.0),
             direction=rates.direction,
             reached=epsilon * rates.lower,
-            attained=kept.any(axis=0),
-            proved_euclidean=euclidean,
+            attained=self._jacobian.keeps_label(inputs, steps).any(axis=0),
             proved_cosine=cosine,
             targets=weights,
             network=f"a copy with softplus, beta {self.beta:g}" if is_copy else "the model",
-            kinks=tuple(name for name, _ in _kinks(self.network)),
+            kinks=tuple(name for name, _ in kinks(self.network)),
         )
 
     def epsilon_for(
@@ -295,371 +264,106 @@ class AttributionBound(GradientExplainer, Certifying):
             raise ValueError(
                 f"deviation must be one of {', '.join(DEVIATIONS)}. Received: {deviation!r}"
             )
-        given, weights = self._prepare(inputs, targets)
+        inputs, weights = self._prepare(inputs, targets)
         threshold = np.asarray(threshold, np.float64)
         cosine = deviation == "cosine"
-        fits = threshold.shape in ((), (len(given),)) and (threshold >= 0).all()
+        fits = threshold.shape in ((), (len(inputs),)) and (threshold >= 0).all()
         if not fits or (cosine and not (threshold <= 1).all()):
             limits = "from 0 to 1" if cosine else "at least 0"
             raise ValueError(
-                f"threshold must be a number {limits}, or one per input ({len(given)},). "
+                f"threshold must be a number {limits}, or one per input ({len(inputs)},). "
                 f"Received: {threshold}"
             )
-        self._refuse_without_curvature()
-        maps = self._of_features(given, weights)
-        lengths = _lengths(maps)
         if proved:
             refuse_channels_first(self.model, "proved=True")
-            if cosine:
-                criterion = Within(1 - threshold, "cosine")
-            else:
-                criterion = Within(threshold**2 / maps[0].size, "mse")
-            radii = self._certified().radius(
-                given, criterion, weights, largest=largest, attack=False
-            )
-            return radii.certified
-        reach = lengths * np.sqrt(2 * threshold - threshold**2) if cosine else threshold
-        rate = self._rates(given, weights, maps.shape[1:]).upper
+        self._refuse_without_curvature()
+        maps = self._of_features(inputs, weights)
+        if proved:
+            return self._proved_radii(inputs, weights, maps, threshold, deviation, largest)
+        reach = threshold
+        if cosine:
+            reach = _lengths(maps) * np.sqrt(2 * threshold - threshold**2)
+        rate = self._rates(inputs, weights, maps.shape[1:]).upper
         reach = np.broadcast_to(reach, rate.shape)
-        return np.divide(reach, rate, out=np.full(len(given), np.inf), where=rate > 0)
+        return np.divide(reach, rate, out=np.full(len(inputs), np.inf), where=rate > 0)
 
-    # --- the attribution ------------------------------------------------------------------------
-
-    def explanation(self, model: Callable, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """The attribution as TensorFlow operations, in the form that `xcertify.attacks` takes.
-
-        Parameters
-        ----------
-        model
-            Gives logits (B, K); that of `network` for what is certified here.
-        inputs, targets
-            (B, *shape) and weights of the logits (B, K).
-
-        Returns
-        -------
-        maps
-            (B, *shape), or (B, *map) of a callable `attribution`.
-        """
-        explain = self.attribution
-        return (explain if callable(explain) else self._certified().explanation)(
-            model, inputs, targets
+    def _rates(self, inputs: np.ndarray, weights: np.ndarray, map_shape: tuple[int, ...]) -> Rates:
+        """Deviations to first order for epsilon 1."""
+        return deviation_rates(
+            self._jacobian,
+            inputs,
+            weights,
+            map_shape,
+            self.norm,
+            largest_matrix=self.largest_matrix,
+            verbose=self.verbose,
+            nb_products=self.nb_products,
+            tolerance=2 * self.tolerance,  # of its square
+            failure=self.failure,
+            seed=self.seed,
         )
 
-    def _certified(self) -> CertifiedGradient:
-        """The same attribution with proved bounds; made once, since it compiles."""
-        epsilon = np.asarray(self.epsilon, np.float64)
-        if epsilon.ndim:  # one per input, whatever their number
-            epsilon = epsilon.reshape(-1, *[1] * len(input_shape_of(self.network) or ()))
-        return self._derive(
-            "certified",
-            lambda: CertifiedGradient(
-                self.network,
-                epsilon,
-                norm=self.norm if self.proved else math.inf,  # it takes no other p
-                clip=self.clip,
-                attribution=ATTRIBUTIONS[self.attribution],
-                method=self.method,
-                steps=self.steps,
-                baseline_value=self.baseline_value,
-                batch_size=self._nb_at_once,
-                verbose=self.verbose,
-            ),
+    @property
+    def _verifier(self) -> Verifier:
+        """Of the logits."""
+        return self._derive("verifier", lambda: Verifier(self.network, strip_head=True))
+
+    def _proofs(
+        self, region: Region, weights: np.ndarray, maps: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Proved Euclidean and cosine distances to the attributions of the inputs, (N,) each."""
+        lower, upper = bound_explanations(
+            self._verifier,
+            self._mean(region.shape),
+            region,
+            weights,
+            method=self.method,
+            batch_size=self._nb_at_once,
+            verbose=self.verbose,
         )
+        euclidean = np.sqrt(farthest(lower, upper, maps, "mse") * maps[0].size)
+        return euclidean, 1 - farthest(lower, upper, maps, "cosine")
 
-    def _proofs(self, inputs: np.ndarray, targets: Any) -> tuple[np.ndarray, np.ndarray, str]:
-        """Proved Euclidean and cosine distances, (N,) each, and in which arithmetic."""
-        certificate = self._certified().certify(inputs, targets)
-        euclidean = np.sqrt(certificate.farthest("mse") * inputs[0].size)
-        return euclidean, 1 - certificate.farthest("cosine"), certificate.arithmetic
+    def _compare(
+        self, proved: np.ndarray, observed: np.ndarray, maps: np.ndarray, region: Region
+    ) -> None:
+        """Refuse distances that were observed beyond the proved ones, less their roundings."""
+        slack = relative_allowance(maps[0].size) * (observed + _lengths(maps))
+        what = "an attribution whose Euclidean distance is"
+        compare_bounds(proved, observed - slack, what=what, method=self.method, region=region)
 
-    def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return self._in_parts(self._maps, inputs, weights)
-
-    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        # first in every call: a copy must not be made while a graph is traced, nor be outdated
-        smooth = self._derive("smooth", self._smooth_copy)
-        if smooth is not None:
-            smooth.update()
-        return super()._resolve(inputs, targets)
-
-    def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
-        logits = self._derive("logits", lambda: logits_of(self.network, self._start))
-        return tf.cast(logits(points), tf.float32)
-
-    # --- graphs, for some points each -----------------------------------------------------------
-
-    def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        return self.explanation(self._logits_at, inputs, weights)
-
-    def _gram(self, inputs: tf.Tensor, weights: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
-        """J^T J v, (B, *shape): forward over reverse, and reverse on the same evaluation."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(inputs)
-            with tf.autodiff.ForwardAccumulator(inputs, directions) as accumulator:
-                maps = self._maps(inputs, weights)
-            image = accumulator.jvp(maps, tf.UnconnectedGradients.ZERO)
-        return tape.gradient(maps, inputs, image, tf.UnconnectedGradients.ZERO)
-
-    def _transposed(self, inputs: tf.Tensor, weights: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        """J^T u, (B, *shape)."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(inputs)
-            maps = self._maps(inputs, weights)
-        return tape.gradient(maps, inputs, outputs, tf.UnconnectedGradients.ZERO)
-
-    def _linear_logits(self, inputs: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
-        """Logits at the inputs and what a step adds to them to first order, (B, 2, K)."""
-        with tf.autodiff.ForwardAccumulator(inputs, steps) as accumulator:
-            logits = self._logits_at(inputs)
-        return tf.stack([logits, accumulator.jvp(logits, tf.UnconnectedGradients.ZERO)], axis=1)
-
-    def _in_parts(self, function: Callable, *arrays: np.ndarray) -> np.ndarray:
-        """A graph of many points, `batch_size` at a time."""
-        arrays = [array.astype(np.float32, copy=False) for array in arrays]
-        specs = [((None, *array.shape[1:]), tf.float32) for array in arrays]
-        compiled = self._compile(function, *specs)
-        along = self.attribution == "integrated_gradients"
-        size = max(1, self._nb_at_once // (self.steps if along else 1))
-        pieces = zip(*(in_batches(array, size) for array in arrays))
-        try:
-            found = np.concatenate([compiled(*piece).numpy() for piece in pieces])
-        except TypeError as error:
-            if "variant" not in str(error):  # of the lists that a loop keeps
-                raise
-            raise ValueError(
-                f"the model has a loop, such as that of a recurrent layer, through which "
-                f"TensorFlow does not take the second derivatives that AttributionBound needs; "
-                f"build the layer with unroll=True. Received: the model "
-                f"{getattr(self.model, 'name', self.model)!r}"
-            ) from error
-        if not np.isfinite(found).all():
-            raise ValueError(
-                f"the attribution, or its derivative, is NaN or infinite at or near an input: look "
-                f"for weights that are, for a root or a logarithm at 0, and for numbers beyond "
-                f"those of float32. Received: the model {getattr(self.model, 'name', self.model)!r}"
-            )
-        return found
-
-    def _climb(self, points: tf.Tensor, weights: tf.Tensor, maps: tf.Tensor) -> tf.Tensor:
-        """Distances of the maps at some points to others, and their slopes, (B, 1 + d)."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(points)
-            moved = self._maps(points, weights) - maps
-            squares = tf.reduce_sum(tf.reshape(moved, (tf.shape(moved)[0], -1)) ** 2, axis=1)
-        unconnected = tf.UnconnectedGradients.ZERO
-        slopes = tape.gradient(squares, points, unconnected_gradients=unconnected)
-        flat = tf.reshape(slopes, (-1, math.prod(points.shape[1:])))
-        return tf.concat([tf.sqrt(squares)[:, None], flat], axis=1)
-
-    def _observed(
+    def _proved_radii(
         self,
         inputs: np.ndarray,
         weights: np.ndarray,
         maps: np.ndarray,
-        steps: np.ndarray,
-        inside: Region | None = None,
+        threshold: np.ndarray,
+        deviation: str,
+        largest: float,
     ) -> np.ndarray:
-        """Largest true deviation of two opposite steps and of an ascent from them, (N,).
+        """Radii up to which the deviation is proved to stay below a threshold, (N,)."""
+        criterion = Within(threshold**2 / maps[0].size, "mse")
+        if deviation == "cosine":
+            criterion = Within(1 - threshold, "cosine")
+        norm = self.norm if self.proved else math.inf  # of a ball that holds those of any p
+        region, mean = Ball(inputs, 0.0, norm, self.clip), self._mean(inputs.shape[1:])
+        claim = Claim(criterion, mean, weights, maps, region, largest=largest)
+        settings = {"batch_size": self._nb_at_once, "verbose": self.verbose}
+        return proved_radii(claim, self._verifier, method=self.method, **settings)
 
-        In the whole ball, up to roundings; or at points brought into a region.
-        """
-        centers, rows, originals = (np.concatenate([v, v]) for v in (inputs, weights, maps))
-        steps = np.concatenate([steps, -steps])
-        radii = np.concatenate([self._epsilons(len(inputs))] * 2)
-        largest = np.zeros(len(steps))
-        for _ in range(1 + _NB_ASCENTS):
-            points = centers + steps
-            if inside is not None:
-                points = inside[np.arange(len(points)) % len(inputs)].project(points)
-            found = self._in_parts(self._climb, points, rows, originals)
-            largest = np.maximum(largest, found[:, 0])
-            directions = quadratic_forms.steepest(found[:, 1:].astype(np.float64), self.norm)
-            steps = _as_points(radii, inputs) * directions.reshape(steps.shape)
-        return largest.reshape(2, -1).max(axis=0)
 
-    # --- estimates ------------------------------------------------------------------------------
-
-    def _rates(self, inputs: np.ndarray, weights: np.ndarray, map_shape: tuple) -> _Rates:
-        """Deviations to first order for epsilon 1."""
-        nb_features = inputs[0].size
-        whole = self.norm > 2 and nb_features <= self.largest_matrix
-        bytes_each = 8 * nb_features * (5 * nb_features if whole else 2 * (self.nb_products + 1))
-        if self.norm > 2 and not whole:
-            bytes_each *= quadratic_forms.NB_CANDIDATES
-        found = []
-        with tqdm(total=len(inputs), unit="input", disable=not self.verbose) as progress:
-            for part in in_batches(np.arange(len(inputs)), max(1, _MEMORY // bytes_each)):
-                some = inputs[part], weights[part]
-                if self.norm == 2:
-                    found.append(self._by_singular_value(*some))
-                else:
-                    found.append(self._by_duals(*some, map_shape, whole))
-                progress.update(len(part))
-        upper, lower, direction, *others = (np.concatenate(values) for values in zip(*found))
-        return _Rates(upper, lower, direction.reshape(inputs.shape), *others)
-
-    def _by_singular_value(self, inputs: np.ndarray, weights: np.ndarray) -> _Rates:
-        """Theorem 1, without J."""
-        multiply = self._products(inputs, weights)
-        flat = len(inputs), inputs[0].size
-        found = quadratic_forms.largest_eigenvalue(multiply, flat, **self._settings())
-        lower, upper = np.sqrt(found.lower), np.sqrt(found.upper)
-        decided = np.full(len(inputs), "theorem 1")
-        return _Rates(upper, lower, found.vector, lower, upper, decided)
-
-    def _by_duals(
-        self, inputs: np.ndarray, weights: np.ndarray, map_shape: tuple, whole: bool
-    ) -> _Rates:
-        """The least of Corollary 1, Theorem 2 and the dual; of J^T J if it is computed whole."""
-        flat = len(inputs), inputs[0].size
-        if whole:
-            matrix = self._matrix(inputs, weights, map_shape)
-            sums = np.abs(matrix).sum(axis=-1)
-
-            def multiply(vectors: np.ndarray) -> np.ndarray:
-                return np.matmul(vectors.reshape(flat[0], -1, flat[1]), matrix).reshape(
-                    vectors.shape
-                )
-
-        else:
-            matrix, multiply = None, self._products(inputs, weights)
-            sums = self._diagonals(inputs, weights, map_shape)
-        bound, decided, plain = quadratic_forms.least_dual(
-            multiply,
-            flat,
-            self.norm,
-            sums,
-            matrix=matrix,
-            nb_descents=_NB_DESCENTS[whole],
-            **self._settings(),
+def _one_each(name: str, value: Any, nb_inputs: int) -> np.ndarray:
+    """A setting that is a number, or one per input, as (N,) float64."""
+    values = np.asarray(value, np.float64)
+    fits = values.shape in ((), (nb_inputs,)) and np.isfinite(values).all()
+    if not fits or not (values >= 0).all():
+        raise ValueError(
+            f"{name} must be a finite number of at least 0, or one per input ({nb_inputs},). "
+            f"Received: {value!r}"
         )
-        value, direction = quadratic_forms.ascent(multiply, plain.vector, self.norm)
-        names = np.array(quadratic_forms.NAMES)[decided]
-        roots = (np.sqrt(part) for part in (bound, value))
-        return _Rates(*roots, direction, np.sqrt(plain.lower), np.sqrt(plain.upper), names)
-
-    def _products(self, inputs: np.ndarray, weights: np.ndarray) -> quadratic_forms.Product:
-        """(B, ..., d) -> (B, ..., d), products with J^T J."""
-
-        def multiply(vectors: np.ndarray) -> np.ndarray:
-            times = vectors.size // inputs.size
-            points, rows = (np.repeat(array, times, axis=0) for array in (inputs, weights))
-            image = self._in_parts(self._gram, points, rows, vectors.reshape(points.shape))
-            return image.reshape(vectors.shape)
-
-        return multiply
-
-    def _matrix(self, inputs: np.ndarray, weights: np.ndarray, map_shape: tuple) -> np.ndarray:
-        """J^T J of each input, (B, d, d) float64, from the rows of J."""
-        units = np.eye(math.prod(map_shape), dtype=np.float32).reshape(-1, *map_shape)
-        jacobian = self._pulled_back(inputs, weights, units).astype(np.float64)
-        return np.matmul(np.swapaxes(jacobian, 1, 2), jacobian)
-
-    def _diagonals(self, inputs: np.ndarray, weights: np.ndarray, map_shape: tuple) -> np.ndarray:
-        """Diagonals of J^T J, (B, d), estimated with random signs (Hutchinson)."""
-        generator = np.random.default_rng(self.seed)
-        signs = generator.choice(np.array([-1, 1], np.float32), (_NB_PROBES, *map_shape))
-        return (self._pulled_back(inputs, weights, signs).astype(np.float64) ** 2).mean(axis=1)
-
-    def _pulled_back(
-        self, inputs: np.ndarray, weights: np.ndarray, outputs: np.ndarray
-    ) -> np.ndarray:
-        """J^T u of each input for every one of `outputs` (M, *map), (B, M, d)."""
-        points, rows = (np.repeat(array, len(outputs), axis=0) for array in (inputs, weights))
-        wanted = np.tile(outputs, (len(inputs), *[1] * (outputs.ndim - 1)))
-        pulled = self._in_parts(self._transposed, points, rows, wanted)
-        return pulled.reshape(len(inputs), len(outputs), -1)
-
-    def _settings(self) -> dict[str, Any]:
-        """Of `quadratic_forms.largest_eigenvalue`."""
-        return {
-            "nb_products": self.nb_products,
-            "tolerance": 2 * self.tolerance,  # of its square
-            "failure": self.failure,
-            "seed": self.seed,
-        }
-
-    def _keep_labels(self, inputs: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """Whether a step, and the opposite one, leave the class as it is to first order, (2, B)."""
-        logits, slopes = np.moveaxis(self._in_parts(self._linear_logits, inputs, steps), 1, 0)
-        logits, slopes = (two_classes(tf.constant(v)).numpy() for v in (logits, slopes))
-        before = logits.argmax(axis=1)
-        return np.array([(logits + sign * slopes).argmax(axis=1) == before for sign in (1, -1)])
-
-    def _epsilons(self, nb_inputs: int) -> np.ndarray:
-        epsilon = np.asarray(self.epsilon, np.float64)
-        fits = epsilon.shape in ((), (nb_inputs,)) and np.isfinite(epsilon).all()
-        if not fits or not (epsilon >= 0).all():
-            raise ValueError(
-                f"epsilon must be a finite number of at least 0, or one per input ({nb_inputs},). "
-                f"Received: {self.epsilon!r}"
-            )
-        return np.broadcast_to(epsilon, (nb_inputs,)).copy()
-
-    def _refuse_without_curvature(self) -> None:
-        """A ValueError for layers whose second derivative is zero almost everywhere."""
-        for name, facts in _kinks(self.network):
-            if facts is None or not facts.piecewise_linear:
-                continue
-            cure = "give beta=, such as beta=10.0, for a copy of the model with softplus instead"
-            if self.beta is not None:
-                cure = "beta replaces ReLU and LeakyReLU only: use one of them, or a smooth one"
-            raise ValueError(
-                f"the activation {facts.name} of the layer '{name}' has a second derivative of "
-                f"zero almost everywhere, so that the estimate would miss how the attribution "
-                f"changes; {cure}. Received: beta={self.beta!r}"
-            )
-
-
-class _Rates(NamedTuple):
-    """For epsilon 1, (N,) but for the direction: the deviation to first order, from both sides."""
-
-    upper: np.ndarray
-    lower: np.ndarray
-    direction: np.ndarray
-    singular_lower: np.ndarray
-    singular_upper: np.ndarray
-    decided: np.ndarray
-
-
-# --- which layers have no second derivative -----------------------------------------------------
-
-_RECTIFIERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU)
-_OPERATIONS = {
-    **dict.fromkeys(("Relu", "ReLU", "LeakyRelu"), activations.RELU),
-    "Relu6": activations.RELU6,
-}
-_SELECTIONS = ("MaxPooling", "GlobalMaxPooling", "Maximum", "Minimum", "Absolute")
-
-
-def _functions(model: Any) -> Iterator[tuple[keras.Layer, Any]]:
-    """Layers and nodes of a Keras model, nested ones too, each with its activation or None."""
-    for layer in getattr(model, "operations", getattr(model, "layers", ())):
-        if isinstance(layer, keras.Model):
-            yield from _functions(layer)
-        elif isinstance(layer, SmoothReLU):
-            yield layer, layer
-        else:
-            yield layer, getattr(layer, "activation", None)
-
-
-def _kinks(model: Any) -> Iterator[tuple[str, Activation | None]]:
-    """Names of layers whose derivative jumps, with the facts of their activation if it does."""
-    for layer, function in _functions(model):
-        facts = ACTIVATIONS.get(keras_activation(function)) if callable(function) else None
-        if isinstance(layer, _RECTIFIERS):
-            facts = activations.RELU
-        facts = _OPERATIONS.get(type(layer).__name__, facts)
-        if facts is not None and facts.kinks and facts.slope is None:
-            yield layer.name, facts
-        elif type(layer).__name__.startswith(_SELECTIONS):
-            yield layer.name, None
+    return np.broadcast_to(values, (nb_inputs,)).copy()
 
 
 def _lengths(values: np.ndarray) -> np.ndarray:
+    """Euclidean lengths (N,) of values (N, *shape)."""
     return np.linalg.norm(values.reshape(len(values), -1).astype(np.float64), axis=1)
-
-
-def _as_points(values: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """(N,) with as many axes as the inputs."""
-    return values.reshape(-1, *[1] * (inputs.ndim - 1))

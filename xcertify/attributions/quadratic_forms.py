@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,47 @@ class Eigenvalue(NamedTuple):
     upper: np.ndarray
     vector: np.ndarray
     spread: np.ndarray
+
+
+class Rates(NamedTuple):
+    """The largest ``|J v|`` over the unit ball of a norm, of each of N matrices P = J^T J.
+
+    Attributes
+    ----------
+    upper, lower
+        (N,): it lies between them.
+    direction
+        (N, d), of norm 1: attains `lower`.
+    singular_lower, singular_upper
+        (N,): the largest singular value of J lies between them.
+    decided
+        (N,): which theorem gave `upper`, "theorem 1" or one of `NAMES`.
+    """
+
+    upper: np.ndarray
+    lower: np.ndarray
+    direction: np.ndarray
+    singular_lower: np.ndarray
+    singular_upper: np.ndarray
+    decided: np.ndarray
+
+
+def rates_of_l2(multiply: Product, shape: tuple[int, int], **settings: Any) -> Rates:
+    """The largest singular value of J (Theorem 1); settings of `largest_eigenvalue`."""
+    found = largest_eigenvalue(multiply, shape, **settings)
+    lower, upper = np.sqrt(found.lower), np.sqrt(found.upper)
+    decided = np.full(shape[0], "theorem 1")
+    return Rates(upper, lower, found.vector, lower, upper, decided)
+
+
+def rates_of_lp(
+    multiply: Product, shape: tuple[int, int], norm: float, sums: np.ndarray, **settings: Any
+) -> Rates:
+    """The least of Corollary 1, Theorem 2 and the dual, for p > 2; settings of `least_dual`."""
+    bound, decided, plain = least_dual(multiply, shape, norm, sums, **settings)
+    value, direction = ascent(multiply, plain.vector, norm)
+    singular = np.sqrt(plain.lower), np.sqrt(plain.upper)
+    return Rates(np.sqrt(bound), np.sqrt(value), direction, *singular, np.array(NAMES)[decided])
 
 
 def largest_eigenvalue(
@@ -149,7 +190,7 @@ def least_dual(
     *,
     matrix: np.ndarray | None = None,
     nb_descents: int = 8,
-    **settings: float,
+    **settings: Any,
 ) -> tuple[np.ndarray, np.ndarray, Eigenvalue]:
     """An upper bound of ``v^T P v`` over the unit ball of an lp norm, p > 2.
 
@@ -186,7 +227,7 @@ def least_dual(
     powers = np.asarray(_POWERS)[:, None]
     relative = np.maximum(sums / _largest(sums), _LEAST_WEIGHT)[:, None] ** powers
 
-    def evaluate(weights: np.ndarray, **chosen: float) -> tuple[np.ndarray, Eigenvalue]:
+    def evaluate(weights: np.ndarray, **chosen: Any) -> tuple[np.ndarray, Eigenvalue]:
         root = np.sqrt(weights)
         found = largest_eigenvalue(
             lambda v: multiply(v / root) / root, weights.shape, **{**settings, **chosen}

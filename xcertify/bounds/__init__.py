@@ -12,6 +12,7 @@ from xcertify.bounds.propagation.gradient import (
     gradient_method,
 )
 from xcertify.bounds.rules.registry import (
+    activation_facts,
     find_rule,
     register,
     register_affine,
@@ -34,6 +35,7 @@ __all__ = [
     "LinearBounds",
     "UnsupportedLayerError",
     "Verifier",
+    "activation_facts",
     "find_rule",
     "gradient_method",
     "register",

@@ -49,6 +49,11 @@ def keras_activation(function: Any) -> Any:
     return _SAME.get(function, function) if callable(function) else function
 
 
+def activation_facts(function: Any) -> Activation | None:
+    """What is known of an activation function; None for a linear one, and if nothing is."""
+    return ACTIVATIONS.get(keras_activation(function)) if callable(function) else None
+
+
 def register(
     *layer_classes: type, inputs: Sequence[str] = (), settings: Sequence[str] = ()
 ) -> Callable[[Callable], Callable]:
