@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from xcertify.attributions import EVA, EVAHybrid
-from xcertify.commands import main
+from xcertify.commands import explain, main
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def test_explain_saves_what_the_explainer_returns(folder, capsys):
     np.testing.assert_allclose(saved["overlap"], certificate.overlap, rtol=1e-6)
     np.testing.assert_array_equal(saved["robust"], certificate.robust)
     assert saved["cell_overlaps"].shape == (4, 9)
-    assert str(saved["method"]) == "crown"
+    words = [str(saved[name]) for name in ("region", "method", "arithmetic")]
+    assert words == [str(certificate.region), "crown", certificate.arithmetic]
+    assert set(saved.files) == {"explanations", *explain.ARRAYS, *explain.WORDS}
     shown = capsys.readouterr().out
     assert f"{sum(certificate.robust)} of 4 predictions proved constant" in shown
     lines = [line.split() for line in shown.splitlines() if line.startswith("    ")]

@@ -15,6 +15,8 @@ DESCRIPTION = "Explains the inputs of a file with the model of another."
 EXAMPLE = "xcertify explain model.keras images.npy --epsilon 0.02 --clip 0 1 --figure maps.png"
 
 MOST_SHOWN = 32  # maps in a picture
+ARRAYS = ("overlap", "robust", "cell_overlaps", "cells", "targets")  # saved of a certificate
+WORDS = ("region", "method", "arithmetic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
     results = {"explanations": maps}
     if arguments.certify and hasattr(explainer, "certify"):
         certificate = explainer.certify(inputs, targets)
-        results |= {name: np.asarray(value) for name, value in certificate.to_dict().items()}
+        results |= {name: np.asarray(getattr(certificate, name)) for name in ARRAYS}
+        results |= {name: np.asarray(str(getattr(certificate, name))) for name in WORDS}
         proved = ["proved" if robust else "not proved" for robust in certificate.robust]
         titles = [f"class {c}, {how}" for c, how in zip(certificate.targets, proved)]
         print(f"{certificate}\n\ninput   class   overlap at most   class on the whole region")
