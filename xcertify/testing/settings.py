@@ -49,10 +49,10 @@ def _another_value(case: Case, explainer: Any, name: str) -> tuple[Any, list]:
         try:
             return other, case.findings(_with(explainer, name, other))
         except (TypeError, ValueError) as error:  # of the kind that is refused at the first use
-            refusal = error
+            refusal = refusal or error
     return case.fail(
         f"another value of {name} must be known: give one in `changes`. Received: "
-        f"{getattr(explainer, name)!r}, and of the last one that was tried: {refusal}"
+        f"{getattr(explainer, name)!r}, and of the first one that was tried: {refusal}"
     )
 
 
