@@ -61,7 +61,8 @@ class Arguments:
         self._inputs = (names[0] if names else next(iter(given)), *inputs)
         self.first = given[self._inputs[0]]
         self.output_shapes = [tuple(tensor.shape[1:]) for tensor in call.output_tensors]
-        self.tensors, self.settings = [], {}
+        self.tensors: list[Any] = []
+        self.settings: dict[str, Any] = {}
         for name, value in given.items():
             if name in self._inputs:
                 keras.tree.traverse(lambda part: _leaf(part, self.tensors), value, top_down=True)
@@ -254,6 +255,6 @@ def refuse_mixing(layer: Any, function: Any, shapes: Sequence[tuple[int, ...]]) 
         ) from error
     if any(part.shape[:1] != (1,) for part in alone):
         raise UnsupportedLayerError(mixes)
-    alone = np.concatenate(alone)
-    if together.shape != alone.shape or not np.allclose(together, alone, 1e-4, 1e-4, True):
+    joined = np.concatenate(alone)
+    if together.shape != joined.shape or not np.allclose(together, joined, 1e-4, 1e-4, True):
         raise UnsupportedLayerError(mixes)

@@ -105,7 +105,7 @@ class Rule:
     inputs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
 
-    def __call__(self, layer: Any, emit: Emitter, *nodes: int) -> int | Sequence[int]:
+    def __call__(self, layer: Any, emit: Emitter, *nodes: int) -> Any:
         """Emit the layer on nodes of its tensors."""
         return self.function(layer, emit, *nodes)
 

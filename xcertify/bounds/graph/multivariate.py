@@ -193,7 +193,7 @@ class Softmax(Operation):
     """
 
     def __init__(self, axis: int | tuple[int, ...] = -1) -> None:
-        self.axis = axis
+        self.axis: Any = axis
 
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`."""

@@ -99,6 +99,10 @@ class Activation:
         """Whether the function consists of straight pieces."""
         return self.curvature == 0.0
 
+    def curvature_up_to(self, upper: Any) -> Any:
+        """Bound of the absolute second derivative on intervals that end at `upper`."""
+        return self.curvature(upper) if callable(self.curvature) else self.curvature
+
 
 class Relaxation(NamedTuple):
     """``lower_slope * z + lower_intercept <= f(z) <= upper_slope * z + upper_intercept``."""
@@ -116,7 +120,7 @@ def image(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
     values = [activation.value(point) for point in points]
     smallest, largest = reduce(ops.minimum, values), reduce(ops.maximum, values)
     # An extremum is given in decimals, right to 1e-9.
-    slack = 0.5e-18 * activation.curvature if activation.extrema else 0.0
+    slack = 0.5e-18 * activation.curvature_up_to(upper) if activation.extrema else 0.0
     if not activation.piecewise_linear or activation.ulps > 0:
         size = ops.maximum(ops.abs(smallest), ops.abs(largest))
         if not activation.piecewise_linear:
@@ -304,6 +308,5 @@ def _gap_between(activation: Activation, lower: Any, upper: Any, slope: Any, sig
     left, right = ops.fori_loop(0, _BISECTIONS, halve, (left, right))
     gap = sign * (activation.value(left) - slope * left)
     # Between the left end of the bracket and the point itself, where the gap is flat.
-    bend = activation.curvature
-    bend = bend(upper) if callable(bend) else bend
-    return ops.max(gap + bend / 2 * (right - left) ** 2, axis=0)
+    room = activation.curvature_up_to(upper) / 2 * (right - left) ** 2
+    return ops.max(gap + room, axis=0)

@@ -139,14 +139,14 @@ def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int])
             f"{at} with the number of tensors that it is called with. Received: {len(parents)}"
         ) from error
     try:
-        results = rule(layer, emit, *parents)
+        found = rule(layer, emit, *parents)
     except UnsupportedLayerError:
         raise
     except Exception as error:
         raise UnsupportedLayerError(
             f"{at}: its rule failed. Received: {type(error).__name__}: {error}"
         ) from error
-    results = [results] if isinstance(results, int) else [*results]
+    results = list(found) if isinstance(found, (list, tuple)) else [found]
     if len(results) != len(call.output_tensors):
         raise UnsupportedLayerError(
             f"{at}: it has {len(call.output_tensors)} outputs, its rule gives {len(results)}."

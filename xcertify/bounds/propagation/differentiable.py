@@ -76,7 +76,7 @@ def _affine(operation: Affine, inputs: Sequence[Sides], gamma: Any) -> Sides:
     bias_radius = 0.0
     if operation.learned:
         inputs = [(lo - gamma * ops.abs(lo), up + gamma * ops.abs(up)) for lo, up in inputs]
-        if operation.bias is not None:
+        if operation.bias_size is not None:
             bias_radius = gamma * ops.abs(ops.cast(operation.bias_size(), inputs[0][0].dtype))
     middle = operation.evaluate(*((lower + upper) / 2 for lower, upper in inputs))
     radius = operation.absolute(*((upper - lower) / 2 for lower, upper in inputs)) + bias_radius

@@ -171,34 +171,30 @@ class Reach:
 
 def reaches(graph: Graph, start: int) -> tuple[tuple[int, ...], dict[int, Reach]] | None:
     """Spatial axes and the reach of a tensor into each earlier one, None if it sees everything."""
-    windows = []
-    pending, seen = [start], set()
+    windows: dict[int, Window] = {}
+    pending = [start]
     while pending:
         index = pending.pop()
         operation = graph.nodes[index].operation
-        if index in seen or isinstance(operation, (Input, Constant)):
+        if index in windows or isinstance(operation, (Input, Constant)):
             continue
-        seen.add(index)
         if operation.window is None:
             return None
-        windows.append(operation.window)
+        windows[index] = operation.window
         pending.extend(graph.nodes[index].parents)
-    axes = {window.axes for window in windows if window.axes}
-    if len(axes) != 1:
-        return None
-    (axes,) = axes
-    if any(window.mixed in axes for window in windows):
+    (axes, *others) = {window.axes for window in windows.values() if window.axes} or {()}
+    if not axes or others or any(window.mixed in axes for window in windows.values()):
         return None
     ones = (1,) * len(axes)
     found = {start: Reach(ones, ones, (0,) * len(axes))}
-    for index in sorted(seen, reverse=True):
-        window = graph.nodes[index].operation.window
+    for index in sorted(windows, reverse=True):
+        window = windows[index]
+        reach = found[index].through(window) if window.axes else found[index]
         for parent in graph.nodes[index].parents:
-            reach = found[index].through(window) if window.axes else found[index]
-            reach = reach.joined(found[parent]) if parent in found else reach
-            if reach is None:
+            joined = reach.joined(found[parent]) if parent in found else reach
+            if joined is None:
                 return None
-            found[parent] = reach
+            found[parent] = joined
     return axes, found
 
 
@@ -289,7 +285,7 @@ class SharedRows:
 
     def _split(self, chosen: Any) -> list[Any]:
         """Row numbers as the start of the lattice along each axis, and the channel."""
-        parts = []
+        parts: list[Any] = []
         for size in reversed((*self.pitch, self.shape[self.channels])):
             parts.insert(0, chosen % size)
             chosen = chosen // size

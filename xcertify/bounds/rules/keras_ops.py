@@ -71,6 +71,9 @@ def _rearrangement(operation: Any, emit: Emitter, *nodes: int) -> int:
     return emit(Affine(emit.arguments.evaluate, nb_inputs=len(nodes)), *nodes)
 
 
+_WHOLE = [slice(start, None, step) for start in (None, 0) for step in (None, 1)]
+
+
 @register_operation("GetItem", settings=("key",))
 def _item(operation: Any, emit: Emitter, node: int) -> int:
     key = emit.arguments.settings["key"]
@@ -82,9 +85,7 @@ def _item(operation: Any, emit: Emitter, node: int) -> int:
             f"slices, None and '...' only. Received: {key!r}"
         )
     of_batch = parts[0] if parts else ...
-    whole = isinstance(of_batch, slice) and of_batch.stop is None
-    whole = whole and of_batch.start in (None, 0) and of_batch.step in (None, 1)
-    if not whole and of_batch is not ...:
+    if of_batch is not ... and of_batch not in _WHOLE:
         raise UnsupportedLayerError(
             f"The operation '{operation.name}' of class GetItem cannot be bounded: it mixes "
             f"samples, since it selects along the batch axis. Begin with x[:, ...]. "

@@ -125,13 +125,12 @@ def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
 
 def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Product of nodes."""
-    constants = [node for node in nodes if emit.value(node) is not None]
+    constants = [value for value in map(emit.value, nodes) if value is not None]
     first, *others = [node for node in _broadcast(emit, nodes) if emit.value(node) is None]
     for other in others:
         first = emit(Product(), first, other)
     for constant in constants:
-        value = emit.value(constant)
-        first = _scaled(emit, first, value.read, value.weight_error)
+        first = _scaled(emit, first, constant.read, constant.weight_error)
     return first
 
 
@@ -167,12 +166,20 @@ def _scaled(emit: Emitter, node: int, factor: Callable[[], Any], weight_error: i
     return emit(operation, node)
 
 
+def _limited(emit: Emitter, nodes: Sequence[int], below: bool) -> int | None:
+    """The larger (smaller) of a node and a number; None for anything else."""
+    numbers = [number for number in (_number(emit, node) for node in nodes) if number is not None]
+    if len(nodes) != 2 or len(numbers) != 1:
+        return None
+    (node,) = (node for node in nodes if _number(emit, node) is None)
+    return emit(Elementwise(limit(numbers[0], below)), node)
+
+
 def largest_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Largest of nodes, entry by entry."""
-    numbers = [node for node in nodes if _number(emit, node) is not None]
-    if len(nodes) == 2 and len(numbers) == 1:
-        (node,) = (node for node in nodes if node not in numbers)
-        return emit(Elementwise(limit(_number(emit, numbers[0]), below=True)), node)
+    limited = _limited(emit, nodes, below=True)
+    if limited is not None:
+        return limited
     nodes = _broadcast(emit, nodes)
     stacked = Affine(
         lambda *inputs: ops.stack(inputs, axis=-1), nb_inputs=len(nodes), window=Window()
@@ -182,10 +189,9 @@ def largest_of(emit: Emitter, nodes: Sequence[int]) -> int:
 
 def smallest_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Smallest of nodes, entry by entry."""
-    numbers = [node for node in nodes if _number(emit, node) is not None]
-    if len(nodes) == 2 and len(numbers) == 1:
-        (node,) = (node for node in nodes if node not in numbers)
-        return emit(Elementwise(limit(_number(emit, numbers[0]), below=False)), node)
+    limited = _limited(emit, nodes, below=False)
+    if limited is not None:
+        return limited
     return negative_of(emit, largest_of(emit, [negative_of(emit, node) for node in nodes]))
 
 

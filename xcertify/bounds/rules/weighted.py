@@ -227,8 +227,8 @@ def _transposed(
     beyond = [max(o + n - e, 0) for o, n, e in zip(offsets, lengths, extents)]
     if any(beyond):
         inputs = ops.pad(inputs, [(0, 0), *((0, more) for more in beyond), (0, 0)])
-    seen = (slice(offset, offset + length) for offset, length in zip(offsets, lengths))
-    return inputs[(slice(None), *seen)]
+    seen = [slice(offset, offset + length) for offset, length in zip(offsets, lengths)]
+    return inputs[tuple([slice(None), *seen])]
 
 
 def _split(values: Any, count: int) -> list[Any]:
