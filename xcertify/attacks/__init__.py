@@ -1,13 +1,9 @@
 """Attacks: the other side of every certificate, a point that is as bad as could be found."""
 
 from xcertify.attacks.ascent import PGD, AttackResult, pgd
-from xcertify.attacks.maps import (
-    MapAttackResult,
-    input_gradient,
-    targeted_map_attack,
-    top_k_attack,
-    weight_attack,
-)
+from xcertify.attacks.maps import MapAttackResult, input_gradient
+from xcertify.attacks.maps_by_inputs import targeted_map_attack, top_k_attack
+from xcertify.attacks.maps_by_weights import weight_attack
 from xcertify.attacks.minimal import MinimalPerturbation, MinimalResult, minimal_perturbation
 from xcertify.attacks.on_criteria import CriterionAttack, WeightCriterionAttack
 from xcertify.attacks.top_k import MinimalTopK

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import tensorflow as tf
 
 from xcertify.attacks.roundings import ClassChange
 from xcertify.attacks.steps import keep_better, margins, project, steepest
+from xcertify.checks import whole_number
+from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of, two_classes
 from xcertify.regions import Region
 from xcertify.settings import Settings
@@ -19,6 +22,8 @@ from xcertify.targets import target_classes
 from xcertify.tracing import traced
 
 Objective = Callable[[tf.Tensor, tf.Tensor], Any]
+# (points, classes, aims, samples) -> what is sought, and what is climbed to find it, (B,) each
+Values = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +110,12 @@ class PGD(Settings):
     --------
     >>> attack = PGD(model, restarts=5)
     >>> attack(Ball(images, epsilon=0.1, clip=(0, 1)), labels).values
+
+    A `Perturbation`, as explainers take it, is one of all inputs:
+
+    >>> perturbation = Perturbation(0.1, clip=(0.0, 1.0))
+    >>> certificate = EVA(model, perturbation=perturbation).certify(images, labels)
+    >>> attack(perturbation.around(images), labels).values
     """
 
     def __init__(
@@ -124,18 +135,13 @@ class PGD(Settings):
                 f"an attack needs a model or an objective, a callable. "
                 f"Received: model={model!r}, objective={objective!r}"
             )
-        for name, value, least in [
-            ("steps", steps, 0), ("restarts", restarts, 1), ("batch_size", batch_size, 1)
-        ]:  # fmt: skip
-            if isinstance(value, bool) or value != int(value) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least}. Received: {value!r}"
-                )
         if not step_size > 0:
             raise ValueError(f"step_size must be positive. Received: {step_size!r}")
-        self.model, self.objective, self.targeted = model, objective, targeted
-        self.steps, self.step_size, self.restarts = int(steps), step_size, int(restarts)
-        self.batch_size, self.seed = int(batch_size), seed
+        self.model: Any = model  # None beside an objective
+        self.objective, self.targeted = objective, targeted
+        self.steps, self.step_size = whole_number("steps", steps, least=0), step_size
+        self.restarts = whole_number("restarts", restarts)
+        self.batch_size, self.seed = whole_number("batch_size", batch_size), seed
 
     @tf.autograph.experimental.do_not_convert
     def _logits(self, points: Any) -> tf.Tensor:
@@ -184,33 +190,27 @@ class PGD(Settings):
             )
         if mask is not None:
             region = region.fix(mask)
-        classes, aims = self._classes(region, targets)
+        classes, aims = self._classes(region, targets)  # (N,), (N, cycle)
         noise = np.random.default_rng(self.seed).random((self.restarts - 1, *region.shape))
         begin = region.center if starts is None else region.project(np.asarray(starts))
         best, value = np.array(begin), np.full(len(region), -np.inf, np.float32)
-        # samples side by side as long as they fit, then restarts of the same samples
-        nb_samples = min(len(region), max(1, self.batch_size // self.restarts))
-        nb_restarts = min(self.restarts, self.batch_size // nb_samples)
-        for first in range(0, len(region), nb_samples):
-            part = np.arange(first, min(first + nb_samples, len(region)), dtype=np.int32)
-            for restart in range(0, self.restarts, nb_restarts):
-                group = range(restart, min(restart + nb_restarts, self.restarts))
-                points = [
-                    _random_start(region[part], noise[r - 1]) if r else begin[part] for r in group
-                ]
-                found, found_value = self._climb(
-                    region[np.tile(part, len(group))],
-                    np.concatenate(points),
-                    np.tile(classes[part], len(group)),
-                    np.concatenate([aims[part, r % aims.shape[1]] for r in group]),
-                    np.tile(part, len(group)),
-                    stop_above,
-                )
-                found_value = found_value.reshape(len(group), len(part))
-                winner = found_value.argmax(axis=0) * len(part) + np.arange(len(part))
-                better = found_value.max(axis=0) > value[part]
-                best[part[better]] = found[winner[better]]
-                value[part[better]] = found_value.max(axis=0)[better]
+        for some, restarts in _runs(len(region), self.restarts, self.batch_size):
+            points = [
+                _random_start(region[some], noise[r - 1]) if r else begin[some] for r in restarts
+            ]
+            every = np.tile(some, len(restarts))  # one restart of all samples after the other
+            found = self._climb(
+                region[every],
+                np.concatenate(points),
+                classes[every],
+                np.concatenate([aims[some, r % aims.shape[1]] for r in restarts]),
+                every,
+                stop_above,
+            )
+            found_points, found_value = _best_of_restarts(*found, len(restarts))
+            better = found_value > value[some]
+            best[some[better]] = found_points[better]
+            value[some[better]] = found_value[better]
         if np.isneginf(value).any():
             raise ValueError(
                 f"the objective is NaN or -inf at every point that was tried for sample "
@@ -222,8 +222,8 @@ class PGD(Settings):
         if self.objective is not None:
             return None
         change = self._derive("change", lambda: ClassChange(self.model))
-        some = [slice(s, s + self.batch_size) for s in range(0, len(points), self.batch_size)]
-        return np.concatenate([change(points[s], classes[s], self.targeted) for s in some])
+        parts = zip(*(in_batches(array, self.batch_size) for array in (points, classes)))
+        return np.concatenate([change(*part, self.targeted) for part in parts])
 
     def _classes(self, region: Region, targets: Any) -> tuple[np.ndarray, np.ndarray]:
         """Classes (N,), and the class that each restart aims at, (N, cycle), -1 for any."""
@@ -232,9 +232,7 @@ class PGD(Settings):
             return nothing, nothing[:, None]
         if targets is None and self.targeted:
             raise ValueError("a targeted attack needs targets: the classes to reach")
-        starts = range(0, len(region), self.batch_size)
-        centers = [tf.constant(region.center[s : s + self.batch_size]) for s in starts]
-        logits = np.concatenate([np.asarray(self._logits(center)) for center in centers])
+        logits = evaluate_in_batches(self._logits, self.batch_size, region.center)
         classes = target_classes(logits, targets).astype(np.int32)
         if self.targeted:
             return classes, nothing[:, None] - 1
@@ -250,9 +248,9 @@ class PGD(Settings):
         stop_above: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Best points and values from one start each."""
-        dtype = region.center.dtype
-        norm = math.inf if region.epsilon is None else region.norm
-        radius = (region.upper - region.lower) / 2 if math.isinf(norm) else region.epsilon
+        dtype, norm, radius = region.center.dtype, region.norm, region.epsilon
+        if radius is None or math.isinf(norm):
+            norm, radius = math.inf, (region.upper - region.lower) / 2
         radius = np.broadcast_to(radius, region.center.shape)
         arrays = (region.center, region.lower, region.upper, radius, points)
         found, value = self._compile(region.shape, dtype, norm)(
@@ -274,44 +272,9 @@ class PGD(Settings):
             tf.TensorSpec((), tf.float32),
         ]
         return self._derive(
-            (shape, dtype, norm), lambda: traced(self._loop(norm), input_signature=signature)
+            (shape, dtype, norm),
+            lambda: traced(partial(ascend, self._values, norm), input_signature=signature),
         )
-
-    def _loop(self, norm: float) -> Callable:
-        def loop(
-            center: tf.Tensor,
-            lower: tf.Tensor,
-            upper: tf.Tensor,
-            radius: tf.Tensor,
-            points: tf.Tensor,
-            classes: tf.Tensor,
-            aims: tf.Tensor,
-            samples: tf.Tensor,
-            steps: tf.Tensor,
-            step_size: tf.Tensor,
-            stop_above: tf.Tensor,
-        ) -> tuple[tf.Tensor, tf.Tensor]:
-            best = points, tf.fill([tf.shape(points)[0]], -math.inf)
-            for step in tf.range(steps + 1):  # the last one only looks at where the others led
-                with tf.GradientTape() as tape:
-                    tape.watch(points)
-                    value, climbed = self._values(points, classes, aims, samples)
-                best = keep_better(best, (points, value))
-                if tf.reduce_all(best[1] > stop_above):
-                    break
-                gradient = tape.gradient(climbed, points)
-                if gradient is None:
-                    raise ValueError(
-                        "the objective has no gradient: build it of TensorFlow operations on the "
-                        "points, without a detour through NumPy"
-                    )
-                direction = steepest(gradient, points, lower, upper, radius, norm)
-                length = step_size * (1 - tf.cast(step / tf.maximum(steps, 1), step_size.dtype))
-                points = points + length * direction
-                points = project(points, center, lower, upper, radius, norm)
-            return best
-
-        return loop
 
     def _values(
         self, points: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor, samples: tf.Tensor
@@ -323,6 +286,82 @@ class PGD(Settings):
             return tuple(tf.ensure_shape(tf.cast(value, tf.float32), [None]) for value in values)
         largest, aimed = margins(two_classes(self._logits(points)), classes, aims)
         return (-largest, -aimed) if self.targeted else (largest, aimed)
+
+
+def ascend(
+    values_at: Values,
+    norm: float,
+    center: tf.Tensor,
+    lower: tf.Tensor,
+    upper: tf.Tensor,
+    radius: tf.Tensor,
+    points: tf.Tensor,
+    classes: tf.Tensor,
+    aims: tf.Tensor,
+    samples: tf.Tensor,
+    steps: tf.Tensor,
+    step_size: tf.Tensor,
+    stop_above: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Best points (B, *shape) on the way up inside regions, and their values (B,).
+
+    Parameters
+    ----------
+    values_at
+        (points, classes, aims, samples) -> what is sought, (B,), and what is climbed to find it.
+    norm
+        1, 2 or inf, of the regions.
+    center, lower, upper, radius
+        (B, *shape): the regions, with a radius per feature.
+    points
+        (B, *shape): where to begin.
+    classes, aims, samples
+        (B,) int, handed to `values_at`.
+    steps, step_size
+        Number of steps, and the length of the first as a share of the radius; it falls to zero.
+    stop_above
+        Stop once every value is larger.
+    """
+    best = points, tf.fill([tf.shape(points)[0]], -math.inf)
+    for step in tf.range(steps + 1):  # the last one only looks at where the others led
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            value, climbed = values_at(points, classes, aims, samples)
+        best = keep_better(best, (points, value))
+        if tf.reduce_all(best[1] > stop_above):
+            break
+        gradient = tape.gradient(climbed, points)
+        if gradient is None:
+            raise ValueError(
+                "the objective has no gradient: build it of TensorFlow operations on the points, "
+                "without a detour through NumPy"
+            )
+        direction = steepest(gradient, points, lower, upper, radius, norm)
+        length = step_size * (1 - tf.cast(step / tf.maximum(steps, 1), step_size.dtype))
+        points = points + length * direction
+        points = project(points, center, lower, upper, radius, norm)
+    return best
+
+
+def _runs(nb_samples: int, restarts: int, batch_size: int) -> Iterator[tuple[np.ndarray, range]]:
+    """Which samples are attacked together, and from which of their starts.
+
+    Samples side by side as long as all of their starts fit into a batch, then starts of one sample.
+    """
+    nb_together = min(nb_samples, max(1, batch_size // restarts))
+    nb_starts = min(restarts, batch_size // nb_together)
+    for some in in_batches(np.arange(nb_samples, dtype=np.int32), nb_together):
+        for first in range(0, restarts, nb_starts):
+            yield some, range(first, min(first + nb_starts, restarts))
+
+
+def _best_of_restarts(
+    points: np.ndarray, values: np.ndarray, restarts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of points (R S, *shape) with values (R S,), R restarts of S samples, the best of each."""
+    values = values.reshape(restarts, -1)
+    winner, samples = values.argmax(axis=0), np.arange(values.shape[1])
+    return points.reshape(*values.shape, *points.shape[1:])[winner, samples], values.max(axis=0)
 
 
 def runners_up(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:

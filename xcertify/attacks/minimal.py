@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from xcertify.attacks.steps import (
     project,
     steepest,
 )
+from xcertify.checks import whole_number
+from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of, two_classes
 from xcertify.models import gradient_by
-from xcertify.regions import Region, as_norm
+from xcertify.regions import Region, as_column, as_norm
 from xcertify.settings import Settings
 from xcertify.targets import target_classes
 from xcertify.tracing import traced
@@ -134,11 +137,10 @@ class MinimalPerturbation(Settings):
     ) -> None:
         if not callable(model):
             raise ValueError(f"model must be a Keras model or a callable. Received: {model!r}")
-        for name, value in [("steps", steps), ("restarts", restarts), ("batch_size", batch_size)]:
-            if isinstance(value, bool) or value != int(value) or value < 1:
-                raise ValueError(f"{name} must be a whole number above 0. Received: {value!r}")
-        self.model, self.norm, self.steps = model, as_norm(norm), int(steps)
-        self.restarts, self.batch_size, self.seed = int(restarts), int(batch_size), seed
+        self.model, self.norm = model, as_norm(norm)
+        self.steps = whole_number("steps", steps)
+        self.restarts = whole_number("restarts", restarts)
+        self.batch_size, self.seed = whole_number("batch_size", batch_size), seed
         self.exact = exact
 
     @tf.autograph.experimental.do_not_convert
@@ -171,9 +173,7 @@ class MinimalPerturbation(Settings):
             )
         if mask is not None:
             region = region.fix(mask)
-        starts = range(0, len(region), self.batch_size)
-        centers = [tf.constant(region.center[s : s + self.batch_size]) for s in starts]
-        logits = np.concatenate([np.asarray(self._logits(center)) for center in centers])
+        logits = evaluate_in_batches(self._logits, self.batch_size, region.center)
         classes = target_classes(logits, targets).astype(np.int32)
         aims = runners_up(two_classes(tf.constant(logits)).numpy(), classes)
         noise = np.random.default_rng(self.seed).random((self.restarts, *region.shape))
@@ -182,25 +182,19 @@ class MinimalPerturbation(Settings):
         points = np.array(region.center)
         distances = np.full(len(region), np.inf)
         pairs = np.arange(len(region) * self.restarts)
-        for first in range(0, len(pairs), self.batch_size):
-            sample, restart = np.divmod(pairs[first : first + self.batch_size], self.restarts)
+        for pair in in_batches(pairs, self.batch_size):
+            sample, restart = np.divmod(pair, self.restarts)
             some = region[sample]
             random = some.lower + noise[restart] * (some.upper - some.lower)
-            again = (restart >= aims.shape[1]).reshape(-1, *[1] * len(region.shape))
-            found, changed = self._search(
-                some,
-                np.where(again, random, some.center),
-                classes[sample],
-                aims[sample, restart % aims.shape[1]],
-            )
+            begin = np.where(as_column(restart < aims.shape[1], random), some.center, random)
+            aim = aims[sample, restart % aims.shape[1]]
+            found, changed = self._search(some, begin, classes[sample], aim)
             ones = np.flatnonzero(changed)
             settled = change.settle(some[ones], found[ones], classes[sample[ones]])
             found[ones], changed[ones] = settled
             distance = np.where(changed, _distances(found, some.center, self.norm), np.inf)
-            # the nearest of the restarts of each sample: the first one in this order
-            order = np.lexsort((distance, sample))
-            winner = order[np.unique(sample[order], return_index=True)[1]]
-            better = winner[distance[winner] < distances[sample[winner]]]
+            nearest = _nearest_of_restarts(sample, distance)
+            better = nearest[distance[nearest] < distances[sample[nearest]]]
             points[sample[better]] = found[better]
             distances[sample[better]] = distance[better]
         return MinimalResult(points, distances)
@@ -216,7 +210,7 @@ class MinimalPerturbation(Settings):
         loop = self._derive(
             (region.shape, dtype),
             lambda: traced(
-                self._loop,
+                partial(approach, self.model, self._logits, self.norm),
                 input_signature=[*[inputs] * 4, numbers, numbers, tf.TensorSpec((), tf.int32)],
             ),
         )
@@ -228,71 +222,117 @@ class MinimalPerturbation(Settings):
         )
         return np.array(found), np.array(changed)
 
-    def _loop(
-        self,
-        center: tf.Tensor,
-        lower: tf.Tensor,
-        upper: tf.Tensor,
-        points: tf.Tensor,
-        classes: tf.Tensor,
-        aims: tf.Tensor,
-        steps: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        free = tf.cast(upper > lower, center.dtype)
-        farthest = lengths(tf.maximum(upper - center, center - lower), self.norm)
-        radius = tf.zeros_like(farthest)
-        best = center, tf.fill(tf.shape(farthest), tf.constant(-math.inf, center.dtype))
-        for step in tf.range(steps + 1):  # the last one only looks at where the others led
-            largest, climbed, gradient, slack = self._at(points, classes, aims)
-            changed = largest > slack
-            distance = lengths(points - center, self.norm)
-            best = _keep_nearer(best, points, changed, distance)
 
-            fade = (1 + tf.cos(math.pi * tf.cast(step / steps, center.dtype))) / 2
-            growth = _GROWTH * fade + _LAST_GROWTH
-            slope = lengths(gradient * free, _DUAL[self.norm])
-            missing = tf.cast(slack - climbed, center.dtype)
-            needed = distance + tf.math.divide_no_nan(missing, slope)
-            nearest = -best[1]
-            radius *= 1 + growth
-            radius = tf.where(tf.math.is_inf(nearest), tf.maximum(radius, needed), radius)
-            radius = tf.minimum(radius, nearest * (1 + growth))
-            radius = tf.where(changed, nearest * (1 - growth), radius)
-            radius = tf.minimum(radius, farthest)
+def approach(
+    model: Any,
+    logits: Callable[[tf.Tensor], tf.Tensor],
+    norm: float,
+    center: tf.Tensor,
+    lower: tf.Tensor,
+    upper: tf.Tensor,
+    points: tf.Tensor,
+    classes: tf.Tensor,
+    aims: tf.Tensor,
+    steps: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The nearest points of another class (B, *shape), and where there seems to be one (B,) bool.
 
-            reach = per_sample(radius, points) * free
-            low, high = lower, upper
-            if math.isinf(self.norm):
-                low, high = tf.maximum(lower, center - reach), tf.minimum(upper, center + reach)
-            direction = steepest(gradient, points, low, high, reach, self.norm)
-            points = points + (fade + _LAST_STEP) * direction
-            points = project(points, center, low, high, reach, self.norm)
+    Parameters
+    ----------
+    model, logits
+        The model, whose types say what roundings may feign, and its logits, (B, *shape) -> (B, K).
+    norm
+        1, 2 or inf.
+    center, lower, upper
+        (B, *shape): nominal inputs and the boxes around them.
+    points
+        (B, *shape): where to begin.
+    classes, aims
+        (B,) int: the classes to leave, and those whose margins are climbed, -1 for any.
+    steps
+        Number of steps.
+    """
+    free = tf.cast(upper > lower, center.dtype)
+    farthest = lengths(tf.maximum(upper - center, center - lower), norm)  # (B,)
+    radius = tf.zeros_like(farthest)
+    best = center, tf.fill(tf.shape(farthest), tf.constant(-math.inf, center.dtype))
+    for step in tf.range(steps + 1):  # the last one only looks at where the others led
+        largest, climbed, gradient, slack = _margins_at(model, logits, points, classes, aims)
+        changed = largest > slack
+        distance = lengths(points - center, norm)
+        best = _keep_nearer(best, points, changed, distance)
 
-        slack = self._at(best[0], classes, aims)[-1]
-        inside, outside = tf.zeros_like(farthest), tf.ones_like(farthest)
-        for _ in tf.range(_NB_HALVINGS):
-            middle = (inside + outside) / 2
-            points = center + per_sample(middle, points) * (best[0] - center)
-            changed = margins(two_classes(self._logits(points)), classes, aims)[0] > slack
-            inside = tf.where(changed, inside, middle)
-            outside = tf.where(changed, middle, outside)
-        points = center + per_sample(outside, points) * (best[0] - center)
-        points = tf.where(per_sample(outside < 1, points), points, best[0])
-        # the sum may have been rounded out of the box
-        return tf.clip_by_value(points, lower, upper), ~tf.math.is_inf(best[1])
+        fade = (1 + tf.cos(math.pi * tf.cast(step / steps, center.dtype))) / 2
+        growth = _GROWTH * fade + _LAST_GROWTH
+        slope = lengths(gradient * free, _DUAL[norm])
+        missing = tf.cast(slack - climbed, center.dtype)
+        needed = distance + tf.math.divide_no_nan(missing, slope)
+        nearest = -best[1]
+        radius *= 1 + growth
+        radius = tf.where(tf.math.is_inf(nearest), tf.maximum(radius, needed), radius)
+        radius = tf.minimum(radius, nearest * (1 + growth))
+        radius = tf.where(changed, nearest * (1 - growth), radius)
+        radius = tf.minimum(radius, farthest)
 
-    def _at(
-        self, points: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Largest margin, the one to climb and its gradient, and what roundings may feign."""
-        with tf.GradientTape() as tape:
-            tape.watch(points)
-            raw = self._logits(points)
-            logits = two_classes(raw)
-            largest, climbed = margins(logits, classes, aims)
-        gradient = gradient_by(tape, climbed, points)
-        slack = allowance(logits, gradient, points, unit_roundoff(self.model, raw))
-        return largest, climbed, gradient, slack
+        reach = per_sample(radius, points) * free
+        low, high = lower, upper
+        if math.isinf(norm):
+            low, high = tf.maximum(lower, center - reach), tf.minimum(upper, center + reach)
+        direction = steepest(gradient, points, low, high, reach, norm)
+        points = points + (fade + _LAST_STEP) * direction
+        points = project(points, center, low, high, reach, norm)
+
+    slack = _margins_at(model, logits, best[0], classes, aims)[-1]
+    points = _bisect(logits, center, best[0], classes, aims, slack)
+    # the sum may have been rounded out of the box
+    return tf.clip_by_value(points, lower, upper), ~tf.math.is_inf(best[1])
+
+
+def _bisect(
+    logits: Callable[[tf.Tensor], tf.Tensor],
+    center: tf.Tensor,
+    points: tf.Tensor,
+    classes: tf.Tensor,
+    aims: tf.Tensor,
+    slack: tf.Tensor,
+) -> tf.Tensor:
+    """The first points of another class that are found on the segments from centers to points.
+
+    Where the margin is larger than `slack` (B,), as it is at the points.
+    """
+    inside = tf.zeros([tf.shape(center)[0]], center.dtype)
+    outside = tf.ones_like(inside)
+    for _ in tf.range(_NB_HALVINGS):
+        middle = (inside + outside) / 2
+        tried = center + per_sample(middle, points) * (points - center)
+        changed = margins(two_classes(logits(tried)), classes, aims)[0] > slack
+        inside = tf.where(changed, inside, middle)
+        outside = tf.where(changed, middle, outside)
+    first = center + per_sample(outside, points) * (points - center)
+    return tf.where(per_sample(outside < 1, points), first, points)
+
+
+def _margins_at(
+    model: Any,
+    logits: Callable[[tf.Tensor], tf.Tensor],
+    points: tf.Tensor,
+    classes: tf.Tensor,
+    aims: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Largest margin (B,), the one to climb (B,) and its gradient, and what roundings may feign."""
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        raw = logits(points)
+        both = two_classes(raw)
+        largest, climbed = margins(both, classes, aims)
+    gradient = gradient_by(tape, climbed, points)
+    return largest, climbed, gradient, allowance(both, gradient, points, unit_roundoff(model, raw))
+
+
+def _nearest_of_restarts(samples: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Places, among restarts of samples (M,) in rising order, of the nearest of each sample."""
+    order = np.lexsort((distances, samples))
+    return order[np.unique(samples[order], return_index=True)[1]]
 
 
 def _keep_nearer(

@@ -162,7 +162,7 @@ class ClassChange:
         raw, largest, slack = margin_with_allowance(self._model, self._logits, points, classes)
         return tf.where(targeted, -largest, largest) - slack, tf.shape(raw)[-1]
 
-    def _sides(self, points: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    def _sides(self, points: np.ndarray, rows: Any) -> tuple[np.ndarray, np.ndarray] | None:
         """Of the rows in real arithmetic, or None where that is not to be had."""
         if self._exact is not None:
             return self._exact(points, rows)
