@@ -1,5 +1,6 @@
 """Metrics against naive references: one sample, one step, one model call at a time."""
 
+import inspect
 import itertools
 
 import keras
@@ -10,14 +11,21 @@ import tensorflow as tf
 from xcertify.grid import grid_cells
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.metrics import (
+    ClassRetrieval,
     Deletion,
+    FeatureRelevance,
     Insertion,
     MuFidelity,
+    RobustnessSr,
     baseline_values,
     deletion,
     insertion,
     mu_fidelity,
 )
+from xcertify.metrics.class_retrieval import retrieval
+from xcertify.metrics.deletion import importance_curves
+from xcertify.metrics.mu_fidelity import subset_correlations
+from xcertify.metrics.robustness import robustness_of
 from xcertify.targets import one_hot_targets
 
 
@@ -112,6 +120,23 @@ def test_hand_computed_linear_model():
     # more steps than features are one step per feature
     assert deletion(model, inputs, [0], maps, steps=50).curves.shape == (1, 4)
     assert repr(removed) == "<Deletion 2.3333 (lower is better) over 1 samples, 0 with ties>"
+
+
+@pytest.mark.parametrize(
+    ("metric", "function"),
+    [
+        (Deletion, importance_curves),
+        (FeatureRelevance, importance_curves),
+        (MuFidelity, subset_correlations),
+        (ClassRetrieval, retrieval),
+        (RobustnessSr, robustness_of),
+    ],
+)
+def test_classes_have_the_defaults_of_their_functions(metric, function):
+    own, core = (inspect.signature(which).parameters for which in (metric, function))
+    shared = [name for name in own if name in core and core[name].default is not core[name].empty]
+    assert shared
+    assert {n: own[n].default for n in shared} == {n: core[n].default for n in shared}
 
 
 def test_channels_are_averaged_and_taken_together():

@@ -64,7 +64,9 @@ def test_linear_models_have_a_closed_form_on_both_ends(images, maps, norm):
             expected = gap[sample] / dual_norm(slope[free].ravel(), norm)
             assert side.curves[sample, place] == pytest.approx(expected, rel=0.03)
             assert side.certified_curves[sample, place] == pytest.approx(expected, rel=0.02)
-    assert np.all(named.certified_curves <= named.curves)
+    np.testing.assert_array_equal(named.interval.certified, named.certified_curves)
+    np.testing.assert_array_equal(named.interval.attacked, named.curves)
+    assert np.all(named.interval.gap >= 0)
     assert named.found.all()
     area = (named.curves[:, 0] / 2 + named.curves[:, 1] + named.curves[:, 2] / 2) / 2
     np.testing.assert_allclose(named.scores, area)
@@ -122,6 +124,7 @@ def test_both_sides_at_once_are_the_two_sides(images, maps):
     result = metric.detailed_evaluate(maps[..., None])
     np.testing.assert_allclose(result.curves, named.curves, rtol=1e-3)
     assert result.certified_score is None
+    assert not result.interval.certified.any()
     # a new model is used from the next evaluation on
     metric.model = make_net((4, 5, 2), [6, 3], seed=5)
     assert metric(maps) != pytest.approx(named.score, rel=1e-3)
