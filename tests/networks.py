@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers as L
 
-from xcertify.bounds.rules.reshaping import AUGMENTATIONS
+from xcertify.bounds.rules.identities import AUGMENTATIONS
 
 NETWORKS: dict[str, Callable[[], keras.Model]] = {}
 

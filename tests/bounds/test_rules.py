@@ -25,8 +25,8 @@ from networks import randomize
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.bounds.graph.operations import Affine
 from xcertify.bounds.graph.translation import build_graph
+from xcertify.bounds.rules.identities import AUGMENTATIONS
 from xcertify.bounds.rules.registry import find_rule
-from xcertify.bounds.rules.reshaping import AUGMENTATIONS
 from xcertify.regions import Box
 
 pytestmark = pytest.mark.usefixtures("eager")

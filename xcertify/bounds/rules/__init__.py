@@ -2,6 +2,9 @@
 
 # Importing them fills the registry.
 from xcertify.bounds.rules import (
+    activation,
+    convolution,
+    identities,
     keras_ops,
     merging,
     normalization,
@@ -10,4 +13,14 @@ from xcertify.bounds.rules import (
     weighted,
 )
 
-__all__ = ["keras_ops", "merging", "normalization", "pooling", "reshaping", "weighted"]
+__all__ = [
+    "activation",
+    "convolution",
+    "identities",
+    "keras_ops",
+    "merging",
+    "normalization",
+    "pooling",
+    "reshaping",
+    "weighted",
+]

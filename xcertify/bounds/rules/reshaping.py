@@ -1,4 +1,4 @@
-"""Rules of layers without weights on one tensor: identities, rearrangements, activations."""
+"""Rules of layers that move, repeat or drop entries: rearrangement, padding, up-sampling."""
 
 from __future__ import annotations
 
@@ -9,51 +9,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.multivariate import Softmax
-from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped, Window
-from xcertify.bounds.rules.registry import activate, register
-from xcertify.bounds.rules.windows import axes_of, spatial_axes
+from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Reshaped, Window
+from xcertify.bounds.rules.registry import register
+from xcertify.bounds.rules.windows import spatial_axes
 from xcertify.keras_graph import UnsupportedLayerError
-
-# Layers that do nothing when a trained model is used.
-IDENTITIES = (
-    layers.ActivityRegularization,
-    layers.AlphaDropout,
-    layers.Dropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.Identity,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-)
-
-
-# Layers that change images at random in training; at inference they do nothing. In Keras 3 they
-# also work in `model(x)`, which says nothing of training, and not in `model.predict(x)`.
-# A RandomCrop is none of them: it crops and resizes at inference too.
-AUGMENTATIONS: tuple[type, ...] = tuple(
-    kind
-    for name, kind in sorted(vars(layers).items())
-    if (name.startswith("Random") and name != "RandomCrop")
-    or name in ("AugMix", "CutMix", "MixUp", "RandAugment", "Solarization")
-)
-
-
-@register(*IDENTITIES)
-def _identity(layer: Any, emit: Emitter, node: int) -> int:
-    return node
-
-
-# Keras writes their default, training=True, into every call.
-@register(*AUGMENTATIONS, settings=("training",))
-def _augmentation(layer: Any, emit: Emitter, node: int) -> int:
-    return node
-
-
-# --- rearrangement ------------------------------------------------------------------------------
 
 
 @register(layers.Flatten, layers.Reshape, layers.Permute)
@@ -145,40 +105,3 @@ def _interpolation(length: int, size: int) -> np.ndarray:
     """Weights (length, length * size) of linear interpolation between the centers of entries."""
     places = np.clip((np.arange(length * size) + 0.5) / size - 0.5, 0, length - 1)
     return np.maximum(0, 1 - np.abs(places - np.arange(length)[:, None]))
-
-
-# --- activations --------------------------------------------------------------------------------
-
-
-@register(layers.Activation)
-def _activation(layer: Any, emit: Emitter, node: int) -> int:
-    return activate(layer, layer.activation, emit, node)
-
-
-@register(layers.ReLU)
-def _relu(layer: Any, emit: Emitter, node: int) -> int:
-    settings = (float(layer.negative_slope or 0), layer.max_value, float(layer.threshold or 0))
-    if settings == (0.0, None, 0.0):
-        return emit(Elementwise(activations.RELU), node)
-    return emit(Elementwise(activations.rectifier(*settings)), node)
-
-
-@register(layers.LeakyReLU)
-def _leaky_relu(layer: Any, emit: Emitter, node: int) -> int:
-    return emit(Elementwise(activations.leaky_relu(float(layer.negative_slope))), node)
-
-
-@register(layers.PReLU)
-def _parametric_relu(layer: Any, emit: Emitter, node: int) -> int:
-    return emit(Elementwise(activations.leaky_relu(lambda: layer.alpha)), node)
-
-
-@register(layers.ELU)
-def _elu(layer: Any, emit: Emitter, node: int) -> int:
-    return emit(Elementwise(activations.elu(float(layer.alpha))), node)
-
-
-@register(layers.Softmax)
-def _softmax(layer: Any, emit: Emitter, node: int) -> int:
-    axes = axes_of(layer, layer.axis, emit.shape(node))
-    return emit(Softmax(axes if len(axes) > 1 else axes[0]), node)

@@ -1,0 +1,48 @@
+"""Rules of layers that are activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import layers
+
+from xcertify.bounds.graph import activations
+from xcertify.bounds.graph.graph import Emitter
+from xcertify.bounds.graph.multivariate import Softmax
+from xcertify.bounds.graph.operations import Elementwise
+from xcertify.bounds.rules.registry import activate, register
+from xcertify.bounds.rules.windows import axes_of
+
+
+@register(layers.Activation)
+def _activation(layer: Any, emit: Emitter, node: int) -> int:
+    return activate(layer, layer.activation, emit, node)
+
+
+@register(layers.ReLU)
+def _relu(layer: Any, emit: Emitter, node: int) -> int:
+    settings = (float(layer.negative_slope or 0), layer.max_value, float(layer.threshold or 0))
+    if settings == (0.0, None, 0.0):
+        return emit(Elementwise(activations.RELU), node)
+    return emit(Elementwise(activations.rectifier(*settings)), node)
+
+
+@register(layers.LeakyReLU)
+def _leaky_relu(layer: Any, emit: Emitter, node: int) -> int:
+    return emit(Elementwise(activations.leaky_relu(float(layer.negative_slope))), node)
+
+
+@register(layers.PReLU)
+def _parametric_relu(layer: Any, emit: Emitter, node: int) -> int:
+    return emit(Elementwise(activations.leaky_relu(lambda: layer.alpha)), node)
+
+
+@register(layers.ELU)
+def _elu(layer: Any, emit: Emitter, node: int) -> int:
+    return emit(Elementwise(activations.elu(float(layer.alpha))), node)
+
+
+@register(layers.Softmax)
+def _softmax(layer: Any, emit: Emitter, node: int) -> int:
+    axes = axes_of(layer, layer.axis, emit.shape(node))
+    return emit(Softmax(axes if len(axes) > 1 else axes[0]), node)
