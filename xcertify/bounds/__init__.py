@@ -11,6 +11,7 @@ from xcertify.bounds.propagation.gradient import (
     GRADIENT_METHODS,
     gradient_method,
 )
+from xcertify.bounds.rules.identities import IDENTITIES
 from xcertify.bounds.rules.registry import (
     activation_facts,
     find_rule,
@@ -21,7 +22,6 @@ from xcertify.bounds.rules.registry import (
     supported_layers,
     supported_operations,
 )
-from xcertify.bounds.rules.reshaping import IDENTITIES
 from xcertify.bounds.verifier import METHODS, Verifier
 from xcertify.keras_graph import UnsupportedLayerError
 

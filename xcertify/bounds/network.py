@@ -15,8 +15,8 @@ from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import Elementwise, Reshaped
 from xcertify.bounds.graph.translation import build_graph, find_tensor
+from xcertify.bounds.rules.identities import AUGMENTATIONS
 from xcertify.bounds.rules.registry import find_rule
-from xcertify.bounds.rules.reshaping import AUGMENTATIONS
 from xcertify.keras_graph import layers_of
 
 HEADS = ("softmax", "sigmoid")
