@@ -112,10 +112,13 @@ class OverlapCertificate(Certificate):
         return self.overlap < 0
 
     def __repr__(self) -> str:
+        attacked = ""
+        if self.attacked is not None:
+            attacked = f", attacked {np.median(self.attacked):.4g}"
         return (
             f"<OverlapCertificate: {int(self.robust.sum())} of {len(self.robust)} predictions "
             f"proved constant on {self.region}; overlap at most {self.overlap.max():.4g}, "
-            f"median {np.median(self.overlap):.4g}; {self.cell_overlaps.shape[1]} cells; "
+            f"median {np.median(self.overlap):.4g}{attacked}; {self.cell_overlaps.shape[1]} cells; "
             f"{self._how}>"
         )
 
@@ -429,11 +432,13 @@ class MaskCertificate(Certificate):
     targets: np.ndarray
 
     def __repr__(self) -> str:
+        attacked = ""
+        if self.attacked is not None:
+            attacked = f", attacked at {np.median(self.attacked):.4g}"
         return (
             f"<MaskCertificate: {int((self.certified > 0).sum())} of {len(self.certified)} masked "
             f"inputs proved to keep their class, on {self.region}; median radius "
-            f"{np.median(self.certified):.4g}, attacked at {np.median(self.attacked):.4g}; "
-            f"{self._how}>"
+            f"{np.median(self.certified):.4g}{attacked}; {self._how}>"
         )
 
 

@@ -11,6 +11,7 @@ from xcertify.attributions import EVA, EVAHybrid, SampledEVA
 from xcertify.attributions.overlaps import smooth_maximum
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.grid import grid_cells
+from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
 
 L = keras.layers
@@ -56,6 +57,43 @@ def test_certified_overlaps_are_never_beaten(setting):
         attained = true_overlap(model, points, classes)
         assert (attained <= certificate.cell_overlaps[:, cell]).all()
     assert (certificate.robust == (certificate.overlap < 0)).all()
+
+
+def test_attacked_overlaps_are_attained_and_never_above_the_proved_ones():
+    model = NETWORKS["convolutions"]()
+    inputs, labels = images(4), np.array([1, 0, 2, 1])
+    for norm, epsilon in [(np.inf, 0.1), (2, 0.5)]:
+        explainer = EVA(model, epsilon, norm, clip=(0, 1), grid_size=2, attack=True)
+        certificate = explainer.certify(inputs, labels)
+        assert (certificate.attacked <= certificate.certified).all()
+        region = Ball(inputs, epsilon, norm, clip=(0, 1))
+        sampled = true_overlap(model, np.concatenate([inputs[None], region.sample(50)]), labels)
+        assert (certificate.attacked > sampled).all()
+        assert ", attacked " in repr(certificate)
+    assert EVA(model, grid_size=2).certify(inputs).attacked is None
+
+
+def test_attacked_overlaps_by_hand():
+    model = sequential((3,), L.Dense(2))
+    model.set_weights([np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), np.array([5.0, 0.0])])
+    certificate = EVA(model, epsilon=0.1, attack=True).certify(np.zeros((1, 3)))
+    np.testing.assert_allclose(certificate.attacked, [-4.4], rtol=1e-6)  # -5 + 0.1 (1 + 2 + 3)
+    single = sequential((2,), L.Dense(1, "sigmoid"))
+    single.set_weights([np.array([[1.0], [-2.0]]), np.array([1.0])])
+    certificate = EVA(single, 0.1, attack=True).certify(np.array([[0.0, 0.0], [0.0, 3.0]]))
+    np.testing.assert_allclose(certificate.attacked, [-0.7, -4.7], rtol=1e-6)
+
+
+def test_an_overlap_above_the_proved_one_is_reported(monkeypatch):
+    explainer = EVA(NETWORKS["convolutions"](), 0.1, grid_size=2, mode="exact", attack=True)
+    bound = explainer._bound
+
+    def wrong_bound(region, overlap):
+        return bound(region, overlap) - 100 * (region.center[:, 0, 0, 0] == images()[1, 0, 0, 0])
+
+    monkeypatch.setattr(explainer, "_bound", wrong_bound)
+    with pytest.raises(ContradictionError, match="found an overlap at .* for input 1"):
+        explainer.certify(images())
 
 
 @pytest.mark.parametrize("temperature", [0, 1.5])

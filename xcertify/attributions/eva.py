@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from xcertify.attacks.ascent import PGD
 from xcertify.attributions.base import Certifying, ClassExplainer
 from xcertify.attributions.overlaps import (
     OVERLAPS,
@@ -25,8 +26,9 @@ from xcertify.bounds import LinearBounds, Verifier
 from xcertify.certificates import OverlapCertificate
 from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.models import as_rows
-from xcertify.radii import Interval
+from xcertify.radii import Interval, compare_bounds
 from xcertify.regions import Ball, Region, as_norm
+from xcertify.targets import margin_rows
 
 MODES = ("one-pass", "exact")
 
@@ -210,10 +212,13 @@ class EVA(OverlapExplainer, Certifying):
     method
         How to bound, a name of `Verifier`: "crown", "crown-ibp", "ibp", "decomon:crown", ...;
         "one-pass" needs "crown" or "crown-ibp".
+    attack
+        Whether `certify` also looks for points with a large overlap, by `PGD` from two starts: the
+        other end of its `interval`.
     batch_size
-        Most regions that are bounded at once.
+        Most regions that are bounded, and points that are attacked, at once.
     seed
-        Not used (nothing is random); kept for a common signature.
+        Of the random start of the attack; nothing else is random.
     verbose
         Whether to show a progress bar.
 
@@ -252,6 +257,7 @@ class EVA(OverlapExplainer, Certifying):
         temperature: float = 2.0,
         method: str = "crown",
         *,
+        attack: bool = False,
         batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
@@ -276,15 +282,19 @@ class EVA(OverlapExplainer, Certifying):
             seed=seed,
             verbose=verbose,
         )
-        self.mode = mode
+        self.mode, self.attack = mode, attack
 
     def _certify(self, region: Ball, classes: np.ndarray) -> OverlapCertificate:
         overlaps = self._overlaps(region, self._overlap(classes))
+        attained = self._attained(region, classes) if self.attack else None
+        if attained is not None:
+            what = "an overlap"
+            compare_bounds(overlaps.full, attained, what=what, method=self.method, region=region)
         return OverlapCertificate(
             region=region,
             method=self.method,
             arithmetic=self._verifier.guarantee,
-            interval=Interval(overlaps.full),
+            interval=Interval(overlaps.full, attained),
             cell_overlaps=overlaps.fixed,
             cells=self._cells(region.shape),
             targets=classes,
@@ -303,6 +313,25 @@ class EVA(OverlapExplainer, Certifying):
                 bounds.append(self._in_one_pass(region[some], overlap[some]))
                 progress.update(len(bounds[-1]))
         return overlaps_of(np.concatenate(bounds))
+
+    def _attained(self, region: Ball, classes: np.ndarray) -> np.ndarray:
+        """Overlaps of the worst points that an attack finds, (N,), in real arithmetic.
+
+        At each point the largest margin is proved to be at least this.
+        """
+        attack = self._derive(
+            "attack",
+            lambda: PGD(self._logits_at, restarts=2, batch_size=self._nb_at_once, seed=self.seed),
+        )
+        exact = self._derive(
+            "exact verifier",
+            lambda: Verifier(
+                self.model, "ibp", dtype="float64", strip_head=True, start_layer=self._start
+            ),
+        )
+        points = attack(region, classes).points.astype(np.float64)
+        margins = exact.bound_rows(Ball(points, 0.0), margin_rows(classes, exact.nb_outputs))
+        return margins[0].max(axis=1)
 
     def _in_one_pass(self, region: Region, overlap: Overlap) -> np.ndarray:
         """Bounds of N regions and of their parts with a cell held, (N, 1 + cells)."""
