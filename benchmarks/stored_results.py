@@ -83,10 +83,12 @@ from xcertify.training import (
 
 Results = dict[str, Any]
 
-# How far a result may be from the stored one, as a share of its largest entry.
-FLOAT64 = 1e-6  # computed in float64: beyond this the result is another one
-FLOAT32 = 2e-5  # a chain of float32 operations, whose order is the machine's
-SEARCH = 2e-3  # a search whose every step depends on the roundings of the one before
+# How far a result may be from the stored one, as a share of its largest entry. Behind each, what was
+# measured on one machine: with one thread and without oneDNN; with shaken weights.
+FLOAT64 = 1e-6  # computed in float64, beyond this it is another result: 0; 5e-7
+FLOAT32 = 2e-5  # a chain of float32 operations, whose order is the machine's: 2e-6; 8e-6
+CANCELLED = 3e-4  # what is left of float32 numbers that nearly cancel: 3e-5; 3e-5
+SEARCH = 1e-2  # every step depends on the roundings of the one before: 3e-7; 1e-3
 
 SHAKE: list[int] = []  # seed of what weights are moved by; empty: they are not
 
@@ -110,7 +112,7 @@ class Untraced:
 
     def __init__(self, function: Callable, input_signature: Any = None, **settings: Any) -> None:
         self.function, self.specs = function, input_signature
-        self.graph = partial(_TRACE, function, input_signature=input_signature, **settings)
+        self._graph = partial(_TRACE, function, input_signature=input_signature, **settings)
 
     def __call__(self, *arguments: Any) -> Any:
         """Arrays become tensors of the types that the graph would have."""
@@ -122,9 +124,14 @@ class Untraced:
             )
         )
 
-    def get_concrete_function(self, *arguments: Any) -> Any:
-        """The graph, for what asks it for shapes."""
-        return self.graph().get_concrete_function(*arguments)
+    def get_concrete_function(self) -> Untraced:
+        """Itself in the place of the graph of the one signature."""
+        return self
+
+    @property
+    def output_shapes(self) -> Any:
+        """As of the graph, which is traced for that."""
+        return self._graph().get_concrete_function().output_shapes
 
 
 _TRACE = tf.function
@@ -356,7 +363,7 @@ for name in EXPLAINED:
     case(f"eva/{name}", FLOAT32, name)(eva)
 
 
-@case("eva/variants", FLOAT32)
+@case("eva/variants", CANCELLED)
 def eva_variants() -> Results:
     """The paper's form, balls, explanations towards a class, sampled regions."""
     model, inputs = model_of("pooled"), inputs_of("pooled")
