@@ -58,6 +58,10 @@ def test_ends_that_are_tested_decide():
     tried = run(search, lambda samples, radii: radii <= limits[samples])
     assert all(len(samples) == 4 for samples, _ in tried)
     assert len(tried) == 2 + 10
+    # a proof that reaches the largest radius is attacked, too
+    whole = RadiusSearch(np.ones(1), 1.0, nb_halvings=3, test_low=True, test_high="first")
+    assert len(run(whole, lambda samples, radii: radii < 1.0)) == 1
+    assert whole.broken.tolist() == [1.0]
     # below the lower end nothing, at the upper end all; else to a thousandth of three decades
     np.testing.assert_array_equal(search.held[[1, 2]], [0, 1])
     step = 1000 ** (1 / 2**10)

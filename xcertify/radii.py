@@ -166,10 +166,9 @@ class RadiusSearch:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which inputs (M,) to test at which radii (M,); an `answer` is due after each."""
-        undecided = self._low < self._high
         bar = tqdm(total=len(self.held), desc=self._name, unit="input", disable=not self._verbose)
         with bar as progress:
-            yield from self._ask(self._test_low & undecided, self._low)
+            yield from self._ask(self._test_low & (self._low <= self._high), self._low)
             if self._test_high == "first":
                 yield from self._ask(self._low < self._high, self._high)
             while (undecided := self._undecided()).any() and self._halvings != 0:
