@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -12,6 +13,18 @@ def whole_number(name: str, value: Any, least: int = 1, most: int | None = None)
         span = span if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {span}. Received: {value!r}")
     return int(value)
+
+
+def positive(name: str, value: Any, *, or_zero: bool = False) -> Any:
+    """`value`, a finite number above 0 (or 0), or a ValueError that names it."""
+    try:
+        fits = 0 < value < math.inf or (or_zero and value == 0)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits or isinstance(value, bool):
+        span = "of at least 0" if or_zero else "above 0"
+        raise ValueError(f"{name} must be a number {span}. Received: {value!r}")
+    return value
 
 
 def whole_numbers(name: str, value: Any) -> tuple[int, int]:

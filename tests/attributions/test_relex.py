@@ -307,13 +307,13 @@ def test_kept_regions_hold_every_image_in_exact_arithmetic(norm):
     [
         ({"nb_samples": 0}, "nb_samples must be a whole number above 0"),
         ({"steps": 2.5}, "steps must be a whole number above 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number above 0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\["),
-        ({"noise": -1.0}, "noise must be 0 or positive"),
-        ({"sparsity": np.nan}, "sparsity must be 0 or positive"),
+        ({"noise": -1.0}, "noise must be a number of at least 0"),
+        ({"sparsity": np.nan}, "sparsity must be a number of at least 0"),
         ({"form": "velocity"}, "form must be 'mask' or 'pull'"),
         ({"reducer": "median"}, "reducer must be one of"),
-        ({"largest_radius": 0}, "largest_radius must be above 0"),
+        ({"largest_radius": 0}, "largest_radius must be a number above 0"),
     ],
 )
 def test_wrong_settings(model, settings, message):

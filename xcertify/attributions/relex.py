@@ -15,16 +15,17 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks.minimal import MinimalPerturbation
-from xcertify.attacks.on_masks import KeptLogits, beside_masks
+from xcertify.attacks.on_masks import attack_on_kept, beside_masks
 from xcertify.attributions.base import Certifying, ClassExplainer, check_reducer, reduce_channels
 from xcertify.attributions.mask_descent import Descent, for_size, losses_of_copies
+from xcertify.attributions.mask_radii import proved_radii
 from xcertify.bounds import Verifier
 from xcertify.certificates import MaskCertificate
-from xcertify.checks import whole_number
+from xcertify.checks import positive, whole_number
 from xcertify.inputs import in_batches, spread_value
-from xcertify.masks import check_masks, keep, kept_region
-from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
-from xcertify.regions import Ball, as_norm, valid_range
+from xcertify.masks import check_masks, keep
+from xcertify.radii import Interval, compare_radii
+from xcertify.regions import Ball, as_norm
 
 FORMS = ("mask", "pull")
 
@@ -151,18 +152,13 @@ class RelEx(Certifying, ClassExplainer):
         if form not in FORMS:
             raise ValueError(f"form must be 'mask' or 'pull'. Received: {form!r}")
         check_reducer(reducer)
-        if learning_rate is not None and not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive. Received: {learning_rate!r}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1[. Received: {momentum!r}")
-        for name, value in [
-            ("noise", noise), ("sparsity", sparsity or 0.0),
-            ("background", background), ("tolerance", tolerance),
-        ]:  # fmt: skip
-            if not 0 <= value < np.inf:
-                raise ValueError(f"{name} must be 0 or positive. Received: {value!r}")
-        if not 0 < largest_radius < np.inf:
-            raise ValueError(f"largest_radius must be above 0. Received: {largest_radius!r}")
+        numbers = {"noise": noise, "background": background, "tolerance": tolerance}
+        for name, value in (numbers | {"sparsity": sparsity or 0.0}).items():
+            positive(name, value, or_zero=True)
+        if learning_rate is not None:
+            positive("learning_rate", learning_rate)
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
         self.nb_samples = whole_number("nb_samples", nb_samples)
         self.steps = whole_number("steps", steps)
@@ -172,7 +168,7 @@ class RelEx(Certifying, ClassExplainer):
         self.neutral_value, self.form = neutral_value, form
         self.tolerance, self.reducer = tolerance, reducer
         self.norm, self.clip, self.method = as_norm(norm), clip, method
-        self.largest_radius = largest_radius
+        self.largest_radius = positive("largest_radius", largest_radius)
 
     def masks(self, inputs: Any, targets: Any = None) -> np.ndarray:
         """The learned masks, one value per feature and channel.
@@ -222,7 +218,10 @@ class RelEx(Certifying, ClassExplainer):
         inputs, neutral = region.center, self._neutral(region.shape)
         masks = self._learn(inputs, classes)[0] if masks is None else check_masks(masks, inputs)
         attacked = self._attack(neutral)(beside_masks(region, masks), classes).distances
-        certified = self._prove(region, masks, classes, attacked)
+        ends = np.where(np.isfinite(attacked), attacked, self.largest_radius)
+        certified = proved_radii(
+            self._verifier, region, masks, neutral, classes, ends, self.nb_halvings
+        )
         region = region.resized(certified)
         what = "another class of what the mask keeps"
         compare_radii(certified, attacked, what=what, method=self.method, region=region)
@@ -291,35 +290,16 @@ class RelEx(Certifying, ClassExplainer):
 
     def _attack(self, neutral: np.ndarray) -> MinimalPerturbation:
         """The attack on inputs with their masks beside them."""
-
-        def make() -> MinimalPerturbation:
-            exact = Verifier(
-                self.model, "ibp", dtype="float64", strip_head=True, start_layer=self._start
-            )
-            logits = KeptLogits(self._logits_at, exact, neutral)
-            return MinimalPerturbation(
-                logits,
+        return self._derive(
+            ("attack", neutral.shape),
+            lambda: attack_on_kept(
+                self._logits_at,
+                Verifier(
+                    self.model, "ibp", dtype="float64", strip_head=True, start_layer=self._start
+                ),
+                neutral,
                 norm=self.norm,
                 batch_size=self._nb_at_once,
                 seed=self.seed,
-                exact=logits.exact,
-            )
-
-        return self._derive(("attack", neutral.shape), make)
-
-    def _prove(
-        self, region: Ball, masks: np.ndarray, classes: np.ndarray, attacked: np.ndarray
-    ) -> np.ndarray:
-        """Largest radius that was tested and proved, (N,), by bisection up to the attacked one."""
-        neutral, clip = self._neutral(region.shape), region.clip
-        if clip is not None:  # up to where attacks go, in float32
-            clip = valid_range(clip, region.shape, np.float32)
-        wide = Ball(region.center.astype(np.float64), 0.0, region.norm, clip)
-        ends = np.where(np.isfinite(attacked), attacked, self.largest_radius)
-        search = RadiusSearch(
-            0.0, ends, nb_halvings=self.nb_halvings, linear=True, test_high="last"
+            ),
         )
-        for some, radii in search:
-            kept = kept_region(wide[some].resized(radii), masks[some], neutral)
-            search.answer(keeps_class(self._verifier, kept, classes[some]))
-        return search.held

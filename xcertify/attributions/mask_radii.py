@@ -1,0 +1,58 @@
+"""How far inputs may move without another class of what their masks keep: radii that are proved."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xcertify.bounds import Verifier
+from xcertify.masks import kept_region
+from xcertify.radii import RadiusSearch, keeps_class
+from xcertify.regions import Ball, Region, valid_range
+
+
+def proved_radii(
+    verifier: Verifier,
+    region: Region,
+    masks: np.ndarray,
+    neutral: np.ndarray,
+    classes: np.ndarray,
+    ends: np.ndarray,
+    nb_halvings: int,
+) -> np.ndarray:
+    """Largest radii, of those tested, within which the class of what a mask keeps is proved.
+
+    Parameters
+    ----------
+    verifier
+        Of the logits.
+    region
+        Balls around N inputs, of the norm and valid range that are looked at.
+    masks
+        m, (N, *shape) float32, held.
+    neutral
+        n, (*shape) float32.
+    classes
+        (N,) int.
+    ends
+        (N,): the largest radius that is tested.
+    nb_halvings
+        Of the bisection between 0 and the end.
+
+    Returns
+    -------
+    radii
+        (N,) float64, 0 where none was proved.
+
+    Guarantee
+    ---------
+    That of the verifier, for all ``n + m (x' - n)`` with x' in the ball of the radius.
+    """
+    clip = region.clip
+    if clip is not None:  # up to where attacks go, in float32
+        clip = valid_range(clip, region.shape, np.float32)
+    inputs = Ball(region.center.astype(np.float64), 0.0, region.norm, clip)
+    search = RadiusSearch(0.0, ends, nb_halvings=nb_halvings, linear=True, test_high="last")
+    for some, radii in search:
+        kept = kept_region(inputs[some].resized(radii), masks[some], neutral)
+        search.answer(keeps_class(verifier, kept, classes[some]))
+    return search.held
