@@ -49,7 +49,7 @@ def gradient_method(name: str, stacklevel: int = 2) -> str:
         warnings.warn(
             f"method={former!r} of gradients is deprecated. Write method={name!r}",
             DeprecationWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=stacklevel,
         )
     if name not in GRADIENT_METHODS:
         raise ValueError(f"method must be one of {', '.join(GRADIENT_METHODS)}. Received: {name!r}")
