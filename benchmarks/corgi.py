@@ -30,6 +30,7 @@ from xcertify.attributions import CORGI
 from xcertify.certificates import TopKCertificate
 from xcertify.datasets import load
 from xcertify.plots import draw_attribution, draw_cells, draw_image
+from xcertify.radii import Interval
 
 K = 15
 FORMS = (
@@ -113,8 +114,9 @@ def certify(
     certificates = []
     for explainer.attack in attacks:
         certificate = explainer.certify(inputs)
+        interval = Interval(radius, certificate.attacked)
         certificates.append(
-            dataclasses.replace(certificate, radius=radius, form=form, method=method)
+            dataclasses.replace(certificate, interval=interval, form=form, method=method)
         )
         ratio = certificate.attacked[proved] / radius[proved]
         low, high = np.quantile(ratio, [0.25, 0.75])
@@ -215,7 +217,7 @@ def worst(
     from xcertify.attacks import PGD
     from xcertify.regions import Ball
 
-    weights = explainer._activation.asked(certificate.targets)
+    weights = explainer._activation.target_rows(certificate.targets)
     top = tf.constant(certificate.cells[0])
 
     def objective(points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -11,7 +11,7 @@ from networks import functional, sequential
 
 from xcertify.attacks import MinimalTopK
 from xcertify.attributions import CORGI, GradCAM
-from xcertify.attributions.corgi import FORMS
+from xcertify.attributions.cell_order import FORMS, WholeMap
 from xcertify.bounds import Verifier
 from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
@@ -265,7 +265,7 @@ def test_no_point_of_a_certified_ball_moves_a_cell_out(build, form, method, norm
     channels = explainer._activation.body
     region = Ball(x, certificate.radius, norm, (0, 1))
     points = adversarial_points(in_float64(channels), region, 40, 0)
-    weights = explainer._activation.asked(np.array([0, 1, 2])).astype("f8")
+    weights = explainer._activation.target_rows(np.array([0, 1, 2])).astype("f8")
     values = np.stack([in_float64(channels)(p).numpy() for p in points])
     maps = np.einsum("pnhwc,nc->pnhw", values, weights).reshape(len(points), 3, -1)
     for sample, cells in enumerate(certificate.cells):
@@ -298,7 +298,8 @@ def test_tighter_forms_prove_more(net):
 def test_the_certificate_says_what_it_is(net):
     explainer = CORGI(net, k=3, form="map", method="ibp", attack=None)
     certificate = explainer.certify(images(), [0, 1, 2])
-    assert json.loads(json.dumps(certificate.to_dict()))["radius"] == certificate.radius.tolist()
+    fields = json.loads(json.dumps(certificate.to_dict()))
+    assert fields["interval"]["certified"] == certificate.radius.tolist()
     assert certificate.attacked is None and certificate.map_shape == (4, 4)
     assert repr(certificate).startswith("<TopKCertificate: top 3 of 3 maps within the top 3, on li")
     np.testing.assert_array_equal(certificate.targets, [0, 1, 2])
@@ -368,7 +369,10 @@ def test_the_search_returns_the_largest_radius_that_was_proved(net):
 
     for known in (np.zeros(5), np.array([0.001, 1e-5, 0, 0.9, 0.0099])):
         tested.clear()
-        radius = explainer._search(proves, known, "")
+        search = explainer._search(known, "")
+        for samples, radii in search:
+            search.answer(proves(samples, radii))
+        radius = search.held
         for sample, found in enumerate(radius):
             proved = [r for s, r, yes in tested if s == sample and yes]
             assert found == max([*proved, known[sample]])
@@ -384,11 +388,12 @@ def test_an_attack_inside_a_certified_radius_is_reported(net, monkeypatch):
     limits = {x[0].tobytes(): 0.0, x[1].tobytes(): 3 * right.attacked[1]}
     explainer = CORGI(net, k=4, form="map", method="ibp")
 
-    def wrong_bounds(asked, region, radii, form, method, decided):
-        proved = [r < limits[one.tobytes()] for r, one in zip(radii, asked.inputs)]
-        return np.broadcast_to(np.reshape(proved, (-1, 1, 1)), decided.shape)
+    def wrong_bounds(form, maps, region, deviation, proved):
+        radii = region.epsilon.ravel()
+        within = [r < limits[x.tobytes()] for r, x in zip(radii, region.center)]
+        return np.broadcast_to(np.reshape(within, (-1, 1, 1)), proved.shape)
 
-    monkeypatch.setattr(explainer, "_larger", wrong_bounds)
+    monkeypatch.setattr(WholeMap, "prove", wrong_bounds)
     with pytest.raises(ContradictionError, match="top 4 cells outside of the top 4 at .* input 1"):
         explainer.certify(x)
 

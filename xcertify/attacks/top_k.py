@@ -13,7 +13,8 @@ import tensorflow as tf
 from xcertify.attacks.ascent import PGD
 from xcertify.attacks.minimal import MinimalResult
 from xcertify.attacks.roundings import relative_allowance
-from xcertify.regions import Ball, as_column, as_norm, valid_range
+from xcertify.radii import RadiusSearch
+from xcertify.regions import Ball, Region, as_column, as_norm, valid_range
 from xcertify.settings import Settings
 
 Maps = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -24,8 +25,8 @@ _SOFTNESS = 0.02  # of the smooth gap, in standard deviations of the map
 class MinimalTopK(Settings):
     """Search for the smallest perturbation after which the top k are not among the top k2.
 
-    The radius is bisected, for all samples side by side; at the end the segment from the nominal
-    input to the point that was found is bisected, too.
+    The radius is bisected (`RadiusSearch`), for all samples side by side; at the end the segment
+    from the nominal input to the point that was found is bisected, too.
 
     Parameters
     ----------
@@ -120,43 +121,69 @@ class MinimalTopK(Settings):
         largest
             Largest radius that is tried.
         """
-        with self._lock:
-            return self._search(inputs, data, top, k2, smallest, largest)
-
-    def _search(
-        self,
-        inputs: np.ndarray,
-        data: np.ndarray,
-        top: np.ndarray,
-        k2: int,
-        smallest: np.ndarray,
-        largest: float,
-    ) -> MinimalResult:
         place = int(k2) - int(top[0].sum()) + 1
-        low, high = np.array(smallest, float), np.full(len(inputs), float(largest))
+        allowed = relative_allowance(math.prod(inputs.shape[1:]))
         points = np.array(inputs)
-        for halving in range(1 + self.nb_halvings):
-            radius = np.sqrt(low * high) if halving else low.copy()
-            missing = np.arange(len(inputs))
+        # The smallest radius is tried even where it is the largest.
+        ends = np.maximum(largest, np.nextafter(smallest, np.inf))
+        search = RadiusSearch(
+            smallest,
+            ends,
+            nb_halvings=self.nb_halvings,
+            tolerance=1e-12,
+            test_low=True,
+            batch_size=self.batch_size,
+        )
+        for samples, radii in search:
+            region = Ball(inputs[samples], as_column(radii, inputs), self.norm, self.clip)
+            held = np.ones(len(samples), bool)
             for ascent in self._derive("ascents", self._ascents):
-                self._data.assign(data[missing])
-                self._top.assign(top[missing])
-                self._place.assign(place)
-                radii = as_column(radius[missing], inputs)
-                region = Ball(inputs[missing], radii, self.norm, self.clip)
-                found = ascent(region, stop_above=0.0).points
-                moved = self._moved(found, data[missing], top[missing], place)
-                points[missing[moved]] = found[moved]
-                high[missing[moved]] = radius[missing[moved]]
-                missing = missing[~moved]
-                if not len(missing):
+                tried = np.flatnonzero(held)
+                some = samples[tried]
+                found = self._climb(ascent, region[tried], data[some], top[some], place)
+                left = has_left(self.exact(found, data[some]), top[some], place, allowed)
+                points[some[left]] = found[left]
+                held[tried[left]] = False
+                if not held.any():
                     break
-            low[missing] = radius[missing]
-        points = self._nearest(inputs, points, data, top, place)
-        moved = self._moved(points, data, top, place)
+            search.answer(held)
+
+        moved = np.flatnonzero(np.isfinite(search.broken))
+        steps = points.astype(np.float64) - inputs
+        search = RadiusSearch(
+            np.zeros(len(moved)),
+            1.0,
+            nb_halvings=self.nb_halvings,
+            linear=True,
+            batch_size=self.batch_size,
+        )
+        for numbers, shares in search:
+            some = moved[numbers]
+            found = inputs[some] + as_column(shares, inputs) * steps[some]
+            found = self._in_range(found.astype(inputs.dtype))
+            left = has_left(self.exact(found, data[some]), top[some], place, allowed)
+            points[some[left]] = found[left]
+            search.answer(~left)
         steps = (points.astype(np.float64) - inputs).reshape(len(inputs), -1)
-        distances = np.where(moved, np.linalg.norm(steps, self.norm, axis=1), np.inf)
+        distances = np.full(len(inputs), np.inf)
+        distances[moved] = np.linalg.norm(steps[moved], self.norm, axis=1)
         return MinimalResult(points, distances)
+
+    def _in_range(self, points: np.ndarray) -> np.ndarray:
+        """Points (B, *shape) that rounding has moved out of the valid range, back in it."""
+        if self.clip is None:
+            return points
+        return np.clip(points, *valid_range(self.clip, points.shape, points.dtype))
+
+    def _climb(
+        self, ascent: PGD, region: Region, data: np.ndarray, top: np.ndarray, place: int
+    ) -> np.ndarray:
+        """The best points of some balls, (B, *shape)."""
+        with self._lock:
+            self._data.assign(data)
+            self._top.assign(top)
+            self._place.assign(place)
+            return ascent(region, stop_above=0.0).points
 
     def _ascents(self) -> list[PGD]:
         climbed = {"gap": (self._smooth_gap, self._gap), "sum": (self._sum,)}[self.climb]
@@ -170,64 +197,60 @@ class MinimalTopK(Settings):
             for objective in climbed
         ]
 
-    def _nearest(
-        self,
-        inputs: np.ndarray,
-        points: np.ndarray,
-        data: np.ndarray,
-        top: np.ndarray,
-        place: int,
-    ) -> np.ndarray:
-        """The first points found to count on the segments to the given ones."""
-        inside, outside = np.zeros(len(inputs)), np.ones(len(inputs))
-        steps, best = points.astype(np.float64) - inputs, points
-        low, high = -np.inf, np.inf
-        if self.clip is not None:
-            low, high = valid_range(self.clip, inputs.shape, inputs.dtype)
-        for _ in range(self.nb_halvings):
-            middle = (inside + outside) / 2
-            share = as_column(middle, inputs)
-            tried = np.clip((inputs + share * steps).astype(inputs.dtype), low, high)
-            moved = self._moved(tried, data, top, place)
-            best = np.where(moved.reshape(share.shape), tried, best)
-            inside, outside = np.where(moved, inside, middle), np.where(moved, middle, outside)
-        return best
-
-    def _moved(
-        self, points: np.ndarray, data: np.ndarray, top: np.ndarray, place: int
-    ) -> np.ndarray:
-        """Whether a cell of the top k is not among the top k2, (N,)."""
-        size = self.batch_size
-        some = (slice(first, first + size) for first in range(0, len(points), size))
-        maps = np.concatenate([self.exact(points[part], data[part]) for part in some])
-        others = np.sort(np.where(top, -np.inf, maps), axis=1)[:, -place]
-        slack = np.abs(maps).max(axis=1) * relative_allowance(points[0].size)
-        return others - np.where(top, maps, np.inf).min(axis=1) > slack
-
     def _at(self, points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Maps, which cells were the top k, and the gap, positive where one has surely left."""
-        top = tf.gather(self._top, samples)
-        maps = self.maps(points, tf.gather(self._data, samples))
-        others = tf.math.top_k(tf.where(top, -np.inf, maps), self._place).values[:, -1]
-        gap = others - tf.reduce_min(tf.where(top, maps, np.inf), axis=1)
-        # twice what `_moved` asks for, since these maps are rounded, too
-        slack = 2 * relative_allowance(math.prod(points.shape[1:]))
-        return maps, top, gap - slack * tf.reduce_max(abs(maps), axis=1)
+        """Maps (B, S), their top k (B, S), and a gap (B,), positive where one has surely left."""
+        maps, top = self.maps(points, tf.gather(self._data, samples)), tf.gather(self._top, samples)
+        # Twice what counts in the end, since these maps are rounded, too.
+        allowed = 2 * relative_allowance(math.prod(points.shape[1:]))
+        return maps, top, gap_to_top(maps, top, self._place, allowed)
 
     def _gap(self, points: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
         return self._at(points, samples)[2]
 
     def _smooth_gap(self, points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         maps, top, gap = self._at(points, samples)
-        scaled = tf.math.divide_no_nan(maps, _SOFTNESS * tf.math.reduce_std(maps, 1, True))
-        highest = tf.reduce_logsumexp(tf.where(top, -np.inf, scaled), axis=1)
-        return gap, highest + tf.reduce_logsumexp(tf.where(top, -scaled, -np.inf), axis=1)
+        return gap, smooth_gap_to_top(maps, top)
 
     def _sum(self, points: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         _, top, gap = self._at(points, samples)
         smooth = self.maps if self.smooth is None else self.smooth
         maps = smooth(points, tf.gather(self._data, samples))
         return gap, -tf.reduce_sum(tf.where(top, maps, tf.zeros_like(maps)), axis=1)
+
+
+def gap_to_top(maps: tf.Tensor, top: tf.Tensor, place: Any, allowed: float) -> tf.Tensor:
+    """By how much a cell of the top k has surely left the top k2, (B,); negative where none has.
+
+    ``max_j map[j] - min_i map[i] - allowed max |map|`` for i of the top k and j of the others; with
+    a larger `place` it is not the largest of the others, but the one in that place.
+
+    Parameters
+    ----------
+    maps
+        (B, S).
+    top
+        (B, S) bool: the cells that were the top k.
+    place
+        k2 - k + 1.
+    allowed
+        What roundings can be expected to cost, as a share of the largest cell.
+    """
+    infinite = tf.constant(np.inf, maps.dtype)
+    others = tf.math.top_k(tf.where(top, -infinite, maps), place).values[:, -1]
+    least = tf.reduce_min(tf.where(top, maps, infinite), axis=1)
+    return others - least - allowed * tf.reduce_max(abs(maps), axis=1)
+
+
+def smooth_gap_to_top(maps: tf.Tensor, top: tf.Tensor) -> tf.Tensor:
+    """The gap with log-sum-exp for max and min, by which several cells move together, (B,)."""
+    scaled = tf.math.divide_no_nan(maps, _SOFTNESS * tf.math.reduce_std(maps, 1, True))
+    highest = tf.reduce_logsumexp(tf.where(top, -np.inf, scaled), axis=1)
+    return highest + tf.reduce_logsumexp(tf.where(top, -scaled, -np.inf), axis=1)
+
+
+def has_left(maps: np.ndarray, top: np.ndarray, place: int, allowed: float) -> np.ndarray:
+    """Where a cell of the top k has left the top k2, by maps in float64, (B,) bool."""
+    return gap_to_top(tf.constant(maps), tf.constant(top), place, allowed).numpy() > 0
 
 
 def _free_variable(dtype: tf.DType) -> tf.Variable:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import keras
@@ -15,10 +18,60 @@ from xcertify.keras_graph import layer_input, layer_output
 from xcertify.logits import logits_beside
 from xcertify.models import gradient_by
 from xcertify.regions import Ball, Box, Region
+from xcertify.smoothing import BETAS, softplus_copy
+
+Maps = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-class WeightedChannels:
+@dataclass(frozen=True, eq=False)
+class WeightDeviation:
+    """How far weights of channels that vary can be from fixed ones, over N regions.
+
+    With channels a_k(x) and weights w_k(x) at every point x of a region, and fixed weights w_k, the
+    map ``sum_k w_k(x) a_k(x)[s]`` of the cell s differs from ``sum_k w_k a_k(x)[s]`` by at most
+    ``sum_k weights[k] max(|lower[s, k]|, |upper[s, k]|)``.
+
+    Attributes
+    ----------
+    lower, upper
+        (N, S, K) float32: bounds of the channels in each cell; 0 where there are none.
+    weights
+        (N, K) float64: bounds of ``|w_k(x) - w_k|``; NaN, with which nothing is proved, where the
+        channels have no bounds.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    weights: np.ndarray
+
+    def __getitem__(self, samples: np.ndarray) -> WeightDeviation:
+        """Of some of the regions."""
+        return WeightDeviation(*(array[samples] for array in vars(self).values()))
+
+    def of_cells(self) -> np.ndarray:
+        """How far each cell of the map can be from that of fixed weights, (N, S)."""
+        size = np.maximum(np.abs(self.lower), np.abs(self.upper))
+        return (size * self.weights[:, None]).sum(axis=-1) * (1 + 1e-9)
+
+    def of_differences(
+        self, samples: np.ndarray, first: np.ndarray, second: np.ndarray
+    ) -> np.ndarray:
+        """How far ``map[first] - map[second]`` can be from that of fixed weights, (M,).
+
+        `samples`, `first` and `second` (M,) are numbers of a region and of two cells.
+        """
+        lower, upper = self.lower.astype(np.float64), self.upper.astype(np.float64)
+        rise = upper[samples, first] - lower[samples, second]  # (M, K)
+        fall = upper[samples, second] - lower[samples, first]
+        size = np.maximum(rise, fall)
+        return (size * self.weights[samples]).sum(axis=-1) * (1 + 1e-9)
+
+
+class WeightedChannels(ABC):
     """Maps ``sum_k weights[k] * channels[x, y, k]``, one set of weights for each sample.
+
+    What tells the map of one class from that of another are its *target rows*, (N, D): of class
+    activation maps the weights themselves, of Grad-CAM the rows of the logits that are derived.
 
     Parameters
     ----------
@@ -38,11 +91,7 @@ class WeightedChannels:
         Name of the layer of `model` that gives the maps; `body` is a layer of it, too.
     shape
         (h, w, K).
-    constant
-        Whether the weights are the same for all inputs.
     """
-
-    constant = True
 
     def __init__(self, model: keras.Model, channels: keras.KerasTensor) -> None:
         if len(channels.shape) != 4 or None in channels.shape[1:]:
@@ -68,7 +117,8 @@ class WeightedChannels:
         self.model = keras.Model([images, weights], total(weighted), name=name)
 
     @cached_property
-    def _exact(self) -> Verifier:
+    def _evaluator(self) -> Verifier:
+        """Of maps in float64."""
         return Verifier(self.model, "ibp", dtype="float64")
 
     @property
@@ -80,32 +130,35 @@ class WeightedChannels:
         """Weights (N, K) for every cell, (N, h, w, K)."""
         return np.broadcast_to(weights[:, None, None], (len(weights), *self.shape))
 
-    def asked(self, classes: np.ndarray) -> np.ndarray:
-        """What tells the maps of one class from those of another, (N, D) float32."""
-        raise NotImplementedError
+    @abstractmethod
+    def target_rows(self, classes: np.ndarray) -> np.ndarray:
+        """Rows (N, D) float32 of the classes (N,)."""
 
-    def weights(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        """Weights at the inputs, (N, K), numbers that float32 can hold."""
-        raise NotImplementedError
+    @abstractmethod
+    def weights(self, inputs: np.ndarray, target_rows: np.ndarray) -> np.ndarray:
+        """Weights of the channels at inputs (N, H, W, C), (N, K)."""
 
-    def spread(self, region: Region, asked: np.ndarray, weights: np.ndarray, method: str) -> tuple:
-        """Bounds of the channels over the region, and how far weights can be from the given ones.
+    def weight_deviation(
+        self, region: Region, target_rows: np.ndarray, weights: np.ndarray, method: str
+    ) -> WeightDeviation | None:
+        """How far weights over N regions can be from given ones (N, K); None where they are fixed.
 
-        Channels (N, h, w, K), lower and upper, and (N, K), NaN where nothing is known.
+        `method` is that of the bounds, a name of `Verifier`.
         """
-        raise NotImplementedError
+        return None
 
-    def maps(self, inputs: tf.Tensor, asked: tf.Tensor) -> tf.Tensor:
-        """Maps (N, S) of tensors, S = h w, before a last ReLU."""
-        raise NotImplementedError
+    @abstractmethod
+    def maps(self, inputs: tf.Tensor, target_rows: tf.Tensor) -> tf.Tensor:
+        """Maps (N, S), S = h w, in operations of TensorFlow, before a last ReLU."""
 
-    def exact_maps(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    def smooth_maps(self) -> Maps | None:
+        """`maps` of a copy of the model with softplus for ReLU; None where there is no such map."""
+        return None
+
+    def exact_maps(self, inputs: np.ndarray, target_rows: np.ndarray) -> np.ndarray:
         """Maps (N, S) in float64."""
-        weights = self.per_cell(self._exact_weights(inputs, asked))
-        return self._exact.evaluate(inputs, [weights]).reshape(len(inputs), -1)
-
-    def _exact_weights(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        return self.weights(inputs, asked)
+        weights = self.per_cell(self.weights(inputs, target_rows))
+        return self._evaluator.evaluate(inputs, [weights]).reshape(len(inputs), -1)
 
 
 class ClassActivation(WeightedChannels):
@@ -137,35 +190,38 @@ class ClassActivation(WeightedChannels):
         if not self._pooled:
             self._check_mean(start)
 
-    def asked(self, classes: np.ndarray) -> np.ndarray:
-        """Weights of the channels for the class of each sample, (N, K) float32.
+    def target_rows(self, classes: np.ndarray) -> np.ndarray:
+        """Weights of the channels for the classes, (N, K) float32.
 
         Read from the layers at every call. What stands between pooling and logits (batch
         normalization, several dense layers) is multiplied together in float64.
         """
-        nothing, *units = self._logits(np.concatenate([np.zeros((1, self.shape[2])), self._units]))
+        nb_channels = self.shape[2]
+        means = np.concatenate([np.zeros((1, nb_channels)), np.eye(nb_channels)])
+        nothing, *units = self._logits(means)
         weights = (np.stack(units) - nothing).T
         if len(weights) == 1:  # a single logit: its negative stands for class 0
             weights = np.concatenate([-weights, weights])
         return weights[classes].astype(np.float32)
 
-    def weights(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    def weights(self, inputs: np.ndarray, target_rows: np.ndarray) -> np.ndarray:
         """See `WeightedChannels`."""
-        return asked
+        return target_rows
 
-    def maps(self, inputs: tf.Tensor, asked: tf.Tensor) -> tf.Tensor:
+    def maps(self, inputs: tf.Tensor, target_rows: tf.Tensor) -> tf.Tensor:
         """See `WeightedChannels`."""
-        return self.maps_of(self.model, inputs, asked)
+        return self._maps_by(self.model, inputs, target_rows)
 
-    def maps_of(self, model: keras.Model, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        """The same of a copy of `self.model`."""
+    def smooth_maps(self) -> Maps:
+        """See `WeightedChannels`; of the largest beta."""
+        copy, beta = softplus_copy(self.model)
+        beta.assign(BETAS[-1])
+        return lambda inputs, weights: self._maps_by(copy, inputs, weights)
+
+    def _maps_by(self, model: keras.Model, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         per_cell = tf.broadcast_to(weights[:, None, None], [tf.shape(inputs)[0], *self.shape])
         maps = tf.cast(model([inputs, per_cell], training=False), tf.float32)
         return tf.reshape(maps, [-1, self.nb_cells])
-
-    @property
-    def _units(self) -> np.ndarray:
-        return np.eye(self.shape[2])
 
     def _logits(self, means: np.ndarray) -> np.ndarray:
         """Logits of maps that have everywhere the given values, (M, K), in float64."""
@@ -205,8 +261,6 @@ class GradientActivation(WeightedChannels):
         For layers behind it that cannot be bounded.
     """
 
-    constant = False
-
     def __init__(self, model: keras.Model, conv_layer: str | int | None = None) -> None:
         self._start = _own_layer(model, conv_layer)
         self._source = model
@@ -214,62 +268,68 @@ class GradientActivation(WeightedChannels):
         super().__init__(model, channels)
         self._evaluate = logits_beside(model, channels)
         self._nb_logits = model.outputs[0].shape[-1]
-        self._heads: dict[tuple[str, str], Verifier] = {}
-        self._bodies: dict[tuple[str, str], Verifier] = {}
+        self._verifiers: dict[tuple[str, str, str], Verifier] = {}
 
-    def asked(self, classes: np.ndarray) -> np.ndarray:
-        """Rows of the logits whose gradients are the weights."""
+    def target_rows(self, classes: np.ndarray) -> np.ndarray:
+        """Rows (N, K) of the logits whose gradients are the weights."""
         if self._nb_logits == 1:  # a single logit: its negative stands for class 0
             return np.where(classes == 1, 1, -1)[:, None].astype(np.float32)
         return np.eye(self._nb_logits, dtype=np.float32)[classes]
 
-    def weights(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        """See `WeightedChannels`."""
-        return self._exact_weights(inputs, asked).astype(np.float32)
+    def weights(self, inputs: np.ndarray, target_rows: np.ndarray) -> np.ndarray:
+        """See `WeightedChannels`: where an activation has a kink, the middle of its slopes."""
+        channels = Ball(self._body("ibp", "float64").evaluate(inputs), 0.0)
+        head = self._head("ibp", "float64")
+        lower, upper = head.bound_gradient(channels, target_rows[:, None])  # (N, 1, h, w, K)
+        return ((lower + upper) / 2)[:, 0].mean(axis=(1, 2))
 
-    def spread(self, region: Region, asked: np.ndarray, weights: np.ndarray, method: str) -> tuple:
-        """See `WeightedChannels`: gradients over the box of the channels."""
+    def weight_deviation(
+        self, region: Region, target_rows: np.ndarray, weights: np.ndarray, method: str
+    ) -> WeightDeviation:
+        """See `WeightedChannels`: by gradients over the box of the channels."""
         lower, upper = self._body(method, "float32").bound_layer(region, self._start)
         known = np.isfinite(lower) & np.isfinite(upper)
         channels = Box(np.where(known, lower, 0), np.where(known, upper, 0))
-        sides = self._head(method, "float32").bound_gradient(channels, asked[:, None])
+        sides = self._head(method, "float32").bound_gradient(channels, target_rows[:, None])
         below, above = (side[:, 0].astype(np.float64).mean(axis=(1, 2)) for side in sides)
         size = np.maximum(*(np.abs(side[:, 0]).max(axis=(1, 2)) for side in sides))
         # Means of float32 numbers in float64 are off by 1e-12 at the most.
         distance = np.maximum(weights - below, above - weights) + 1e-12 * size
         known = known.all(axis=(1, 2, 3))[:, None]
-        return channels.lower, channels.upper, np.where(known, distance, np.nan)
+        per_cell = (len(region), self.nb_cells, -1)
+        return WeightDeviation(
+            channels.lower.reshape(per_cell),
+            channels.upper.reshape(per_cell),
+            np.where(known, distance, np.nan),
+        )
 
-    def maps(self, inputs: tf.Tensor, asked: tf.Tensor) -> tf.Tensor:
+    def maps(self, inputs: tf.Tensor, target_rows: tf.Tensor) -> tf.Tensor:
         """See `WeightedChannels`."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(inputs)
             channels, logits = self._evaluate(inputs)
-            score = tf.reduce_sum(tf.cast(logits, tf.float32) * asked)
+            score = tf.reduce_sum(tf.cast(logits, tf.float32) * target_rows)
         gradient = tf.cast(gradient_by(tape, score, channels), tf.float32)
         channels = tf.cast(channels, tf.float32)
         weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
         return tf.reshape(tf.reduce_sum(weights * channels, axis=-1), [-1, self.nb_cells])
 
-    def _exact_weights(self, inputs: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        """Middles of gradients at the inputs: exact but where an activation has a kink."""
-        channels = Ball(self._body("ibp", "float64").evaluate(inputs), 0.0)
-        lower, upper = self._head("ibp", "float64").bound_gradient(channels, asked[:, None])
-        return ((lower + upper) / 2)[:, 0].mean(axis=(1, 2))
+    def _body(self, method: str, dtype: str) -> Verifier:
+        """Of the channels."""
+        return self._kept(("body", method, dtype), lambda: Verifier(self.body, method, dtype=dtype))
 
     def _head(self, method: str, dtype: str) -> Verifier:
-        key = method, dtype
-        if key not in self._heads:
-            self._heads[key] = Verifier(
-                self._source, method, dtype=dtype, start_layer=self._start, strip_head=True
-            )
-        return self._heads[key]
+        """Of the logits as functions of the channels."""
+        model, start = self._source, self._start
+        return self._kept(
+            ("head", method, dtype),
+            lambda: Verifier(model, method, dtype=dtype, start_layer=start, strip_head=True),
+        )
 
-    def _body(self, method: str, dtype: str) -> Verifier:
-        key = method, dtype
-        if key not in self._bodies:
-            self._bodies[key] = Verifier(self.body, method, dtype=dtype)
-        return self._bodies[key]
+    def _kept(self, key: tuple[str, str, str], make: Callable[[], Verifier]) -> Verifier:
+        if key not in self._verifiers:
+            self._verifiers[key] = make()
+        return self._verifiers[key]
 
 
 def _own_layer(model: keras.Model, conv_layer: str | int | None) -> str:
