@@ -272,7 +272,7 @@ def test_a_selection_is_named():
 def test_no_attack_leaves_what_is_proved(name, norm):
     model = sequential((5,), L.Dense(6, "relu"), L.Dense(6), L.LeakyReLU(0.1), L.Dense(3), seed=5)
     x = np.random.default_rng(1).uniform(0, 1, (3, 5)).astype("float32")
-    settings = {"steps": 2, "method": "crown-interval"}
+    settings = {"steps": 2, "method": "ibp-crown"}
     explainer = AttributionBound(
         model, 0.3, norm, name, (0, 1), beta=4.0, proved=True, batch_size=6, **settings
     )
@@ -303,7 +303,7 @@ def test_no_attack_leaves_what_is_proved(name, norm):
 
 @pytest.mark.usefixtures("eager")
 def test_radii_invert_deviations(smooth, inputs):
-    explainer = AttributionBound(smooth, 0.1, method="crown-interval")
+    explainer = AttributionBound(smooth, 0.1, method="ibp-crown")
     certificate = explainer.certify(inputs)
     for deviation in ("euclidean", "cosine"):
         value = getattr(certificate, f"{deviation}_estimate")
@@ -320,11 +320,11 @@ def test_radii_invert_deviations(smooth, inputs):
 
 @pytest.mark.usefixtures("eager")
 def test_an_attribution_farther_than_proved_is_reported(smooth, inputs, monkeypatch):
-    explainer = AttributionBound(smooth, 0.1, method="interval", proved=True)
+    explainer = AttributionBound(smooth, 0.1, method="ibp", proved=True)
     right = explainer.certify(inputs)
     wrong = right.proved_euclidean.copy()
     wrong[1] = 0.1 * right.reached[1]
-    monkeypatch.setattr(explainer, "_proofs", lambda *_: (wrong, right.proved_cosine, "real"))
+    monkeypatch.setattr(explainer, "_proofs", lambda *_: (wrong, right.proved_cosine))
     with pytest.raises(ContradictionError, match="Euclidean distance is at .* for input 1, which"):
         explainer.certify(inputs)
 
