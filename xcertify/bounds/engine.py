@@ -16,7 +16,7 @@ from xcertify.bounds.graph.backpropagation import GradientGraph, gradient_graph
 from xcertify.bounds.graph.operations import Options
 from xcertify.bounds.network import Network, refuse_weights_that_are_not_finite
 from xcertify.bounds.propagation.budget import Budget, batches
-from xcertify.bounds.propagation.shared_rows import RowForm, TargetRows
+from xcertify.bounds.propagation.target_rows import RowForm, TargetRows
 from xcertify.bounds.queries import Queries
 from xcertify.bounds.query import Query, round_outward
 from xcertify.regions import Region

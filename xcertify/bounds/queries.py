@@ -22,7 +22,7 @@ from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.crown import split_signs
 from xcertify.bounds.propagation.gradient import enclose_gradient
 from xcertify.bounds.propagation.refinement import BackwardBounds
-from xcertify.bounds.propagation.shared_rows import TargetRows
+from xcertify.bounds.propagation.target_rows import TargetRows
 from xcertify.bounds.query import Query
 from xcertify.bounds.rounding import as_lower, as_upper, relative_error
 

@@ -73,10 +73,11 @@ class Transposed(Affine):
 
 
 class Gate(Operation):
-    """A gradient times a factor of which only a range is known: inputs gradient and selector.
+    """``gradient * factor(selector)``, of which only the range of the factor is used.
 
-    Linear bounds are those of ``factor * gradient`` over all factors of the range, chords in the
-    gradient; they do not depend on the selector.
+    For a gradient g in [l, u] and a factor in [a, b] the product is above the chord of
+    ``min(a g, b g)`` between l and u, and below that of ``max(a g, b g)``: lines in the gradient,
+    which do not depend on the selector.
     """
 
     def factor(self, selector: Any) -> Any:
@@ -87,20 +88,20 @@ class Gate(Operation):
         """Its range for selectors between float64 sides."""
         raise NotImplementedError
 
-    def spread(self, gradient: Any) -> Any:
-        """A gradient (N, *shape) laid beside the factors."""
+    def repeated(self, gradient: Any) -> Any:
+        """A gradient (N, *shape) in the shape of the factors, each entry `nb_repeats` times."""
         return gradient
 
-    def gather(self, values: Any) -> Any:
-        """Sum over the entries that one entry of the gradient was laid to."""
+    def summed(self, values: Any) -> Any:
+        """Values in the shape of the factors summed to that of the gradient: `repeated`, back."""
         return values
 
-    nb_spread = 1
+    nb_repeats = 1
 
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`."""
         gradient, selector = inputs
-        return self.spread(gradient) * ops.cast(self.factor(selector), gradient.dtype)
+        return self.repeated(gradient) * ops.cast(self.factor(selector), gradient.dtype)
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`: the corners of the product."""
@@ -119,8 +120,8 @@ class Gate(Operation):
         smallest, largest = self._products(sides, factors)
         width = sides[1] - sides[0]
         middle = (factors[0] + factors[1]) / 2
-        reference = self.spread(inputs[0].reference)
-        deviation = ops.cast(self.spread(inputs[0].deviation), "float64")
+        reference = self.repeated(inputs[0].reference)
+        deviation = ops.cast(self.repeated(inputs[0].deviation), "float64")
         size = ops.max(ops.abs(ops.concatenate([smallest, largest])), axis=0)
         slopes, limits = [], []
         for sign, values in ((-1.0, smallest), (1.0, largest)):
@@ -129,8 +130,8 @@ class Gate(Operation):
             exact = ops.cast(slope, "float64")
             gap = ops.max(sign * (values - exact * sides), axis=0)
             error = self._noise(size + ops.abs(exact * reference), output.reference, options)
-            # Roundings of coefficient * slope and of the sum over what was laid side by side.
-            error += relative_error(self.nb_spread + 4, options.dtype) * ops.abs(exact) * deviation
+            # Roundings of coefficient * slope and of the sum over repeated entries.
+            error += relative_error(self.nb_repeats + 4, options.dtype) * ops.abs(exact) * deviation
             slopes.append(slope)
             limits.append(exact * reference - output.reference + sign * (gap + error))
         below, above = limits
@@ -143,7 +144,7 @@ class Gate(Operation):
     ) -> list[Any | None]:
         """See `Operation`."""
         below, above = (per_row(slope, coefficients) for slope in relaxed.slopes)
-        return [self.gather(coefficients * ops.where(coefficients > 0, above, below)), None]
+        return [self.summed(coefficients * ops.where(coefficients > 0, above, below)), None]
 
     def has_lines_in(self, number: int) -> bool:
         """See `Operation`."""
@@ -156,18 +157,17 @@ class Gate(Operation):
         """
         sides, factors = self._ranges(inputs)
         either = ops.logical_and(sides[0] < 0, sides[1] > 0)
-        bent = ops.logical_and(either, factors[1] > factors[0])
-        return [self.gather(ops.cast(bent, "int32")) > 0, None]
+        unstable = ops.logical_and(either, factors[1] > factors[0])
+        return [self.summed(ops.cast(unstable, "int32")) > 0, None]
 
     def _ranges(self, inputs: Sequence[Enclosure]) -> tuple[Any, tuple[Any, Any]]:
-        """Sides of the gradient, (2, N, *shape), and of the factor."""
+        """Sides of the gradient, (2, N, *shape), and of the factor, (N, *shape) each."""
         gradient, selector = inputs
-        return ops.stack([*map(self.spread, gradient.absolute())]), self.factors(
-            *selector.absolute()
-        )
+        sides = ops.stack([self.repeated(side) for side in gradient.absolute()])
+        return sides, self.factors(*selector.absolute())
 
     def _products(self, sides: Any, factors: tuple[Any, Any]) -> tuple[Any, Any]:
-        """Smallest and largest product at each side of the gradient."""
+        """Smallest and largest product at each side of the gradient, (2, N, *shape) each."""
         low, high = sides * factors[0], sides * factors[1]
         return ops.minimum(low, high), ops.maximum(low, high)
 
@@ -196,26 +196,26 @@ class SlopeGate(Gate):
 
 
 class LargestGate(Gate):
-    """The gradient of a maximum laid to the entry that is the largest.
+    """The gradient of a maximum, (N, *shape), given to the largest entry of (N, *shape, entries).
 
-    Where several are, any share between them is covered.
+    Where several are the largest, any share between them is covered.
     """
 
     def __init__(self, operation: Largest, nb_entries: int) -> None:
-        self.operation, self.nb_spread = operation, nb_entries
+        self.operation, self.nb_repeats = operation, nb_entries
 
-    def spread(self, gradient: Any) -> Any:
+    def repeated(self, gradient: Any) -> Any:
         """See `Gate`."""
-        return ops.repeat(gradient[..., None], self.nb_spread, axis=-1)
+        return ops.repeat(gradient[..., None], self.nb_repeats, axis=-1)
 
-    def gather(self, values: Any) -> Any:
+    def summed(self, values: Any) -> Any:
         """See `Gate`."""
         return ops.sum(values, axis=-1)
 
     def factor(self, selector: Any) -> Any:
         """See `Gate`: the first of the largest."""
         first = ops.argmax(self.operation.hide(selector), axis=-1)
-        return ops.one_hot(first, self.nb_spread, dtype=selector.dtype)
+        return ops.one_hot(first, self.nb_repeats, dtype=selector.dtype)
 
     def factors(self, lower: Any, upper: Any) -> tuple[Any, Any]:
         """See `Gate`: 1 where no other entry can be larger, 0 where another one must be."""

@@ -83,8 +83,8 @@ class Largest(Operation):
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
         """See `Operation`."""
         below, above = (slope[:, None] for slope in relaxed.slopes)
-        spread = coefficients[..., None]
-        return [spread * ops.where(spread > 0, above, below)]
+        each = coefficients[..., None]
+        return [each * ops.where(each > 0, above, below)]
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`: entries of windows that no entry dominates, and that could win."""
@@ -202,7 +202,7 @@ class Softmax(Operation):
         return shares / ops.sum(shares, axis=self.axis, keepdims=True)
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
-        """See `Operation`: each entry against the others at their other ends, which is exact."""
+        """See `Operation`: ``e^l_i / (e^l_i + sum_(j != i) e^u_j)`` and its mirror, exact."""
         lower, upper = inputs[0].absolute()
         highest = ops.max(upper, axis=self.axis, keepdims=True)
         low, high = ops.exp(lower - highest), ops.exp(upper - highest)
@@ -235,10 +235,10 @@ class Softmax(Operation):
         largest = same * most[..., None] - (1 - same) * lower[..., None] * lower[..., None, :]
         slopes = ops.cast((smallest + largest) / 2, dtype)
         exact = ops.cast(slopes, "float64")
-        spread = ops.maximum(largest - exact, exact - smallest) * (1 + 1e-12) + 1e-15
+        room = ops.maximum(largest - exact, exact - smallest) * (1 + 1e-12) + 1e-15
         # Roundings of the sum over all entries of coefficient * slope.
-        spread += relative_error(lower.shape[-1] + 8, dtype) * ops.abs(exact)
-        error = ops.sum(spread * deviation[..., None, :], axis=-1) + 1e-13
+        room += relative_error(lower.shape[-1] + 8, dtype) * ops.abs(exact)
+        error = ops.sum(room * deviation[..., None, :], axis=-1) + 1e-13
         error += options.network_error(32) * upper
         low, high = self._last(output.lower), self._last(output.upper)
         flat = 2 * error >= ops.cast(high - low, "float64")

@@ -101,7 +101,7 @@ def _product(operation: Product, inputs: Sequence[Sides], gamma: Any) -> Sides:
 
 @image.register
 def _gate(operation: Gate, inputs: Sequence[Sides], gamma: Any) -> Sides:
-    gradients = [operation.spread(side) for side in inputs[0]]
+    gradients = [operation.repeated(side) for side in inputs[0]]
     factors = [ops.cast(f, gradients[0].dtype) for f in operation.factors(*inputs[1])]
     corners = ops.stack([gradient * factor for gradient in gradients for factor in factors])
     return ops.min(corners, axis=0), ops.max(corners, axis=0)

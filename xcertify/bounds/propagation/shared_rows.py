@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from xcertify.bounds.graph.graph import Graph
@@ -24,7 +23,7 @@ BLOCK = 256  # products summed in the working type; longer sums go on in float64
 
 
 def total(terms: Any) -> Any:
-    """Sum of (N, S, *shape) over the shape, (N, S) in float64."""
+    """Sums (N, S) float64 of terms (N, S, *shape)."""
     size = math.prod(terms.shape[2:])
     block = block_size(size, BLOCK)
     terms = ops.reshape(terms, (*ops.shape(terms)[:2], size // block, block))
@@ -55,86 +54,15 @@ class SingleRows:
         return Sums()
 
 
-@dataclass(frozen=True)
-class RowForm:
-    """The form in which the rows of a call are handed to a compiled function.
-
-    Attributes
-    ----------
-    name
-        "entries": row s is entry s of the flat tensor, and the numbers s are handed over; "shared":
-        coefficients (S, *shape), for all samples; "own": coefficients (N, S, *shape).
-    shape
-        Of the tensor.
-    dtype
-        Working type.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def signature(self) -> tuple[tuple, str]:
-        """Shape and type of what is handed over."""
-        if self.name == "entries":
-            return (None,), "int32"
-        return (*[None] * (1 + (self.name == "own")), *self.shape), self.dtype
-
-    @property
-    def per_pair(self) -> int:
-        """Bytes that are handed over for each pair of a sample and a row."""
-        return math.prod(self.shape) * (4 if self.dtype == "float32" else 8) * (self.name == "own")
-
-    def handed(self, given: Any, samples: slice, rows: slice) -> np.ndarray:
-        """What is handed over for some samples and rows of what was given."""
-        if self.name == "entries":
-            return np.arange(rows.start, rows.stop, dtype="int32")
-        part = given[samples, rows] if self.name == "own" else given[rows]
-        return part.astype(self.dtype, copy=False).reshape((*part.shape[:-1], *self.shape))
-
-
-class TargetRows:
-    """The rows of a call inside a compiled function.
-
-    Parameters
-    ----------
-    form
-        How they were handed over.
-    handed
-        The tensor.
-    nb_samples
-        Of the call.
-    """
-
-    def __init__(self, form: RowForm, handed: Any, nb_samples: Any) -> None:
-        self.form, self.nb_samples, self._handed = form, nb_samples, handed
-        self._axis = int(form.name == "own")
-
-    @property
-    def nb_rows(self) -> Any:
-        """How many there are."""
-        return ops.shape(self._handed)[self._axis]
-
-    def between(self, first: Any, last: Any) -> Any:
-        """Coefficients of some rows, (N, last - first, *shape)."""
-        if self.form.name == "own":
-            return self._handed[:, first:last]
-        rows = self._handed[None, first:last]
-        if self.form.name == "entries":
-            rows = SingleRows(self.form.shape, self.form.dtype).unit_rows(rows)
-        return ops.broadcast_to(rows, (self.nb_samples, last - first, *self.form.shape))
-
-
 class Sums:
-    """Sums of terms on the way back: over everything, for rows that stand for one entry."""
+    """Sums of the terms of a bound, ``sum_i a_i u_i``: over a whole tensor, one for each row."""
 
     def __call__(self, index: int, terms: Any) -> Any:
-        """Sum of (N, S, *shape of the node), (N, S) float64."""
+        """Sums (N, S) float64 of terms (N, S, *shape of the node `index`)."""
         return total(terms)
 
     def largest(self, index: int, terms: Any) -> Any:
-        """Largest of the terms instead of their sum."""
+        """Their largest terms, (N, S) float64."""
         return ops.cast(ops.max(terms, axis=tuple(range(2, len(terms.shape)))), "float64")
 
 
@@ -201,6 +129,9 @@ def reaches(graph: Graph, start: int) -> tuple[tuple[int, ...], dict[int, Reach]
 class SharedRows:
     """Rows that each stand for a lattice of neurons of one channel, their windows disjoint.
 
+    Row (start, channel) has a 1 at each location ``start + pitch * block`` of the channel, for
+    ``0 <= start < pitch`` along each spatial axis.
+
     Parameters
     ----------
     graph, start
@@ -260,7 +191,7 @@ class SharedRows:
         return rows
 
     def places(self, chosen: Any) -> Any:
-        """See `SingleRows`: (N, S, *blocks); one past the last entry where a block has none."""
+        """See `SingleRows`: (N, S * blocks); one past the last entry where a block has none."""
         *starts, place = self._split(chosen)
         rank = len(self.axes)
         steps = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
@@ -281,10 +212,11 @@ class SharedRows:
         return WindowSums(self, self._split(chosen)[:-1])
 
     def _lattice(self) -> list[tuple[int, int]]:
+        """Number of blocks and their pitch along each spatial axis."""
         return list(zip(self.nb_blocks, self.pitch))
 
     def _split(self, chosen: Any) -> list[Any]:
-        """Row numbers as the start of the lattice along each axis, and the channel."""
+        """Row numbers (N, S) as starts (N, S) along each spatial axis, and channels (N, S)."""
         parts: list[Any] = []
         for size in reversed((*self.pitch, self.shape[self.channels])):
             parts.insert(0, chosen % size)
@@ -299,16 +231,23 @@ class SharedRows:
 
 
 class WindowSums(Sums):
-    """Sums window by window, for rows that each stand for a lattice of neurons.
+    """Sums window by window: one for each row and block of its lattice.
 
-    Terms are of the rows that `starts` are of, or of those and, behind them, of their negatives.
+    Terms are of S rows r, (N, S, *shape), or of r and -r behind them, (N, 2 S, *shape).
+
+    Parameters
+    ----------
+    rows
+        All rows that there are.
+    starts
+        Those of the S rows, (N, S) along each spatial axis.
     """
 
     def __init__(self, rows: SharedRows, starts: list[Any]) -> None:
         self.rows, self.starts = rows, starts
 
     def __call__(self, index: int, terms: Any) -> Any:
-        """Sums of the terms in the window of each neuron, (N, S, *blocks) flat, float64."""
+        """Sums (N, S * blocks) or (N, 2 S * blocks) float64 of the terms in each window."""
         rows = self.rows
         others = [axis + 2 for axis in range(len(terms.shape) - 2) if axis not in rows.axes]
         if math.prod(terms.shape[axis] for axis in others) <= BLOCK:

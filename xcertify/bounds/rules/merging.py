@@ -43,7 +43,7 @@ def _broadcast(emit: Emitter, nodes: Sequence[int]) -> list[int]:
     shapes = [emit.shape(node) for node in nodes]
     shape = np.broadcast_shapes(*shapes)
 
-    def spread(node: int) -> int:
+    def broadcast(node: int) -> int:
         constant = emit.value(node)
         if constant is not None:
             return emit.constant(constant.values, constant.own, shape)
@@ -58,7 +58,7 @@ def _broadcast(emit: Emitter, nodes: Sequence[int]) -> list[int]:
 
         return emit(Affine(apply, nb_terms_back=math.prod(shape) // math.prod(own)), node)
 
-    return [node if emit.shape(node) == shape else spread(node) for node in nodes]
+    return [node if emit.shape(node) == shape else broadcast(node) for node in nodes]
 
 
 def check_addition(layer: str, first: Sequence[int], second: Sequence[int], fixed: bool) -> None:

@@ -65,8 +65,8 @@ def _max_pooling(layer: Any, emit: Emitter, node: int) -> int:
     valid = np.asarray(windows(np.ones((1, *shape), "float32")))[0] > 0
     uses = math.prod(math.ceil(k / s) for k, s in zip(layer.pool_size, layer.strides))
     window = window_of(layer, shape, layer.pool_size, layer.strides)
-    spread = emit(Affine(windows, nb_terms_back=uses, window=window), node)
-    return emit(Largest(None if valid.all() else valid), spread)
+    node = emit(Affine(windows, nb_terms_back=uses, window=window), node)
+    return emit(Largest(None if valid.all() else valid), node)
 
 
 @register(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D)
@@ -78,8 +78,8 @@ def _global_maximum(layer: Any, emit: Emitter, node: int) -> int:
     ones = [1] * len(axes) if layer.keepdims else []
     keep = (-1, nb_channels, *ones) if channel == 1 else (-1, *ones, nb_channels)
 
-    def spread(inputs: Any) -> Any:
+    def channels_first(inputs: Any) -> Any:
         moved = ops.transpose(inputs, (0, channel, *axes))
         return ops.reshape(moved, (*keep, size))
 
-    return emit(Largest(), emit(Affine(spread), node))
+    return emit(Largest(), emit(Affine(channels_first), node))
