@@ -782,14 +782,14 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="file to write")
     parser.add_argument("--compare", type=Path, help="file to compare with")
     parser.add_argument("--shake", type=int, help="move weights by roundings, drawn by this seed")
-    parser.add_argument("--only", default="", help="cases whose names begin like this")
+    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of names of cases")
     parser.add_argument("--threads", type=int, default=0, help="threads of TensorFlow")
     arguments = parser.parse_args()
     if arguments.threads:
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
         tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     SHAKE.extend([] if arguments.shake is None else [arguments.shake])
-    for name in [name for name in CASES if not name.startswith(arguments.only)]:
+    for name in [name for name in CASES if not name.startswith(tuple(arguments.only))]:
         del CASES[name]
     if arguments.write:
         results = {}
