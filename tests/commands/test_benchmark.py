@@ -35,11 +35,12 @@ def read(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("eager")
 def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tightness, "METHODS", ("ibp", "crown"))
     monkeypatch.setattr(candidates, "_of_xplique", lambda model: {})  # installed or not
-    command = "benchmark --data digits --nets dense --nb-images 7 --seconds 999 --output out"
+    command = "benchmark --data digits --nets dense --nb-images 5 --seconds 999 --output out"
     parts = ["eva one-pass, crown, pixels, ε", "control*x range, ε", "saliency", "random"]
     assert main([*command.split(), "--epsilon", "0.1", "--explainers", *parts]) == 0
     assert "dense" in capsys.readouterr().out
@@ -51,7 +52,7 @@ def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeyp
         "Saliency",
         "Random map",
     }
-    assert len(rows) == 4 * 7 * 9
+    assert len(rows) == 4 * 5 * 9
     text = (tmp_path / "out" / "benchmark.md").read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith("| Saliency")]
     cells = [cell.strip("* _") for cell in line.strip("| ").split("|")]
@@ -60,7 +61,7 @@ def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeyp
         for row in rows
         if (row["method"], row["metric"], row["baseline"]) == ("Saliency", "Deletion", "black")
     ]
-    assert cells[1] == "7"
+    assert cells[1] == "5"
     assert float(cells[3]) == pytest.approx(np.mean(values), abs=6e-4)
     assert "| `ibp` |" in text
     assert "| attained by an attack |" in text
@@ -100,6 +101,7 @@ def test_values_are_those_of_the_metrics(digits, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("eager")
 def test_every_method_runs_or_is_refused(digits, tmp_path, monkeypatch):
     """One image, the cheapest settings; what cannot be bounded is said to be refused."""
     monkeypatch.setattr(candidates, "EXACT", ("ibp", "decomon:forward-ibp"))
@@ -124,9 +126,10 @@ def test_every_method_runs_or_is_refused(digits, tmp_path, monkeypatch):
                 assert times.nb_images == 1
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_bound_that_an_attack_beats_is_reported(monkeypatch):
-    layers = [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
-    images = np.random.default_rng(0).random((2, 28, 28, 1), dtype="float32")
+    layers = [keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    images = np.random.default_rng(0).random((2, 6, 6, 1), dtype="float32")
     model = keras.Sequential(layers)
     arguments = (model, images, predict(model, images), [0.1, 0.2], 1.0)
     right = tightness.overlaps_of
