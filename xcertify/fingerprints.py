@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.keras_graph import NOTES
+from xcertify.keras_graph import NOTES, UNSET_FLAGS
 
 _PLAIN = (bool, int, str, bytes, type(None), type, np.dtype)
 _CHAINS = (list, tuple, set, frozenset)
@@ -97,7 +97,9 @@ def _facts(value: Any, seen: dict[int, int]) -> Any:
         own = [
             (name, _facts(attributes[name], seen))
             for name in attributes
-            if name not in NOTES and not name.startswith("_self_")
+            if name not in NOTES
+            and not name.startswith("_self_")
+            and not (name in UNSET_FLAGS and attributes[name] is False)
         ]
         return type(value), _Same(type(value).call), tuple(own)
     if isinstance(value, dict):

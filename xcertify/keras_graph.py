@@ -30,6 +30,10 @@ NOTES = frozenset({
 # fmt: on
 
 
+# Flags of quantized layers that Keras gives all dense layers, as False, when weights are loaded.
+UNSET_FLAGS = frozenset({"is_awq_calibrated", "is_gptq_calibrated"})
+
+
 class UnsupportedLayerError(ValueError):
     """A layer, or a model, that this engine cannot bound. It is refused, never bounded wrongly."""
 

@@ -366,7 +366,12 @@ class Doubled(L.Dense):
         ("crown", (3,), [L.Dense(2, "softplus", name="bad")], "'bad' of class Dense .*softplus"),
         ("ibp", (3,), [L.Dense(2, "softmax"), L.Dense(2, name="bad")], "'bad' .*follows a softmax"),
         ("crown", (3,), [L.Dense(2, "tanh", name="bad")], "'bad' .*tanh.*forward-ibp"),
-        ("forward-affine", (3,), [L.Activation("sigmoid", name="bad")], "'bad' .*sigmoid"),
+        (
+            "forward-affine",
+            (3,),
+            [L.Activation("sigmoid", name="bad"), L.Dense(2)],
+            "'bad' .*sigmoid",
+        ),
         ("crown-forward-ibp", (3,), [L.Dense(2, "softsign", name="bad")], "'bad' .*softsign"),
         ("ibp", (3,), [L.Dense(2, lambda x: x, name="bad")], "'bad' of class Dense .*lambda"),
         ("ibp", (2, 3), [L.Permute((2, 1), name="bad")], "'bad' of class Permute"),

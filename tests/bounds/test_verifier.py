@@ -7,7 +7,7 @@ from conformance import adversarial_points, assert_sound, in_float64, logits_of
 from networks import NETWORKS, TWINS, functional, randomize, sequential
 from rotation import rotating
 
-from xcertify.bounds import UnsupportedLayerError, Verifier
+from xcertify.bounds import UnsupportedLayerError, Verifier, backend
 from xcertify.regions import Ball, Box
 
 METHODS = ("ibp", "crown-ibp", "crown")
@@ -275,6 +275,41 @@ def test_current_weights_are_used():
     after = verifier.bound_outputs(region)[0]
     np.testing.assert_allclose(after, Verifier(model, "crown").bound_outputs(region)[0])
     assert np.abs(after - before).max() > 0.1
+
+
+def test_new_weights_need_no_new_trace(tmp_path):
+    model = NETWORKS["dense_relu"]()
+    region = Ball(inputs_of(model), 0.1)
+    verifier = Verifier(model, "crown")
+    first = verifier.bound_outputs(region)[0]
+    traced = dict(verifier._engine._kept)
+    model.save_weights(tmp_path / "first.weights.h5")
+    kernel = model.layers[0].kernel
+    kernel.assign(2 * kernel)
+    assert np.abs(verifier.bound_outputs(region)[0] - first).max() > 0.01
+    model.load_weights(tmp_path / "first.weights.h5")
+    np.testing.assert_array_equal(verifier.bound_outputs(region)[0], first)
+    assert verifier._engine._kept == traced
+
+
+@pytest.mark.parametrize("name", ["residual", "convolutions", "nested_and_shared", "branches"])
+def test_what_is_compiled_holds_no_variable(name, monkeypatch):
+    found = []
+
+    def traced(*arguments):
+        found.append(original(*arguments))
+        return found[-1]
+
+    original = backend._traced
+    model = NETWORKS[name]()
+    verifier = Verifier(model, "crown-ibp")
+    monkeypatch.setattr(backend, "_traced", traced)
+    verifier.bound_outputs(Ball(inputs_of(model), 0.1))
+    verifier.evaluate(inputs_of(model))
+    assert len(found) == 2
+    for function in found:
+        assert not function.graph.variables
+        assert all(captured.dtype != "resource" for captured in function.captured_inputs)
 
 
 def test_one_trace_for_all_batches():

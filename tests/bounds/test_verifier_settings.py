@@ -280,9 +280,6 @@ def test_settings_that_decomon_does_not_have():
         Verifier(model, "decomon:crown", arithmetic="float32")
     with pytest.raises(ValueError, match="linear_bounds is not available"):
         Verifier(model, "decomon:crown").linear_bounds(Ball(np.zeros((1, 3)), 0.1))
-    sigmoid = sequential((3,), L.Dense(4, "relu"), L.Dense(1, "sigmoid"))
-    with pytest.raises(UnsupportedLayerError, match="is not left out by decomon"):
-        Verifier(sigmoid, "decomon:forward-ibp", logits=True)
 
 
 @pytest.mark.parametrize(
