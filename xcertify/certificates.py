@@ -228,8 +228,8 @@ class GradientCertificate(Certificate):
         """Write everything to one .npz file, which `load` reads without executing anything."""
         names = ("lower", "upper", "explanation", "inputs", "targets")
         arrays = {name: getattr(self, name) for name in names} | {"epsilon": self.region.epsilon}
-        names = ("method", "arithmetic", "settings", "fingerprint")
-        text = {name: getattr(self, name) for name in names}
+        others = ("method", "arithmetic", "settings", "fingerprint")
+        text = {name: getattr(self, name) for name in others}
         with open(path, "wb") as file:
             np.savez_compressed(file, text=np.array(json.dumps(text)), **arrays)
 

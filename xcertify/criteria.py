@@ -396,11 +396,11 @@ def _counts(lower: Any, upper: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _all(mask: np.ndarray) -> np.ndarray:
-    return mask.reshape(len(mask), -1).all(axis=1)
+    return np.all(mask.reshape(len(mask), -1), axis=1)
 
 
 def _any(mask: np.ndarray) -> np.ndarray:
-    return mask.reshape(len(mask), -1).any(axis=1)
+    return np.any(mask.reshape(len(mask), -1), axis=1)
 
 
 def _flat(values: Any) -> np.ndarray:

@@ -152,7 +152,7 @@ class CriterionAttack(Settings):
         self._derive("logits", self._make_logits)  # not while a graph is traced
         pgd = self._derive("ascent", self._make_ascent)
         maps_of = self._derive("maps", self._make_maps)
-        points = None
+        points: np.ndarray | None = None
         with self._lock:
             smooth.update()
             for beta in BETAS:
@@ -160,10 +160,10 @@ class CriterionAttack(Settings):
                 found = pgd(region, starts=points)
                 points = found.points
         maps = [
-            maps_of(points[s : s + self.batch_size], self.targets[s : s + self.batch_size])
-            for s in range(0, len(points), self.batch_size)
+            maps_of(found.points[s : s + self.batch_size], self.targets[s : s + self.batch_size])
+            for s in range(0, len(found.points), self.batch_size)
         ]
-        return MapAttackResult(points, np.concatenate(maps), self.original, found.values)
+        return MapAttackResult(found.points, np.concatenate(maps), self.original, found.values)
 
     def breaks(self, result: MapAttackResult) -> np.ndarray:
         """Where the explanations of a result break the criterion beyond roundings, (N,) bool.
@@ -297,8 +297,8 @@ class WeightCriterionAttack(Settings):
     def _of_samples(self, gammas: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """One sample after the other inside the graph: the weights of one are held at a time."""
         goal = np.broadcast_to(np.asarray(self.criterion.goal, np.float32), self.original.shape)
-        data = self.inputs, self.targets, _flat(self.original), _flat(goal)
-        data = [tf.constant(values, tf.float32) for values in data]
+        arrays = self.inputs, self.targets, _flat(self.original), _flat(goal)
+        data = [tf.constant(values, tf.float32) for values in arrays]
         of_each = tf.range(len(self.inputs)), gammas, *data
         kinds = tf.TensorSpec(data[-1].shape[1:]), tf.TensorSpec(())
         copy = self._derive("smooth", lambda: SmoothCopy(self.model)).model

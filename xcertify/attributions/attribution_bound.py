@@ -18,14 +18,14 @@ from xcertify.attributions.gradient_means import bound_explanations
 from xcertify.attributions.gradient_radii import Claim, proved_radii
 from xcertify.attributions.jacobian import NB_ASCENTS, deviation_rates, largest_deviation
 from xcertify.attributions.quadratic_forms import Rates
-from xcertify.attributions.smooth_attribution import ATTRIBUTIONS, SmoothAttribution
+from xcertify.attributions.smooth_attribution import SmoothAttribution, attribution_of
 from xcertify.bounds import Verifier, gradient_method
 from xcertify.certificates import DeviationCertificate
 from xcertify.checks import whole_number
 from xcertify.criteria import Within, farthest
 from xcertify.models import refuse_channels_first
 from xcertify.radii import Interval, compare_bounds
-from xcertify.regions import Ball, Region, as_column
+from xcertify.regions import Ball, Norm, Region, as_column
 from xcertify.smoothing import kinks
 
 DEVIATIONS = ("euclidean", "cosine")
@@ -117,7 +117,7 @@ class AttributionBound(SmoothAttribution, Certifying):
         self,
         model: keras.Model,
         epsilon: Any = 0.05,
-        norm: float = 2,
+        norm: Norm = 2,
         attribution: str | Explanation = "saliency",
         clip: tuple[Any, Any] | None = None,
         beta: float | None = None,
@@ -154,11 +154,8 @@ class AttributionBound(SmoothAttribution, Certifying):
                 f"failure must be a probability between 0 and 1 and tolerance positive. "
                 f"Received: {failure!r}, {tolerance!r}"
             )
-        if proved and callable(attribution):
-            raise ValueError(
-                f"proved=True needs an attribution by name: {', '.join(ATTRIBUTIONS)}. "
-                f"Received: {attribution!r}"
-            )
+        if proved:
+            attribution_of(attribution)  # refuses a callable
         if proved and norm not in (2, math.inf):
             raise ValueError(f"proved=True needs norm 2 or np.inf. Received: {norm!r}")
         self.epsilon, self.norm, self.clip, self.proved = epsilon, norm, clip, proved
@@ -179,10 +176,10 @@ class AttributionBound(SmoothAttribution, Certifying):
         if self.proved:
             refuse_channels_first(self.model, "proved=True")
         self._refuse_without_curvature()
-        inputs, epsilon = region.center, region.epsilon.reshape(-1)  # (N,)
+        inputs, epsilon = region.center, np.ravel(np.asarray(region.epsilon))  # (N,)
         maps = self._of_features(inputs, weights)
         rates = self._rates(inputs, weights, maps.shape[1:])
-        steps = (rates.direction * region.epsilon).astype(np.float32)
+        steps = (rates.direction * as_column(epsilon, inputs)).astype(np.float32)
         about = self._jacobian, inputs, weights, maps, steps, epsilon, self.norm
         observed = largest_deviation(*about)
         estimate = epsilon * rates.upper
@@ -209,7 +206,7 @@ class AttributionBound(SmoothAttribution, Certifying):
             factor=np.maximum(ratio, 1.0),
             direction=rates.direction,
             reached=epsilon * rates.lower,
-            attained=self._jacobian.keeps_label(inputs, steps).any(axis=0),
+            attained=np.any(self._jacobian.keeps_label(inputs, steps), axis=0),
             proved_cosine=cosine,
             targets=weights,
             network=f"a copy with softplus, beta {self.beta:g}" if is_copy else "the model",
@@ -348,8 +345,13 @@ class AttributionBound(SmoothAttribution, Certifying):
         norm = self.norm if self.proved else math.inf  # of a ball that holds those of any p
         region, mean = Ball(inputs, 0.0, norm, self.clip), self._mean(inputs.shape[1:])
         claim = Claim(criterion, mean, weights, maps, region, largest=largest)
-        settings = {"batch_size": self._nb_at_once, "verbose": self.verbose}
-        return proved_radii(claim, self._verifier, method=self.method, **settings)
+        return proved_radii(
+            claim,
+            self._verifier,
+            method=self.method,
+            batch_size=self._nb_at_once,
+            verbose=self.verbose,
+        )
 
 
 def _one_each(name: str, value: Any, nb_inputs: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from xcertify.inputs import in_batches
 from xcertify.models import refuse_channels_first
 from xcertify.radii import Interval, compare_radii
 from xcertify.regions import Ball, Region, as_norm
+from xcertify.settings import setting_names
 from xcertify.targets import target_classes
 
 
@@ -170,7 +171,7 @@ class CertifiedGradient(GradientExplainer, Certifying):
         """
         lower, upper = self._bounds(certificate.region, certificate.targets, "float64")
         inside = (certificate.lower <= lower) & (upper <= certificate.upper)
-        return inside.reshape(len(inside), -1).all(axis=1)
+        return np.all(inside.reshape(len(inside), -1), axis=1)
 
     def radius(
         self,
@@ -344,8 +345,8 @@ class CertifiedGradient(GradientExplainer, Certifying):
 
     def _settings(self) -> dict[str, Any]:
         """Arguments of the constructor that decide what is certified, ready for JSON."""
-        names = ("epsilon", "gamma", "norm", "clip", "loss", "attribution", "method")
-        names += ("bias_radius", "steps", "path", "baseline_value", "nb_samples", "noise", "seed")
+        of_how = ("reducer", "batch_size", "verbose", "model")
+        names = [name for name in setting_names(CertifiedGradient) if name not in of_how]
         return {name: _plain(getattr(self, name)) for name in names}
 
 

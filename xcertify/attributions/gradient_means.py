@@ -89,7 +89,7 @@ class GradientMean:
         along = (-1, *[1] * len(region.shape))
         some = region[sample]
         sides = [s.astype(np.float64) for s in (some.center, some.lower, some.upper)]
-        if self.by_pieces:
+        if self.by_pieces and self.baseline is not None:
             # from one end of the piece to the other, whatever the point of the region
             baseline = self.baseline.astype(np.float64)
             ends = [(variant + end).reshape(along) / len(self) for end in (0, 1)]
@@ -218,7 +218,7 @@ def _score(loss: str, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.nn.softmax_cross_entropy_with_logits(weights, logits)
 
 
-def _asked(loss: str, weights: np.ndarray) -> dict[str, np.ndarray]:
+def _asked(loss: str, weights: np.ndarray) -> dict[str, Any]:
     """What `Verifier.bound_gradient` is asked for."""
     if loss == "logit":
         return {"rows": weights[:, None]}

@@ -149,7 +149,7 @@ def attacked_radii(
         test_high="first",
         whole=True,
     )
-    settings = {"steps": steps, "seed": seed}
+    settings: dict[str, Any] = {"steps": steps, "seed": seed}
     about = claim.criterion, claim.original, claim.weights
     if claim.varied == "gamma":
         criterion, *others = about

@@ -247,7 +247,7 @@ def least_dual(
         share = share + (near - share) / (number + _DELAY)
         weights = share ** (1 / power)
         weights = np.maximum(weights / _largest(weights), _LEAST_WEIGHT)
-        value, found = (part for part in evaluate(weights[:, None], tolerance=1e-2))
+        value, found = evaluate(weights[:, None], tolerance=1e-2)
         near = found.spread[:, 0]
         better = value[:, 0] < best
         best, decided = np.where(better, value[:, 0], best), np.where(better, 2, decided)

@@ -25,6 +25,22 @@ ATTRIBUTIONS = {
 }
 
 
+def attribution_of(attribution: str | Explanation) -> str:
+    """The name in `gradient_means` of an attribution of which something can be proved.
+
+    Raises
+    ------
+    ValueError
+        For a callable.
+    """
+    if not isinstance(attribution, str):
+        raise ValueError(
+            f"proved=True needs an attribution by name: {', '.join(ATTRIBUTIONS)}. "
+            f"Received: {attribution!r}"
+        )
+    return ATTRIBUTIONS[attribution]
+
+
 class SmoothAttribution(GradientExplainer):
     """What `AttributionBound` explains; see there for the settings.
 
@@ -92,7 +108,7 @@ class SmoothAttribution(GradientExplainer):
     def _mean(self, shape: tuple[int, ...]) -> GradientMean:
         """A named attribution of inputs of a shape."""
         settings = {"steps": self.steps, "baseline_value": self.baseline_value}
-        name = ATTRIBUTIONS[self.attribution]
+        name = attribution_of(self.attribution)
         return self._derive(("mean", shape), lambda: gradient_mean(name, shape, **settings))
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
