@@ -172,7 +172,9 @@ def _evaluated(
     return Comparison(region, samples[inside], points[0], bounded.reshape(len(inside), -1))
 
 
-def refuse_excluding(graph: Graph, comparison: Comparison, excluded: np.ndarray) -> None:
+def refuse_excluding(
+    graph: Graph, region: Region, comparison: Comparison, excluded: np.ndarray
+) -> None:
     """Refuse a graph whose bounds exclude what it computes at a point of the region.
 
     Raises
@@ -181,7 +183,7 @@ def refuse_excluding(graph: Graph, comparison: Comparison, excluded: np.ndarray)
         Naming the first layer whose interval excludes its own value, if there is one.
     """
     which = int(np.argmax(excluded))
-    region = comparison.region[comparison.samples[which : which + 1]]
+    region = region[comparison.samples[which : which + 1]]
     center = region.center.astype(np.float64)
     sides = (side.astype(np.float64) - center for side in (region.lower, region.upper))
     boxes = {0: Enclosure(ops.convert_to_tensor(center), *map(ops.convert_to_tensor, sides))}
@@ -233,7 +235,7 @@ def _points(
         return np.full(len(drawn[0]), -1), drawn
     varied, *fixed = inputs
     chosen = [0] if large else sorted({0, len(varied) - 1})[:_NB_REGIONS]
-    samples, points = [], []
+    regions_of, points = [], []
     for sample in chosen:
         some = [varied[sample].astype(np.float64)]
         if region is not None:
@@ -242,16 +244,16 @@ def _points(
             for _ in range(_NB_CORNERS if sample == 0 and not large else 1):
                 corner = np.where(generator.random(lower.shape) < 0.5, lower, upper)
                 some.append(one.project(corner[None])[0])
-        samples += [sample] * len(some)
+        regions_of += [sample] * len(some)
         points += some
-    behind = [[array[sample].astype(np.float64) for sample in samples] for array in fixed]
+    behind = [[array[sample].astype(np.float64) for sample in regions_of] for array in fixed]
     if not large:
         size = max(1.0, float(np.abs(varied[0]).max()))
         for scale in sorted({*_SCALES, size}):
             points.append(scale * generator.normal(size=varied.shape[1:]))
             for array, values in zip(fixed, behind):
                 values.append(scale * generator.normal(size=array.shape[1:]))
-    samples = np.array(samples + [-1] * (len(points) - len(samples)))
+    samples = np.array(regions_of + [-1] * (len(points) - len(regions_of)))
     stacked = _as_given(np.stack(points), first, precision)
     known = samples >= 0
     if region is None:
@@ -306,7 +308,8 @@ def _beyond(enclosures: dict[int, Enclosure], precision: str) -> np.ndarray:
 
 
 def _sides(enclosure: Enclosure) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.asarray(side) for side in enclosure.absolute())
+    lower, upper = enclosure.absolute()
+    return np.asarray(lower), np.asarray(upper)
 
 
 def _part(model: keras.Model, tensor: keras.KerasTensor) -> keras.Model:
@@ -451,9 +454,9 @@ def _check_facts(activation: Activation, layer: str, reach: np.ndarray) -> None:
 
     Intervals of many widths, over twice the range of inputs that were met.
     """
-    reach = 1.0 + 2.0 * float(np.max(reach[np.isfinite(reach)], initial=0.0))
-    middles = np.linspace(-reach, reach, 65)[:, None]
-    widths = np.array([1e-3, 0.03, 0.2, 1.0, 3.0, reach])
+    farthest = 1.0 + 2.0 * float(np.max(reach[np.isfinite(reach)], initial=0.0))
+    middles = np.linspace(-farthest, farthest, 65)[:, None]
+    widths = np.array([1e-3, 0.03, 0.2, 1.0, 3.0, farthest])
     lower, upper = (middles - widths).ravel()[None], (middles + widths).ravel()[None]
     share = np.linspace(0, 1, 41)[:, None, None]
     points = lower + share * (upper - lower)

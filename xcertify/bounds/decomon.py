@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -322,8 +322,10 @@ class _Chain:
             self._check_activation(layer, name)
         self.nb_outputs = math.prod(self.shapes[-1])
         end = self.steps[-1] if self.steps else None
-        ends_in_dense = isinstance(end, _Affine) and isinstance(end.layer, layers.Dense)
-        self.last = self.steps.pop() if ends_in_dense else None
+        self.last = None
+        if isinstance(end, _Affine) and isinstance(end.layer, layers.Dense):
+            self.last = end
+            self.steps.pop()
 
     def copy(self, nb_rows: int) -> tuple[keras.Model, list[keras.Variable]]:
         """A float64 model from flat inputs to `nb_rows` rows of the outputs, and its weights."""
@@ -400,8 +402,12 @@ class _Chain:
     def _normalize(self, layer: Any) -> None:
         shape = self.shapes[-1]
         last = self.steps[-1] if self.steps else None
-        follows = isinstance(last, _Affine) and last.normalization is None
-        if not follows or last.output_shape != shape or layer.axis not in (-1, len(shape)):
+        if (
+            not isinstance(last, _Affine)
+            or last.normalization is not None
+            or last.output_shape != shape
+            or layer.axis not in (-1, len(shape))
+        ):
             self._refuse(layer, "it is not directly after a Dense or Conv2D without activation")
         last.normalization = layer
 
@@ -421,7 +427,7 @@ class _Chain:
         if name in _BY_INTERVALS_ONLY and self.method != "forward-ibp":
             self._refuse(layer, f"decomon's lines around {name} cut it")
 
-    def _refuse(self, layer: Any, reason: str) -> None:
+    def _refuse(self, layer: Any, reason: str) -> NoReturn:
         raise UnsupportedLayerError(
             f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded with "
             f"method='decomon:{self.method}': {reason}. Supported: {_SUPPORTED}. "

@@ -107,7 +107,8 @@ class Engine:
         weight_radii: Sequence[np.ndarray] = (),
     ) -> list[np.ndarray]:
         """Sides (N, S, ...) of all samples and rows, rounded outward; parameters as for `parts`."""
-        nb_rows, found = self._nb_rows(question, rows), []
+        nb_rows = self._nb_rows(question, rows)
+        found: list[np.ndarray] = []
         for samples, some, sides in self.parts(question, region, rows, constants, weight_radii):
             found = found or [
                 np.empty((len(region), nb_rows, *side.shape[2:]), self.dtype) for side in sides
@@ -241,5 +242,5 @@ class Engine:
     ) -> None:
         """Refuse bounds (P, S) that exclude points of the region, at which the model is known."""
         excluded = compared.excluded(lower, upper, rows)
-        if excluded.any():
-            refuse_excluding(self.graph, compared, excluded)
+        if excluded.any() and compared.region is not None:
+            refuse_excluding(self.graph, compared.region, compared, excluded)

@@ -112,7 +112,8 @@ def _largest(
     """Largest value of each line times `sign`, (N, S), and with each cell fixed, (N, S, cells)."""
     full = np.empty(bias.shape)
     fixed = np.empty((*bias.shape, cells.max() + 1))
-    for samples, rows in batches(*bias.shape, len(bias), _BLOCK // cells.size):
+    nb_samples, nb_rows = bias.shape
+    for samples, rows in batches(nb_samples, nb_rows, nb_samples, _BLOCK // cells.size):
         with np.errstate(over="ignore", invalid="ignore"):
             found = _largest_of_some(
                 region[samples],
@@ -155,7 +156,7 @@ def _largest_of_some(
     if not math.isinf(region.norm):
         # The ball part by its dual norm, over the features that can move the right way.
         usable = np.where(coefficients > 0, above, -below) > 0
-        scaled = np.where(usable, np.abs(coefficients) * region.epsilon[:, None], 0.0)
+        scaled = np.where(usable, np.abs(coefficients) * np.asarray(region.epsilon)[:, None], 0.0)
         if region.norm == 2:
             ball_fixed, ball_full = without(per_cell(scaled**2))
             room = 1e-12 * ball_full[..., None]

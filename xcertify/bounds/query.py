@@ -61,7 +61,9 @@ class Query:
         radius = None
         if not math.isinf(region.norm):
             radius = np.empty(center.shape, dtype)
-            round_outward(np.broadcast_to(region.epsilon, center.shape), radius, up=True)
+            round_outward(
+                np.broadcast_to(np.asarray(region.epsilon), center.shape), radius, up=True
+            )
         fixed = tuple(np.asarray(constant, dtype="float64") for constant in constants)
         return cls(region.norm, center, lower, upper, fixed, radius, tuple(weight_radii))
 

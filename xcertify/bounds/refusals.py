@@ -22,6 +22,8 @@ def check_region(region: Any, shape: tuple[int, ...]) -> None:
             f"region must be around inputs of shape {shape}. "
             f"Received: inputs of shape {region.shape}"
         )
+    if not len(region):
+        raise ValueError("region must hold one input at least. Received: none")
 
 
 def check_constants(constants: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:

@@ -210,12 +210,13 @@ class Verifier(Settings):
         or "alpha-crown" (which gives the lines of "crown"). The lines of many samples and rows may
         be larger than the memory budget: `linear_bounds_in_parts` gives them in parts.
         """
-        found = None
+        found: LinearBounds | None = None
         for samples, some, lines in self.linear_bounds_in_parts(region, rows, constants):
             if found is None:
                 nb_rows = self.nb_outputs if rows is None else np.shape(rows)[-2]
                 found = lines.room_for(region, nb_rows)
             found.put(samples, some, lines)
+        assert found is not None  # a region holds one input at least
         return found
 
     def linear_bounds_in_parts(
@@ -422,7 +423,7 @@ class Verifier(Settings):
             alternatives,
             budget.largest_matrix,
         )
-        left_out = () if self.strip_head is False else HEADS
+        left_out: tuple[str, ...] = () if self.strip_head is False else HEADS
         if self.strip_head is None and self.logits is False:
             left_out = ("softmax",)
         network = Network(self.model, self.start_layer, self.perturbed, self.output, left_out)
