@@ -44,6 +44,7 @@ from scipy.stats import kendalltau  # scipy comes with mlxtend
 
 from xcertify.attacks import PGD, softplus_copy, top_k_attack
 from xcertify.attributions import AttributionBound
+from xcertify.attributions.jacobian import largest_deviation
 from xcertify.datasets import load
 from xcertify.regions import Ball
 from xcertify.training import CertifiedWidth, LinearRamp, RegularizedModel
@@ -333,7 +334,9 @@ def head(*more: str) -> None:
 def factor_at(explainer: AttributionBound, inputs: np.ndarray, c: Any, epsilon: float) -> Any:
     """Equation 11 anew for another radius: the estimate grows with it, the deviation need not."""
     explainer.epsilon, steps = epsilon, (epsilon * c.direction).astype("f4")
-    observed = explainer._observed(inputs, c.targets, c.explanation, steps)
+    radii = np.full(len(inputs), epsilon)
+    about = explainer._jacobian, inputs, c.targets, c.explanation
+    observed = largest_deviation(*about, steps, radii, explainer.norm)
     return np.maximum(1, observed / (c.euclidean_estimate * epsilon / c.epsilon))
 
 
@@ -379,7 +382,12 @@ def proved(
     if not nb_inputs:
         return ""
     explainer.epsilon = epsilon
-    bound, _ = explainer._proofs(inputs[:nb_inputs], certificate.targets[:nb_inputs])
+    some, norm = slice(0, nb_inputs), explainer.norm
+    bound, _ = explainer._proofs(
+        Ball(inputs[some], epsilon, norm, explainer.clip),
+        certificate.targets[some],
+        certificate.explanation[some],
+    )
     moved = np.stack([lengths(m - certificate.explanation) for m in maps]).max(axis=0)[:nb_inputs]
     if (moved > bound).any():
         raise RuntimeError("an attack has beaten a proof")
@@ -444,7 +452,7 @@ def theorem_2(explainer: AttributionBound, inputs: np.ndarray, certificate: Any)
     """The root of the sum of |J^T J| of the first inputs; nan for others, for it takes long."""
     values = np.full(len(inputs), np.nan)
     some = slice(0, 1 if inputs[0].size > 1000 else 4)
-    matrix = explainer._matrix(
+    matrix = explainer._jacobian.matrix(
         inputs[some], certificate.targets[some], certificate.explanation.shape[1:]
     )
     values[some] = np.sqrt(np.abs(matrix).sum(axis=(1, 2)))

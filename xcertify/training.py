@@ -98,7 +98,7 @@ class CertifiedWidth(Regularizer):
 
     No guarantee
     ------------
-    Bounds in training are those of the method "interval" without rounding terms, and of the network
+    Bounds in training are those of the method "ibp" without rounding terms, and of the network
     as it is used (moving statistics, no dropout). Certify the trained model with
     `CertifiedGradient`.
 
