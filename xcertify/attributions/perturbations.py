@@ -142,8 +142,8 @@ class Occlusion(MaskExplainer):
 
     def _patches(self, shape: tuple[int, ...]) -> np.ndarray:
         """Patches, (V, *features), 1 where the input is covered."""
-        sizes = whole_numbers("patch_size", self.patch_size)
-        strides = whole_numbers("patch_stride", self.patch_stride)
+        sizes: tuple[int, ...] = whole_numbers("patch_size", self.patch_size)
+        strides: tuple[int, ...] = whole_numbers("patch_stride", self.patch_stride)
         if len(shape) < 3:  # a step of time, one variable
             what = "time series and tabular data"
             sizes = one_number("patch_size", self.patch_size, what), 1
@@ -229,7 +229,7 @@ class Rise(MaskExplainer):
         """A function that gives some of the masks, (V, *features), always the same ones."""
         features = shape[:2]
         along = len(shape) - 1  # axes of space and time
-        sizes = whole_numbers("grid_size", self.grid_size)
+        sizes: tuple[int, ...] = whole_numbers("grid_size", self.grid_size)
         if along == 1:
             sizes = (one_number("grid_size", self.grid_size, "time series"),)
         cells = [min(pair) for pair in zip(sizes, features[:along])] + [*features[along:]]

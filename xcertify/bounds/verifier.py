@@ -30,8 +30,11 @@ from xcertify.bounds.rules.registry import registered_rules
 from xcertify.keras_graph import UnsupportedLayerError, layers_of
 from xcertify.regions import Region
 from xcertify.settings import Settings
+from xcertify.targets import MarginRows
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
+
+Rows = np.ndarray | MarginRows
 
 
 class Verifier(Settings):
@@ -164,7 +167,7 @@ class Verifier(Settings):
         return lower.reshape(shape), upper.reshape(shape)
 
     def bound_rows(
-        self, region: Region, rows: np.ndarray | None = None, constants: Sequence[Any] = ()
+        self, region: Region, rows: Rows | None = None, constants: Sequence[Any] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of linear functions ``rows @ f(x)`` of the outputs: margins, differences, sums.
 
@@ -202,7 +205,7 @@ class Verifier(Settings):
         return lower, upper
 
     def linear_bounds(
-        self, region: Region, rows: np.ndarray | None = None, constants: Sequence[Any] = ()
+        self, region: Region, rows: Rows | None = None, constants: Sequence[Any] = ()
     ) -> LinearBounds:
         """Linear functions of the input under and over ``rows @ f(x)``; see `LinearBounds`.
 
@@ -222,7 +225,7 @@ class Verifier(Settings):
     def linear_bounds_in_parts(
         self,
         region: Region,
-        rows: Any = None,
+        rows: Rows | None = None,
         constants: Sequence[Any] = (),
         *,
         nb_bytes: int = 0,
@@ -291,7 +294,7 @@ class Verifier(Settings):
     def bound_gradient(
         self,
         region: Region,
-        rows: np.ndarray | None = None,
+        rows: Rows | None = None,
         *,
         labels: np.ndarray | None = None,
         method: str | None = None,
