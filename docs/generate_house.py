@@ -32,14 +32,18 @@ INK, PAPER, LINE = "#1f2a44", "#eef1f8", "#8a94b0"
 def main() -> None:
     """Draw the picture and write the table."""
     graph = grimp.build_graph("xcertify")
-    figure = Figure(figsize=(9, 10.5), layout="constrained")
+    figure = Figure(figsize=(9, 9.5), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=[13, 7])
     draw(top, graph, "xcertify", "xcertify")
     draw(bottom, graph, "xcertify.bounds", "xcertify.bounds, the engine")
     figure.savefig(PICTURE, dpi=110)
-    text = PAGE.read_text()
-    before, rest = text.split(START)
-    PAGE.write_text(f"{before}{START}\n{table(graph)}\n{END}{rest.split(END)[1]}")
+    PAGE.write_text(page(graph))
+
+
+def page(graph: grimp.ImportGraph) -> str:
+    """The text of house.md."""
+    before, rest = PAGE.read_text().split(START)
+    return f"{before}{START}\n{table(graph)}\n{END}{rest.split(END)[1]}"
 
 
 def floors(container: str) -> list[list[str]]:
@@ -79,13 +83,6 @@ def nearest(imported: dict[str, list[str]]) -> dict[str, list[str]]:
     }
 
 
-def nb_lines(container: str, part: str) -> int:
-    """Lines of a part, be it a file or a folder."""
-    place = ROOT / container.replace(".", "/") / part
-    files = place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]
-    return sum(len(file.read_text().splitlines()) for file in files)
-
-
 def purpose(container: str, part: str) -> str:
     """The first sentence of a part's docstring."""
     place = ROOT / container.replace(".", "/") / part
@@ -95,15 +92,14 @@ def purpose(container: str, part: str) -> str:
 
 
 def table(graph: grimp.ImportGraph) -> str:
-    """What each part is for, its size, and what it imports of the others."""
-    lines = ["| part | what it is | lines | imports |", "| --- | --- | ---: | --- |"]
+    """What each part is for, and what it imports of the others."""
+    lines = ["| part | what it is | imports |", "| --- | --- | --- |"]
     for container in ("xcertify", "xcertify.bounds"):
         prefix = "bounds/" if container.endswith("bounds") else ""
         below = imports(graph, container)
         for part in (name for floor in floors(container) for name in floor):
             near = ", ".join(f"`{other}`" for other in below[part]) or "nothing of the package"
-            size = nb_lines(container, part)
-            lines.append(f"| `{prefix}{part}` | {purpose(container, part)} | {size:,} | {near} |")
+            lines.append(f"| `{prefix}{part}` | {purpose(container, part)} | {near} |")
     return "\n".join(lines)
 
 
@@ -135,12 +131,11 @@ def draw(axes: Axes, graph: grimp.ImportGraph, container: str, title: str) -> No
         axes.text(
             x,
             y,
-            f"{part}\n{nb_lines(container, part):,} lines",
+            part,
             ha="center",
             va="center",
-            fontsize=8,
+            fontsize=9,
             color=INK,
-            linespacing=1.3,
             bbox={"boxstyle": "round,pad=0.35", "facecolor": PAPER, "edgecolor": INK, "lw": 0.8},
             zorder=2,
         )

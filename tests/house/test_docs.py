@@ -1,6 +1,7 @@
 """The documentation: examples run as they are printed, and no page or picture is left over."""
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,10 @@ def test_every_page_and_picture_is_used():
     text = "".join(path.read_text() for path in pages)
     pictures = (ROOT / "docs" / "images").glob("*.png")
     assert all(f"images/{picture.name}" in text for picture in pictures)
+
+
+def test_the_map_of_the_house_is_up_to_date():
+    grimp = pytest.importorskip("grimp", reason="reads the imports; it comes with import-linter")
+    generator = runpy.run_path(str(ROOT / "docs" / "generate_house.py"))
+    current = generator["page"](grimp.build_graph("xcertify"))
+    assert generator["PAGE"].read_text() == current, "run: python docs/generate_house.py"
