@@ -10,6 +10,7 @@ from rotation import rotating
 
 from xcertify.attributions import EVA
 from xcertify.bounds import UnsupportedLayerError, Verifier
+from xcertify.keras_graph import layers_of
 
 # Keras finds some of these networks odd, and says so: a mask that is lost, a softmax of one entry.
 pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:keras\.src\..*")
@@ -20,7 +21,7 @@ NB_POINTS = 8
 
 def names_in(model):
     """Names of all layers and operations of a model and of the models in it."""
-    found = {layer.name for layer in model._flatten_layers()}
+    found = {layer.name for layer in layers_of(model)}
     for operation in getattr(model, "operations", []):
         found |= {operation.name} | (names_in(operation) if hasattr(operation, "layers") else set())
     return found
