@@ -133,6 +133,7 @@ def test_the_dual_is_a_bound_and_below_both_of_the_papers(name, norm):
     assert decided[0] in (0, 1, 2)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_quadratic_score_by_hand():
     x = np.array([[0.5, 0.25]])
     for norm, expected in [(2, 0.4), (np.inf, 0.5), (4, 0.1 * (3**4 + 4**4) ** 0.25)]:
@@ -190,6 +191,7 @@ def test_estimates_against_dense_algebra(name, smooth, inputs):
     assert (free.euclidean_estimate <= corollary * (1 + 1e-3)).all()
 
 
+@pytest.mark.usefixtures("eager")
 def test_it_explains_what_others_explain(smooth, inputs):
     for name, other in [("saliency", "gradient"), ("integrated_gradients",) * 2]:
         maps = AttributionBound(smooth, attribution=name, steps=4)(inputs, [0, 1, 2, 0])
@@ -210,6 +212,7 @@ def test_inputs_are_independent_and_radii_their_own(smooth, inputs):
     assert "nothing proved" in repr(certificate)
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_label_constraint():
     # both directions of the singular vector meet a label of their own
     def model(x):
@@ -252,6 +255,7 @@ def test_relu_is_refused_or_replaced_by_softplus():
             AttributionBound(other, beta=5.0).certify(x)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_selection_is_named():
     model = sequential((4, 4, 1), L.MaxPooling2D(name="pool"), L.Flatten(), L.Dense(3, "tanh"))
     certificate = AttributionBound(model).certify(np.random.default_rng(0).random((1, 4, 4, 1)))
@@ -303,7 +307,7 @@ def test_no_attack_leaves_what_is_proved(name, norm):
 
 @pytest.mark.usefixtures("eager")
 def test_radii_invert_deviations(smooth, inputs):
-    explainer = AttributionBound(smooth, 0.1, method="ibp-crown")
+    explainer = AttributionBound(smooth, 0.1, method="ibp")
     certificate = explainer.certify(inputs)
     for deviation in ("euclidean", "cosine"):
         value = getattr(certificate, f"{deviation}_estimate")
@@ -329,6 +333,7 @@ def test_an_attribution_farther_than_proved_is_reported(smooth, inputs, monkeypa
         explainer.certify(inputs)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_single_logit(inputs):
     model = sequential((6,), L.Dense(5, "tanh"), L.Dense(1))
     for label in (0, 1):

@@ -166,7 +166,8 @@ class AttributionBound(SmoothAttribution, Certifying):
 
     def _region(self, inputs: np.ndarray) -> Region:
         """The regions around inputs, of any norm p from 2 on."""
-        epsilon = as_column(_one_each("epsilon", self.epsilon, len(inputs)), inputs)
+        limits = np.finfo(np.float64).max, "a finite number of at least 0"
+        epsilon = as_column(_one_each("epsilon", self.epsilon, len(inputs), *limits), inputs)
         if self.norm in (2, math.inf):
             return Ball(inputs, epsilon, self.norm, self.clip)
         box = Ball(inputs, epsilon, math.inf, self.clip)
@@ -262,26 +263,17 @@ class AttributionBound(SmoothAttribution, Certifying):
                 f"deviation must be one of {', '.join(DEVIATIONS)}. Received: {deviation!r}"
             )
         inputs, weights = self._prepare(inputs, targets)
-        threshold = np.asarray(threshold, np.float64)
         cosine = deviation == "cosine"
-        fits = threshold.shape in ((), (len(inputs),)) and (threshold >= 0).all()
-        if not fits or (cosine and not (threshold <= 1).all()):
-            limits = "from 0 to 1" if cosine else "at least 0"
-            raise ValueError(
-                f"threshold must be a number {limits}, or one per input ({len(inputs)},). "
-                f"Received: {threshold}"
-            )
+        limits = (1.0, "a number from 0 to 1") if cosine else (math.inf, "a number at least 0")
+        threshold = _one_each("threshold", threshold, len(inputs), *limits)
         if proved:
             refuse_channels_first(self.model, "proved=True")
         self._refuse_without_curvature()
         maps = self._of_features(inputs, weights)
         if proved:
             return self._proved_radii(inputs, weights, maps, threshold, deviation, largest)
-        reach = threshold
-        if cosine:
-            reach = _lengths(maps) * np.sqrt(2 * threshold - threshold**2)
+        reach = _lengths(maps) * np.sqrt(2 * threshold - threshold**2) if cosine else threshold
         rate = self._rates(inputs, weights, maps.shape[1:]).upper
-        reach = np.broadcast_to(reach, rate.shape)
         return np.divide(reach, rate, out=np.full(len(inputs), np.inf), where=rate > 0)
 
     def _rates(self, inputs: np.ndarray, weights: np.ndarray, map_shape: tuple[int, ...]) -> Rates:
@@ -354,14 +346,13 @@ class AttributionBound(SmoothAttribution, Certifying):
         )
 
 
-def _one_each(name: str, value: Any, nb_inputs: int) -> np.ndarray:
-    """A setting that is a number, or one per input, as (N,) float64."""
+def _one_each(name: str, value: Any, nb_inputs: int, most: float, what: str) -> np.ndarray:
+    """A number from 0 to `most`, or one per input, as (N,) float64."""
     values = np.asarray(value, np.float64)
-    fits = values.shape in ((), (nb_inputs,)) and np.isfinite(values).all()
-    if not fits or not (values >= 0).all():
+    fits = values.shape in ((), (nb_inputs,))
+    if not fits or not ((values >= 0) & (values <= most)).all():
         raise ValueError(
-            f"{name} must be a finite number of at least 0, or one per input ({nb_inputs},). "
-            f"Received: {value!r}"
+            f"{name} must be {what}, or one per input ({nb_inputs},). Received: {value!r}"
         )
     return np.broadcast_to(values, (nb_inputs,)).copy()
 
