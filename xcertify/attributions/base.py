@@ -168,15 +168,13 @@ class ScoreExplainer(Explainer):
 class Certifying(Explainer):
     """An explainer that can prove something about its explanations, within its `perturbation`."""
 
-    def certify(self, inputs: Any, targets: Any = None, *given: Any, **named: Any) -> Any:
+    def certify(self, inputs: Any, targets: Any = None) -> Any:
         """What is proved of each input; see the class for the guarantee.
 
         Parameters
         ----------
         inputs, targets
             As for `explain`.
-        given, named
-            What some explainers take beside them; see the class.
 
         Returns
         -------
@@ -193,7 +191,7 @@ class Certifying(Explainer):
             If an attack succeeds inside what is certified: a bug, to be reported.
         """
         inputs, targets = self._prepare(inputs, targets)
-        return self._certify(self._region(inputs), targets, *given, **named)
+        return self._certify(self._region(inputs), targets)
 
     def _region(self, inputs: np.ndarray) -> Region:
         """The regions around inputs."""
