@@ -34,6 +34,8 @@ class RankedMaps:
         (N, K) float32: weights of the channels at the nominal inputs.
     ranking
         (N, S): numbers of the cells, those with the largest values first.
+    gap
+        (N,): value of the k-th cell minus that of the next one.
     k, k2
         The first k of them have to stay among the k2 largest.
     """
@@ -41,6 +43,7 @@ class RankedMaps:
     target_rows: np.ndarray
     weights: np.ndarray
     ranking: np.ndarray
+    gap: np.ndarray
     k: int
     k2: int
 
@@ -62,11 +65,12 @@ class RankedMaps:
                 f"Received: k={k}, k2={k2}"
             )
         ranking = np.argsort(-maps, axis=1, kind="stable")
-        return cls(target_rows, weights.astype(np.float32), ranking, k, k2)
+        kth, next_one = np.take_along_axis(maps, ranking[:, k - 1 : k + 1], axis=1).T
+        return cls(target_rows, weights.astype(np.float32), ranking, kth - next_one, k, k2)
 
     def __getitem__(self, samples: np.ndarray) -> RankedMaps:
         """Some of the maps."""
-        names = ("target_rows", "weights", "ranking")
+        names = ("target_rows", "weights", "ranking", "gap")
         return replace(self, **{name: getattr(self, name)[samples] for name in names})
 
     @property

@@ -23,8 +23,8 @@ from xcertify.attributions.class_activation import (
 )
 from xcertify.bounds import Verifier
 from xcertify.certificates import TopKCertificate
-from xcertify.checks import whole_number
-from xcertify.inputs import in_batches
+from xcertify.checks import positive, whole_number
+from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.models import refuse_channels_first
 from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
 from xcertify.regions import Ball, as_norm
@@ -153,35 +153,30 @@ class CORGI(Certifying, ClassExplainer):
         verbose: bool = False,
     ) -> None:
         _check_words(form, method, explanation, attack)
-        for name, value in (("largest_radius", largest_radius), ("tolerance", tolerance)):
-            if not 0 < value < np.inf:
-                raise ValueError(f"{name} must be a number above 0. Received: {value!r}")
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
         self.k, self.k2 = whole_number("k", k), None if k2 is None else whole_number("k2", k2)
         self.norm, self.clip, self.form, self.method = as_norm(norm), clip, form, method
         self.conv_layer, self.explanation = conv_layer, explanation
-        self.resize, self.attack = resize, attack
-        self.prediction, self.largest_radius = prediction, largest_radius
-        self.tolerance = tolerance
+        self.resize, self.attack, self.prediction = resize, attack, prediction
+        self.largest_radius = positive("largest_radius", largest_radius)
+        self.tolerance = positive("tolerance", tolerance)
         self.nb_pairs = whole_number("nb_pairs", nb_pairs)
 
     def _certify(self, region: Ball, classes: np.ndarray) -> TopKCertificate:
-        target_rows = self._activation.target_rows(classes)
-        parts = [*zip(*self._in_batches(region.center, target_rows))]
-        values = np.concatenate([self._activation.exact_maps(*part) for part in parts])
-        weights = np.concatenate([self._activation.weights(*part) for part in parts])
-        maps = RankedMaps.of(values, target_rows, weights, self.k, self.k2)
-        kth, next_one = np.take_along_axis(values, maps.ranking[:, maps.k - 1 :], axis=1).T[:2]
-
+        maps = self._ranked_maps(region.center, classes)
         certified = self._certified_radii(maps, region)
         prediction_radius = self._class_radii(region, classes) if self.prediction else None
         region = region.resized(certified)
         attacked = None
         if self.attack:
-            top_k = target_rows, maps.in_top, maps.k2
-            smallest = np.maximum(certified, self.largest_radius * _SMALLEST)
-            found = self._attack(self.attack)(region.center, *top_k, smallest, self.largest_radius)
-            attacked = found.distances
+            attacked = self._attack(self.attack)(
+                region.center,
+                maps.target_rows,
+                maps.in_top,
+                maps.k2,
+                np.maximum(certified, self.largest_radius * _SMALLEST),
+                self.largest_radius,
+            ).distances
             what = f"one of the top {maps.k} cells outside of the top {maps.k2}"
             compare_radii(certified, attacked, what=what, method=self.method, region=region)
         return TopKCertificate(
@@ -193,11 +188,19 @@ class CORGI(Certifying, ClassExplainer):
             k=maps.k,
             k2=maps.k2,
             prediction_radius=prediction_radius,
-            gap=kth - next_one,
+            gap=maps.gap,
             cells=maps.ranking[:, : maps.k],
             map_shape=self._activation.shape[:2],
             targets=classes,
         )
+
+    def _ranked_maps(self, inputs: np.ndarray, classes: np.ndarray) -> RankedMaps:
+        target_rows = self._activation.target_rows(classes)
+        size = self._nb_at_once
+        parts = [*zip(in_batches(inputs, size), in_batches(target_rows, size))]
+        weights = np.concatenate([self._activation.weights(*part) for part in parts])
+        values = np.concatenate([self._activation.exact_maps(*part) for part in parts])
+        return RankedMaps.of(values, target_rows, weights, self.k, self.k2)
 
     def _certified_radii(self, maps: RankedMaps, region: Ball) -> np.ndarray:
         """Radii (N,) within which the top k are proved to stay among the top k2.
@@ -206,8 +209,7 @@ class CORGI(Certifying, ClassExplainer):
         """
         certified = np.zeros(len(region))
         for form, method in _stages(self.form, self.method):
-            verifier = self._map_verifier(method)
-            prover = FORMS[form](self._activation, verifier, self.nb_pairs)
+            prover = FORMS[form](self._activation, self._map_verifier(method), self.nb_pairs)
             search = self._search(certified, f"{form}, {method}")
             # What was proved within a radius holds within all smaller ones, which come next.
             proved = maps.nothing_proved()
@@ -255,8 +257,7 @@ class CORGI(Certifying, ClassExplainer):
             ((None, *inputs.shape[1:]), tf.float32),
             ((None, target_rows.shape[1]), tf.float32),
         )
-        parts = zip(*self._in_batches(inputs, target_rows))
-        maps = np.concatenate([maps_of(*part) for part in parts])
+        maps = evaluate_in_batches(maps_of, self._nb_at_once, inputs, target_rows)
         maps = maps.reshape(-1, *self._activation.shape[:2], 1)
         if self.explanation == "grad-cam":
             maps = np.maximum(maps, 0)
@@ -264,9 +265,6 @@ class CORGI(Certifying, ClassExplainer):
 
     def _maps(self, inputs: tf.Tensor, target_rows: tf.Tensor) -> tf.Tensor:
         return self._activation.maps(inputs, target_rows)
-
-    def _in_batches(self, *arrays: np.ndarray) -> Any:
-        return (in_batches(array, self._nb_at_once) for array in arrays)
 
     @property
     def _activation(self) -> WeightedChannels:
