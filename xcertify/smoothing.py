@@ -15,10 +15,6 @@ from xcertify.keras_graph import layers_of, own_variables
 BETAS = (10.0, 30.0, 100.0)
 
 _RECTIFIERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU)
-_OPERATIONS = {
-    **dict.fromkeys(("Relu", "ReLU", "LeakyRelu"), keras.activations.relu),
-    "Relu6": keras.activations.relu6,
-}
 _SELECTIONS = ("MaxPooling", "GlobalMaxPooling", "Maximum", "Minimum", "Absolute")
 
 
@@ -144,11 +140,11 @@ def kinks(model: Any) -> Iterator[tuple[str, Activation | None]]:
     for layer, function in _functions(model):
         if isinstance(layer, _RECTIFIERS):
             function = keras.activations.relu
-        facts = activation_facts(_OPERATIONS.get(type(layer).__name__, function))
-        if facts is not None and facts.kinks and facts.slope is None:
-            yield layer.name, facts
-        elif type(layer).__name__.startswith(_SELECTIONS):
+        facts = activation_facts(function)
+        if type(layer).__name__.startswith(_SELECTIONS):
             yield layer.name, None
+        elif facts is not None and facts.kinks and facts.slope is None:
+            yield layer.name, facts
 
 
 def _functions(model: Any) -> Iterator[tuple[keras.Layer, Any]]:
@@ -156,7 +152,7 @@ def _functions(model: Any) -> Iterator[tuple[keras.Layer, Any]]:
     for layer in getattr(model, "operations", getattr(model, "layers", ())):
         if isinstance(layer, keras.Model):
             yield from _functions(layer)
-        elif isinstance(layer, SmoothReLU):
+        elif isinstance(layer, SmoothReLU) or not isinstance(layer, keras.layers.Layer):
             yield layer, layer
         else:
             yield layer, getattr(layer, "activation", None)

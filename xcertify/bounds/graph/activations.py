@@ -414,6 +414,8 @@ def rectifier(negative_slope: float, max_value: float | None, threshold: float) 
     z above the threshold (cut to [0, max_value] if there is a largest value), and
     negative_slope * (z - threshold) below. With a threshold other than 0 it jumps there.
     """
+    if max_value is not None and max_value < 0:
+        raise ValueError(f"max_value must be at least 0. Received: {max_value}")
 
     def value(z: Any) -> Any:
         passed = ops.where(z > threshold, z, 0.0)
@@ -510,6 +512,7 @@ OPS: dict[str, Activation] = {
 # where the node has settings.
 NODES: dict[str, Activation | Callable[[Any], Activation]] = {
     "Relu": RELU,
+    "ReLU": lambda node: rectifier(node.negative_slope, node.max_value, node.threshold),
     "Relu6": RELU6,
     "LeakyRelu": lambda node: leaky_relu(float(node.negative_slope)),
     "Elu": lambda node: elu(float(node.alpha)),
@@ -533,3 +536,9 @@ NODES: dict[str, Activation | Callable[[Any], Activation]] = {
     "Square": SQUARE,
     "Absolute": ABSOLUTE,
 }
+
+
+def of_node(node: Any) -> Activation:
+    """What is known of a node whose class is in `NODES`."""
+    facts = NODES[type(node).__name__]
+    return facts if isinstance(facts, Activation) else facts(node)

@@ -20,7 +20,6 @@ from xcertify.bounds.graph.operations import (
     Window,
     in_float32,
 )
-from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.rules import merging
 from xcertify.bounds.rules.registry import register_operation
 from xcertify.bounds.rules.windows import axes_of
@@ -29,20 +28,7 @@ from xcertify.keras_graph import UnsupportedLayerError
 
 @register_operation(*activations.NODES)
 def _elementwise(operation: Any, emit: Emitter, node: int) -> int:
-    facts = activations.NODES[type(operation).__name__]
-    facts = facts if isinstance(facts, Activation) else facts(operation)
-    return emit(Elementwise(facts), node)
-
-
-@register_operation("ReLU")  # keras.activations.relu of a tensor
-def _rectifier(operation: Any, emit: Emitter, node: int) -> int:
-    if operation.max_value is not None and operation.max_value < 0:
-        raise UnsupportedLayerError(
-            f"The operation '{operation.name}' of class ReLU cannot be bounded with a max_value "
-            f"below 0. Received: {operation.max_value}"
-        )
-    settings = (operation.negative_slope, operation.max_value, operation.threshold)
-    return emit(Elementwise(activations.rectifier(*settings)), node)
+    return emit(Elementwise(activations.of_node(operation)), node)
 
 
 @register_operation("Softmax")

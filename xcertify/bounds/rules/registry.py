@@ -50,7 +50,9 @@ def keras_activation(function: Any) -> Any:
 
 
 def activation_facts(function: Any) -> Activation | None:
-    """What is known of an activation function; None for a linear one, and if nothing is."""
+    """What is known of an activation, given as a function or a node; None for a linear one."""
+    if is_keras_function(function) and type(function).__name__ in activations.NODES:
+        return activations.of_node(function)
     return ACTIVATIONS.get(keras_activation(function)) if callable(function) else None
 
 
