@@ -195,6 +195,7 @@ def test_the_evidence_is_found_for_any_class():
     assert (model.predict(kept, verbose=0).argmax(1) == [0, 1, 2]).all()
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("norm", "dual", "neutral"), [(np.inf, 1, 0.0), (2, 2, 0.3), (1, np.inf, 0.3)]
 )
@@ -218,6 +219,7 @@ def test_radii_of_an_affine_model_are_exact(norm, dual, neutral):
     assert certificate.to_dict()["targets"] == labels.tolist()
 
 
+@pytest.mark.usefixtures("eager")
 def test_certified_radii_are_never_beaten(model, images):
     explainer = RelEx(model, **FEW, clip=(0, 1), neutral_value=0.4)
     certificate = explainer.certify(images)
@@ -232,6 +234,7 @@ def test_certified_radii_are_never_beaten(model, images):
     assert (classes == certificate.targets)[:, proved].all()
 
 
+@pytest.mark.usefixtures("eager")
 def test_what_nothing_or_everything_proves(model, images):
     explainer = RelEx(model, largest_radius=0.5)
     nothing = np.zeros_like(images)
@@ -241,6 +244,7 @@ def test_what_nothing_or_everything_proves(model, images):
     np.testing.assert_array_equal(certificate.attacked, [np.inf, 0, np.inf])
 
 
+@pytest.mark.usefixtures("eager")
 def test_an_attack_that_beats_a_certificate_is_reported(model, images, monkeypatch):
     explainer = RelEx(model)
 
