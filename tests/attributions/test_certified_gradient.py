@@ -362,7 +362,7 @@ def test_limits_of_radii():
 def test_settings_may_change_between_calls():
     model, x = small(), inputs(2)
     explainer, bound = CertifiedGradient(model), AttributionBound(rectified(), beta=5.0)
-    explainer(x), bound.certify(x)
+    explainer(x), bound(x)
     explainer.attribution, bound.attribution, bound.beta = "gradient_input", "gradient_input", 20.0
     changed = CertifiedGradient(model, attribution="gradient_input")
     np.testing.assert_allclose(explainer(x), changed(x))
