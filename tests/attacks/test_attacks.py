@@ -82,6 +82,7 @@ def test_half_and_clipped_boxes_reach_the_closed_form():
         np.testing.assert_allclose(found.values, best, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("norm", NORMS)
 def test_points_stay_in_the_region(net, images, norm):
     epsilon = np.random.default_rng(2).uniform(0, 0.8, (5, 4, 1))
@@ -106,6 +107,7 @@ def test_points_stay_in_the_region(net, images, norm):
         assert not step[radius == 0].any()
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("norm", [1, 2])
 def test_points_are_in_small_balls_after_rounding(norm):
     """A float32 number near 100 is off by up to 4e-6: of the radius, a large share."""
@@ -121,6 +123,7 @@ def test_points_are_in_small_balls_after_rounding(norm):
         assert np.all(np.linalg.norm(again.astype(np.float64) - x, norm, axis=-1) <= epsilon)
 
 
+@pytest.mark.usefixtures("eager")
 def test_values_are_the_margins_of_the_points(net, images):
     labels = np.array([0, 1, 2, 3, 0, 1])
     result = pgd(net, Ball(images, 0.2), labels, restarts=2)
@@ -185,6 +188,7 @@ def test_batches_do_not_matter_results_repeat_and_nothing_is_traced_twice(net, i
     np.testing.assert_allclose(alone.values, whole.values[2:3], atol=1e-5)
 
 
+@pytest.mark.usefixtures("eager")
 def test_more_restarts_are_never_worse_and_leave_a_local_top():
     waves = lambda points, samples: tf.reduce_sum(tf.cos(6 * points) + points**2, axis=1)  # noqa: E731
     region = Ball(np.zeros((3, 2)), 1.0)
@@ -260,6 +264,7 @@ def make_headed(net, kind):
     return model
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("kind", ["fused", "layer", "activation", "nested"])
 def test_heads_are_left_out(net, images, kind):
     model = make_headed(net, kind)
@@ -373,6 +378,7 @@ def make_rounding(weights, scale):
     return logits
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("scale", [1, -1])
 @pytest.mark.parametrize("norm", NORMS)
 def test_points_change_the_class_beyond_what_roundings_feign(norm, scale):
@@ -413,6 +419,7 @@ def test_a_margin_that_roundings_may_have_made_is_no_change_of_class():
     assert pgd(None, Ball(x, 0.1), objective=lambda p, s: p[:, 0]).changed is None
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("readable", [True, False])
 def test_points_of_networks_are_of_another_class_in_float64(net, images, readable):
     model = net
@@ -438,6 +445,7 @@ def test_points_of_networks_are_of_another_class_in_float64(net, images, readabl
     )
 
 
+@pytest.mark.usefixtures("eager")
 def test_what_is_exact_decides_and_points_are_moved_on_until_it_agrees():
     """In real arithmetic, so it is said, class 1 begins a little later than the model says."""
     weights, x = np.array([[1.0, -1.0]]), np.array([[0.5], [0.25]], np.float32)

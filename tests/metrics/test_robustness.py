@@ -132,6 +132,7 @@ def test_both_sides_at_once_are_the_two_sides(images, maps):
     np.testing.assert_allclose(one.evaluate_samples(maps[1:2]), named.scores[1:2], rtol=1e-3)
 
 
+@pytest.mark.usefixtures("eager")
 def test_classes_that_are_changed_already_or_never(images, maps):
     model = make_net((4, 5, 2), [4, 3], head="softmax")
     labels = np.argmax(model(images), axis=1)
@@ -156,6 +157,7 @@ def test_classes_that_are_changed_already_or_never(images, maps):
     np.testing.assert_allclose(result.certified_curves[:, 0], farthest, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("eager")
 def test_an_attack_below_a_certificate_fails_loudly(images, maps, monkeypatch):
     model = make_net((4, 5, 2), [6, 3])
     metric = RobustnessSr(model, images, certified=True, fractions=(0.5,), clip=(-10, 10))
