@@ -82,16 +82,16 @@ def test_half_and_clipped_boxes_reach_the_closed_form():
         np.testing.assert_allclose(found.values, best, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("norm", NORMS)
 def test_points_stay_in_the_region(net, images, norm):
     epsilon = np.random.default_rng(2).uniform(0, 0.8, (5, 4, 1))
+    attack = PGD(net, restarts=3, steps=15)
     for region in [
         Ball(images, epsilon[None], norm, clip=(0, 1)).positive(),
         Ball(images, 0.7, norm, clip=(0, 1)).fix(epsilon > 0.5),
         Ball(images.astype(np.float64), 0.3, norm),
     ]:
-        result = pgd(net, region, restarts=3, steps=15)
+        result = attack(region)
         assert np.all(result.points >= region.lower)
         assert np.all(result.points <= region.upper)
         step = (result.points - region.center).astype(np.float64)
@@ -107,15 +107,15 @@ def test_points_stay_in_the_region(net, images, norm):
         assert not step[radius == 0].any()
 
 
-@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("norm", [1, 2])
 def test_points_are_in_small_balls_after_rounding(norm):
     """A float32 number near 100 is off by up to 4e-6: of the radius, a large share."""
     x = np.random.default_rng(5).uniform(-100, 100, (4, 300)).astype(np.float32)
     weights = np.random.default_rng(6).normal(size=(300, 2))
+    attack = PGD(make_linear(weights), steps=5)
     for epsilon in (1e-4, 0.01, 1.0):
         ball = Ball(x, epsilon, norm)
-        points = np.stack([PGD(make_linear(weights), steps=5)(ball).points, *ball.sample(5)])
+        points = np.stack([attack(ball).points, *ball.sample(5)])
         far = np.linalg.norm(points.astype(np.float64) - x, norm, axis=-1)
         # what is rounded towards the center is at most 2**-17 in each of the 300 features
         assert np.all(far <= epsilon) and far.max() > 0.5 * epsilon - 300 * 2.0**-17
@@ -174,7 +174,8 @@ def test_batches_do_not_matter_results_repeat_and_nothing_is_traced_twice(net, i
         calls.append(x.shape)
         return net(x)
 
-    whole = pgd(net, region, restarts=4, steps=10)
+    together = PGD(net, restarts=4, steps=10)
+    whole = together(region)
     for batch_size in (1, 9):
         attack = PGD(traced, restarts=4, steps=10, batch_size=batch_size)
         calls.clear()
@@ -184,7 +185,7 @@ def test_batches_do_not_matter_results_repeat_and_nothing_is_traced_twice(net, i
             np.testing.assert_allclose(result.points, whole.points, atol=1e-3)
         # the ascent, and whether the class has changed; all else are predictions of the inputs
         assert [shape[0] for shape in calls].count(None) == 2
-    alone = pgd(net, region[2:3], restarts=4, steps=10)
+    alone = together(region[2:3])
     np.testing.assert_allclose(alone.values, whole.values[2:3], atol=1e-5)
 
 
@@ -351,7 +352,8 @@ def test_smallest_perturbations_do_not_depend_on_the_batch(net, images):
         calls.append(x.shape)
         return net(x)
 
-    whole = minimal_perturbation(net, valid, restarts=5)
+    together = MinimalPerturbation(net, restarts=5)
+    whole = together(valid)
     for batch_size in (3, 7):
         attack = MinimalPerturbation(traced, restarts=5, batch_size=batch_size)
         calls.clear()
@@ -362,7 +364,7 @@ def test_smallest_perturbations_do_not_depend_on_the_batch(net, images):
         # in the search, around its best points and between them and the inputs; and their check
         assert [shape[0] for shape in calls].count(None) == 4
     labels = np.argmax(net(images), axis=1)
-    alone = minimal_perturbation(net, valid[4:5], labels[4:5], restarts=5)
+    alone = together(valid[4:5], labels[4:5])
     np.testing.assert_allclose(alone.distances, whole.distances[4:5], rtol=0.01)
 
 
@@ -378,7 +380,6 @@ def make_rounding(weights, scale):
     return logits
 
 
-@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("scale", [1, -1])
 @pytest.mark.parametrize("norm", NORMS)
 def test_points_change_the_class_beyond_what_roundings_feign(norm, scale):
