@@ -18,6 +18,8 @@ from xcertify.plots import (
     plot_gradient_certificate,
     plot_top_k,
 )
+from xcertify.radii import Interval
+from xcertify.regions import Ball
 
 RED_PATCH, BLUE_PATCH = (1, 2), (6, 5)
 
@@ -245,9 +247,9 @@ def test_series_run_to_the_right_over_their_explanation():
 def gradient_certificate(shape):
     explanation = np.random.default_rng(0).normal(size=(2, *shape)).astype("f4")
     return GradientCertificate(
-        region="", method="", arithmetic="", lower=explanation - 0.5, upper=explanation + 0.5,
-        explanation=explanation, inputs=np.zeros_like(explanation), targets=np.eye(2),
-        settings={}, fingerprint="",
+        region=Ball(np.zeros_like(explanation), 0.1), method="crown", arithmetic="real",
+        interval=Interval(np.ones(2)), lower=explanation - 0.5, upper=explanation + 0.5,
+        explanation=explanation, targets=np.eye(2), settings={}, fingerprint="",
     )  # fmt: skip
 
 
@@ -268,9 +270,9 @@ def test_gradient_certificates_share_a_scale_and_show_proved_signs():
 
 def test_top_k_cells_are_outlined_below_their_interval(maps):
     found = TopKCertificate(
-        region="", method="", arithmetic="", form="map", k=1, k2=1, radius=np.array([0.01, 0.0]),
-        attacked=np.array([0.02, 0.5]), prediction_radius=None, gap=np.ones(2),
-        cells=np.array([[3], [0]]), map_shape=(2, 2), targets=np.zeros((2, 2)),
+        region=Ball(maps[:2], 0.1), method="crown", arithmetic="real", form="map", k=1, k2=1,
+        interval=Interval(np.array([0.01, 0.0]), np.array([0.02, 0.5])), prediction_radius=None,
+        gap=np.ones(2), cells=np.array([[3], [0]]), map_shape=(2, 2), targets=np.zeros((2, 2)),
     )  # fmt: skip
     first, second, _ = plot_top_k(found, maps, np.ones((2, 8, 8, 3))).axes
     assert [axes.get_title() for axes in (first, second)] == ["[0.01, 0.02]", "[0, 0.5]"]
