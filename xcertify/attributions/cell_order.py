@@ -125,7 +125,7 @@ class Form(ABC):
     activation
         The maps.
     verifier
-        Of ``activation.model``.
+        Of the maps, ``activation.verifier(method)``.
     nb_pairs
         Most pairs of one map that get rows of their own.
 
@@ -178,7 +178,9 @@ class PerChannel(Form):
     ) -> np.ndarray:
         """See `Form`."""
         weights = self.activation.per_cell(maps.weights)  # (N, h, w, K)
-        lower, upper = self.verifier.bound_layer(region, self.activation.body.name, [weights])
+        lower, upper = self.verifier.bound_layer(
+            region, self.activation.models.body.name, [weights]
+        )
         ends = weights * lower.astype(np.float64), weights * upper.astype(np.float64)
         # Products of float32 numbers are exact in float64; the sums are off by 1e-12 at the most.
         slack = 1e-12 * np.maximum(*map(np.abs, ends)).sum(axis=-1)
@@ -199,7 +201,7 @@ class WholeMap(Form):
     ) -> np.ndarray:
         """See `Form`."""
         weights = self.activation.per_cell(maps.weights)
-        bounds = self.verifier.bound_layer(region, self.activation.output_layer, [weights])
+        bounds = self.verifier.bound_layer(region, self.activation.models.output_layer, [weights])
         return proved | maps.apart(*_by_cells(*bounds), deviation)
 
 
@@ -260,7 +262,7 @@ class Lipschitz(Form):
             constants.append(_lipschitz_constants(maps[some], *bounds, _DUAL[region.norm]))
         nominal = region.resized(np.zeros(len(region)))
         weights = self.activation.per_cell(maps.weights)
-        bounds = self.verifier.bound_layer(nominal, self.activation.output_layer, [weights])
+        bounds = self.verifier.bound_layer(nominal, self.activation.models.output_layer, [weights])
         lower, upper = _by_cells(*bounds)
         gap = maps.split(lower)[0][:, :, None] - maps.split(upper)[1][:, None]
         radii = np.broadcast_to(np.asarray(region.epsilon), region.center.shape).reshape(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import keras
 import numpy as np
@@ -18,6 +17,7 @@ from xcertify.keras_graph import layer_input, layer_output
 from xcertify.logits import logits_beside
 from xcertify.models import gradient_by
 from xcertify.regions import Ball, Box, Region
+from xcertify.settings import Settings
 from xcertify.smoothing import BETAS, softplus_copy
 
 Maps = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -67,7 +67,55 @@ class WeightDeviation:
         return (size * self.weights[samples]).sum(axis=-1) * (1 + 1e-9)
 
 
-class WeightedChannels(ABC):
+@dataclass(frozen=True, eq=False)
+class MapModels:
+    """Models of channels and of maps, which share their layers with a given model.
+
+    Attributes
+    ----------
+    body
+        Gives the channels of images, (N, h, w, K).
+    maps
+        Of images (N, H, W, C) and weights (N, h, w, K), one set for each cell: gives maps
+        (N, h, w, 1). `body` is a layer of it.
+    output_layer
+        Name of the layer of `maps` that gives the maps.
+    """
+
+    body: keras.Model
+    maps: keras.Model
+    output_layer: str
+
+    @classmethod
+    def of(cls, model: keras.Model, channels: keras.KerasTensor) -> MapModels:
+        """Those of a Keras tensor (N, h, w, K) in a model.
+
+        Raises
+        ------
+        ValueError
+            For a tensor of another shape.
+        """
+        if len(channels.shape) != 4 or None in channels.shape[1:]:
+            raise ValueError(
+                f"a class activation map needs channels of an image, (N, h, w, K) of a known size, "
+                f"before the pooling, or as output of conv_layer. Received: {channels.shape}"
+            )
+        # Under names of their own, since Keras counts what it names; and as a model that is
+        # called on new inputs, so that the layers do not learn of their new use.
+        name = f"{model.name}_class_activation"
+        body = keras.Model(model.inputs[0], channels, name=f"{name}_channels")
+        images = keras.Input(model.inputs[0].shape[1:], name=f"{name}_images")
+        weights = keras.Input(channels.shape[1:], name=f"{name}_weights")
+        # In a type of their own, whatever the global one and that of the model are.
+        dtype = "float64" if channels.dtype == "float64" else "float32"
+        weighted = layers.Multiply(name=f"{name}_weighted", dtype=dtype)([body(images), weights])
+        total = layers.Dense(
+            1, use_bias=False, kernel_initializer="ones", name=f"{name}_maps", dtype=dtype
+        )
+        return cls(body, keras.Model([images, weights], total(weighted), name=name), total.name)
+
+
+class WeightedChannels(Settings):
     """Maps ``sum_k weights[k] * channels[x, y, k]``, one set of weights for each sample.
 
     What tells the map of one class from that of another are its *target rows*, (N, D): of class
@@ -77,54 +125,38 @@ class WeightedChannels(ABC):
     ----------
     model
         Built Keras model of images with channels last.
-    channels
-        The Keras tensor (N, h, w, K) in it.
-
-    Attributes
-    ----------
-    model
-        A model of two inputs, images (N, H, W, C) and weights (N, h, w, K), one set for each cell,
-        that gives maps (N, h, w, 1). It shares the layers of the given model.
-    body
-        The part of the given model that gives the channels, (N, h, w, K).
-    output_layer
-        Name of the layer of `model` that gives the maps; `body` is a layer of it, too.
-    shape
-        (h, w, K).
+    conv_layer
+        Name of the layer that gives the channels, or its number in `model.layers`. None: see the
+        class.
     """
 
-    def __init__(self, model: keras.Model, channels: keras.KerasTensor) -> None:
-        if len(channels.shape) != 4 or None in channels.shape[1:]:
-            raise ValueError(
-                f"a class activation map needs channels of an image, (N, h, w, K) of a known size, "
-                f"before the pooling, or as output of conv_layer. Received: {channels.shape}"
-            )
-        self.shape = tuple(channels.shape[1:])
-        # Under names of their own, since Keras counts what it names; and as a model that is
-        # called on new inputs, so that the layers do not learn of their new use.
-        name = f"{model.name}_class_activation"
-        self.body = keras.Model(model.inputs[0], channels, name=f"{name}_channels")
-        images = keras.Input(model.inputs[0].shape[1:], name=f"{name}_images")
-        weights = keras.Input(self.shape, name=f"{name}_weights")
-        # In a type of their own, whatever the global one and that of the model are.
-        dtype = "float64" if channels.dtype == "float64" else "float32"
-        weighted = layers.Multiply(name=f"{name}_weighted", dtype=dtype)
-        weighted = weighted([self.body(images), weights])
-        total = layers.Dense(
-            1, use_bias=False, kernel_initializer="ones", name=f"{name}_maps", dtype=dtype
-        )
-        self.output_layer = total.name
-        self.model = keras.Model([images, weights], total(weighted), name=name)
+    def __init__(self, model: keras.Model, conv_layer: str | int | None = None) -> None:
+        self.model, self.conv_layer = model, conv_layer
 
-    @cached_property
-    def _evaluator(self) -> Verifier:
-        """Of maps in float64."""
-        return Verifier(self.model, "ibp", dtype="float64")
+    @abstractmethod
+    def _channels(self) -> keras.KerasTensor:
+        """The tensor (N, h, w, K) in the model."""
+
+    @property
+    def models(self) -> MapModels:
+        """Of the channels and the maps."""
+        return self._derive("models", lambda: MapModels.of(self.model, self._channels()))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(h, w, K)."""
+        return tuple(self.models.body.output_shape[1:])
 
     @property
     def nb_cells(self) -> int:
         """Number S of cells."""
-        return self.shape[0] * self.shape[1]
+        height, width, _ = self.shape
+        return height * width
+
+    def verifier(self, method: str, dtype: str = "float32") -> Verifier:
+        """Of the maps, as functions of images, and of weights as constants."""
+        model = self.models.maps
+        return self._derive(("maps", method, dtype), lambda: Verifier(model, method, dtype=dtype))
 
     def per_cell(self, weights: np.ndarray) -> np.ndarray:
         """Weights (N, K) for every cell, (N, h, w, K)."""
@@ -158,7 +190,8 @@ class WeightedChannels(ABC):
     def exact_maps(self, inputs: np.ndarray, target_rows: np.ndarray) -> np.ndarray:
         """Maps (N, S) in float64."""
         weights = self.per_cell(self.weights(inputs, target_rows))
-        return self._evaluator.evaluate(inputs, [weights]).reshape(len(inputs), -1)
+        maps = self.verifier("ibp", "float64").evaluate(inputs, [weights])
+        return maps.reshape(len(inputs), -1)
 
 
 class ClassActivation(WeightedChannels):
@@ -180,16 +213,6 @@ class ClassActivation(WeightedChannels):
         If the model has no such channels, or its logits are no affine function of their mean.
     """
 
-    def __init__(self, model: keras.Model, conv_layer: str | int | None = None) -> None:
-        start = _last_pooling(model) if conv_layer is None else _own_layer(model, conv_layer)
-        pooled = conv_layer is None
-        channels = layer_input(model, start) if pooled else layer_output(model, start)
-        super().__init__(model, channels)
-        self._pooled = pooled
-        self._head = _affine_head(model, start)
-        if not self._pooled:
-            self._check_mean(start)
-
     def target_rows(self, classes: np.ndarray) -> np.ndarray:
         """Weights of the channels for the classes, (N, K) float32.
 
@@ -198,7 +221,7 @@ class ClassActivation(WeightedChannels):
         """
         nb_channels = self.shape[2]
         means = np.concatenate([np.zeros((1, nb_channels)), np.eye(nb_channels)])
-        nothing, *units = self._logits(means)
+        nothing, *units = self._logits(self._derive("head", self._make_head), means)
         weights = (np.stack(units) - nothing).T
         if len(weights) == 1:  # a single logit: its negative stands for class 0
             weights = np.concatenate([-weights, weights])
@@ -210,11 +233,11 @@ class ClassActivation(WeightedChannels):
 
     def maps(self, inputs: tf.Tensor, target_rows: tf.Tensor) -> tf.Tensor:
         """See `WeightedChannels`."""
-        return self._maps_by(self.model, inputs, target_rows)
+        return self._maps_by(self.models.maps, inputs, target_rows)
 
     def smooth_maps(self) -> Maps:
         """See `WeightedChannels`; of the largest beta."""
-        copy, beta = softplus_copy(self.model)
+        copy, beta = softplus_copy(self.models.maps)
         beta.assign(BETAS[-1])
         return lambda inputs, weights: self._maps_by(copy, inputs, weights)
 
@@ -223,23 +246,33 @@ class ClassActivation(WeightedChannels):
         maps = tf.cast(model([inputs, per_cell], training=False), tf.float32)
         return tf.reshape(maps, [-1, self.nb_cells])
 
-    def _logits(self, means: np.ndarray) -> np.ndarray:
-        """Logits of maps that have everywhere the given values, (M, K), in float64."""
-        if self._pooled:
-            return self._head.evaluate(means.reshape(len(means), *self._head.input_shape))
-        return self._head.evaluate(self.per_cell(means))
+    def _channels(self) -> keras.KerasTensor:
+        if self.conv_layer is None:
+            return layer_input(self.model, _last_pooling(self.model))
+        return layer_output(self.model, _own_layer(self.model, self.conv_layer))
 
-    def _check_mean(self, conv_layer: str) -> None:
-        """Refuse logits that count the cells of a map differently."""
+    def _make_head(self) -> Verifier:
+        """The logits as affine functions of what is pooled, or of the channels of `conv_layer`."""
+        if self.conv_layer is None:
+            return _affine_head(self.model, _last_pooling(self.model))
+        head = _affine_head(self.model, _own_layer(self.model, self.conv_layer))
+        # Refused are logits that count the cells of a map differently.
         maps = np.random.default_rng(0).normal(size=(8, *self.shape))
-        logits, expected = self._head.evaluate(maps), self._logits(maps.mean(axis=(1, 2)))
+        logits, expected = head.evaluate(maps), self._logits(head, maps.mean(axis=(1, 2)))
         size = np.abs(logits).max() + np.abs(expected).max()
         if np.abs(logits - expected).max() > 1e-9 * size:
             raise ValueError(
                 f"a class activation map needs logits that depend on the mean of the map over its "
-                f"cells alone, by global average pooling. Received: conv_layer={conv_layer!r}, "
-                f"whose cells count differently"
+                f"cells alone, by global average pooling. Received: conv_layer="
+                f"{self.conv_layer!r}, whose cells count differently"
             )
+        return head
+
+    def _logits(self, head: Verifier, means: np.ndarray) -> np.ndarray:
+        """Logits of channels that have the same value in all cells, (M, K), in float64."""
+        if self.conv_layer is None:
+            return head.evaluate(means.reshape(len(means), *head.input_shape))
+        return head.evaluate(self.per_cell(means))
 
 
 class GradientActivation(WeightedChannels):
@@ -261,20 +294,12 @@ class GradientActivation(WeightedChannels):
         For layers behind it that cannot be bounded.
     """
 
-    def __init__(self, model: keras.Model, conv_layer: str | int | None = None) -> None:
-        self._start = _own_layer(model, conv_layer)
-        self._source = model
-        channels = layer_output(model, self._start)
-        super().__init__(model, channels)
-        self._evaluate = logits_beside(model, channels)
-        self._nb_logits = model.outputs[0].shape[-1]
-        self._verifiers: dict[tuple[str, str, str], Verifier] = {}
-
     def target_rows(self, classes: np.ndarray) -> np.ndarray:
         """Rows (N, K) of the logits whose gradients are the weights."""
-        if self._nb_logits == 1:  # a single logit: its negative stands for class 0
+        nb_logits = self.model.outputs[0].shape[-1]
+        if nb_logits == 1:  # a single logit: its negative stands for class 0
             return np.where(classes == 1, 1, -1)[:, None].astype(np.float32)
-        return np.eye(self._nb_logits, dtype=np.float32)[classes]
+        return np.eye(nb_logits, dtype=np.float32)[classes]
 
     def weights(self, inputs: np.ndarray, target_rows: np.ndarray) -> np.ndarray:
         """See `WeightedChannels`: where an activation has a kink, the middle of its slopes."""
@@ -287,7 +312,7 @@ class GradientActivation(WeightedChannels):
         self, region: Region, target_rows: np.ndarray, weights: np.ndarray, method: str
     ) -> WeightDeviation:
         """See `WeightedChannels`: by gradients over the box of the channels."""
-        lower, upper = self._body(method, "float32").bound_layer(region, self._start)
+        lower, upper = self._body(method, "float32").bound_layer(region, self._layer)
         known = np.isfinite(lower) & np.isfinite(upper)
         channels = Box(np.where(known, lower, 0), np.where(known, upper, 0))
         sides = self._head(method, "float32").bound_gradient(channels, target_rows[:, None])
@@ -305,31 +330,35 @@ class GradientActivation(WeightedChannels):
 
     def maps(self, inputs: tf.Tensor, target_rows: tf.Tensor) -> tf.Tensor:
         """See `WeightedChannels`."""
+        evaluate = self._derive("beside", lambda: logits_beside(self.model, self._channels()))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(inputs)
-            channels, logits = self._evaluate(inputs)
+            channels, logits = evaluate(inputs)
             score = tf.reduce_sum(tf.cast(logits, tf.float32) * target_rows)
         gradient = tf.cast(gradient_by(tape, score, channels), tf.float32)
         channels = tf.cast(channels, tf.float32)
         weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
         return tf.reshape(tf.reduce_sum(weights * channels, axis=-1), [-1, self.nb_cells])
 
+    @property
+    def _layer(self) -> str:
+        return _own_layer(self.model, self.conv_layer)
+
+    def _channels(self) -> keras.KerasTensor:
+        return layer_output(self.model, self._layer)
+
     def _body(self, method: str, dtype: str) -> Verifier:
         """Of the channels."""
-        return self._kept(("body", method, dtype), lambda: Verifier(self.body, method, dtype=dtype))
+        body = self.models.body
+        return self._derive(("body", method, dtype), lambda: Verifier(body, method, dtype=dtype))
 
     def _head(self, method: str, dtype: str) -> Verifier:
         """Of the logits as functions of the channels."""
-        model, start = self._source, self._start
-        return self._kept(
+        start = self._layer
+        return self._derive(
             ("head", method, dtype),
-            lambda: Verifier(model, method, dtype=dtype, start_layer=start, strip_head=True),
+            lambda: Verifier(self.model, method, dtype=dtype, start_layer=start, strip_head=True),
         )
-
-    def _kept(self, key: tuple[str, str, str], make: Callable[[], Verifier]) -> Verifier:
-        if key not in self._verifiers:
-            self._verifiers[key] = make()
-        return self._verifiers[key]
 
 
 def _own_layer(model: keras.Model, conv_layer: str | int | None) -> str:

@@ -209,7 +209,7 @@ class CORGI(Certifying, ClassExplainer):
         """
         certified = np.zeros(len(region))
         for form, method in _stages(self.form, self.method):
-            prover = FORMS[form](self._activation, self._map_verifier(method), self.nb_pairs)
+            prover = FORMS[form](self._activation, self._activation.verifier(method), self.nb_pairs)
             search = self._search(certified, f"{form}, {method}")
             # What was proved within a radius holds within all smaller ones, which come next.
             proved = maps.nothing_proved()
@@ -276,10 +276,6 @@ class CORGI(Certifying, ClassExplainer):
     def _verifier(self) -> Verifier:
         """Of the logits."""
         return self._derive("verifier", lambda: Verifier(self.model, self.method, strip_head=True))
-
-    def _map_verifier(self, method: str) -> Verifier:
-        model = self._activation.model
-        return self._derive(("map verifier", method), lambda: Verifier(model, method))
 
     def _attack(self, climb: str) -> MinimalTopK:
         activation, (steps, step_size) = self._activation, _ASCENTS[climb]
