@@ -134,11 +134,11 @@ class Operation:
         raise NotImplementedError
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
-        """Interval image of a box, around the given reference value of the output."""
+        """Interval image of a box, around the given reference value of the output, (N, *shape)."""
         raise NotImplementedError
 
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
-        """Linear bounds over a box."""
+        """Linear bounds over a box, ready for `pull_back`."""
         raise NotImplementedError
 
     def by_places(

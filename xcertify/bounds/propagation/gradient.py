@@ -86,23 +86,11 @@ def enclose_gradient(
     weight_radii
         Of weights and, if they have their own, of biases, (N,) each; see `weights.varied`.
     """
-    network = varied(graph.network, *weight_radii)
-    if method == "ibp":
-        enclosures = dict(domain.known)
-        interval.propagate(network, enclosures, options, graph.targets)
-    else:
-        enclosures = BackwardBounds(
-            network,
-            domain,
-            options,
-            graph.targets,
-            refine=method != "crown-ibp",
-            relax=True,
-            budget=budget,
-        ).enclosures
+    enclosures = _enclose_network(graph, domain, options, method, budget, weight_radii)
     nb_rows = ops.shape(rows)[1]
 
     def each(tensor: Any) -> Any:
+        """A tensor (N, ...) for every row, (N * S, ...)."""
         return ops.repeat(tensor, nb_rows, axis=0)
 
     known = {index: Enclosure(*map(each, e)) for index, e in enclosures.items()}
@@ -128,3 +116,24 @@ def enclose_gradient(
         widths = bounds.enclosures[graph.output]
         bounds.refine(graph.output, widths.upper > widths.lower)
     return bounds.enclosures[graph.output], interval.finite(bounds.enclosures)
+
+
+def _enclose_network(
+    graph: GradientGraph,
+    domain: Domain,
+    options: Options,
+    method: str,
+    budget: Budget,
+    weight_radii: Sequence[Any],
+) -> interval.Enclosures:
+    """Enclosures (N, *shape) of what the gradients are made of."""
+    network = varied(graph.network, *weight_radii)
+    if method != "ibp":
+        refine = method != "crown-ibp"
+        bounds = BackwardBounds(
+            network, domain, options, graph.targets, refine, relax=True, budget=budget
+        )
+        return bounds.enclosures
+    enclosures = dict(domain.known)
+    interval.propagate(network, enclosures, options, graph.targets)
+    return enclosures
