@@ -192,7 +192,8 @@ class MinimalPerturbation(Settings):
             ones = np.flatnonzero(changed)
             settled = change.settle(some[ones], found[ones], classes[sample[ones]])
             found[ones], changed[ones] = settled
-            distance = np.where(changed, _distances(found, some.center, self.norm), np.inf)
+            far = _lengths(found.astype(np.float64) - some.center, self.norm)
+            distance = np.where(changed, far, np.inf)
             nearest = _nearest_of_restarts(sample, distance)
             better = nearest[distance[nearest] < distances[sample[nearest]]]
             points[sample[better]] = found[better]
@@ -253,9 +254,9 @@ def approach(
         Number of steps.
     """
     free = tf.cast(upper > lower, center.dtype)
-    farthest = lengths(tf.maximum(upper - center, center - lower), norm)  # (B,)
-    radius = tf.zeros_like(farthest)
-    best = center, tf.fill(tf.shape(farthest), tf.constant(-math.inf, center.dtype))
+    largest_radius = lengths(tf.maximum(upper - center, center - lower), norm)  # (B,)
+    radius = tf.zeros_like(largest_radius)
+    best = center, tf.fill(tf.shape(radius), tf.constant(-math.inf, center.dtype))
     for step in tf.range(steps + 1):  # the last one only looks at where the others led
         largest, climbed, gradient, slack = _margins_at(model, logits, points, classes, aims)
         changed = largest > slack
@@ -272,7 +273,7 @@ def approach(
         radius = tf.where(tf.math.is_inf(nearest), tf.maximum(radius, needed), radius)
         radius = tf.minimum(radius, nearest * (1 + growth))
         radius = tf.where(changed, nearest * (1 - growth), radius)
-        radius = tf.minimum(radius, farthest)
+        radius = tf.minimum(radius, largest_radius)
 
         reach = per_sample(radius, points) * free
         low, high = lower, upper
@@ -342,9 +343,14 @@ def _keep_nearer(
     return keep_better(best, (points, tf.where(changed, -distance, -math.inf)))
 
 
-def _distances(points: np.ndarray, centers: np.ndarray, norm: float) -> np.ndarray:
-    steps = points.astype(np.float64) - centers
-    return np.linalg.norm(steps.reshape(len(steps), -1), norm, axis=1)
+def farthest(region: Region, norm: float) -> np.ndarray:
+    """Largest distance of a point of each box from its center, (N,) float64."""
+    return _lengths(np.maximum(region.upper - region.center, region.center - region.lower), norm)
+
+
+def _lengths(steps: np.ndarray, norm: float) -> np.ndarray:
+    """Norm of each step (N, *shape), (N,) float64."""
+    return np.linalg.norm(steps.reshape(len(steps), -1).astype(np.float64), norm, axis=1)
 
 
 def minimal_perturbation(

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from xcertify.attacks import MinimalPerturbation
+from xcertify.attacks.minimal import MinimalPerturbation, farthest
 from xcertify.attributions.base import ClassExplainer
 from xcertify.checks import whole_number
+from xcertify.inputs import in_batches
 from xcertify.models import refuse_channels_first
 from xcertify.regions import Box, as_norm, valid_range
 
@@ -100,10 +101,9 @@ class GreedyAS(ClassExplainer):
         scores = np.empty((len(inputs), *features))
         nb_at_once = max(1, self._nb_at_once // self.nb_subsets)
         with tqdm(total=len(inputs), unit="input", disable=not self.verbose) as progress:
-            for first in range(0, len(inputs), nb_at_once):
-                part = slice(first, first + nb_at_once)
-                scores[part] = self._ranked(inputs[part], classes[part], features)
-                progress.update(len(scores[part]))
+            for some in in_batches(np.arange(len(inputs)), nb_at_once):
+                scores[some] = self._ranked(inputs[some], classes[some], features)
+                progress.update(len(some))
         return scores[..., None] if inputs.ndim == 4 else scores
 
     def _ranked(
@@ -149,9 +149,7 @@ class GreedyAS(ClassExplainer):
         region = region.fix(np.broadcast_to(held, region.center.shape))
         distances = attack(region, classes[sample]).distances
         # where no perturbation was found, the largest one stands for it
-        step = np.maximum(region.upper - region.center, region.center - region.lower)
-        farthest = np.linalg.norm(step.reshape(len(step), -1), self.norm, axis=1)
-        return np.minimum(distances, farthest).reshape(len(inputs), -1)
+        return np.minimum(distances, farthest(region, self.norm)).reshape(len(inputs), -1)
 
 
 def _coefficients(subsets: np.ndarray, values: np.ndarray) -> np.ndarray:

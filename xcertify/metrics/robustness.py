@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from xcertify.attacks import MinimalPerturbation
+from xcertify.attacks.minimal import MinimalPerturbation, farthest
 from xcertify.bounds import Verifier
 from xcertify.checks import nb_at_once
 from xcertify.inputs import evaluate_in_batches, in_batches
@@ -166,7 +166,7 @@ def robustness_of(
             held = _of_entries(named == as_column(np.asarray(sides)[side], ranks), nominal)
             region = _all_valid(nominal, clip).fix(held)
             nearest = attack(region, classes[sample])
-            ends = np.where(nearest.found, nearest.distances, _farthest(region, attack.norm))
+            ends = np.where(nearest.found, nearest.distances, farthest(region, attack.norm))
             attacked.flat[some], found.flat[some] = ends, nearest.found
             if verifier is not None:
                 balls = Ball(nominal, 0.0, attack.norm, clip)
@@ -235,12 +235,6 @@ def _feature_counts(fractions: Sequence[float], nb_features: int) -> np.ndarray:
 def _of_entries(features: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     """What is so of features (J, *features), of every entry (J, *shape): channels go together."""
     return np.broadcast_to(features[..., None] if inputs.ndim == 4 else features, inputs.shape)
-
-
-def _farthest(region: Region, norm: float) -> np.ndarray:
-    """Largest distance of a point of each region from its center, (J,)."""
-    step = np.maximum(region.upper - region.center, region.center - region.lower)
-    return np.linalg.norm(step.reshape(len(step), -1).astype(np.float64), norm, axis=1)
 
 
 def _area(axis: np.ndarray, curves: np.ndarray) -> np.ndarray:
