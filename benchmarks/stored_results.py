@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers as L
 
+from xcertify import bounds as engine
 from xcertify import criteria
 from xcertify.attacks import (
     PGD,
@@ -313,7 +314,8 @@ def gradients(name: str) -> Results:
     verifier = Verifier(model, "crown", dtype="float64")
     found = {}
     for method in ("interval", "crown-interval", "crown-ibp", "crown"):
-        found |= both(method, verifier.bound_gradient(region, method=method))
+        name_now = getattr(engine, "FORMER_GRADIENT_METHODS", {}).get(method, method)
+        found |= both(method, verifier.bound_gradient(region, method=name_now))
     if name != "pooled":  # whose maxima have no bounded weights
         found |= both("weights", verifier.bound_gradient(region, method="crown", gamma=0.01))
     found |= both("loss", verifier.bound_gradient(region, labels=labels, method="crown-ibp"))
