@@ -183,19 +183,38 @@ def robustness_of(
             bar.update(len(some))
     axis = counts / explanations[0].size
     return tuple(
-        RobustnessResult(
-            metric="RobustnessSr" + " of the complement" * side,
-            axis=axis,
-            axis_label="share r of the most important features",
-            curves=attacked[:, place],
-            scores=_area(axis, attacked[:, place]),
-            tied=tied,
-            higher_is_better=side,
-            certified_curves=None if verifier is None else proved[:, place],
-            certified_scores=None if verifier is None else _area(axis, proved[:, place]),
-            found=found[:, place],
+        _result(
+            side,
+            axis,
+            tied,
+            attacked[:, place],
+            None if verifier is None else proved[:, place],
+            found[:, place],
         )
         for place, side in enumerate(sides)
+    )
+
+
+def _result(
+    side: bool,
+    axis: np.ndarray,
+    tied: np.ndarray,
+    attacked: np.ndarray,
+    proved: np.ndarray | None,
+    found: np.ndarray,
+) -> RobustnessResult:
+    """The result of one side, from its curves (N, P)."""
+    return RobustnessResult(
+        metric="RobustnessSr" + " of the complement" * side,
+        axis=axis,
+        axis_label="share r of the most important features",
+        curves=attacked,
+        scores=_area(axis, attacked),
+        tied=tied,
+        higher_is_better=side,
+        certified_curves=proved,
+        certified_scores=None if proved is None else _area(axis, proved),
+        found=found,
     )
 
 
