@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xcertify.bounds import Verifier
 from xcertify.certificates import Certificate
 from xcertify.checks import nb_at_once
 from xcertify.inputs import as_arrays, in_batches, input_shape_of
@@ -132,6 +133,15 @@ class Explainer(Settings):
         """Logits (B, K) float32 of points (B, *shape), of any model."""
         logits = self._derive("logits", lambda: logits_of(self.model, self._start))
         return tf.cast(logits(points), tf.float32)
+
+    def _verifier_of(self, method: str, dtype: str = "float32") -> Verifier:
+        """A verifier of the logits, from where on the model is looked at."""
+        return self._derive(
+            ("verifier", method, dtype),
+            lambda: Verifier(
+                self.model, method, dtype=dtype, strip_head=True, start_layer=self._start
+            ),
+        )
 
     def _compile(self, function: Callable, *arguments: tuple[tuple, tf.DType]) -> Callable:
         """A method as a graph; `arguments` are the shape and type of each argument."""

@@ -166,10 +166,7 @@ class OverlapExplainer(ClassExplainer):
 
     @property
     def _verifier(self) -> Verifier:
-        return self._derive(
-            "verifier",
-            lambda: Verifier(self.model, self.method, strip_head=True, start_layer=self._start),
-        )
+        return self._verifier_of(self.method)
 
     @property
     def _nb_regions_at_once(self) -> int:
@@ -323,12 +320,7 @@ class EVA(OverlapExplainer, Certifying):
             "attack",
             lambda: PGD(self._logits_at, restarts=2, batch_size=self._nb_at_once, seed=self.seed),
         )
-        exact = self._derive(
-            "exact verifier",
-            lambda: Verifier(
-                self.model, "ibp", dtype="float64", strip_head=True, start_layer=self._start
-            ),
-        )
+        exact = self._verifier_of("ibp", "float64")
         points = attack(region, classes).points.astype(np.float64)
         margins = exact.bound_rows(Ball(points, 0.0), margin_rows(classes, exact.nb_outputs))
         return margins[0].max(axis=1)

@@ -283,10 +283,7 @@ class RelEx(Certifying, ClassExplainer):
 
     @property
     def _verifier(self) -> Verifier:
-        return self._derive(
-            "verifier",
-            lambda: Verifier(self.model, self.method, strip_head=True, start_layer=self._start),
-        )
+        return self._verifier_of(self.method)
 
     def _attack(self, neutral: np.ndarray) -> MinimalPerturbation:
         """The attack on inputs with their masks beside them."""
@@ -294,9 +291,7 @@ class RelEx(Certifying, ClassExplainer):
             ("attack", neutral.shape),
             lambda: attack_on_kept(
                 self._logits_at,
-                Verifier(
-                    self.model, "ibp", dtype="float64", strip_head=True, start_layer=self._start
-                ),
+                self._verifier_of("ibp", "float64"),
                 neutral,
                 norm=self.norm,
                 batch_size=self._nb_at_once,
