@@ -117,7 +117,7 @@ def test_rows_of_margins_by_hand():
 
 
 @pytest.mark.parametrize("overlap", ["margin", "separate"])
-def test_eva_in_parts_of_samples_and_rows(overlap):
+def test_eva_in_parts_of_samples_and_rows(overlap, monkeypatch):
     model = sequential((4, 4, 1), L.Flatten(), L.Dense(6, "relu"), L.Dense(5))
     inputs = np.random.default_rng(0).random((6, 4, 4, 1), dtype="float32")
     explainer = EVA(model, 0.1, overlap=overlap)
@@ -126,7 +126,7 @@ def test_eva_in_parts_of_samples_and_rows(overlap):
     for budget in (60_000, 3_000):
         narrow = EVA(model, 0.1, overlap=overlap)
         verifier = Verifier(model, "crown", strip_head=True, memory_budget=budget)
-        narrow._derive("verifier", lambda: verifier)  # noqa: B023
+        monkeypatch.setattr(EVA, "_verifier", verifier)
         found = narrow.certify(inputs)
         np.testing.assert_allclose(found.overlap, certificate.overlap, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(
