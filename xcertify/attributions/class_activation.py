@@ -155,10 +155,9 @@ class WeightedChannels(Settings):
 
     def verifier(self, method: str, dtype: str = "float32") -> Verifier:
         """Of the maps, as functions of images, and of weights as constants."""
-        model = self.models.maps
         return self._derive(
             ("maps", method, dtype),
-            lambda: Verifier(model, method, dtype=dtype, strip_head=False),
+            lambda: Verifier(self.models.maps, method, dtype=dtype, strip_head=False),
         )
 
     def per_cell(self, weights: np.ndarray) -> np.ndarray:
@@ -352,10 +351,9 @@ class GradientActivation(WeightedChannels):
 
     def _body(self, method: str, dtype: str) -> Verifier:
         """Of the channels."""
-        body = self.models.body
         return self._derive(
             ("body", method, dtype),
-            lambda: Verifier(body, method, dtype=dtype, strip_head=False),
+            lambda: Verifier(self.models.body, method, dtype=dtype, strip_head=False),
         )
 
     def _head(self, method: str, dtype: str) -> Verifier:
