@@ -208,6 +208,17 @@ def test_attacks_of_an_affine_map_by_hand(climb, norm, sharpness):
 
 
 @pytest.mark.usefixtures("eager")
+def test_the_attack_looks_at_the_smallest_radius_first():
+    """Also where it is the largest one, and nowhere beyond."""
+    x, top = np.array([[0.5, 0.4], [0.5, 0.2]], "float32"), np.array([[True, False]] * 2)
+    attack = MinimalTopK(lambda points, data: points, lambda points, data: points.astype("f8"))
+    attack.steps = 3
+    found = attack(x, np.ones((2, 1), "float32"), top, 1, np.full(2, 0.06), 0.06)
+    np.testing.assert_array_equal(found.found, [True, False])
+    np.testing.assert_allclose(found.distances[0], 0.05, rtol=2e-3)
+
+
+@pytest.mark.usefixtures("eager")
 def test_clip_and_class_radius_by_hand():
     x = np.array([[1.0, 0.6, 0.5]], "float32")[:, None, :, None]
     settings = {"form": "map", "method": "ibp", "tolerance": 1e-3, "attack": None}

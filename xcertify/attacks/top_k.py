@@ -124,13 +124,10 @@ class MinimalTopK(Settings):
         place = int(k2) - int(top[0].sum()) + 1
         allowed = relative_allowance(math.prod(inputs.shape[1:]))
         points = np.array(inputs)
-        # The smallest radius is tried even where it is the largest.
-        ends = np.maximum(largest, np.nextafter(smallest, np.inf))
         search = RadiusSearch(
             smallest,
-            ends,
+            np.maximum(smallest, largest),
             nb_halvings=self.nb_halvings,
-            tolerance=1e-12,
             test_low=True,
             batch_size=self.batch_size,
         )
