@@ -114,10 +114,9 @@ def certify(
     certificates = []
     for explainer.attack in attacks:
         certificate = explainer.certify(inputs)
+        proof = {"region": certificate.region.resized(radius), "form": form, "method": method}
         interval = Interval(radius, certificate.attacked)
-        certificates.append(
-            dataclasses.replace(certificate, interval=interval, form=form, method=method)
-        )
+        certificates.append(dataclasses.replace(certificate, interval=interval, **proof))
         ratio = certificate.attacked[proved] / radius[proved]
         low, high = np.quantile(ratio, [0.25, 0.75])
         print(
