@@ -208,6 +208,10 @@ def test_inputs_are_independent_and_radii_their_own(smooth, inputs):
                 getattr(certificate, field)[number], getattr(alone, field)[0], rtol=1e-4, atol=1e-7
             )
     assert certificate.euclidean_estimate[2] == 0
+    assert np.isinf(certificate.certified).all() and certificate.proved_euclidean is None
+    within = AttributionBound(smooth, 0.3, clip=(0.1, 0.9)).certify(inputs).attacked
+    whole = AttributionBound(smooth, 0.3).certify(inputs).attacked
+    assert (0 < within).all() and (within < whole).all()
     json.dumps(certificate.to_dict())
     assert "nothing proved" in repr(certificate)
 
@@ -290,6 +294,8 @@ def test_no_attack_leaves_what_is_proved(name, norm):
     region = Ball(x, 0.3, norm, (0, 1))
     attacked = PGD(objective=deviation, steps=20, restarts=3)(region)
     assert (attacked.values <= certificate.proved_euclidean * (1 + 1e-6)).all()
+    assert certificate.certified is certificate.proved_euclidean
+    assert (certificate.attacked <= certificate.certified).all()
     assert (attacked.values > 0.02 * certificate.proved_euclidean).all()
     maps = explainer.explanation(explainer.network, tf.constant(attacked.points), targets).numpy()
     cosine = (maps * original).numpy().sum(1) / (
