@@ -55,10 +55,8 @@ def transpose(linear: Callable[..., Any], shapes: Sequence[tuple], cotangent: An
     return [tf.ensure_shape(g, (None, *shape)) for g, shape in zip(gradients, shapes)]
 
 
-def compile(
-    function: Callable, signature: Sequence[tuple[tuple, str]], variables: Sequence[Any] = ()
-) -> Callable:
-    """`function` of tensors as one graph, traced now and once for the given (shape, dtype) pairs.
+class Compiled:
+    """A function of tensors, run operation by operation until it is worth a graph.
 
     Parameters
     ----------
@@ -67,23 +65,52 @@ def compile(
     signature
         Shape and type of its arguments, None for the axes that may vary.
     variables
-        Keras variables that it reads. Their values are further arguments of what is traced, passed
-        at every call: a compiled function cannot hold old ones.
+        Keras variables that it reads. Their values are further arguments of the graph, passed at
+        every call: a compiled function cannot hold old ones.
     """
-    specs = [*signature, *((tuple(variable.shape), variable.dtype) for variable in variables)]
-    dtypes = [dtype for _, dtype in signature]
 
-    def of_values(*tensors: Any) -> Any:
-        values = tensors[len(dtypes) :]
-        with keras.StatelessScope(zip(variables, values)):
-            return function(*tensors[: len(dtypes)])
+    def __init__(
+        self,
+        function: Callable,
+        signature: Sequence[tuple[tuple, str]],
+        variables: Sequence[Any] = (),
+    ) -> None:
+        self._function, self._signature, self._variables = function, signature, variables
+        self._dtypes = [dtype for _, dtype in signature]
+        self._spent, self._graph = 0.0, None
+        self._lock = threading.Lock()
 
-    traced = _traced(of_values if variables else function, specs)
+    def __call__(self, *arrays: Any, share: float = math.inf) -> Any:
+        """The function at some arrays.
 
-    def compiled(*arrays: Any) -> Any:
-        return traced(*map(tf.convert_to_tensor, arrays, dtypes), *map(_value, variables))
+        Parameters
+        ----------
+        arrays
+            Its arguments.
+        share
+            What the call would take without a graph, as a share of what it takes to make one. Once
+            all shares add up to more than 1, the graph is made, and used from then on.
+        """
+        tensors = map(tf.convert_to_tensor, arrays, self._dtypes)
+        with self._lock:  # several threads make one graph
+            self._spent += share
+            if self._spent > 1 and self._graph is None:
+                self._graph = self._traced()
+        if self._graph is None:
+            return self._function(*tensors)
+        return self._graph(*tensors, *map(_value, self._variables))
 
-    return compiled
+    def _traced(self) -> Any:
+        if not self._variables:
+            return _traced(self._function, self._signature)
+
+        def of_values(*tensors: Any) -> Any:
+            values = tensors[len(self._dtypes) :]
+            with keras.StatelessScope(zip(self._variables, values)):
+                return self._function(*tensors[: len(self._dtypes)])
+
+        values = [(tuple(variable.shape), variable.dtype) for variable in self._variables]
+        return _traced(of_values, [*self._signature, *values])
 
 
 def _traced(function: Callable, signature: Sequence[tuple[tuple, str]]) -> Any:

@@ -246,7 +246,7 @@ class DecomonBackend:
         signature = [(shape, "float64") for shape in (boxes, *[v.shape for v in variables] * 2)]
         with _patched_decomon() as clone:
             converted = clone(copy, method=self.method, final_ibp=True, final_affine=False)
-            return backend.compile(bound, signature)
+            return backend.Compiled(bound, signature)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 from xcertify.bounds import backend
 from xcertify.bounds.comparison import Comparison, compare, refuse_excluding
 from xcertify.bounds.graph.backpropagation import GradientGraph, gradient_graph
-from xcertify.bounds.graph.operations import Options
+from xcertify.bounds.graph.operations import Elementwise, Options
 from xcertify.bounds.network import Network, refuse_weights_that_are_not_finite
 from xcertify.bounds.propagation.budget import Budget, batches
 from xcertify.bounds.propagation.target_rows import RowForm, TargetRows
@@ -22,6 +22,8 @@ from xcertify.bounds.query import Query, round_outward
 from xcertify.regions import Region
 
 Sides = Sequence[np.ndarray]
+
+_COMPUTED_PER_NODE = 3.5e7
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,14 @@ class Engine:
         budget: Budget,
         optimizer: tuple[int, float],
         state: Any,
+        compile: bool | str = "auto",
     ) -> None:
         self.network, self.graph = network, network.graph()
         self.dtype, self.budget = options.dtype, budget
         self.queries = Queries(self.graph, method, options, budget, optimizer)
         # Without seeds and metrics, which no bound depends on.
         self._variables = network.model.weights
-        self._state, self._compared = state, False
+        self._state, self._compared, self.compile = state, False, compile
         self._kept: dict[Any, Any] = {}
         self._lock = threading.RLock()
 
@@ -157,8 +160,9 @@ class Engine:
                 self.dtype,
             )
             ask = self._compiled(question, form, query.form)
+            share = self._share(question, len(query.center), some.stop - some.start)
             with backend.full_precision():
-                sides = ask(form.handed(rows, samples, some), *query.values)
+                sides = ask(form.handed(rows, samples, some), *query.values, share=share)
             sides = [np.asarray(side) for side in sides]
             if finite and not all(np.isfinite(side).all() for side in sides):
                 refuse_weights_that_are_not_finite(self.graph, self.network.model)
@@ -177,7 +181,7 @@ class Engine:
         with backend.full_precision():
             for samples, _ in batches(len(found), 1, step, step):
                 values = [array[samples].astype(self.dtype, copy=False) for array in inputs]
-                found[samples] = function(*values)
+                found[samples] = function(*values, share=self._share(None, len(values[0]), 0))
         if not np.isfinite(found).all():
             self._refuse_outputs(found)
         return found
@@ -201,7 +205,31 @@ class Engine:
         return self._keep(key, lambda: self._compile(traced, [rows.signature, *form.values]))
 
     def _compile(self, function: Callable, signature: Sequence[tuple[tuple, str]]) -> Callable:
-        return backend.compile(function, signature, self._variables)
+        return backend.Compiled(function, signature, self._variables)
+
+    def _share(self, question: Question | None, nb_samples: int, nb_rows: int) -> float:
+        """What a question takes uncompiled, as a share of what it takes to compile it.
+
+        To run the operations of a graph one by one takes a tenth of the time that it takes to
+        compile them. What they compute, S rows that go back through E entries of the network, comes
+        on top: as much again for every `_COMPUTED_PER_NODE` entries and node. Whoever optimises
+        lines computes it again in every step. (`benchmarks/first_call.py` has both sides.)
+        """
+        if self.compile != "auto":
+            return math.inf if self.compile else 0.0
+        nodes = self.graph.nodes
+        if question is not None and self.queries.method in ("crown", "alpha-crown"):
+            nb_rows += sum(
+                math.prod(nodes[parent].shape)
+                for node in nodes
+                if isinstance(node.operation, Elementwise)
+                for parent in node.parents
+            )
+        entries = sum(math.prod(node.shape) for node in nodes)
+        computed = nb_samples * nb_rows * entries / (_COMPUTED_PER_NODE * len(nodes))
+        if self.queries.method == "alpha-crown" and question is not None:
+            return 0.2 + 0.1 * self.queries.optimizer[0] * computed
+        return 0.1 + 0.1 * computed
 
     def _keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """What is made once, also where several threads ask for it."""

@@ -75,6 +75,11 @@ class Verifier(Settings):
         line above), "left" or "right" (that of the activation at the end; for ReLU 0 or 1).
     nb_steps, learning_rate
         Of "alpha-crown".
+    compile
+        "auto": a question is first answered by running its operations one by one, and compiled as
+        a graph once it is asked so often, or is so large, that this takes less time. True: it is
+        compiled at the first call. False: never. Bounds are proved either way, and may differ by
+        roundings.
     logits
         Deprecated. Instead of ``logits=True`` write ``strip_head=True``; instead of
         ``logits=False``, which leaves out a softmax and keeps a sigmoid, ``strip_head=True`` for a
@@ -116,12 +121,15 @@ class Verifier(Settings):
         lower_slope: str = "adaptive",
         nb_steps: int = 20,
         learning_rate: float = 0.1,
+        compile: bool | str = "auto",
         logits: bool | None = None,
     ) -> None:
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64'. Received: {dtype!r}")
         if arithmetic not in ("real", "float32"):
             raise ValueError(f"arithmetic must be 'real' or 'float32'. Received: {arithmetic!r}")
+        if not (isinstance(compile, bool) or compile == "auto"):
+            raise ValueError(f"compile must be 'auto', True or False. Received: {compile!r}")
         if lower_slope not in LOWER_SLOPES:
             raise ValueError(
                 f"lower_slope must be one of {', '.join(LOWER_SLOPES)}. Received: {lower_slope!r}"
@@ -136,7 +144,7 @@ class Verifier(Settings):
         self.arithmetic, self.memory_budget = arithmetic, int(memory_budget)
         self.start_layer, self.perturbed, self.output = start_layer, perturbed, output
         self.lower_slope, self.nb_steps, self.learning_rate = lower_slope, nb_steps, learning_rate
-        self.strip_head, self.logits = strip_head, logits
+        self.strip_head, self.compile, self.logits = strip_head, compile, logits
         self._check_method()
         self._check_precision()
         self._warn_of_the_head()
@@ -431,7 +439,9 @@ class Verifier(Settings):
             left_out = ("softmax",)
         network = Network(self.model, self.start_layer, self.perturbed, self.output, left_out)
         optimizer = self.nb_steps, self.learning_rate
-        return Engine(network, self.method, options, budget, optimizer, self._watched())
+        return Engine(
+            network, self.method, options, budget, optimizer, self._watched(), self.compile
+        )
 
     @property
     def _decomon(self) -> Any:
