@@ -78,11 +78,12 @@ def main() -> None:
     )
     parser.add_argument("--case", nargs=2, metavar=("NET", "METHOD"), help=argparse.SUPPRESS)
     parser.add_argument("--memory-case", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--uncompiled", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_case:
         net, method, nb_classes, nb_images, *calls = arguments.memory_case
         sizes = int(nb_classes), int(nb_images), arguments.memory_budget
-        memory_rows(net, method, *sizes, calls)
+        memory_rows(net, method, *sizes, calls, not arguments.uncompiled)
     elif arguments.memory:
         memory(arguments.memory_budget)
     elif arguments.case:
@@ -126,7 +127,7 @@ def tightness(name: str, model: keras.Model, inputs: np.ndarray) -> None:
     for method, options in METHODS:
         label = " ".join([f"`{method}`", *(f"{k}={v}" for k, v in options.items())])
         try:
-            verifier = Verifier(model, method, **options)
+            verifier = Verifier(model, method, compile=True, **options)
             bound = keras_bound(verifier, inputs)
             columns = cells(bound, model, inputs)
         except UnsupportedLayerError as error:
@@ -364,7 +365,7 @@ def large_row(name: str, method: str, memory_budget: int) -> str:
     compiled = tf.function(model)
     forward = best_time(lambda: compiled(tf.constant(images)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    verifier = Verifier(model, method, memory_budget=memory_budget)
+    verifier = Verifier(model, method, memory_budget=memory_budget, compile=True)
     region = Ball(images, 0.001)
     start = time.perf_counter()
     lower, upper = verifier.bound_outputs(region)
@@ -419,9 +420,8 @@ def memory_calls(verifier: Verifier, images: np.ndarray) -> dict[str, Callable]:
 
 def eva(verifier: Verifier) -> EVA:
     """An explainer that bounds with this verifier."""
-    explainer = EVA(verifier.model, 0.01, method=verifier.method)
-    explainer._derive("verifier", lambda: verifier)
-    return explainer
+    kind = type("EVA", (EVA,), {"_verifier": verifier})
+    return kind(verifier.model, 0.01, method=verifier.method)
 
 
 MEMORY = (
@@ -446,13 +446,20 @@ def memory(memory_budget: int) -> None:
 
 
 def memory_rows(
-    net: str, method: str, nb_classes: int, nb_images: int, memory_budget: int, calls: list[str]
+    net: str,
+    method: str,
+    nb_classes: int,
+    nb_images: int,
+    memory_budget: int,
+    calls: list[str],
+    compile: bool,
 ) -> None:
-    """Print a row for each call."""
+    """Print a row for each call, beside what it takes to compile it."""
     model = classifier(net, nb_classes)
     shape = (nb_images, *model.input_shape[1:])
     images = np.random.default_rng(0).random(shape, dtype="float32")
-    found = memory_calls(Verifier(model, method, memory_budget=memory_budget), images)
+    verifier = Verifier(model, method, memory_budget=memory_budget, compile=compile)
+    found = memory_calls(verifier, images)
     for call in calls:
         found[call](2)
         start = time.perf_counter()

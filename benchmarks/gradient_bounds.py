@@ -47,7 +47,7 @@ def main() -> None:
 
 def table(name: str, model: keras.Model, inputs: np.ndarray) -> None:
     """Print the table of a model."""
-    verifier = Verifier(model)
+    verifier = Verifier(model, compile=True)
     classes = verifier.evaluate(inputs).argmax(axis=1)
     rows = np.eye(verifier.nb_outputs, dtype="float32")[classes][:, None]
     print(f"\n**{name}**, {len(inputs)} images\n")

@@ -17,17 +17,19 @@ from xcertify.regions import Region
 def without_tracing(monkeypatch) -> None:
     """Have everything computed operation by operation, which saves the time that tracing takes."""
 
-    def run(engine, function, signature):
-        return lambda *arrays: function(*map(tf.convert_to_tensor, arrays))
-
     def no_graph(function, **settings):
         def refuse(*arrays):
             raise tracing.NeedsValues
 
         return refuse
 
-    monkeypatch.setattr(Engine, "_compile", run)
+    monkeypatch.setattr(Engine, "_share", lambda *question: 0.0)
     monkeypatch.setattr(tracing, "graph_of", no_graph)
+
+
+def with_graphs(monkeypatch) -> None:
+    """Have everything that a `Verifier` is asked compiled at the first call."""
+    monkeypatch.setattr(Engine, "_share", lambda *question: np.inf)
 
 
 def in_float64(model: keras.Model) -> keras.Model:

@@ -33,6 +33,14 @@ def eager(monkeypatch):
     without_tracing(monkeypatch)
 
 
+@pytest.fixture
+def compiled(monkeypatch):
+    """Bounds computed by graphs from the first call on, as those that are asked again are."""
+    from conformance import with_graphs
+
+    with_graphs(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder ``shared`` beside the checkout; a test that needs it is skipped without it."""

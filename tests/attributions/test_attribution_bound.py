@@ -211,7 +211,7 @@ def test_inputs_are_independent_and_radii_their_own(smooth, inputs):
     assert np.isinf(certificate.certified).all() and certificate.proved_euclidean is None
     within = AttributionBound(smooth, 0.3, clip=(0.1, 0.9)).certify(inputs).attacked
     whole = AttributionBound(smooth, 0.3).certify(inputs).attacked
-    assert (0 < within).all() and (within < whole).all()
+    assert (within > 0).all() and (within < whole).all()
     json.dumps(certificate.to_dict())
     assert "nothing proved" in repr(certificate)
 

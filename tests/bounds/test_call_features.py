@@ -111,6 +111,7 @@ def test_network_with_unusual_calls(seed):
     check(seed)
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("seed", rotating(NB_NETWORKS, 2))
 def test_network_with_unusual_calls_as_compiled(seed):
     check(seed)

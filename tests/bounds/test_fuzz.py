@@ -26,6 +26,7 @@ def check(seed):
     assert_sound(drawn.model, drawn.region, drawn.method, twin=drawn.twin, **drawn.options)
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("seed", rotating(NB_ARCHITECTURES, 5))  # one for each method
 def test_random_architecture(seed):
     check(seed)
@@ -37,6 +38,7 @@ def test_random_architecture_without_tracing(seed):
     check(seed)
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(NB_ARCHITECTURES))
 def test_every_random_architecture(seed):

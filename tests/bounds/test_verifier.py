@@ -36,11 +36,13 @@ def test_sound_on_every_layer(name):
     check_layers(name)
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("name", [[*NETWORKS][i] for i in rotating(len(NETWORKS), 8)])
 def test_sound_on_layers_as_compiled(name):
     check_layers(name)
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_sound_on_every_layer_as_compiled(name):
@@ -277,6 +279,7 @@ def test_current_weights_are_used():
     assert np.abs(after - before).max() > 0.1
 
 
+@pytest.mark.usefixtures("compiled")
 def test_new_weights_need_no_new_trace(tmp_path):
     model = NETWORKS["dense_relu"]()
     region = Ball(inputs_of(model), 0.1)
@@ -292,6 +295,7 @@ def test_new_weights_need_no_new_trace(tmp_path):
     assert verifier._engine._kept == traced
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("name", ["residual", "convolutions", "nested_and_shared", "branches"])
 def test_what_is_compiled_holds_no_variable(name, monkeypatch):
     found = []
@@ -312,6 +316,7 @@ def test_what_is_compiled_holds_no_variable(name, monkeypatch):
         assert all(captured.dtype != "resource" for captured in function.captured_inputs)
 
 
+@pytest.mark.usefixtures("compiled")
 def test_one_trace_for_all_batches():
     model = NETWORKS["dense_relu"]()
     verifier = Verifier(model, "crown")

@@ -84,6 +84,7 @@ def test_settings_that_are_constants_of_graphs(name):
     only("settings", build(name))
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_settings_of_public_explainers_as_compiled(name):

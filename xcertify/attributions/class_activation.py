@@ -298,6 +298,7 @@ class GradientActivation(WeightedChannels):
 
     def target_rows(self, classes: np.ndarray) -> np.ndarray:
         """Rows (N, K) of the logits whose gradients are the weights."""
+        layer_name(self.model, self.conv_layer)  # refuses models whose layers are not known
         nb_logits = self.model.outputs[0].shape[-1]
         if nb_logits == 1:  # a single logit: its negative stands for class 0
             return np.where(classes == 1, 1, -1)[:, None].astype(np.float32)

@@ -92,13 +92,20 @@ class Compiled:
             all shares add up to more than 1, the graph is made, and used from then on.
         """
         tensors = map(tf.convert_to_tensor, arrays, self._dtypes)
-        with self._lock:  # several threads make one graph
+        with self._lock:
             self._spent += share
-            if self._spent > 1 and self._graph is None:
-                self._graph = self._traced()
+            wanted = self._spent > 1
+        if wanted:
+            self.trace()
         if self._graph is None:
             return self._function(*tensors)
         return self._graph(*tensors, *map(_value, self._variables))
+
+    def trace(self) -> None:
+        """Make the graph now, once, also where several threads ask for it."""
+        with self._lock:
+            if self._graph is None:
+                self._graph = self._traced()
 
     def _traced(self) -> Any:
         if not self._variables:

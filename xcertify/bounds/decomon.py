@@ -246,7 +246,9 @@ class DecomonBackend:
         signature = [(shape, "float64") for shape in (boxes, *[v.shape for v in variables] * 2)]
         with _patched_decomon() as clone:
             converted = clone(copy, method=self.method, final_ibp=True, final_affine=False)
-            return backend.Compiled(bound, signature)
+            function = backend.Compiled(bound, signature)
+            function.trace()  # while decomon is patched
+            return function
 
 
 @dataclass

@@ -24,6 +24,7 @@ from xcertify.regions import Region
 Sides = Sequence[np.ndarray]
 
 _COMPUTED_PER_NODE = 3.5e7
+_FILLED_UNCOMPILED = 0.2  # of the memory budget
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,9 @@ class Engine:
                 [radius[samples] for radius in weight_radii],
                 self.dtype,
             )
-            ask = self._compiled(question, form, query.form)
-            share = self._share(question, len(query.center), some.stop - some.start)
+            ask, nb_asked = self._compiled(question, form, query.form), some.stop - some.start
+            filled = max(len(query.center) / nb_samples, len(query.center) * nb_asked / nb_pairs)
+            share = self._share(question, len(query.center), nb_asked, filled)
             with backend.full_precision():
                 sides = ask(form.handed(rows, samples, some), *query.values, share=share)
             sides = [np.asarray(side) for side in sides]
@@ -207,16 +209,22 @@ class Engine:
     def _compile(self, function: Callable, signature: Sequence[tuple[tuple, str]]) -> Callable:
         return backend.Compiled(function, signature, self._variables)
 
-    def _share(self, question: Question | None, nb_samples: int, nb_rows: int) -> float:
+    def _share(
+        self, question: Question | None, nb_samples: int, nb_rows: int, filled: float = 0.0
+    ) -> float:
         """What a question takes uncompiled, as a share of what it takes to compile it.
 
         To run the operations of a graph one by one takes a tenth of the time that it takes to
         compile them. What they compute, S rows that go back through E entries of the network, comes
         on top: as much again for every `_COMPUTED_PER_NODE` entries and node. Whoever optimises
         lines computes it again in every step. (`benchmarks/first_call.py` has both sides.)
+        Uncompiled, nothing is freed before its time, so that what fills much of the memory budget
+        is compiled.
         """
         if self.compile != "auto":
             return math.inf if self.compile else 0.0
+        if filled > _FILLED_UNCOMPILED:
+            return math.inf
         nodes = self.graph.nodes
         if question is not None and self.queries.method in ("crown", "alpha-crown"):
             nb_rows += sum(

@@ -352,9 +352,10 @@ class Verifier(Settings):
         ---------
         That of the `Verifier`, for the gradient at every point of the region and with all weights
         of theirs. Where an activation has a kink or two entries are both the largest, the slopes of
-        both sides and all between are covered: whatever a library returns there is.
+        both sides and all between are covered: whatever a library returns there is
+        (but for `celu` at exactly 0: TensorFlow's gradient of the formula of Keras is 2 there).
         With ``arithmetic="float32"`` it is backpropagation in float32 that is covered, derivatives
-        of activations right to 16 units of 2**-24.
+        of activations right to the units that `Activation.ulps` and `absolute_ulps` state.
 
         Sources: Wicker et al., Robust Explanation Constraints for Neural Networks, 2023; Shi et
         al., Efficiently Computing Local Lipschitz Constants, 2022.
