@@ -110,3 +110,9 @@ def test_old_words_are_understood_with_advice(module, old, new, capsys):
     assert [line.partition(":")[0] for line in advice] == ["xcertify"] * old.count("--")
     for option in (word for word in new.split() if word.startswith("--")):
         assert any(f"Write {option}" in line for line in advice)
+
+
+def test_the_former_place_of_the_command_line_warns():
+    with pytest.warns(DeprecationWarning, match=r"Write from xcertify\.commands import main"):
+        from xcertify import cli
+    assert cli.main is main
