@@ -329,6 +329,19 @@ class Box(Region):
         super().__init__(center, lower, upper)
 
 
+def refuse_other_regions(region: Any) -> None:
+    """A ValueError for what is no region, or a ball of a norm that only estimates know."""
+    if not isinstance(region, Region):
+        raise ValueError(
+            f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
+            f"and a radius write Ball(inputs, epsilon)"
+        )
+    if region.norm not in _NORMS:
+        raise ValueError(
+            f"region must be a box, or a ball of norm 1, 2 or inf. Received: norm {region.norm!r}"
+        )
+
+
 def describe_ball(epsilon: Any, norm: Norm, clip: tuple[Any, Any] | None) -> str:
     """A ball in words: "l2 balls of radius 0.1 within (0.0, 1.0)"."""
     limits = "" if clip is None else f" within ({_side(clip[0])}, {_side(clip[1])})"

@@ -12,6 +12,7 @@ from networks import sequential
 from xcertify.attacks import PGD, softplus_copy
 from xcertify.attributions import AttributionBound, CertifiedGradient
 from xcertify.attributions.quadratic_forms import ascent, largest_eigenvalue, least_dual
+from xcertify.bounds import Verifier
 from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import derivative_range, image
 from xcertify.radii import ContradictionError
@@ -398,3 +399,21 @@ def test_calls_that_do_not_fit(smooth, inputs):
         explainer.epsilon = epsilon
         with pytest.raises(ValueError, match="epsilon must be a finite number"):
             explainer.certify(inputs)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_ball_of_an_estimate_is_not_bounded():
+    """Regions of a norm that only estimates know: none of the norms that are bounded holds them."""
+    model = sequential((4,), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3))
+    inputs = np.random.default_rng(0).random((2, 4), "float32")
+    region = AttributionBound(model, epsilon=0.1, norm=3).certify(inputs).region
+    assert region.norm == 3
+    assert str(region) == "l3 balls of radius 0.1"
+    verifier = Verifier(model)
+    asked = (verifier.bound_outputs, verifier.linear_bounds, verifier.bound_gradient, PGD(model))
+    for ask in asked:
+        with pytest.raises(ValueError, match="of norm 1, 2 or inf. Received: norm 3"):
+            ask(region)
+    empty = Ball(inputs[:0], 0.1)
+    with pytest.raises(ValueError, match="one input at least"):
+        verifier.bound_outputs(empty)

@@ -16,7 +16,7 @@ from xcertify.attacks.steps import keep_better, margins, project, steepest
 from xcertify.checks import whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of, two_classes
-from xcertify.regions import Region
+from xcertify.regions import Region, refuse_other_regions
 from xcertify.settings import Settings
 from xcertify.targets import target_classes
 from xcertify.tracing import traced
@@ -183,11 +183,7 @@ class PGD(Settings):
         ValueError
             For arguments that do not fit, and an objective that is NaN or -inf at every point.
         """
-        if not isinstance(region, Region):
-            raise ValueError(
-                f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
-                f"and a radius write Ball(inputs, epsilon)"
-            )
+        refuse_other_regions(region)
         if mask is not None:
             region = region.fix(mask)
         classes, aims = self._classes(region, targets)  # (N,), (N, cycle)

@@ -7,16 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from xcertify.regions import Region
+from xcertify.regions import refuse_other_regions
 
 
 def check_region(region: Any, shape: tuple[int, ...]) -> None:
     """Refuse what is no region of inputs of a shape."""
-    if not isinstance(region, Region):
-        raise ValueError(
-            f"region must be a Ball or a Box. Received: {type(region).__name__}; for inputs "
-            f"and a radius write Ball(inputs, epsilon)"
-        )
+    refuse_other_regions(region)
     if region.shape != shape:
         raise ValueError(
             f"region must be around inputs of shape {shape}. "
