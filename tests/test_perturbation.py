@@ -32,6 +32,12 @@ def test_a_ball_without_its_centre():
     assert str(some.resized([0.2, 0.4])) == "l2 balls of radius 0.2 to 0.4 within (0.0, 1.0)"
     assert P == Perturbation(0.1, 2, (0.0, 1.0)) != Perturbation(0.1)
     assert len({P, Perturbation(0.1, 2, (0.0, 1.0))}) == 1
+    assert Perturbation(0.1, "inf") == Perturbation(0.1, np.inf) != Perturbation(0.1, 2)
+    radii = np.full((40, 40, 1), 0.1)  # numpy does not print all of them
+    others = radii.copy()
+    others[20, 20] = 0.2
+    assert Perturbation(radii) == Perturbation(radii.copy()) != Perturbation(others)
+    assert Perturbation(0.1, clip=(radii, 1.0)) != Perturbation(0.1, clip=(others, 1.0))
 
 
 def test_regions_say_what_they_are_in_json():

@@ -31,7 +31,7 @@ from xcertify.metrics import (
     Score,
 )
 from xcertify.regions import Ball, Box
-from xcertify.settings import Settings, setting_names
+from xcertify.settings import Settings, _same_settings, setting_names
 
 L = keras.layers
 SHAPE = (4, 4, 1)
@@ -291,3 +291,12 @@ def test_what_would_be_made_alike_is_kept():
     explainer.model = other
     assert explainer._verifier.model is other
     assert not explainer._earlier
+
+
+def test_settings_of_many_numbers_are_compared_whole():
+    sides = np.zeros((40, 40, 1))  # numpy does not print all of them
+    others = sides.copy()
+    others[20, 20] = -1
+    attacks = [MinimalTopK(abs, abs, clip=(side, 1.0)) for side in (sides, sides.copy(), others)]
+    assert _same_settings(attacks[0], attacks[1])
+    assert not _same_settings(attacks[0], attacks[2])

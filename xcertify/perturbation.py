@@ -101,10 +101,19 @@ class Perturbation:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Perturbation):
             return NotImplemented
-        return repr(self) == repr(other)
+        pairs = zip(self._numbers, other._numbers)
+        return (self.clip is None) == (other.clip is None) and all(
+            np.array_equal(first, second) for first, second in pairs
+        )
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        return hash(float(as_norm(self.norm)) if self.norm == "inf" else float(self.norm))
+
+    @property
+    def _numbers(self) -> list[np.ndarray]:
+        """All that two of them may differ in."""
+        norm = math.inf if self.norm == "inf" else self.norm
+        return [np.asarray(value) for value in (self.epsilon, norm, *(self.clip or ()))]
 
     def __repr__(self) -> str:
         return f"Perturbation({self.epsilon!r}, norm={self.norm!r}, clip={self.clip!r})"

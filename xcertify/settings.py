@@ -179,7 +179,9 @@ def _same(first: Any, second: Any) -> bool:
         return True
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return first.dtype == second.dtype and np.array_equal(first, second)
-    plain = (bool, int, float, str, tuple)
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
+    plain = (bool, int, float, str)
     return type(first) is type(second) and isinstance(first, plain) and repr(first) == repr(second)
 
 

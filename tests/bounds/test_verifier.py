@@ -325,6 +325,40 @@ def test_one_trace_for_all_batches():
     assert len(verifier._engine._kept) == 1
 
 
+def nb_graphs(verifier):
+    kept = verifier._engine._kept.values()
+    return sum(isinstance(one, backend.Compiled) and one._graph is not None for one in kept)
+
+
+def test_what_is_asked_often_is_compiled():
+    model = NETWORKS["dense_relu"]()
+    region = Ball(inputs_of(model), 0.1)
+    for method in ("ibp", "crown-ibp", "crown"):
+        auto, always, never = (Verifier(model, method, compile=c) for c in ("auto", True, False))
+        with_graph = always.bound_outputs(region)
+        graphs = []
+        for _ in range(12):
+            bounds = auto.bound_outputs(region)
+            graphs.append(nb_graphs(auto))
+            np.testing.assert_allclose(bounds, with_graph, rtol=1e-5, atol=1e-6)
+            never.bound_outputs(region)
+        assert graphs[0] == 0 and graphs[-1] == 1, graphs
+        assert (nb_graphs(always), nb_graphs(never)) == (1, 0)
+    with pytest.raises(ValueError, match="compile must be 'auto', True or False. Received: 'no'"):
+        Verifier(model, compile="no")
+
+
+def test_what_computes_much_or_fills_the_memory_is_compiled_at_once():
+    model = NETWORKS["convolutions"]()
+    region = Ball(inputs_of(model), 0.1)
+    small = Verifier(model, "crown", memory_budget=200_000)
+    small.bound_outputs(region)
+    assert nb_graphs(small) == 1
+    share = Verifier(model, "crown")._engine._share
+    assert share(object(), 1, 3) < 1 < share(object(), 10**7, 3)
+    assert share(object(), 1, 3, 0.5) == np.inf
+
+
 def test_start_layer():
     model = NETWORKS["convolutions"]()
     name = model.layers[-2].name

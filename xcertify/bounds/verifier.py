@@ -79,7 +79,7 @@ class Verifier(Settings):
         "auto": a question is first answered by running its operations one by one, and compiled as
         a graph once it is asked so often, or is so large, that this takes less time. True: it is
         compiled at the first call. False: never. Bounds are proved either way, and may differ by
-        roundings.
+        roundings. decomon's are always compiled.
     logits
         Deprecated. Instead of ``logits=True`` write ``strip_head=True``; instead of
         ``logits=False``, which leaves out a softmax and keeps a sigmoid, ``strip_head=True`` for a
