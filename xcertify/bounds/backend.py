@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -122,7 +123,29 @@ class Compiled:
 
 def _traced(function: Callable, signature: Sequence[tuple[tuple, str]]) -> Any:
     specs = [tf.TensorSpec(shape, dtype) for shape, dtype in signature]
+    if accelerators() and on_cpu():
+        function = partial(_on_cpu, function)
     return graph_of(function, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _on_cpu(function: Callable, *tensors: Any) -> Any:
+    """A graph would else follow the `tf.device` of each call, and its kernels are for a CPU."""
+    with tf.device("CPU"):
+        return function(*tensors)
+
+
+def accelerators() -> list[str]:
+    """Names of the devices beside the CPU that TensorFlow computes on, such as "GPU:0"."""
+    devices = tf.config.list_logical_devices()
+    return [device.name for device in devices if "CPU" not in device.device_type]
+
+
+def on_cpu() -> bool:
+    """Whether what is computed now is computed on a CPU: no other device, or `tf.device` says so."""
+    if not accelerators():
+        return True
+    with tf.init_scope():  # also while a graph is made
+        return tf.DeviceSpec.from_string(tf.zeros(()).device).device_type == "CPU"
 
 
 def _value(variable: Any) -> Any:
@@ -267,6 +290,11 @@ def tighten(lower: Any, upper: Any, places: Any, new_lower: Any, new_upper: Any)
         tf.tensor_scatter_nd_max(lower, where, new_lower),
         tf.tensor_scatter_nd_min(upper, where, new_upper),
     )
+
+
+def gather(values: Any, places: Any) -> Any:
+    """Entries (N, *places, ...) of (N, D, ...) at places (N, ...) of the second axis."""
+    return tf.gather(values, places, axis=1, batch_dims=1)
 
 
 def first_true(mask: Any, count: Any) -> Any:
