@@ -141,7 +141,7 @@ def accelerators() -> list[str]:
 
 
 def on_cpu() -> bool:
-    """Whether what is computed now is computed on a CPU: no other device, or `tf.device` says so."""
+    """Whether work goes to a CPU now: there is nothing else, or `tf.device` says so."""
     if not accelerators():
         return True
     with tf.init_scope():  # also while a graph is made

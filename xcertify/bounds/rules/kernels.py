@@ -124,9 +124,7 @@ def _windows(
     widths = [(k - 1) * d + 1 for k, d in zip(size, dilation_rate)]
     lengths = inputs.shape[1:-1]
     pads = [border(n, w, s, padding) for n, w, s in zip(lengths, widths, strides)]
-    counts = [
-        (n + sum(pad) - w) // s + 1 for n, pad, w, s in zip(lengths, pads, widths, strides)
-    ]
+    counts = [(n + sum(pad) - w) // s + 1 for n, pad, w, s in zip(lengths, pads, widths, strides)]
     if any(map(any, pads)):
         inputs = ops.pad(inputs, [(0, 0), *pads, (0, 0)])
 
