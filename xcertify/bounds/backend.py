@@ -148,6 +148,29 @@ def on_cpu() -> bool:
         return tf.DeviceSpec.from_string(tf.zeros(()).device).device_type == "CPU"
 
 
+def device_memory() -> int | None:
+    """Bytes of the memory of the device that work goes to now, as far as TensorFlow may take them.
+
+    None for a CPU, and where TensorFlow does not say it.
+    """
+    if on_cpu():
+        return None
+    with tf.init_scope():
+        name = tf.zeros(()).device
+    try:  # TensorFlow 2 has no public way
+        from tensorflow.python import pywrap_tfe
+        from tensorflow.python.client import pywrap_tf_session as session
+        from tensorflow.python.eager import context
+
+        devices = pywrap_tfe.TFE_ContextListDevices(context.context()._handle)
+        for number in range(session.TF_DeviceListCount(devices)):
+            if session.TF_DeviceListName(devices, number) == name:
+                return session.TF_DeviceListMemoryBytes(devices, number)
+    except (ImportError, AttributeError, TypeError):
+        pass
+    return None
+
+
 def _value(variable: Any) -> Any:
     """The value of a variable as it is now, without a copy.
 

@@ -17,7 +17,7 @@ from xcertify.bounds.graph.relaxations import LOWER_SLOPES
 from xcertify.bounds.graph.weights import check_weights
 from xcertify.bounds.linear_bounds import LinearBounds
 from xcertify.bounds.network import HEADS, Network, half_precision, head_of
-from xcertify.bounds.propagation.budget import Budget
+from xcertify.bounds.propagation.budget import Budget, default_bytes
 from xcertify.bounds.propagation.gradient import gradient_method
 from xcertify.bounds.refusals import (
     check_constants,
@@ -58,8 +58,9 @@ class Verifier(Settings):
         they hold also for the network evaluated in float32 with sums in any order; a little wider,
         and refused for a model with layers that compute in float16 or bfloat16.
     memory_budget
-        Bytes that a call may take at once (default 1 GiB), beside what it is given and what it
-        returns. Work that does not fit is done in parts, down to one sample and one row.
+        Bytes that a call may take at once, beside what it is given and what it returns: 1 GiB by
+        default, on a GPU a quarter of its memory. Work that does not fit is done in parts, down to
+        one sample and one row.
     start_layer
         Name of a layer: its output takes the place of the input, and regions are regions of it.
     strip_head
@@ -113,7 +114,7 @@ class Verifier(Settings):
         *,
         dtype: str = "float32",
         arithmetic: str = "real",
-        memory_budget: int = 2**30,
+        memory_budget: int | None = None,
         start_layer: str | None = None,
         strip_head: bool | None = None,
         perturbed: int | str = 0,
@@ -141,7 +142,8 @@ class Verifier(Settings):
         if strip_head not in (True, False, None):
             raise ValueError(f"strip_head must be True, False or None. Received: {strip_head!r}")
         self.model, self.method, self.dtype = model, method, dtype
-        self.arithmetic, self.memory_budget = arithmetic, int(memory_budget)
+        self.arithmetic = arithmetic
+        self.memory_budget = default_bytes() if memory_budget is None else int(memory_budget)
         self.start_layer, self.perturbed, self.output = start_layer, perturbed, output
         self.lower_slope, self.nb_steps, self.learning_rate = lower_slope, nb_steps, learning_rate
         self.strip_head, self.compile, self.logits = strip_head, compile, logits

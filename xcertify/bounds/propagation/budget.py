@@ -19,11 +19,22 @@ from typing import Any
 
 from keras import ops
 
+from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Graph
 
 _NETWORK, _PASS, _CALL = 0.4, 0.3, 0.3  # shares of the budget
 _TENSORS_HELD = 8  # tensors of the size of the coefficients that one step back keeps alive
 _ITEM_SIZES = {"float32": 4, "float64": 8}
+
+
+def default_bytes() -> int:
+    """Bytes of a budget that nobody has chosen: 1 GiB, on a GPU a quarter of its memory.
+
+    Of that memory, what TensorFlow may take; nothing is allocated here. A quarter leaves room for
+    the user's model, and for what kernels take beside the tensors that are counted.
+    """
+    memory = backend.device_memory()
+    return 2**30 if memory is None else memory // 4
 
 
 @dataclass(frozen=True)
