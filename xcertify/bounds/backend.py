@@ -148,6 +148,19 @@ def on_cpu() -> bool:
         return tf.DeviceSpec.from_string(tf.zeros(()).device).device_type == "CPU"
 
 
+def by_cpu(function: Callable[[], Any]) -> Any:
+    """What a function of a user's model gives, by the kernels of a CPU, whose roundings are known.
+
+    Where a CPU has no such kernel, as for some with the channels first, by those of the device.
+    """
+    if accelerators():
+        try:
+            return _on_cpu(function)
+        except tf.errors.OpError:
+            pass
+    return function()
+
+
 def device_memory() -> int | None:
     """Bytes of the memory of the device that work goes to now, as far as TensorFlow may take them.
 

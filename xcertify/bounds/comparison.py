@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -335,7 +336,7 @@ def _evaluate(
         if not isinstance(model, keras.Sequential):
             given = [keras.tree.pack_sequence_as(model.input, given)]
         try:
-            outputs = keras.tree.flatten(model(*given, **how))
+            outputs = keras.tree.flatten(backend.by_cpu(partial(model, *given, **how)))
         except Exception as error:
             failure = error
             found.append(None)
