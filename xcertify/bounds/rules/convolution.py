@@ -8,8 +8,10 @@ from typing import Any
 
 from keras import layers, ops
 
+from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.operations import Window
+from xcertify.bounds.rules import kernels
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.weighted import weighted
 from xcertify.bounds.rules.windows import channel_axis, window_of
@@ -26,20 +28,21 @@ def _convolution(layer: Any, emit: Emitter, node: int) -> int:
             inputs = ops.pad(inputs, [(0, 0), (before, 0), (0, 0)])
         parts = zip(_split(inputs, layer.groups), _split(kernel, layer.groups))
         outputs = [
-            ops.conv(
+            kernels.conv(
                 part,
                 part_kernel,
-                strides=layer.strides,
-                padding="valid" if causal else layer.padding,
-                data_format="channels_last",
-                dilation_rate=layer.dilation_rate,
+                layer.strides,
+                "valid" if causal else layer.padding,
+                layer.dilation_rate,
             )
             for part, part_kernel in parts
         ]
         return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1)
 
     window = window_of(layer, emit.shape(node), size, layer.strides, layer.dilation_rate)
-    strided = max(layer.strides) > 1 and max(layer.dilation_rate) == 1
+    # The gradient of what `kernels` does on a GPU takes several times the memory.
+    gradient = max(layer.strides) == 1 and not backend.accelerators()
+    explicit = max(layer.dilation_rate) == 1 and not gradient
     lengths = [emit.shape(node)[axis] for axis in window.axes]
 
     def transposed(outputs: Any, kernel: Any) -> Any:
@@ -56,7 +59,7 @@ def _convolution(layer: Any, emit: Emitter, node: int) -> int:
         math.prod(size) * nb_channels,
         math.prod(size) * nb_filters,
         window,
-        transposed=transposed if strided else None,
+        transposed=transposed if explicit else None,
     )
 
 
@@ -67,7 +70,7 @@ def _transposed(
     offsets: Sequence[int],
     lengths: Sequence[int],
 ) -> Any:
-    """The transpose of a strided convolution, as a convolution of stride 1.
+    """The transpose of a convolution, as a convolution of stride 1.
 
     What lies within one stride of the input becomes channels, which are laid out in the end. For
     few channels, as at the input, this is three times as fast as the convolution's own gradient.
@@ -88,7 +91,7 @@ def _transposed(
     kernel = ops.transpose(kernel, (*outer, 2 * rank + 1, *inner, 2 * rank))
     kernel = ops.reshape(kernel, (*blocks, nb_filters, math.prod(strides) * nb_channels))
     outputs = ops.pad(outputs, [(0, 0), *((block - 1,) * 2 for block in blocks), (0, 0)])
-    inputs = ops.conv(outputs, kernel, padding="valid", data_format="channels_last")
+    inputs = kernels.conv(outputs, kernel, (1,) * rank)
     inputs = ops.reshape(inputs, (-1, *places, *strides, nb_channels))
     pairs = [axis for i in range(1, rank + 1) for axis in (i, i + rank)]
     inputs = ops.transpose(inputs, (0, *pairs, 2 * rank + 1))
@@ -115,9 +118,8 @@ def _depthwise_convolution(layer: Any, emit: Emitter, node: int) -> int:
 def _separable_convolution(layer: Any, emit: Emitter, node: int) -> int:
     node = _depthwise(layer, emit, node, lambda: layer.depthwise_kernel, last=False)
     *_, nb_channels, nb_filters = layer.pointwise_kernel.shape
-    pointwise = lambda inputs, kernel: ops.conv(  # noqa: E731
-        inputs, kernel, 1, "valid", "channels_last"
-    )
+    strides = (1,) * layer.rank
+    pointwise = lambda inputs, kernel: kernels.conv(inputs, kernel, strides)  # noqa: E731
     return weighted(
         layer,
         emit,
@@ -134,13 +136,8 @@ def _depthwise(layer: Any, emit: Emitter, node: int, kernel: Callable[[], Any], 
     *size, _, multiplier = kernel().shape
 
     def apply(inputs: Any, kernel: Any) -> Any:
-        return ops.depthwise_conv(
-            inputs,
-            kernel,
-            strides=layer.strides,
-            padding=layer.padding,
-            data_format="channels_last",
-            dilation_rate=layer.dilation_rate,
+        return kernels.depthwise_conv(
+            inputs, kernel, layer.strides, layer.padding, layer.dilation_rate
         )
 
     window = window_of(layer, emit.shape(node), size, layer.strides, layer.dilation_rate)
@@ -153,14 +150,13 @@ def _transposed_convolution(layer: Any, emit: Emitter, node: int) -> int:
     *size, nb_filters, nb_channels = layer.kernel.shape
 
     def apply(inputs: Any, kernel: Any) -> Any:
-        return ops.conv_transpose(
+        return kernels.conv_transpose(
             inputs,
             kernel,
-            strides=layer.strides,
-            padding=layer.padding,
-            output_padding=layer.output_padding,
-            data_format="channels_last",
-            dilation_rate=layer.dilation_rate,
+            layer.strides,
+            layer.padding,
+            layer.output_padding,
+            layer.dilation_rate,
         )
 
     nb_places = math.prod(size)
