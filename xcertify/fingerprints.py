@@ -8,6 +8,8 @@ statistics of `Normalization`), activations, type policies, and Keras' global se
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Iterable
+from operator import is_
 from typing import Any
 
 import keras
@@ -34,13 +36,16 @@ class _Same:
     __hash__ = None  # type: ignore[assignment]  # as Python says of what has only an equality
 
 
-def fingerprint(model: Any) -> Any:
+def fingerprint(model: Any, earlier: Any = None) -> Any:
     """What a model is apart from the values of its weights; compare two of them with ``==``.
 
     Parameters
     ----------
     model
         A Keras model or layer. Any other callable is known by its identity alone.
+    earlier
+        An earlier fingerprint of the model. It is given back if all that it was taken from is
+        still in its place, which takes much less time than to take another one.
 
     Returns
     -------
@@ -60,22 +65,122 @@ def fingerprint(model: Any) -> Any:
     """
     if not isinstance(model, keras.Layer):
         return _Same(model)
+    if isinstance(earlier, _Fingerprint) and earlier.still_holds(model):
+        return earlier
+    return _Fingerprint(model)
+
+
+class _Fingerprint:
+    """Facts about a model, and the places where they were found."""
+
+    __slots__ = ("facts", "model", "places")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.places = model, _Places()
+        self.facts = _global_facts(), _Walk(self.places).facts(model)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Fingerprint) and self.facts == other.facts)
+
+    def still_holds(self, model: Any) -> bool:
+        """Whether the places are as they were; False may be said of equal models, too."""
+        return (
+            model is self.model
+            and self.facts[0] == _global_facts()
+            and self.places.are_as_they_were()
+        )
+
+
+class _Places:
+    """Where the parts of a model are kept, and what was there."""
+
+    def __init__(self) -> None:
+        self._objects: list[tuple[Callable[[], Iterable[Any]], list[Any]]] = []
+        self._contents: list[tuple[Any, Any]] = []
+
+    def hold(self, place: Callable[[], Iterable[Any]]) -> None:
+        """Note which objects a place has now."""
+        self._objects.append((place, [*place()]))
+
+    def contain(self, value: Any, facts: Any) -> None:
+        """Note an object that may change within."""
+        self._contents.append((value, facts))
+
+    def are_as_they_were(self) -> bool:
+        """Whether the very same objects are there, and have not changed within."""
+        for place, before in self._objects:
+            now = [*place()]
+            if len(now) != len(before) or not all(map(is_, now, before)):
+                return False
+        return all(_facts_within(value) == facts for value, facts in self._contents)
+
+
+def _global_facts() -> tuple[Any, ...]:
+    """The settings of Keras for all models."""
     config = keras.config
-    return (
-        (config.image_data_format(), config.floatx(), config.epsilon()),
-        _facts(config.dtype_policy(), {}),
-        _facts(model, {}),
-    )
+    policy = config.dtype_policy()
+    policy = type(policy), policy.compute_dtype, policy.variable_dtype
+    return config.image_data_format(), config.floatx(), config.epsilon(), policy
 
 
-def _facts(value: Any, seen: dict[int, int]) -> Any:
-    """A value as nested tuples of plain ones."""
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, float):
-        return repr(value)  # NaN is equal to itself
-    if isinstance(value, keras.Variable):
-        return _Same(value)
+class _Walk:
+    """A walk through a model, from each part to the parts that it has.
+
+    `places` gets all that another walk would have to look at.
+    """
+
+    def __init__(self, places: _Places) -> None:
+        self.places = places
+        self._seen: dict[int, int] = {}
+
+    def facts(self, value: Any) -> Any:
+        """A value as nested tuples of plain ones."""
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, float):
+            return repr(value)  # NaN is equal to itself
+        if isinstance(value, keras.Variable):
+            return _Same(value)
+        if not isinstance(value, (keras.Operation, dict, *_CHAINS)):
+            found = _facts_within(value)
+            if not isinstance(found, _Same):
+                self.places.contain(value, found)
+            return found
+        if id(value) in self._seen:
+            return "seen", self._seen[id(value)]
+        self._seen[id(value)] = len(self._seen)
+        if isinstance(value, keras.Operation):
+            return self._of_operation(value)
+        if isinstance(value, dict):
+            self.places.hold(value.keys)
+            self.places.hold(value.values)
+            return tuple((self.facts(k), self.facts(v)) for k, v in dict(value).items())
+        if isinstance(value, (set, frozenset)):  # in no order; of numbers, names, nodes
+            self.places.hold(lambda: value)
+            return type(value), len(value), tuple(sorted(hash(entry) for entry in value))
+        if not isinstance(value, tuple):
+            self.places.hold(lambda: value)
+        return type(value), tuple(self.facts(entry) for entry in [*value])
+
+    def _of_operation(self, value: Any) -> Any:
+        attributes = vars(value)
+        names = [
+            name
+            for name in [*attributes]  # as they are now, whatever another thread notes
+            if name not in NOTES
+            and not name.startswith("_self_")
+            and not (name in UNSET_FLAGS and attributes[name] is False)
+        ]
+        self.places.hold(attributes.keys)
+        self.places.hold(lambda: map(attributes.get, names))
+        self.places.hold(lambda: (vars(value), type(value), type(value).call))
+        own = [(name, self.facts(attributes[name])) for name in names]
+        return type(value), _Same(type(value).call), tuple(own)
+
+
+def _facts_within(value: Any) -> Any:
+    """Facts about an object that may change within; the identity of others."""
     if isinstance(value, tf.Variable) and value.shape.rank == 0:  # a parameter, not a weight
         with tf.init_scope():
             return _Same(value), repr(value.numpy())
@@ -85,25 +190,6 @@ def _facts(value: Any, seen: dict[int, int]) -> Any:
         return type(value), value.compute_dtype, value.variable_dtype
     if hasattr(value, "arguments") and hasattr(value, "output_tensors"):  # a call, with constants
         given = keras.tree.flatten((value.arguments.args, value.arguments.kwargs))
-        arrays = [_facts(part, seen) for part in given if isinstance(part, np.ndarray)]
+        arrays = [_facts_within(part) for part in given if isinstance(part, np.ndarray)]
         return _Same(value), tuple(arrays)
-    if not isinstance(value, (keras.Operation, dict, *_CHAINS)):
-        return _Same(value)
-    if id(value) in seen:
-        return "seen", seen[id(value)]
-    seen[id(value)] = len(seen)
-    if isinstance(value, keras.Operation):
-        attributes = vars(value)
-        own = [
-            (name, _facts(attributes[name], seen))
-            for name in attributes
-            if name not in NOTES
-            and not name.startswith("_self_")
-            and not (name in UNSET_FLAGS and attributes[name] is False)
-        ]
-        return type(value), _Same(type(value).call), tuple(own)
-    if isinstance(value, dict):
-        return tuple((_facts(k, seen), _facts(v, seen)) for k, v in dict(value).items())
-    if isinstance(value, (set, frozenset)):  # in no order; their entries are numbers, names, nodes
-        return type(value), len(value), tuple(sorted(hash(entry) for entry in value))
-    return type(value), tuple(_facts(entry, seen) for entry in list(value))
+    return _Same(value)

@@ -293,6 +293,26 @@ def test_what_does_not_change_a_model_keeps_its_fingerprint():
         keras.config.set_image_data_format("channels_last")
 
 
+def changed_call(model, data):
+    model.layers[1].call = lambda inputs: 2 * inputs
+
+
+def changed_attribute(model, data):
+    model.layers[1].factor = 2.0
+
+
+@pytest.mark.parametrize("change", [*CHANGES, changed_call, changed_attribute])
+def test_a_look_at_a_model_finds_what_a_new_fingerprint_shows(change, tmp_path):
+    data = points(20, 4)
+    model = build(data)
+    before = fingerprint(model)
+    assert fingerprint(model, before) is before
+    change(model, data, *([tmp_path] if change is changed_file else []))
+    again = fingerprint(model, before)
+    assert again == fingerprint(model)
+    assert (again == before) == (fingerprint(model) == before) == (change is changed_weights)
+
+
 def test_comparing_leaves_the_model_alone():
     model = build(points(20, 4))
     config, weights = model.get_config(), model.get_weights()
