@@ -13,6 +13,8 @@ from typing import Any
 import keras
 from keras.src.backend.common import global_state
 
+KEPT = "_kept_by_xcertify"  # the attribute of a model that holds what was made of it
+
 # What Keras notes in layers and models when they are called, trained or saved; none of it changes
 # what they compute.
 # fmt: off
@@ -25,7 +27,7 @@ NOTES = frozenset({
     "_is_compiling", "_jit_compile",
     "_lock", "_loss_ids", "_loss_tracker", "_losses", "_losses_override", "_metrics",
     "_optimizer", "_outbound_nodes", "_parent_path", "_path", "_run_eagerly",
-    "_saved_model_arg_spec", "_saved_model_inputs_spec", "_tracked", "_tracker",
+    "_saved_model_arg_spec", "_saved_model_inputs_spec", "_tracked", "_tracker", KEPT,
 })
 # fmt: on
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from xcertify.fingerprints import fingerprint
 from xcertify.perturbation import PARTS, RADII, Perturbation
+from xcertify.sharing import shared
 
 
 class _Constructed(ABCMeta):
@@ -119,6 +120,18 @@ class Settings(metaclass=_Constructed):
                 made = earlier
             return derived.setdefault(key, made)
         return derived[key]
+
+    def _derive_shared(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives of the model and the key alone, for all objects that ask for it.
+
+        See `xcertify.sharing.shared`. Two classes that use one key mean the same by it.
+        """
+
+        def of_model() -> Any:
+            state, _ = vars(self)["_derived"]
+            return shared(vars(self).get("model"), key, state, make)
+
+        return self._derive(key, of_model)
 
     def _current(self) -> dict[Any, Any]:
         """What has been derived and still holds."""

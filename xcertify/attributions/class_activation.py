@@ -140,7 +140,8 @@ class WeightedChannels(Settings):
     @property
     def models(self) -> MapModels:
         """Of the channels and the maps."""
-        return self._derive("models", lambda: MapModels.of(self.model, self._channels()))
+        key = (type(self).__name__, self.conv_layer)
+        return self._derive_shared(key, lambda: MapModels.of(self.model, self._channels()))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -9,11 +9,11 @@ model's own arithmetic may add is bounded by the engine itself; any other differ
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -28,13 +28,13 @@ from xcertify.bounds.network import Network
 from xcertify.bounds.propagation import interval
 from xcertify.keras_graph import UnsupportedLayerError, calls_between, layer_output
 from xcertify.regions import Region
+from xcertify.sharing import shared
 
 _SCALES = (0.1, 1.0, 10.0)  # of the noise, beside the size of the inputs themselves
 _NB_REGIONS = 2  # of a batch, of which points are taken
 _NB_CORNERS = 2
 _LARGE = 2**22  # entries of all tensors of a network that is evaluated on two points only
 _LARGEST = {"float64": 1.7e308, "float32": 3.4e38, "float16": 6.5e4, "bfloat16": 3.3e38}
-_NB_STATES = 8  # of one model that are remembered
 _SLACK = 1e-9  # relative; errors of float64 are far below, wrong facts far above
 
 
@@ -86,11 +86,6 @@ class Comparison:
         return ((values < lower - slack) | (values > upper + slack)).any(axis=1)
 
 
-# What graphs and models have been found to agree in, by the model: several verifiers of one need it
-# once.
-_AGREED: WeakKeyDictionary[keras.Model, list[Any]] = WeakKeyDictionary()
-
-
 def compare(
     network: Network,
     graph: Graph,
@@ -123,8 +118,10 @@ def compare(
     """
     precision = network.precision
     samples, points = _points(network, graph, region, inputs, precision)
-    state = state, network.start_layer, network.input_number, network.output_number
-    if state in _AGREED.get(network.model, ()):
+    of_model = network.start_layer, network.input_number, network.output_number
+    # Several verifiers of one model need it once.
+    agreed = shared(network.model, ("agreed", *of_model), state, threading.Event)
+    if agreed.is_set():
         return _evaluated(graph, region, samples, points)
     if network.start_layer is None:
         starts, called = points, points
@@ -155,8 +152,7 @@ def compare(
             (parent,) = graph.nodes[index].parents
             reach = np.abs(np.asarray(enclosures[parent].reference))
             _check_facts(operation.activation, graph.nodes[index].layer, reach)
-    _AGREED.setdefault(network.model, []).append(state)
-    del _AGREED[network.model][:-_NB_STATES]
+    agreed.set()
     return _evaluated(graph, region, samples, points)
 
 

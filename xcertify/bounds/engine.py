@@ -62,6 +62,8 @@ class Engine:
         What is bounded.
     method, options, budget, optimizer
         See `Queries`.
+    compile
+        See `Verifier`.
     state
         All that the network was read from but weights; see `comparison.compare`.
     """
@@ -73,8 +75,8 @@ class Engine:
         options: Options,
         budget: Budget,
         optimizer: tuple[int, float],
+        compile: bool | str,
         state: Any,
-        compile: bool | str = "auto",
     ) -> None:
         self.network, self.graph = network, network.graph()
         self.dtype, self.budget = options.dtype, budget
@@ -279,4 +281,5 @@ class Engine:
         """Refuse bounds (P, S) that exclude points of the region, at which the model is known."""
         excluded = compared.excluded(lower, upper, rows)
         if excluded.any() and compared.region is not None:
+            self._compared = False  # whoever asks next is refused, too
             refuse_excluding(self.graph, compared.region, compared, excluded)

@@ -30,6 +30,7 @@ from xcertify.bounds.rules.registry import registered_rules
 from xcertify.keras_graph import UnsupportedLayerError, layers_of
 from xcertify.regions import Region
 from xcertify.settings import Settings
+from xcertify.sharing import shared
 from xcertify.targets import MarginRows
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
@@ -424,10 +425,13 @@ class Verifier(Settings):
 
     @property
     def _engine(self) -> Engine:
-        """The network as it is now: read anew if anything but weights has changed."""
-        return self._derive("engine", self._make_engine)
+        """The network as it is now: read anew if anything but weights has changed.
 
-    def _make_engine(self) -> Engine:
+        All verifiers of one model and of the same settings have one.
+        """
+        return self._derive("engine", self._shared_engine)
+
+    def _shared_engine(self) -> Engine:
         alternatives = self.method == "alpha-crown"
         budget = Budget(self.memory_budget, self.dtype, nb_versions=1 + alternatives)
         options = Options(
@@ -441,24 +445,25 @@ class Verifier(Settings):
         if self.strip_head is None and self.logits is False:
             left_out = ("softmax",)
         network = Network(self.model, self.start_layer, self.perturbed, self.output, left_out)
-        optimizer = self.nb_steps, self.learning_rate
-        return Engine(
-            network, self.method, options, budget, optimizer, self._watched(), self.compile
-        )
+        optimizer = (self.nb_steps, self.learning_rate) if alternatives else (0, 0.0)
+        settings = (network, self.method, options, budget, optimizer, self.compile)
+        state = self._watched()
+        return shared(self.model, settings, state, lambda: Engine(*settings, state))
 
     @property
     def _decomon(self) -> Any:
         """decomon's bounds of the model, None for a native method."""
         if not self.method.startswith("decomon:"):
             return None
-        return self._derive("decomon", self._make_decomon)
+        strip_head = self._engine.graph.output != self._engine.graph.result
+        method = self.method.removeprefix("decomon:")
 
-    def _make_decomon(self) -> Any:
-        from xcertify.bounds.decomon import DecomonBackend
+        def make() -> Any:
+            from xcertify.bounds.decomon import DecomonBackend
 
-        graph = self._engine.graph
-        strip_head = graph.output != graph.result
-        return DecomonBackend(self.model, self.method.removeprefix("decomon:"), strip_head)
+            return DecomonBackend(self.model, method, strip_head)
+
+        return self._derive_shared(("decomon", method, strip_head), make)
 
     def _watched(self) -> Any:
         return super()._watched(), registered_rules()
