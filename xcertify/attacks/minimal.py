@@ -12,7 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import runners_up
-from xcertify.attacks.roundings import ClassChange, Exact, allowance, unit_roundoff
+from xcertify.attacks.roundings import (
+    ClassChange,
+    Exact,
+    allowance,
+    distances_of,
+    unit_roundoff,
+)
 from xcertify.attacks.steps import (
     keep_better,
     lengths,
@@ -190,14 +196,12 @@ class MinimalPerturbation(Settings):
             aim = aims[sample, restart % aims.shape[1]]
             found, changed = self._search(some, begin, classes[sample], aim)
             ones = np.flatnonzero(changed)
-            settled = change.settle(some[ones], found[ones], classes[sample[ones]])
-            found[ones], changed[ones] = settled
-            far = _lengths(found.astype(np.float64) - some.center, self.norm)
-            distance = np.where(changed, far, np.inf)
-            nearest = _nearest_of_restarts(sample, distance)
-            better = nearest[distance[nearest] < distances[sample[nearest]]]
-            points[sample[better]] = found[better]
-            distances[sample[better]] = distance[better]
+            places, nearest, far = change.settle(
+                some[ones], found[ones], classes[sample[ones]], sample[ones], self.norm
+            )
+            better = far < distances[sample[ones[places]]]
+            winners = sample[ones[places[better]]]
+            points[winners], distances[winners] = nearest[better], far[better]
         return MinimalResult(points, distances)
 
     def _search(
@@ -330,12 +334,6 @@ def _margins_at(
     return largest, climbed, gradient, allowance(both, gradient, points, unit_roundoff(model, raw))
 
 
-def _nearest_of_restarts(samples: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Places, among restarts of samples (M,) in rising order, of the nearest of each sample."""
-    order = np.lexsort((distances, samples))
-    return order[np.unique(samples[order], return_index=True)[1]]
-
-
 def _keep_nearer(
     best: tuple[tf.Tensor, tf.Tensor], points: tf.Tensor, changed: tf.Tensor, distance: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -345,12 +343,9 @@ def _keep_nearer(
 
 def farthest(region: Region, norm: float) -> np.ndarray:
     """Largest distance of a point of each box from its center, (N,) float64."""
-    return _lengths(np.maximum(region.upper - region.center, region.center - region.lower), norm)
-
-
-def _lengths(steps: np.ndarray, norm: float) -> np.ndarray:
-    """Norm of each step (N, *shape), (N,) float64."""
-    return np.linalg.norm(steps.reshape(len(steps), -1).astype(np.float64), norm, axis=1)
+    return distances_of(
+        np.maximum(region.upper - region.center, region.center - region.lower), norm
+    )
 
 
 def minimal_perturbation(

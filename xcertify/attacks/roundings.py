@@ -20,7 +20,7 @@ from xcertify.attacks.steps import lengths, margins
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.keras_graph import layers_of
 from xcertify.logits import logits_of, two_classes
-from xcertify.regions import Ball, Region
+from xcertify.regions import Ball, Region, as_column
 from xcertify.targets import margin_rows
 from xcertify.tracing import traced
 
@@ -124,28 +124,56 @@ class ClassChange:
         return changed
 
     def settle(
-        self, region: Region, points: np.ndarray, classes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Points of N regions moved on, away from the centers, until their class has changed.
+        self,
+        region: Region,
+        points: np.ndarray,
+        classes: np.ndarray,
+        samples: np.ndarray,
+        norm: float,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The nearest of each sample's points whose class has changed.
+
+        A point that does not count yet is moved on, away from the center. Nearer ones are tested
+        first, so that most samples cost one test.
+
+        Parameters
+        ----------
+        region
+            The regions of M points.
+        points, classes, samples
+            (M, *shape), inside the regions; (M,) the classes to leave; (M,) the sample of each.
+        norm
+            By which they are near.
 
         Returns
         -------
-        points, changed
-            (N, *shape), inside the region and in its type; and (N,) bool, whether it has.
+        places, points, distances
+            Of the samples that have one: (S,) which of the M it was, rising by sample;
+            (S, *shape), inside the region and in its type; (S,) float64 from the centers.
         """
-        points, changed = np.array(points), np.zeros(len(points), bool)
-        for stretch in _STRETCHES:
-            open_ones = np.flatnonzero(~changed)
-            if not len(open_ones):
-                break
-            some = region[open_ones]
-            tried = points[open_ones]
-            if stretch > 1:
-                center = some.center.astype(np.float64)
-                tried = some.project((center + stretch * (tried - center)).astype(points.dtype))
-            found = self(tried, classes[open_ones])
-            points[open_ones[found]], changed[open_ones[found]] = tried[found], True
-        return points, changed
+        points, center = np.array(points), region.center.astype(np.float64)
+        steps = points - center
+        distances = distances_of(steps, norm)
+        moves = np.zeros(len(points), int)  # how often each has been moved on
+        is_open, won = np.ones(len(points), bool), np.zeros(len(points), bool)
+        while is_open.any():
+            some = np.flatnonzero(is_open)
+            some = some[nearest_of(samples[some], distances[some])]
+            changed = self(points[some], classes[some])
+            won[some[changed]] = True
+            is_open &= ~np.isin(samples, samples[some[changed]])
+            moved = some[~changed]
+            moves[moved] += 1
+            is_open[moved] = moves[moved] < len(_STRETCHES)
+            moved = moved[is_open[moved]]
+            if len(moved):
+                stretch = as_column(np.array(_STRETCHES)[moves[moved]], steps)
+                farther = (center[moved] + stretch * steps[moved]).astype(points.dtype)
+                points[moved] = region[moved].project(farther)
+                distances[moved] = distances_of(points[moved] - center[moved], norm)
+        places = np.flatnonzero(won)
+        places = places[np.argsort(samples[places])]
+        return places, points[places], distances[places]
 
     def _graph(self, shape: tuple[int, ...], dtype: Any) -> Callable:
         """The margins in the model's arithmetic; traced once for a shape of the inputs."""
@@ -174,3 +202,15 @@ class ClassChange:
             except UnsupportedLayerError:
                 self._is_read = False
         return None
+
+
+def nearest_of(samples: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Places, among points of samples (M,), of the nearest of each sample."""
+    order = np.lexsort((distances, samples))
+    return order[np.unique(samples[order], return_index=True)[1]]
+
+
+def distances_of(steps: np.ndarray, norm: float) -> np.ndarray:
+    """Norm of each step (N, *shape), (N,) float64."""
+    flat = steps.reshape(len(steps), math.prod(steps.shape[1:])).astype(np.float64)
+    return np.linalg.norm(flat, norm, axis=1)
