@@ -183,14 +183,20 @@ def register_affine(layer_class: type[layers.Layer]) -> type[layers.Layer]:
             )
 
         def matrix() -> tuple[Any]:
+            return (backend.by_cpu(written_out),)
+
+        def written_out() -> Any:
             units = ops.reshape(ops.eye(out_size, dtype="float32"), (out_size, *out_shape))
             (rows,) = backend.transpose(layer.call, [shape], units)
-            return (ops.transpose(ops.reshape(rows, (out_size, size))),)
+            return ops.transpose(ops.reshape(rows, (out_size, size)))
+
+        def bias() -> Any:
+            return backend.by_cpu(lambda: layer.call(ops.zeros((1, *shape), dtype="float32"))[0])
 
         affine = Affine(
             lambda x, m: ops.reshape(ops.matmul(ops.reshape(x, (-1, size)), m), (-1, *out_shape)),
             weights=matrix,
-            bias=lambda: layer.call(ops.zeros((1, *shape), dtype="float32"))[0],
+            bias=bias,
             nb_terms=size,
             nb_terms_back=out_size,
             weight_error=8,
