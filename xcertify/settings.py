@@ -19,6 +19,8 @@ from xcertify.fingerprints import fingerprint
 from xcertify.perturbation import PARTS, RADII, Perturbation
 from xcertify.sharing import shared
 
+_LEFT_BEHIND = ("_derived", "_earlier", "_fingerprint")
+
 
 class _Constructed(ABCMeta):
     """Constructs, from a `perturbation` in the place of epsilon, norm and clip as well.
@@ -105,7 +107,7 @@ class Settings(metaclass=_Constructed):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: what is derived stays behind."""
-        return {k: v for k, v in vars(self).items() if k not in ("_derived", "_earlier")}
+        return {k: v for k, v in vars(self).items() if k not in _LEFT_BEHIND}
 
     def _derive(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under `key` until a setting or the model changes.
@@ -144,7 +146,9 @@ class Settings(metaclass=_Constructed):
 
     def _watched(self) -> Any:
         """What all that is derived depends on, beside the settings."""
-        return fingerprint(vars(self).get("model"))
+        found = fingerprint(vars(self).get("model"), vars(self).get("_fingerprint"))
+        object.__setattr__(self, "_fingerprint", found)
+        return found
 
 
 def _in_place_of(
