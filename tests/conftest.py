@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rotation import VARIABLE, choose_seed
 
+gc.disable()  # until all is imported
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 choose_seed()  # before xdist starts its processes, which have to collect the same cases
 
@@ -19,9 +20,10 @@ def pytest_report_header():
 
 
 def pytest_collection_finish():
-    """What has been imported stays, so that no garbage is looked for in it, a sixth of all time."""
+    """What has been imported stays: to look for garbage in it would take a sixth of all time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

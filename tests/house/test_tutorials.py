@@ -28,9 +28,13 @@ def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / name))  # not the user's own settings and history
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)  # the notebook sets it
-    notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    settings = {
+        "kernel_name": "python3",
+        "resources": {"metadata": {"path": str(tmp_path)}},
+        # A sixth of the time would go into looking for garbage, of which there is little.
+        "extra_arguments": ["--IPKernelApp.exec_lines=import gc; gc.set_threshold(50_000)"],
+    }
+    NotebookClient(nbformat.read(path, as_version=4), timeout=600, **settings).execute()
 
 
 @each
