@@ -106,7 +106,7 @@ class Compiled:
         """Make the graph now, once, also where several threads ask for it."""
         with self._lock:
             if self._graph is None:
-                self._graph = self._traced()
+                self._graph = _bare(self._traced())
 
     def _traced(self) -> Any:
         if not self._variables:
@@ -126,6 +126,18 @@ def _traced(function: Callable, signature: Sequence[tuple[tuple, str]]) -> Any:
     if accelerators() and on_cpu():
         function = partial(_on_cpu, function)
     return graph_of(function, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _bare(graph: Any) -> Callable:
+    """A graph that takes the tensors of its signature in their order, unchecked.
+
+    TensorFlow's own call binds each one to a name and a type, which takes longer than to run a
+    small graph. What is called here has no public name; where it is missing, that call is used.
+    """
+    run = getattr(getattr(graph, "_inference_function", None), "call_flat", None)
+    if run is None or graph.captured_inputs:
+        return graph
+    return lambda *tensors: tf.nest.pack_sequence_as(graph.structured_outputs, run(*tensors))
 
 
 def _on_cpu(function: Callable, *tensors: Any) -> Any:
