@@ -281,6 +281,7 @@ def _refuse_legacy_head(model: Any) -> None:
         )
 
 
+@tf.autograph.experimental.do_not_convert
 def two_classes(logits: tf.Tensor) -> tf.Tensor:
     """Logits (B, K) in float32; a single one, (B, 1), becomes two, of the classes 0 and 1."""
     logits = tf.cast(logits, tf.float32)

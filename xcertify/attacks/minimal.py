@@ -317,6 +317,7 @@ def _bisect(
     return tf.where(per_sample(outside < 1, points), first, points)
 
 
+@tf.autograph.experimental.do_not_convert
 def _margins_at(
     model: Any,
     logits: Callable[[tf.Tensor], tf.Tensor],

@@ -180,7 +180,9 @@ class ClassChange:
         if (shape, dtype) not in self._graphs:
             kinds = [((None, *shape), dtype), ((None,), tf.int32), ((), tf.bool)]
             signature = [tf.TensorSpec(*kind) for kind in kinds]
-            self._graphs[shape, dtype] = traced(self._own_margins, input_signature=signature)
+            self._graphs[shape, dtype] = traced(
+                self._own_margins, input_signature=signature, autograph=False
+            )
         return self._graphs[shape, dtype]
 
     def _own_margins(

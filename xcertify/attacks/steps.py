@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+# Nothing here loops or branches on tensors; to rewrite it for graphs took half a second.
+_as_written = tf.autograph.experimental.do_not_convert
 
+
+@_as_written
 def margins(logits: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """max_{c' != c} f_c' - f_c, (B,), and the margin to climb.
 
@@ -27,6 +31,7 @@ def margins(logits: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor) -> tuple[tf.
     return largest, tf.where(aims < 0, largest, aimed)
 
 
+@_as_written
 def steepest(
     gradient: tf.Tensor,
     points: tf.Tensor,
@@ -58,6 +63,7 @@ def steepest(
     return radius * tf.math.divide_no_nan(scaled, per_sample(lengths(scaled, 2), points))
 
 
+@_as_written
 def project(
     points: tf.Tensor,
     center: tf.Tensor,
@@ -100,6 +106,7 @@ def _l1_excess(steps: tf.Tensor) -> tf.Tensor:
     return tf.maximum(tf.gather(excess, last, batch_dims=1), 0)
 
 
+@_as_written
 def lengths(steps: tf.Tensor, norm: float) -> tf.Tensor:
     """Norm of each step, (B,)."""
     if math.isinf(norm):
@@ -109,11 +116,13 @@ def lengths(steps: tf.Tensor, norm: float) -> tf.Tensor:
     return tf.sqrt(_reduce(tf.reduce_sum, steps**2))
 
 
+@_as_written
 def per_sample(values: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
     """(B,) with as many axes as the points."""
     return tf.reshape(values, [-1] + [1] * (points.shape.rank - 1))
 
 
+@_as_written
 def keep_better(
     kept: tuple[tf.Tensor, tf.Tensor], found: tuple[tf.Tensor, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
