@@ -19,7 +19,7 @@ from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Enclosure, Options
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.crown import split_signs
+from xcertify.bounds.propagation.depth import Depth, choose_depth
 from xcertify.bounds.propagation.gradient import enclose_gradient
 from xcertify.bounds.propagation.refinement import BackwardBounds
 from xcertify.bounds.propagation.target_rows import TargetRows
@@ -57,6 +57,11 @@ class Queries:
     def _input_shape(self) -> tuple[int, ...]:
         return self.graph.nodes[0].shape
 
+    def depth(self, node: int) -> Depth:
+        """How far the rows of tensors before a node go back; see `propagation.depth`."""
+        given = self.options.backward_depth
+        return choose_depth(self.graph, [node]) if given == "auto" else given
+
     def _backward(self, node: int, query: Query, optimize: bool = False) -> BackwardBounds:
         return BackwardBounds(
             self.graph,
@@ -72,20 +77,19 @@ class Queries:
     def bounds(self, node: int, rows: TargetRows, query: Query) -> list[Any]:
         """Lower and upper bounds of rows, (N, S) float64 each."""
         bounds = self._backward(node, query)
-        methods = [bounds.interval_upper_bounds]
-        nb_at_once = bounds.nb_rows_at_once(node)
+        ways = [(bounds, bounds.affine_route(node))]
         if self.method != "ibp":
-            methods.append(bounds.upper_bounds)
+            ways.append((bounds, bounds.route(node)))
         if self.method == "alpha-crown":
             # Tighter intervals inside can choose worse lines: intersected, not trusted to be best.
             optimized = self._backward(node, query, optimize=True)
-            methods.append(optimized.best_upper_bounds)
-            nb_at_once = ops.minimum(nb_at_once, optimized.nb_rows_at_once(node))
+            ways.append((optimized, optimized.route(node)))
+        nb_at_once = reduce(ops.minimum, [passes.nb_rows_at_once(way) for passes, way in ways])
         finite = interval.finite(bounds.enclosures)[:, None]
 
         def some(first: Any, last: Any) -> tuple[Any, Any]:
             some_rows = rows.between(first, last)
-            found = [method(node, some_rows) for method in methods]
+            found = [passes.best_upper_bounds(way, some_rows) for passes, way in ways]
             above, below = split_signs(reduce(ops.minimum, found))
             nominal, slack = self._nominal(bounds, node, some_rows)
             return (
@@ -123,29 +127,29 @@ class Queries:
     def lines(self, node: int, rows: TargetRows, query: Query) -> list[Any]:
         """Coefficients (N, S, *input) and constants (N, S) of the lines below and above rows."""
         bounds = self._backward(node, query)
-        finite = interval.finite(bounds.enclosures)[:, None]
-        axes = tuple(range(2, 2 + len(self._input_shape)))
+        route = bounds.route(node)
+        finite = interval.finite(bounds.enclosures)[:, None, None]
+        axes = tuple(range(3, 3 + len(self._input_shape)))
 
         def some(first: Any, last: Any) -> list[Any]:
             some_rows = rows.between(first, last)
             nominal, slack = self._nominal(bounds, node, some_rows)
-            ends, bound = bounds.pull_back(node, some_rows)
-            nb_rows = 2 * (last - first)
-            nothing = ops.zeros((rows.nb_samples, nb_rows, *self._input_shape), some_rows.dtype)
-            coefficients = ends.get(0, nothing)
-            bound += bounds.input_error(coefficients)
+            ends, bound = bounds.pull_back(route, some_rows)
+            nothing = ops.zeros((rows.nb_samples, 2, last - first, *self._input_shape))
+            coefficients = ends.get(0, ops.cast(nothing, some_rows.dtype))
+            bound = bound + bounds.input_error(coefficients)
             # A line is proved with finite numbers, or is an infinite constant.
             proved = ops.all(ops.isfinite(coefficients), axis=axes)
             proved = ops.logical_and(ops.logical_and(proved, ops.isfinite(bound)), finite)
-            places = ops.reshape(proved, (rows.nb_samples, nb_rows, *[1] * len(axes)))
+            places = ops.reshape(proved, (*ops.shape(proved), *[1] * len(axes)))
             upper, lower = split_signs(ops.where(places, coefficients, 0.0))
             above, below = split_signs(ops.where(proved, bound, np.inf))
-            nominal = ops.where(finite, nominal, 0.0)
-            slack = ops.where(finite, slack, 0.0)
+            nominal = ops.where(finite[:, 0], nominal, 0.0)
+            slack = ops.where(finite[:, 0], slack, 0.0)
             return [-lower, upper, nominal - below - slack, nominal + above + slack]
 
         results = [(self._input_shape, self.options.dtype)] * 2 + [((), "float64")] * 2
-        nb_at_once = bounds.nb_rows_at_once(node)
+        nb_at_once = bounds.nb_rows_at_once(route)
         return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, results)
 
     def _nominal(self, bounds: BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
@@ -157,6 +161,11 @@ class Queries:
         nominal = ops.matmul(rows, reference)[..., 0]
         size = ops.matmul(ops.abs(rows), ops.abs(reference))[..., 0]
         return nominal, size * max(1e-12, relative_error(nb_terms + 8, "float64")) + _UNDERFLOW
+
+
+def split_signs(values: Any) -> tuple[Any, Any]:
+    """Of (N, 2, S, ...) what belongs to rows r, and what to -r; (N, S, ...) each."""
+    return values[:, 0], values[:, 1]
 
 
 def _sides(enclosure: Enclosure, finite: Any) -> tuple[Any, Any]:

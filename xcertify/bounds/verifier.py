@@ -82,6 +82,12 @@ class Verifier(Settings):
         a graph once it is asked so often, or is so large, that this takes less time. True: it is
         compiled at the first call. False: never. Bounds are proved either way, and may differ by
         roundings. decomon's are always compiled.
+    backward_depth
+        Of "crown" and "alpha-crown": through how many nonlinear layers the backward passes of inner
+        tensors go before intervals close them. None: through all, to the input. 0 gives the bounds
+        of "crown-ibp"; every number is sound, and higher ones are mostly tighter and take longer.
+        "auto": the largest number whose estimated work is some seconds of a processor for each
+        sample; `depth` says which it is.
     logits
         Deprecated. Instead of ``logits=True`` write ``strip_head=True``; instead of
         ``logits=False``, which leaves out a softmax and keeps a sigmoid, ``strip_head=True`` for a
@@ -124,6 +130,7 @@ class Verifier(Settings):
         nb_steps: int = 20,
         learning_rate: float = 0.1,
         compile: bool | str = "auto",
+        backward_depth: int | str | None = None,
         logits: bool | None = None,
     ) -> None:
         if dtype not in ("float32", "float64"):
@@ -140,6 +147,12 @@ class Verifier(Settings):
             raise ValueError(f"nb_steps must be a whole number above 0. Received: {nb_steps!r}")
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0. Received: {learning_rate!r}")
+        whole = isinstance(backward_depth, int) and not isinstance(backward_depth, bool)
+        if not (backward_depth in (None, "auto") or (whole and backward_depth >= 0)):
+            raise ValueError(
+                f"backward_depth must be a whole number from 0 on, None or 'auto'. "
+                f"Received: {backward_depth!r}"
+            )
         if strip_head not in (True, False, None):
             raise ValueError(f"strip_head must be True, False or None. Received: {strip_head!r}")
         self.model, self.method, self.dtype = model, method, dtype
@@ -148,6 +161,7 @@ class Verifier(Settings):
         self.start_layer, self.perturbed, self.output = start_layer, perturbed, output
         self.lower_slope, self.nb_steps, self.learning_rate = lower_slope, nb_steps, learning_rate
         self.strip_head, self.compile, self.logits = strip_head, compile, logits
+        self.backward_depth = backward_depth
         self._check_method()
         self._check_precision()
         self._warn_of_the_head()
@@ -419,6 +433,13 @@ class Verifier(Settings):
         return self._engine.nb_outputs
 
     @property
+    def depth(self) -> int | None:
+        """What `backward_depth` is, or comes to if it is "auto"; None: all layers."""
+        if self.method not in ("crown", "alpha-crown"):
+            return 0
+        return self._engine.queries.depth(self._engine.graph.output)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, or of what `start_layer` gives, without the batch axis."""
         return self._engine.input_shapes[0]
@@ -440,6 +461,7 @@ class Verifier(Settings):
             self.lower_slope,
             alternatives,
             budget.largest_matrix,
+            self.backward_depth,
         )
         left_out: tuple[str, ...] = () if self.strip_head is False else HEADS
         if self.strip_head is None and self.logits is False:
@@ -478,7 +500,7 @@ class Verifier(Settings):
                 f"Received: {self.method!r}"
             )
         native = {"start_layer": None, "dtype": "float32", "arithmetic": "real", "perturbed": 0}
-        native |= {"output": 0, "lower_slope": "adaptive"}
+        native |= {"output": 0, "lower_slope": "adaptive", "backward_depth": None}
         for name, default in native.items():
             if by_decomon and getattr(self, name) != default:
                 raise ValueError(

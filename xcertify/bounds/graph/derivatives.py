@@ -21,7 +21,7 @@ from xcertify.bounds.graph.operations import (
     Operation,
     Options,
     Relaxed,
-    per_row,
+    largest_terms,
 )
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.rounding import relative_error, round_down, round_up
@@ -65,11 +65,11 @@ class Transposed(Affine):
         self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]
     ) -> list[Any | None]:
         """See `Operation`: the operation itself."""
-        nb_samples, nb_rows = ops.shape(coefficients)[:2]
-        flat = ops.reshape(coefficients, (-1, *coefficients.shape[2:]))
-        inputs = [ops.zeros((nb_samples * nb_rows, *shape), flat.dtype) for shape in self.shapes]
+        rows = ops.shape(coefficients)[:3]
+        flat = ops.reshape(coefficients, (-1, *coefficients.shape[3:]))
+        inputs = [ops.zeros((ops.shape(flat)[0], *shape), flat.dtype) for shape in self.shapes]
         inputs[self.number] = flat
-        return [ops.reshape(self.operation.linear(*inputs), (nb_samples, nb_rows, *shapes[0]))]
+        return [ops.reshape(self.operation.linear(*inputs), (*rows, *shapes[0]))]
 
 
 class Gate(Operation):
@@ -143,8 +143,7 @@ class Gate(Operation):
         self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]
     ) -> list[Any | None]:
         """See `Operation`."""
-        below, above = (per_row(slope, coefficients) for slope in relaxed.slopes)
-        return [self.summed(coefficients * ops.where(coefficients > 0, above, below)), None]
+        return [self.summed(largest_terms(coefficients, *relaxed.slopes)), None]
 
     def has_lines_in(self, number: int) -> bool:
         """See `Operation`."""

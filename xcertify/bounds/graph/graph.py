@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,15 +65,18 @@ class Graph:
                 users[parent].append(index)
         return users
 
-    def ancestors(self, targets: Iterable[int]) -> list[int]:
-        """The targets and all nodes they depend on but inputs, parents first."""
+    def ancestors(self, targets: Iterable[int], ends: Container[int] = ()) -> list[int]:
+        """The targets and all nodes they depend on but inputs, parents first.
+
+        What lies behind `ends` is left out.
+        """
         needed: set[int] = set()
         stack = list(targets)
         while stack:
             index = stack.pop()
             if index not in needed:
                 needed.add(index)
-                stack.extend(self.nodes[index].parents)
+                stack.extend(() if index in ends else self.nodes[index].parents)
         return sorted(index for index in needed if not self.nodes[index].is_input)
 
     def evaluate(self, inputs: Sequence[Any]) -> Any:

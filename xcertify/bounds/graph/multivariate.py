@@ -8,7 +8,14 @@ from typing import Any
 
 from keras import backend, ops
 
-from xcertify.bounds.graph.operations import Enclosure, Operation, Options, Relaxed, Window
+from xcertify.bounds.graph.operations import (
+    Enclosure,
+    Operation,
+    Options,
+    Relaxed,
+    Window,
+    largest_terms,
+)
 from xcertify.bounds.rounding import relative_error, round_down, round_up
 
 # Stands for entries that cannot be the largest: next to the least number of the type.
@@ -82,9 +89,7 @@ class Largest(Operation):
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
         """See `Operation`."""
-        below, above = (slope[:, None] for slope in relaxed.slopes)
-        each = coefficients[..., None]
-        return [each * ops.where(each > 0, above, below)]
+        return [largest_terms(coefficients[..., None], *relaxed.slopes)]
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`: entries of windows that no entry dominates, and that could win."""
@@ -151,7 +156,7 @@ class Product(Operation):
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
         """See `Operation`: the two planes of each side share their slopes."""
-        return [coefficients * slope[:, None] for slope in relaxed.slopes]
+        return [coefficients * slope for slope in relaxed.slopes]
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`: where both factors vary."""
@@ -255,11 +260,11 @@ class Softmax(Operation):
         if not relaxed.slopes:
             return [None]
         (slopes,) = relaxed.slopes
-        nb_samples, nb_rows = ops.shape(coefficients)[:2]
+        nb_samples, *nb_rows = ops.shape(coefficients)[:3]
         size = slopes.shape[-1]
-        axis = self._axis(len(coefficients.shape) - 1) + 1
+        axis = self._axis(len(coefficients.shape) - 2) + 2
         moved = ops.moveaxis(coefficients, axis, -1)
-        flat = ops.reshape(moved, (nb_samples, nb_rows, -1, size))
+        flat = ops.reshape(moved, (nb_samples, nb_rows[0] * nb_rows[1], -1, size))
         matrices = ops.reshape(slopes, (nb_samples, -1, size, size))
         pulled = ops.einsum("nsoi,noij->nsoj", flat, matrices)
         return [ops.moveaxis(ops.reshape(pulled, ops.shape(moved)), -1, axis)]

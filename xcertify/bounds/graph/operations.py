@@ -65,6 +65,8 @@ class Options:
         Whether a relaxation comes with a second pair of lines, to be mixed with the first.
     largest_matrix
         Most slopes of one operation and sample; where there would be more, it gets constants.
+    backward_depth
+        See `propagation.depth`: a number of nonlinear layers, None for all, or "auto".
     """
 
     dtype: str = "float32"
@@ -72,6 +74,7 @@ class Options:
     lower_slope: str = "adaptive"
     alternatives: bool = False
     largest_matrix: int = 2**20
+    backward_depth: int | str | None = None
 
     def network_error(self, nb_terms: int) -> float:
         """Relative rounding error that the network itself makes in a sum of `nb_terms`."""
@@ -94,6 +97,12 @@ class Relaxed(NamedTuple):
     upper: Any = None
     slopes: tuple = ()
     alternative: Relaxed | None = None
+
+    def map(self, function: Callable[[Any], Any]) -> Relaxed:
+        """The same with every tensor changed."""
+        sides = (side if side is None else function(side) for side in (self.lower, self.upper))
+        other = self.alternative and self.alternative.map(function)
+        return Relaxed(*sides, tuple(map(function, self.slopes)), other)
 
 
 class Window(NamedTuple):
@@ -155,11 +164,19 @@ class Operation:
     def pull_back(
         self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]
     ) -> list[Any | None]:
-        """Coefficients (N, S, *out) of an upper bound as coefficients (N, S, *in) of each input.
+        """Coefficients (N, T, S, *out) of an upper bound as those (N, T, S, *in) of each input.
 
-        None for an input that the linear bounds do not depend on.
+        `relaxed` has axes for T and S as well, of length 1 where it is the same for all. None for
+        an input that the linear bounds do not depend on.
         """
         raise NotImplementedError
+
+    def on_patches(self) -> Operation | None:
+        """What pulls back coefficients of a patch to the patch that it sees, None if nothing can.
+
+        All windows lie inside of the patch that is seen: nothing is padded.
+        """
+        return self if self.window is not None and not self.window.axes else None
 
     def has_lines_in(self, number: int) -> bool:
         """Whether the linear bounds depend on an input."""
@@ -211,6 +228,8 @@ class Affine(Operation):
         Keras may hold in float32).
     window
         What a location of the output sees of every input; None: everything.
+    patchwise
+        The same operation without a border, see `Operation.on_patches`, where windows have axes.
     transposed
         ``transposed(output, *weights)``, the transposed map of one input, where that is known in a
         faster form than as the gradient of `apply`.
@@ -232,13 +251,14 @@ class Affine(Operation):
         nb_terms_back: int = 0,
         weight_error: int = 0,
         window: Window | None = None,
+        patchwise: Affine | None = None,
         transposed: Callable[..., Any] | None = None,
         learned: bool = False,
     ) -> None:
         self.apply, self.nb_inputs = apply, nb_inputs
         self.weights, self.bias, self.bias_size = weights, bias, bias_size or bias
         self.nb_terms, self.nb_terms_back = nb_terms, nb_terms_back
-        self.weight_error, self.window = weight_error, window
+        self.weight_error, self.window, self.patchwise = weight_error, window, patchwise
         self.transposed, self.learned = transposed, learned
 
     @property
@@ -297,14 +317,18 @@ class Affine(Operation):
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
         """See `Operation`: the transposed linear map."""
-        nb_samples, nb_rows = ops.shape(coefficients)[:2]
-        flat = ops.reshape(coefficients, (-1, *coefficients.shape[2:]))
+        rows = ops.shape(coefficients)[:3]
+        flat = ops.reshape(coefficients, (-1, *coefficients.shape[3:]))
         if self.transposed is None:
             pulled = backend.transpose(self.linear, shapes, flat)
         else:
             weights = [ops.cast(w, flat.dtype) for w in self.weights()]
             pulled = [self.transposed(flat, *weights)]
-        return [ops.reshape(p, (nb_samples, nb_rows, *shape)) for p, shape in zip(pulled, shapes)]
+        return [ops.reshape(p, (*rows, *shape)) for p, shape in zip(pulled, shapes)]
+
+    def on_patches(self) -> Operation | None:
+        """See `Operation`."""
+        return self.patchwise or super().on_patches()
 
     def _noise(self, inputs: Sequence[Enclosure], options: Options) -> tuple[list[Any], Any]:
         """Errors that do not shrink with the region, as input noise and bias noise.
@@ -327,6 +351,31 @@ class Affine(Operation):
 
 class Reshaped(Affine):
     """The same entries, in the same order, in another shape: ``apply`` of one input."""
+
+
+class Scaled(Affine):
+    """``factor() * x + bias``, entry by entry; `factor` broadcasts to the input."""
+
+    def __init__(self, factor: Callable[[], Any], **facts: Any) -> None:
+        super().__init__(
+            ops.multiply,
+            weights=lambda: (factor(),),
+            nb_terms=1,
+            nb_terms_back=1,
+            window=Window(),
+            **facts,
+        )
+
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
+        """See `Operation`: the factor is the slope."""
+        relaxed = super().relax(inputs, output, options)
+        (factor,) = self.weights()
+        ones = ops.ones_like(output.reference, dtype=options.dtype)
+        return relaxed._replace(slopes=(ones * ops.cast(factor, options.dtype),))
+
+    def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
+        """See `Operation`."""
+        return [coefficients * relaxed.slopes[0]]
 
 
 class Constant(Affine):
@@ -439,8 +488,8 @@ class Elementwise(Operation):
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
         """See `Operation`: the upper line where the coefficient is positive, else the lower."""
-        below, above = (per_row(slope, coefficients) for slope in relaxed.slopes)
-        return [coefficients * ops.where(coefficients > 0, above, below)]
+        below, above = relaxed.slopes
+        return [largest_terms(coefficients, below, above)]
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`."""
@@ -454,6 +503,11 @@ class Elementwise(Operation):
         return error * ops.maximum(ops.abs(lower), ops.abs(upper)) + noise
 
 
-def per_row(values: Any, coefficients: Any) -> Any:
-    """Values (N, *shape) with an axis for the rows of (N, S, *shape), if they have none."""
-    return values[:, None] if len(values.shape) < len(coefficients.shape) else values
+def largest_terms(coefficients: Any, lower: Any, upper: Any) -> Any:
+    """Coefficient times `upper` where it is positive, else times `lower`, entry by entry.
+
+    With a selection instead of two products TensorFlow takes several times as long. The sums are
+    exact, since one of the two products is 0.
+    """
+    positive = ops.relu(coefficients)
+    return positive * upper + (coefficients - positive) * lower

@@ -84,6 +84,10 @@ class Varied(Operation):
         """See `Operation`."""
         return self.operation.pull_back(coefficients, relaxed, shapes)
 
+    def on_patches(self) -> Operation | None:
+        """See `Operation`."""
+        return self.operation.on_patches()
+
     def _enlarged(self, enclosure: Enclosure, options: Options) -> Enclosure:
         below, above = (_along(self.gamma, s) * ops.abs(s) for s in enclosure.absolute())
         return Enclosure(enclosure.reference, *_moved(enclosure, below, above, options))

@@ -13,7 +13,7 @@ returned, of which there is one copy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,14 +77,11 @@ class Budget:
         """Bytes for each entry of a tensor of one sample, in intervals and relaxations."""
         return (32 + 8 * self.item_size) * self.nb_versions
 
-    def nb_rows(self, graph: Graph, nb_samples: Any, optimized: Sequence[int] = ()) -> Any:
+    def nb_rows(self, nb_entries: int, nb_samples: Any) -> Any:
         """Rows of one backward pass whose coefficients fit, a tensor.
 
-        Rows and their negatives go back side by side. What is `optimized` (nodes) is held whole,
-        and so is what its gradients are computed from.
+        `nb_entries` are held for each row, and as many for its negative beside it.
         """
-        sizes = [math.prod(node.shape) for node in graph.nodes]
-        nb_entries = max(sizes) + 2 * sum(sizes[index] for index in optimized)
         per_row = 2 * _TENSORS_HELD * nb_entries * self.item_size
         fitting = min(_PASS * self.nb_bytes / per_row, 2**30)
         return ops.maximum(ops.cast(fitting, "int32") // nb_samples, 1)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from keras import ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Graph
-from xcertify.bounds.graph.operations import Enclosure, Options, Relaxed
+from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options, Relaxed
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.crown import BackwardPasses, Domain, split_signs
-from xcertify.bounds.propagation.shared_rows import Sums, choose_rows
+from xcertify.bounds.propagation.crown import BackwardPasses, Domain
+from xcertify.bounds.propagation.depth import Depth, choose_depth, ends_of, source_of
+from xcertify.bounds.propagation.routes import Route, patch_routes, unit_rows
 from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
 
 
@@ -38,6 +39,9 @@ class BackwardBounds(BackwardPasses):
 
     Attributes
     ----------
+    depth
+        Through how many nonlinear layers rows of inner tensors go back before they are closed by
+        intervals; None: to the input.
     is_nonlinear
         For each node whether its values are more than an affine function of a box.
     """
@@ -54,6 +58,11 @@ class BackwardBounds(BackwardPasses):
         optimizer: tuple[int, float] | None = None,
     ) -> None:
         super().__init__(graph, domain, options, budget, optimizer)
+        self.depth: Depth = None
+        if refine:
+            given = options.backward_depth
+            self.depth = choose_depth(graph, list(targets)) if given == "auto" else given
+        self._refined: dict[int, Any] = {}  # which entries, (N, D) bool
         self.is_nonlinear = {index: False for index in self.enclosures}
         self.is_nonlinear[0] = not math.isinf(domain.norm)
         self._refinable: Container[int] = ()
@@ -71,49 +80,39 @@ class BackwardBounds(BackwardPasses):
     def refine(self, index: int, mask: Any) -> None:
         """Bound the marked entries of a tensor, (N, *shape) bool, by backward passes."""
         enclosure, shape = self.enclosures[index], self.graph.nodes[index].shape
-        rows = choose_rows(self.graph, index, self.options.dtype, self.domain.norm)
-        needed = rows.needed(mask)
-        nb_rows = ops.max(ops.sum(ops.cast(needed, "int32"), axis=1))
-        chosen = backend.first_true(needed, nb_rows)
-
-        def some(first: Any, last: Any) -> tuple[Any, Any, Sums]:
-            part = chosen[:, first:last]
-            return rows.unit_rows(part), rows.places(part), rows.sums(part)
-
-        # A column more than there are entries takes what shared rows have beyond the border.
-        lower, upper = (
-            ops.pad(
-                ops.cast(ops.reshape(side, (-1, math.prod(shape))), "float64"), [(0, 0), (0, 1)]
-            )
-            for side in (enclosure.lower, enclosure.upper)
-        )
-        lower, upper = self._tightened(index, nb_rows, some, lower, upper)
-        self.enclosures[index] = _narrowed(
-            enclosure, lower[:, :-1], upper[:, :-1], shape, self.options
-        )
-
-    def _tightened(
-        self,
-        start: int,
-        nb_rows: Any,
-        rows: Callable[[Any, Any], tuple[Any, Any, Sums]],
-        lower: Any,
-        upper: Any,
-    ) -> tuple[Any, Any]:
-        """Intersect (N, D) deviations with backward bounds of rows, in chunks within the budget.
-
-        ``rows(first, last)`` gives the coefficients of some rows, the columns that they bound, and
-        how their terms are summed.
-        """
+        size = math.prod(shape)
+        mask = ops.reshape(mask, (-1, size))
+        done = self._refined.get(index)
+        self._refined[index] = mask if done is None else ops.logical_or(mask, done)
+        if done is not None:
+            mask = ops.logical_and(mask, ops.logical_not(done))
+        nb_rows = ops.max(ops.sum(ops.cast(mask, "int32"), axis=1))
+        chosen = backend.first_true(mask, nb_rows)
+        route = self.route(index, ends_of(self.graph, index, self.depth))
+        patches = patch_routes(route)
 
         def body(first: Any, last: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
-            coefficients, places, sums = rows(first, last)
-            above, below = split_signs(self.best_upper_bounds(start, coefficients, sums))
-            return backend.tighten(lower, upper, places, -below, above)
+            part = chosen[:, first:last]
+            if patches is None:
+                way, rows = route, unit_rows(part, shape, self.options.dtype)
+            else:
+                way = patches.of(part)
+                rows = way.unit_rows(part, self.options.dtype)
+            bounds = self.best_upper_bounds(way, rows)
+            return backend.tighten(lower, upper, part, -bounds[:, 1], bounds[:, 0])
 
-        chunk = self.nb_rows_at_once(start)
-        lower, upper = backend.loop_over_chunks(body, nb_rows, chunk, [lower, upper])
-        return lower, upper
+        nb_at_once = self.nb_rows_at_once(route if patches is None else patches.of(chosen))
+        sides = [
+            ops.cast(ops.reshape(side, (-1, size)), "float64")
+            for side in (enclosure.lower, enclosure.upper)
+        ]
+        lower, upper = backend.loop_over_chunks(body, nb_rows, nb_at_once, sides)
+        self.enclosures[index] = _narrowed(enclosure, lower, upper, shape, self.options)
+
+    def affine_route(self, start: int) -> Route:
+        """The way back through affine operations only, which interval bounds take."""
+        nodes = enumerate(self.graph.nodes)
+        return self.route(start, {i for i, node in nodes if not node.operation.exact_affine})
 
     def _note_nonlinear(self, index: int) -> None:
         node = self.graph.nodes[index]
@@ -130,28 +129,32 @@ class BackwardBounds(BackwardPasses):
         for parent, mask in zip(node.parents, node.operation.unstable(inputs)):
             if mask is None:
                 continue
-            source, moves, mask = self._source(parent, mask)
-            # Intervals are exact behind affine operations on a box; behind a nonlinearity whose
-            # input was refined a further pass gains nothing.
+            source, between, mask = self._source(parent, mask)
+            # Intervals are exact behind affine operations on a box.
             affine = self.graph.nodes[source].operation.exact_affine
             if source in self._refinable and affine and self.is_nonlinear[source]:
                 self.refine(source, mask)
-                for move in moves:
-                    interval.step(self.graph, move, self.enclosures, self.options)
+                for later in between:
+                    interval.step(self.graph, later, self.enclosures, self.options)
+                if any(isinstance(self.graph.nodes[i].operation, Elementwise) for i in between):
+                    for later in (source, *between):
+                        self.relaxations.make(later)
 
     def _source(self, index: int, mask: Any) -> tuple[int, list[int], Any]:
-        """Where the entries of a tensor come from that was only rearranged, and which they are."""
-        moves: list[int] = []
-        node = self.graph.nodes[index]
-        while node.operation.only_moves:
-            moves.insert(0, index)
-            (index,) = node.parents
-            shape = self.graph.nodes[index].shape
-            weight = ops.cast(mask, self.options.dtype)[:, None]
-            (weight,) = node.operation.pull_back(weight, Relaxed(), [shape])
-            mask = ops.squeeze(weight, 1) > 0
-            node = self.graph.nodes[index]
-        return index, moves, mask
+        """Where the entries of a tensor come from, one each, and which they are.
+
+        Back through what only rearranges them, and through activations: those that are stable were
+        not refined for their own sake.
+        """
+        source, between = source_of(self.graph, index)
+        for later in reversed(between):
+            node = self.graph.nodes[later]
+            if node.operation.only_moves:
+                weight = ops.cast(mask, self.options.dtype)[:, None, None]
+                shape = self.graph.nodes[node.parents[0]].shape
+                (weight,) = node.operation.pull_back(weight, Relaxed(), [shape])
+                mask = weight[:, 0, 0] > 0
+        return source, between, mask
 
 
 def _narrowed(

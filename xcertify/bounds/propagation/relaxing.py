@@ -15,7 +15,7 @@ from keras import ops
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options, Relaxed
 from xcertify.bounds.propagation.interval import Enclosures
-from xcertify.bounds.propagation.shared_rows import BLOCK
+from xcertify.bounds.propagation.routes import BLOCK
 from xcertify.bounds.rounding import as_lower, as_upper, relative_error
 
 
@@ -46,11 +46,6 @@ class Relaxations:
     def __getitem__(self, index: int) -> Relaxed:
         """That of a node."""
         return self._made[index]
-
-    def with_alternatives(self, start: int) -> list[int]:
-        """Nodes before `start` that have two relaxations."""
-        nodes = self.graph.ancestors([start])
-        return [i for i in nodes if i in self._made and self._made[i].alternative is not None]
 
     def make(self, index: int) -> None:
         """Relax a node over the intervals of its inputs."""
@@ -116,10 +111,10 @@ class Relaxations:
 
 
 def blended(first: Relaxed, second: Any, share: Any) -> Relaxed:
-    """``(1 - share) * first + share * second``, for every row: share (N, S, *shape) in [0, 1]."""
+    """``(1 - share) * first + share * second``, for every row: share (N, T, S, *shape)."""
 
     def blend(one: Any, other: Any) -> Any:
-        return one[:, None] + share * (other - one)[:, None]
+        return one + share * (other - one)
 
     return Relaxed(
         blend(first.lower, second.lower),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from xcertify.bounds.propagation.shared_rows import SingleRows
+from xcertify.bounds.propagation.routes import unit_rows
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ class TargetRows:
             return self._handed[:, first:last]
         rows = self._handed[None, first:last]
         if self.form.name == "entries":
-            rows = SingleRows(self.form.shape, self.form.dtype).unit_rows(rows)
+            rows = unit_rows(rows, self.form.shape, self.form.dtype)
         return ops.broadcast_to(rows, (self.nb_samples, last - first, *self.form.shape))

@@ -20,24 +20,26 @@ from xcertify.bounds.rules.windows import channel_axis, window_of
 @register(layers.Conv1D, layers.Conv2D, layers.Conv3D)
 def _convolution(layer: Any, emit: Emitter, node: int) -> int:
     *size, nb_channels, nb_filters = layer.kernel.shape
-    causal = layer.padding == "causal"
 
-    def apply(inputs: Any, kernel: Any) -> Any:
-        if causal:
-            before = layer.dilation_rate[0] * (size[0] - 1)
-            inputs = ops.pad(inputs, [(0, 0), (before, 0), (0, 0)])
-        parts = zip(_split(inputs, layer.groups), _split(kernel, layer.groups))
-        outputs = [
-            kernels.conv(
-                part,
-                part_kernel,
-                layer.strides,
-                "valid" if causal else layer.padding,
-                layer.dilation_rate,
-            )
-            for part, part_kernel in parts
-        ]
-        return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1)
+    def convolution(padding: str) -> Callable[[Any, Any], Any]:
+        def apply(inputs: Any, kernel: Any) -> Any:
+            if padding == "causal":
+                before = layer.dilation_rate[0] * (size[0] - 1)
+                inputs = ops.pad(inputs, [(0, 0), (before, 0), (0, 0)])
+            parts = zip(_split(inputs, layer.groups), _split(kernel, layer.groups))
+            outputs = [
+                kernels.conv(
+                    part,
+                    part_kernel,
+                    layer.strides,
+                    "valid" if padding == "causal" else padding,
+                    layer.dilation_rate,
+                )
+                for part, part_kernel in parts
+            ]
+            return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1)
+
+        return apply
 
     window = window_of(layer, emit.shape(node), size, layer.strides, layer.dilation_rate)
     # The gradient of what `kernels` does on a GPU takes several times the memory.
@@ -45,21 +47,27 @@ def _convolution(layer: Any, emit: Emitter, node: int) -> int:
     explicit = max(layer.dilation_rate) == 1 and not gradient
     lengths = [emit.shape(node)[axis] for axis in window.axes]
 
-    def transposed(outputs: Any, kernel: Any) -> Any:
-        parts = zip(_split(outputs, layer.groups), _split(kernel, layer.groups))
-        inputs = [_transposed(*part, layer.strides, window.offset, lengths) for part in parts]
-        return inputs[0] if len(inputs) == 1 else ops.concatenate(inputs, axis=-1)
+    def transposition(whole: bool) -> Callable[[Any, Any], Any] | None:
+        def transposed(outputs: Any, kernel: Any) -> Any:
+            places = [(n - 1) * s + k for n, s, k in zip(outputs.shape[1:], layer.strides, size)]
+            seen = (window.offset, lengths) if whole else ([0] * len(size), places)
+            parts = zip(_split(outputs, layer.groups), _split(kernel, layer.groups))
+            inputs = [_transposed(*part, layer.strides, *seen) for part in parts]
+            return inputs[0] if len(inputs) == 1 else ops.concatenate(inputs, axis=-1)
+
+        return transposed if explicit else None
 
     return weighted(
         layer,
         emit,
         node,
-        apply,
+        convolution(layer.padding),
         lambda: layer.kernel,
         math.prod(size) * nb_channels,
         math.prod(size) * nb_filters,
         window,
-        transposed=transposed if explicit else None,
+        transposed=transposition(whole=True),
+        patchwise=(convolution("valid"), transposition(whole=False)),
     )
 
 
@@ -135,14 +143,25 @@ def _separable_convolution(layer: Any, emit: Emitter, node: int) -> int:
 def _depthwise(layer: Any, emit: Emitter, node: int, kernel: Callable[[], Any], last: bool) -> int:
     *size, _, multiplier = kernel().shape
 
-    def apply(inputs: Any, kernel: Any) -> Any:
-        return kernels.depthwise_conv(
-            inputs, kernel, layer.strides, layer.padding, layer.dilation_rate
+    def convolution(padding: str) -> Callable[[Any, Any], Any]:
+        return lambda inputs, kernel: kernels.depthwise_conv(
+            inputs, kernel, layer.strides, padding, layer.dilation_rate
         )
 
     window = window_of(layer, emit.shape(node), size, layer.strides, layer.dilation_rate)
     nb_terms = math.prod(size)
-    return weighted(layer, emit, node, apply, kernel, nb_terms, nb_terms * multiplier, window, last)
+    return weighted(
+        layer,
+        emit,
+        node,
+        convolution(layer.padding),
+        kernel,
+        nb_terms,
+        nb_terms * multiplier,
+        window,
+        last,
+        patchwise=(convolution("valid"), None),
+    )
 
 
 @register(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)

@@ -12,7 +12,7 @@ from keras import layers, ops
 from xcertify.bounds.graph.activations import limit
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.multivariate import Largest, Product
-from xcertify.bounds.graph.operations import Affine, Elementwise, Window
+from xcertify.bounds.graph.operations import Affine, Elementwise, Scaled, Window
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError
@@ -130,7 +130,7 @@ def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
     for other in others:
         first = emit(Product(), first, other)
     for constant in constants:
-        first = _scaled(emit, first, constant.read, constant.weight_error)
+        first = emit(Scaled(constant.read, weight_error=constant.weight_error), first)
     return first
 
 
@@ -143,7 +143,7 @@ def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:
             f"than 0 below the line."
         )
     factor = lambda: 1 / ops.cast(divisor.read(), "float64")  # noqa: E731
-    return _scaled(emit, first, factor, max(divisor.weight_error, 2))
+    return emit(Scaled(factor, weight_error=max(divisor.weight_error, 2)), first)
 
 
 def _number(emit: Emitter, node: int) -> float | None:
@@ -152,18 +152,6 @@ def _number(emit: Emitter, node: int) -> float | None:
     if constant is None or not constant.fixed or constant.values.size != 1:
         return None
     return float(constant.values.item())
-
-
-def _scaled(emit: Emitter, node: int, factor: Callable[[], Any], weight_error: int) -> int:
-    operation = Affine(
-        ops.multiply,
-        weights=lambda: (factor(),),
-        nb_terms=1,
-        nb_terms_back=1,
-        weight_error=weight_error,
-        window=Window(),
-    )
-    return emit(operation, node)
 
 
 def _limited(emit: Emitter, nodes: Sequence[int], below: bool) -> int | None:

@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.multivariate import Standardization
-from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Window
+from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Scaled
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError
@@ -28,16 +28,8 @@ def _scale_and_shift(
     learned: bool = True,
 ) -> int:
     """``scale * x + shift`` with computed, broadcast factors."""
-    operation = Affine(
-        ops.multiply,
-        weights=lambda: (scale(),),
-        bias=shift,
-        bias_size=shift_size,
-        nb_terms=1,
-        nb_terms_back=1,
-        weight_error=weight_error,
-        window=Window(),
-        learned=learned,
+    operation = Scaled(
+        scale, bias=shift, bias_size=shift_size, weight_error=weight_error, learned=learned
     )
     return emit(operation, node)
 

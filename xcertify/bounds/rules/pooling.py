@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from keras import layers, ops
 
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.multivariate import Largest
-from xcertify.bounds.graph.operations import Affine
+from xcertify.bounds.graph.operations import Affine, Scaled
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import channel_axis, spatial_axes, window_of, windows_of
 
@@ -19,28 +20,31 @@ from xcertify.bounds.rules.windows import channel_axis, spatial_axes, window_of,
 def _average_pooling(layer: Any, emit: Emitter, node: int) -> int:
     shape = emit.shape(node)
     axes = spatial_axes(layer, shape)
-    parts = [
-        windows_of(shape, (axis,), (size,), (stride,), layer.padding)
-        for axis, size, stride in zip(axes, layer.pool_size, layer.strides)
-    ]
-
-    def totals(inputs: Any) -> Any:
-        for part in parts:  # one axis after the other; TensorFlow pools in float32 alone
-            inputs = ops.sum(part(inputs), axis=-1)
-        return inputs
-
-    # Entries beyond the border do not count.
-    share = 1 / np.asarray(totals(np.ones((1, *shape))), dtype="float64")[0]
     nb_terms = math.prod(layer.pool_size)
-    average = Affine(
-        lambda inputs, share: totals(inputs) * share,
-        weights=lambda: (share,),
-        nb_terms=nb_terms + 1,
-        nb_terms_back=nb_terms + 1,
-        weight_error=2,
+
+    def total(padding: str) -> Callable[[Any], Any]:
+        parts = [
+            windows_of((axis,), (size,), (stride,), padding)
+            for axis, size, stride in zip(axes, layer.pool_size, layer.strides)
+        ]
+
+        def totals(inputs: Any) -> Any:
+            for part in parts:  # one axis after the other; TensorFlow pools in float32 alone
+                inputs = ops.sum(part(inputs), axis=-1)
+            return inputs
+
+        return totals
+
+    totals = Affine(
+        total(layer.padding),
+        nb_terms=nb_terms,
+        nb_terms_back=nb_terms,
         window=window_of(layer, shape, layer.pool_size, layer.strides),
+        patchwise=Affine(total("valid")),
     )
-    return emit(average, node)
+    # Entries beyond the border do not count.
+    share = 1 / np.asarray(totals.apply(np.ones((1, *shape))), dtype="float64")[0]
+    return emit(Scaled(lambda: share, weight_error=2), emit(totals, node))
 
 
 @register(
@@ -61,12 +65,13 @@ def _global_average(layer: Any, emit: Emitter, node: int) -> int:
 def _max_pooling(layer: Any, emit: Emitter, node: int) -> int:
     shape = emit.shape(node)
     axes = spatial_axes(layer, shape)
-    windows = windows_of(shape, axes, layer.pool_size, layer.strides, layer.padding)
+    windows = windows_of(axes, layer.pool_size, layer.strides, layer.padding)
+    patchwise = Affine(windows_of(axes, layer.pool_size, layer.strides, "valid"))
     valid = np.asarray(windows(np.ones((1, *shape), "float32")))[0] > 0
     uses = math.prod(math.ceil(k / s) for k, s in zip(layer.pool_size, layer.strides))
     window = window_of(layer, shape, layer.pool_size, layer.strides)
-    node = emit(Affine(windows, nb_terms_back=uses, window=window), node)
-    return emit(Largest(None if valid.all() else valid), node)
+    laid = Affine(windows, nb_terms_back=uses, window=window, patchwise=patchwise)
+    return emit(Largest(None if valid.all() else valid), emit(laid, node))
 
 
 @register(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D)

@@ -43,7 +43,9 @@ def _zero_padding(layer: Any, emit: Emitter, node: int) -> int:
         (1,) * len(axes),
         tuple(before for before, _ in amounts),
     )
-    return emit(Affine(lambda inputs: ops.pad(inputs, pads), window=shift), node)
+    patchwise = Affine(lambda inputs: inputs)
+    padding = Affine(lambda inputs: ops.pad(inputs, pads), window=shift, patchwise=patchwise)
+    return emit(padding, node)
 
 
 @register(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
@@ -56,7 +58,8 @@ def _cropping(layer: Any, emit: Emitter, node: int) -> int:
         (1,) * len(axes),
         tuple(-before for before, _ in amounts),
     )
-    return emit(Affine(layer.call, window=shift), node)
+    patchwise = Affine(lambda inputs: inputs)
+    return emit(Affine(layer.call, window=shift, patchwise=patchwise), node)
 
 
 def _amounts(amounts: Any, rank: int) -> list[tuple[int, int]]:

@@ -30,12 +30,13 @@ def weighted(
     window: Window | None = None,
     last: bool = True,
     transposed: Callable[..., Any] | None = None,
+    patchwise: tuple[Callable[..., Any], Callable[..., Any] | None] | None = None,
     kind: type[Affine] = Affine,
 ) -> int:
     """An affine operation with a kernel and, if it is the `last` of the layer, bias and activation.
 
-    `apply` and `transposed` take tensors with the channels last; the layer's own format is kept
-    outside.
+    Functions take tensors with the channels last; the layer's own format is kept outside.
+    `patchwise` is what `apply` and `transposed` are without a border, see `Operation.on_patches`.
     """
     if getattr(layer, "quantization_mode", None) is not None:
         raise UnsupportedLayerError(
@@ -43,14 +44,18 @@ def weighted(
             f"({layer.quantization_mode}); bound the model before its quantization."
         )
     use_bias = last and layer.use_bias
+    weights = lambda: (kernel(),)  # noqa: E731
+    given = (apply, transposed, *(patchwise or (None, None)))
+    apply, transposed, *inside = (f and _in_format(layer, f) for f in given)
     operation = kind(
-        _in_format(layer, apply),
-        weights=lambda: (kernel(),),
+        apply,
+        weights=weights,
         bias=_bias(layer) if use_bias else None,
         nb_terms=nb_terms,
         nb_terms_back=nb_terms_back,
         window=window,
-        transposed=transposed and _in_format(layer, transposed),
+        patchwise=patchwise and Affine(inside[0], weights=weights, transposed=inside[1]),
+        transposed=transposed,
         learned=True,
     )
     node = emit(operation, node)

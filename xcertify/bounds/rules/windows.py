@@ -68,31 +68,44 @@ def border(length: int, width: int, stride: int, padding: str) -> tuple[int, int
 
 
 def windows_of(
-    shape: tuple[int, ...],
-    axes: tuple[int, ...],
-    size: Sequence[int],
-    strides: Sequence[int],
-    padding: str,
+    axes: tuple[int, ...], size: Sequence[int], strides: Sequence[int], padding: str
 ) -> Callable[[Any], Any]:
     """A function that lays the entries of every pooling window along a new last axis.
 
     Entries beyond the border are 0.
     """
-    pads = [(0, 0)] * (len(shape) + 1)
-    counts = []
-    for axis, width, stride in zip(axes, size, strides):
-        length = shape[axis - 1]
-        pads[axis] = border(length, width, stride, padding)
-        counts.append((length + sum(pads[axis]) - width) // stride + 1)
 
     def windows(inputs: Any) -> Any:
+        rank = len(inputs.shape)
+        pads, counts = [(0, 0)] * rank, []
+        for axis, width, stride in zip(axes, size, strides):
+            length = inputs.shape[axis]
+            pads[axis] = border(length, width, stride, padding)
+            counts.append((length + sum(pads[axis]) - width) // stride + 1)
         padded = ops.pad(inputs, pads) if any(pad != (0, 0) for pad in pads) else inputs
+        if tuple(size) == tuple(strides):
+            return _tiles(padded, axes, size, counts)
         parts = []
         for offsets in itertools.product(*map(range, size)):
-            index = [slice(None)] * len(pads)
+            index = [slice(None)] * rank
             for axis, offset, stride, count in zip(axes, offsets, strides, counts):
                 index[axis] = slice(offset, offset + (count - 1) * stride + 1, stride)
             parts.append(padded[tuple(index)])
         return ops.stack(parts, axis=-1)
 
     return windows
+
+
+def _tiles(inputs: Any, axes: Sequence[int], size: Sequence[int], counts: Sequence[int]) -> Any:
+    """The same for windows side by side: nothing but a change of shape."""
+    rank = len(inputs.shape)
+    index, shape = [slice(None)] * rank, [[length] for length in inputs.shape]
+    for axis, width, count in zip(axes, size, counts):
+        index[axis] = slice(0, width * count)
+        shape[axis] = [count, width]
+    flat = [-1, *(length for lengths in shape[1:] for length in lengths)]
+    tiles = ops.reshape(inputs[tuple(index)], flat)
+    inner = [axis + sum(a < axis for a in axes) + 1 for axis in axes]
+    outer = [axis for axis in range(len(flat)) if axis not in inner]
+    tiles = ops.transpose(tiles, (*outer, *inner))
+    return ops.reshape(tiles, (-1, *(lengths[0] for lengths in shape[1:]), math.prod(size)))

@@ -1,0 +1,83 @@
+"""How far the rows of inner tensors go back: a dial between crown-ibp and crown.
+
+A row of an inner tensor may stop after so many nonlinear layers and be closed by the intervals of
+the tensor that it has reached, which are proved, too. Bounds of 0 layers are those of crown-ibp.
+"""
+
+from __future__ import annotations
+
+import math
+
+from xcertify.bounds.graph.graph import Graph
+from xcertify.bounds.graph.operations import Affine, Elementwise
+from xcertify.bounds.propagation.routes import Patches, Route, patch_routes
+
+Depth = int | None
+
+LARGEST_WORK = 2e11  # of "auto", for one sample: some seconds of a processor
+_ENTRYWISE = 300.0  # what a nonlinear step costs for each coefficient, in products
+
+
+def ends_of(graph: Graph, start: int, depth: Depth) -> set[int]:
+    """Nonlinear nodes that are more than `depth` nonlinear layers before a node."""
+    if depth is None:
+        return set()
+    layers = {start: 0}
+    for index in reversed(graph.ancestors([start])):
+        node = graph.nodes[index]
+        layers[index] += not node.operation.exact_affine
+        for parent in node.parents:
+            layers[parent] = max(layers.get(parent, 0), layers[index])
+    nonlinear = (i for i in layers if not graph.nodes[i].operation.exact_affine)
+    return {index for index in nonlinear if layers[index] > depth and not graph.nodes[index].is_input}
+
+
+def inner_tensors(graph: Graph, targets: list[int]) -> set[int]:
+    """Affine nodes whose entries rows are started from: inputs of nonlinear ones."""
+    found = set()
+    for index in graph.ancestors(targets):
+        if not graph.nodes[index].operation.exact_affine:
+            found |= {source_of(graph, parent)[0] for parent in graph.nodes[index].parents}
+    return {i for i in found if graph.nodes[i].operation.exact_affine}
+
+
+def source_of(graph: Graph, index: int) -> tuple[int, list[int]]:
+    """Where the entries of a tensor come from, one each, and the nodes between, from there on.
+
+    Back through what only moves entries, and through activations.
+    """
+    between: list[int] = []
+    operation = graph.nodes[index].operation
+    while operation.only_moves or isinstance(operation, Elementwise):
+        between.insert(0, index)
+        (index,) = graph.nodes[index].parents
+        operation = graph.nodes[index].operation
+    return index, between
+
+
+def work(graph: Graph, targets: list[int], depth: Depth) -> float:
+    """Products for one sample if all entries of all inner tensors have a row of this depth."""
+    total = 0.0
+    for start in inner_tensors(graph, targets):
+        route = Route(graph, start, ends_of(graph, start, depth))
+        if not any(not graph.nodes[i].operation.exact_affine for i in route.passed):
+            continue  # intervals are as good
+        patches = patch_routes(route)
+        seen = route if patches is None else Patches(patches, [])
+        row = 0.0
+        for index in route.passed:
+            operation, size = graph.nodes[index].operation, math.prod(seen.shape(index))
+            terms = operation.nb_terms if isinstance(operation, Affine) else 0
+            row += size * (_ENTRYWISE if not operation.exact_affine else terms)
+        total += 2 * row * math.prod(graph.nodes[start].shape)
+    return total
+
+
+def choose_depth(graph: Graph, targets: list[int]) -> Depth:
+    """The largest depth whose work is at most `LARGEST_WORK`; None where that is all layers."""
+    if work(graph, targets, None) <= LARGEST_WORK:
+        return None
+    depth = 0
+    while work(graph, targets, depth + 1) <= LARGEST_WORK:
+        depth += 1
+    return depth
