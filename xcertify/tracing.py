@@ -23,6 +23,34 @@ def graph_of(function: Callable, **settings: Any) -> tf.types.experimental.Polym
     return tf.function(partial(function), **settings)
 
 
+def repeat(
+    body: Callable[..., tuple], nb_steps: Any, state: tuple, stop: Callable[..., Any] | None = None
+) -> tuple:
+    """State behind the loop ``for step in range(nb_steps): state = body(step, *state)``.
+
+    In a graph it is a loop of the graph. AutoGraph makes one of such lines as well; to rewrite them
+    and all that they call takes it some seconds, more than all the rest of a small network's graph.
+
+    Parameters
+    ----------
+    body, state
+        Tensors (or tuples of such) go in and come out, of the same shapes.
+    nb_steps
+        A number or a tensor.
+    stop
+        Of a state: whether no further step is needed, a scalar tensor of bool.
+    """
+
+    def goes_on(step: tf.Tensor, state: tuple) -> tf.Tensor:
+        more = step < nb_steps
+        return more if stop is None else tf.logical_and(more, tf.logical_not(stop(*state)))
+
+    _, found = tf.while_loop(
+        goes_on, lambda step, state: (step + 1, body(step, *state)), (tf.constant(0), state)
+    )
+    return found
+
+
 def traced(function: Callable, **settings: Any) -> Callable:
     """`graph_of` a function that a user's model is part of.
 

@@ -19,7 +19,7 @@ from xcertify.logits import logits_of, two_classes
 from xcertify.regions import Region, refuse_other_regions
 from xcertify.settings import Settings
 from xcertify.targets import target_classes
-from xcertify.tracing import traced
+from xcertify.tracing import repeat, traced
 
 Objective = Callable[[tf.Tensor, tf.Tensor], Any]
 # (points, classes, aims, samples) -> what is sought, and what is climbed to find it, (B,) each
@@ -269,7 +269,11 @@ class PGD(Settings):
         ]
         return self._derive(
             (shape, dtype, norm),
-            lambda: traced(partial(ascend, self._values, norm), input_signature=signature),
+            lambda: traced(
+                partial(ascend, self._values, norm),
+                input_signature=signature,
+                autograph=self.objective is not None,  # which may have conditions and loops
+            ),
         )
 
     def _values(
@@ -318,14 +322,12 @@ def ascend(
     stop_above
         Stop once every value is larger.
     """
-    best = points, tf.fill([tf.shape(points)[0]], -math.inf)
-    for step in tf.range(steps + 1):  # the last one only looks at where the others led
+
+    def step_up(step: tf.Tensor, points: tf.Tensor, best: tuple) -> tuple:
         with tf.GradientTape() as tape:
             tape.watch(points)
             value, climbed = values_at(points, classes, aims, samples)
         best = keep_better(best, (points, value))
-        if tf.reduce_all(best[1] > stop_above):
-            break
         gradient = tape.gradient(climbed, points)
         if gradient is None:
             raise ValueError(
@@ -335,7 +337,15 @@ def ascend(
         direction = steepest(gradient, points, lower, upper, radius, norm)
         length = step_size * (1 - tf.cast(step / tf.maximum(steps, 1), step_size.dtype))
         points = points + length * direction
-        points = project(points, center, lower, upper, radius, norm)
+        return project(points, center, lower, upper, radius, norm), best
+
+    start = points, (points, tf.fill([tf.shape(points)[0]], -math.inf))
+    _, best = repeat(
+        step_up,
+        steps + 1,  # the last one only looks at where the others led
+        start,
+        stop=lambda points, best: tf.reduce_all(best[1] > stop_above),
+    )
     return best
 
 

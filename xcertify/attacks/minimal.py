@@ -34,7 +34,7 @@ from xcertify.models import gradient_by
 from xcertify.regions import Region, as_column, as_norm
 from xcertify.settings import Settings
 from xcertify.targets import target_classes
-from xcertify.tracing import traced
+from xcertify.tracing import repeat, traced
 
 _GROWTH, _LAST_GROWTH = 0.2, 0.001  # how fast a radius grows or shrinks, first and last
 _LAST_STEP = 0.01  # of the radius
@@ -217,6 +217,7 @@ class MinimalPerturbation(Settings):
             lambda: traced(
                 partial(approach, self.model, self._logits, self.norm),
                 input_signature=[*[inputs] * 4, numbers, numbers, tf.TensorSpec((), tf.int32)],
+                autograph=False,
             ),
         )
         found, changed = loop(
@@ -259,9 +260,8 @@ def approach(
     """
     free = tf.cast(upper > lower, center.dtype)
     largest_radius = lengths(tf.maximum(upper - center, center - lower), norm)  # (B,)
-    radius = tf.zeros_like(largest_radius)
-    best = center, tf.fill(tf.shape(radius), tf.constant(-math.inf, center.dtype))
-    for step in tf.range(steps + 1):  # the last one only looks at where the others led
+
+    def step_near(step: tf.Tensor, points: tf.Tensor, radius: tf.Tensor, best: tuple) -> tuple:
         largest, climbed, gradient, slack = _margins_at(model, logits, points, classes, aims)
         changed = largest > slack
         distance = lengths(points - center, norm)
@@ -285,8 +285,12 @@ def approach(
             low, high = tf.maximum(lower, center - reach), tf.minimum(upper, center + reach)
         direction = steepest(gradient, points, low, high, reach, norm)
         points = points + (fade + _LAST_STEP) * direction
-        points = project(points, center, low, high, reach, norm)
+        return project(points, center, low, high, reach, norm), radius, best
 
+    radius = tf.zeros_like(largest_radius)
+    best = center, tf.fill(tf.shape(radius), tf.constant(-math.inf, center.dtype))
+    # the last step only looks at where the others led
+    *_, best = repeat(step_near, steps + 1, (points, radius, best))
     slack = _margins_at(model, logits, best[0], classes, aims)[-1]
     points = _bisect(logits, center, best[0], classes, aims, slack)
     # the sum may have been rounded out of the box
@@ -305,14 +309,15 @@ def _bisect(
 
     Where the margin is larger than `slack` (B,), as it is at the points.
     """
-    inside = tf.zeros([tf.shape(center)[0]], center.dtype)
-    outside = tf.ones_like(inside)
-    for _ in tf.range(_NB_HALVINGS):
+
+    def halve(_: tf.Tensor, inside: tf.Tensor, outside: tf.Tensor) -> tuple:
         middle = (inside + outside) / 2
         tried = center + per_sample(middle, points) * (points - center)
         changed = margins(two_classes(logits(tried)), classes, aims)[0] > slack
-        inside = tf.where(changed, inside, middle)
-        outside = tf.where(changed, middle, outside)
+        return tf.where(changed, inside, middle), tf.where(changed, middle, outside)
+
+    inside = tf.zeros([tf.shape(center)[0]], center.dtype)
+    _, outside = repeat(halve, _NB_HALVINGS, (inside, tf.ones_like(inside)))
     first = center + per_sample(outside, points) * (points - center)
     return tf.where(per_sample(outside < 1, points), first, points)
 
