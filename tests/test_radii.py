@@ -10,6 +10,7 @@ from xcertify.radii import (
     ContradictionError,
     Interval,
     RadiusSearch,
+    class_radii,
     compare_bounds,
     compare_radii,
     keeps_class,
@@ -85,6 +86,69 @@ def test_a_search_rises_from_what_is_known_until_the_tolerance():
     np.testing.assert_allclose(of_second[0], min(2 * 0.2, np.sqrt(0.2)))
     of_first = [float(r[s == 0][0]) for s, r in tried if (s == 0).any()]
     np.testing.assert_allclose(of_first[0], 1e-3)
+
+
+@pytest.mark.parametrize("low", [0.0, 0.25])
+def test_values_lead_to_the_same_radii_in_fewer_tests(low):
+    curves = [
+        lambda r: -1.15 + 2 * r**2 + 9 * r**3,  # as bounds grow
+        lambda r: -1 + 3 * r,
+        lambda r: -1 + 0.1 * np.exp(9 * r),
+        lambda r: -1 + 0.4 * r,  # holds up to the end
+        lambda r: np.where(r > 0.4, np.inf, -1 + r),
+        lambda r: -2 + 3 * np.sqrt(r),
+        lambda r: -1e-3 + 1e3 * max(r - 0.25, 0) ** 4,
+        lambda r: 1.0 + r,  # holds nowhere
+    ]
+    ends = np.linspace(0.6, 1, len(curves))
+
+    def search(values=None):
+        found = RadiusSearch(low, ends, nb_halvings=9, linear=True, values=values, test_high="last")
+        nb_tests = np.zeros(len(curves), int)
+        for samples, radii in found:
+            at = np.array([float(curves[n](r)) for n, r in zip(samples, radii)])
+            nb_tests[samples] += 1
+            found.answer(at < 0, at)
+        return found, nb_tests
+
+    halved, nb_halved = search()
+    led, nb_led = search(np.array([float(curve(low)) for curve in curves]))
+    np.testing.assert_allclose(led.held, halved.held, rtol=1e-12)
+    np.testing.assert_allclose(led.broken, halved.broken, rtol=1e-12)
+    assert (nb_led <= nb_halved + 3).all()
+    assert (nb_led[:4] <= 6).all()
+    assert (nb_halved[:3] == 9).all()
+
+
+def test_values_that_say_nothing_leave_a_bisection():
+    search = RadiusSearch(np.zeros(1), 1.0, nb_halvings=4, linear=True, values=np.full(1, np.nan))
+    tried = []
+    for _, radii in search:
+        tried.append(float(radii[0]))
+        search.answer(radii < 0.3, np.full(1, np.inf))
+    assert tried == [0.5, 0.25, 0.375, 0.3125]
+    assert search.held == [0.25]
+
+
+@pytest.mark.parametrize("nb_logits", [1, 3])
+def test_radii_of_classes_are_those_of_a_bisection(nb_logits):
+    model = sequential((4,), keras.layers.Dense(6, "relu"), keras.layers.Dense(nb_logits))
+    inputs = np.random.default_rng(0).normal(size=(5, 4))
+    logits = np.asarray(model(inputs))
+    classes = logits.argmax(axis=1) if nb_logits > 1 else (logits[:, 0] > 0).astype(int)
+    classes[4] = 1 - classes[4] if nb_logits == 1 else (classes[4] + 1) % 3
+    verifier, ends = Verifier(model), np.array([2.0, 0.5, 1.0, 0.0, 1.0])
+
+    def region_at(samples, radii):
+        return Ball(inputs[samples], radii[:, None])
+
+    found = class_radii(verifier, region_at, classes, ends, 8)
+    search = RadiusSearch(0.0, ends, nb_halvings=8, linear=True, test_high="last")
+    for samples, radii in search:
+        search.answer(keeps_class(verifier, region_at(samples, radii), classes[samples]))
+    np.testing.assert_allclose(found, search.held, rtol=1e-12)
+    assert (found[:3] > 0).all()
+    np.testing.assert_array_equal(found[3:], 0)
 
 
 def test_an_answer_is_due_after_each_test():

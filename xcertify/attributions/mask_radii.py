@@ -6,7 +6,7 @@ import numpy as np
 
 from xcertify.bounds import Verifier
 from xcertify.masks import kept_region
-from xcertify.radii import RadiusSearch, keeps_class
+from xcertify.radii import class_radii
 from xcertify.regions import Ball, Region, valid_range
 
 
@@ -36,7 +36,7 @@ def proved_radii(
     ends
         (N,): the largest radius that is tested.
     nb_halvings
-        Of the bisection between 0 and the end.
+        Radii are exact to the end divided by two to this power.
 
     Returns
     -------
@@ -51,8 +51,8 @@ def proved_radii(
     if clip is not None:  # up to where attacks go, in float32
         clip = valid_range(clip, region.shape, np.float32)
     inputs = Ball(region.center.astype(np.float64), 0.0, region.norm, clip)
-    search = RadiusSearch(0.0, ends, nb_halvings=nb_halvings, linear=True, test_high="last")
-    for some, radii in search:
-        kept = kept_region(inputs[some].resized(radii), masks[some], neutral)
-        search.answer(keeps_class(verifier, kept, classes[some]))
-    return search.held
+
+    def region_at(some: np.ndarray, radii: np.ndarray) -> Region:
+        return kept_region(inputs[some].resized(radii), masks[some], neutral)
+
+    return class_radii(verifier, region_at, classes, ends, nb_halvings)

@@ -17,7 +17,7 @@ from xcertify.logits import logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.explanations import as_explanations, importance_ranks
 from xcertify.models import refuse_channels_first
-from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
+from xcertify.radii import Interval, class_radii, compare_radii
 from xcertify.regions import Ball, Box, Region, as_column, as_norm, describe_ball, valid_range
 from xcertify.targets import target_classes
 
@@ -227,11 +227,11 @@ def _proved_radii(
     nb_halvings: int,
 ) -> np.ndarray:
     """Largest radii (J,) up to `ends` (J,) within which no class can change; `held` (J, *shape)."""
-    search = RadiusSearch(0.0, ends, nb_halvings=nb_halvings, linear=True, test_high="last")
-    for some, radii in search:
-        region = balls[some].resized(radii).fix(held[some])
-        search.answer(keeps_class(verifier, region, classes[some]))
-    return search.held
+
+    def region_at(some: np.ndarray, radii: np.ndarray) -> Region:
+        return balls[some].resized(radii).fix(held[some])
+
+    return class_radii(verifier, region_at, classes, ends, nb_halvings)
 
 
 def _feature_counts(fractions: Sequence[float], nb_features: int) -> np.ndarray:
@@ -316,8 +316,8 @@ class RobustnessSr(Metric):
     method
         Method of the `Verifier`.
     nb_halvings
-        Steps of the bisection for the certified radius: it is exact to the attacked distance
-        divided by two to this power.
+        Of the search for the certified radius: it is exact to the attacked distance divided by two
+        to this power.
     seed
         Of the tie rule (equal attributions are ranked in one random order) and of the attack.
     verbose
