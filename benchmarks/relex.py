@@ -2,6 +2,7 @@
 
     python benchmarks/relex.py --data-dir tfds
     python benchmarks/relex.py --data-dir tfds --nb-images 20 --epsilons 2 8
+    python benchmarks/relex.py --only digits
 
 For each data set a standard and an adversarially trained CNN are trained. The first test images are
 attacked (untargeted, PGD, l_inf, within [0, 1]); all methods explain the class that the network
@@ -31,7 +32,7 @@ from xcertify import attributions
 from xcertify.attacks import PGD, input_gradient, targeted_map_attack, top_k_attack
 from xcertify.attributions import RelEx
 from xcertify.commands.networks import accuracy, convolutional_net, fit, predict
-from xcertify.datasets import load
+from xcertify.datasets import load, load_digits
 from xcertify.metrics import (
     ClassRetrieval,
     FeatureRelevance,
@@ -81,10 +82,15 @@ def main() -> None:
     parser.add_argument("--epsilons", nargs="+", type=float, default=[1, 2, 4, 8], help="of 255")
     parser.add_argument("--nb-epochs", type=int, default=10)
     parser.add_argument("--models", type=Path, help="folder of networks: kept, not trained again")
-    parser.add_argument("--only", choices=["quality", "cost"], help="default: both")
+    parser.add_argument(
+        "--only", choices=["quality", "cost", "digits"], help="default: quality and cost"
+    )
     parser.add_argument("--output", type=Path, help="folder for pictures; default: none are drawn")
     arguments = parser.parse_args()
     tf.get_logger().setLevel("ERROR")  # many networks are traced in one process
+    if arguments.only == "digits":
+        cost_of_digits()
+        return
     start = time.perf_counter()
     if arguments.only != "quality":
         memory()  # first: a peak shows nothing below an earlier one
@@ -344,13 +350,74 @@ def cost(train: tuple[np.ndarray, np.ndarray], images: np.ndarray) -> None:
         ],
     }
     for name, way in ways.items():
-        start, cpu_start = time.perf_counter(), time.process_time()
-        way()
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        seconds = timed(way)
         if "eager" in name:
-            seconds, cpu_seconds = 10 * seconds, 10 * cpu_seconds
-            name = f"{name} (every tenth, times ten)"
-        print(f"{name}: {seconds:.1f} s, {cpu_seconds:.1f} s of processor time", flush=True)
+            seconds, name = 10 * seconds, f"{name} (every tenth, times ten)"
+        note(name, seconds)
+
+
+def cost_of_digits() -> None:
+    """Time of 20 digits on a CNN with global pooling, beside that of its plain passes."""
+    convolution = partial(keras.layers.Conv2D, padding="same", activation="relu")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            *[convolution(8, 3), convolution(8, 3), keras.layers.MaxPooling2D()],
+            *[convolution(16, 3), convolution(16, 3), keras.layers.GlobalAveragePooling2D()],
+            keras.layers.Dense(10),
+        ]
+    )
+    images, labels = load_digits()
+    fit(model, images, labels)
+    images = images[::250]
+    labels = predict(model, images)
+    explainer = RelEx(model, tolerance=0, clip=(0.0, 1.0))
+    print(f"## {len(images)} digits, 50 steps, 50 copies\n")
+    note("first call, two images", timed(lambda: explainer.masks(images[:2], labels[:2])))
+    floor = plain_passes(model, images, labels, 2 * 50 * 50)
+    floor()
+    for _ in range(2):
+        note("masks, tolerance=0", timed(lambda: explainer.masks(images, labels)))
+        note("as many passes of the plain network, and back", timed(floor))
+    masks = RelEx(model).masks(images, labels)
+    for name in ("certify, first call", "certify"):
+        note(name, timed(lambda: explainer.certify(images, labels, masks)))
+
+
+def plain_passes(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, nb_each: int
+) -> Callable[[], object]:
+    """Passes of a network and gradients by its inputs, as often for each image, of 500 at once."""
+    points = np.repeat(images, 500 // len(images), axis=0)
+    classes = np.repeat(labels, 500 // len(images))
+    nb_calls = nb_each * len(images) // len(points)
+
+    @tf.function
+    def passes(points: tf.Tensor, classes: tf.Tensor, nb_calls: tf.Tensor) -> tf.Tensor:
+        total = tf.zeros_like(points)
+        for _ in tf.range(nb_calls):
+            moved = points + 1e-9 * total  # other inputs each time
+            with tf.GradientTape() as tape:
+                tape.watch(moved)
+                value = tf.reduce_sum(tf.gather(model(moved), classes, batch_dims=1))
+            total += tape.gradient(value, moved)
+        return total
+
+    passes(tf.constant(points), tf.constant(classes), tf.constant(1))
+    return lambda: passes(tf.constant(points), tf.constant(classes), tf.constant(nb_calls)).numpy()
+
+
+def timed(way: Callable[[], object]) -> np.ndarray:
+    """Wall time and processor time of a call, (2,), in seconds."""
+    start = np.array([time.perf_counter(), time.process_time()])
+    way()
+    return np.array([time.perf_counter(), time.process_time()]) - start
+
+
+def note(name: str, seconds: np.ndarray) -> None:
+    """Print a line of what a way costs."""
+    print(f"{name}: {seconds[0]:.1f} s, {seconds[1]:.1f} s of processor time", flush=True)
 
 
 def memory() -> None:
