@@ -67,30 +67,32 @@ def adversarial_points(model: keras.Model, region: Region, nb_random: int, seed:
     share = generator.random((nb_random, *center.shape))
     corners = np.where(generator.random((nb_random, *center.shape)) < 0.5, lower, upper)
     points = [lower + share * (upper - lower), corners, center[None], lower[None], upper[None]]
-    size = int(np.prod(model.output_shape[1:]))
-    for output in range(min(size, 6)):
-        for sign in (-1.0, 1.0):
-            point = center
-            for step in range(3):
-                gradient = sign * _gradient(model, point, output)
-                corner = np.where(gradient > 0, upper, np.where(gradient < 0, lower, point))
-                points.append(corner[None])
-                length = 1.0 if step else 0.3
-                point = point + length * (corner - point)
-                if np.isfinite(region.norm):
-                    towards = center + gradient * np.max(upper - lower) * 10
-                    points.append(region.project(towards)[None])
+    nb_outputs = min(int(np.prod(model.output_shape[1:])), 6)
+    outputs, signs = np.repeat(np.arange(nb_outputs), 2), np.tile([1.0, -1.0], nb_outputs)
+    point = np.broadcast_to(center, (len(outputs), *center.shape))  # of each output and sign
+    for step in range(3):
+        gradient = _gradients(model, point, outputs, signs)
+        corner = np.where(gradient > 0, upper, np.where(gradient < 0, lower, point))
+        points.append(corner)
+        length = 1.0 if step else 0.3
+        point = point + length * (corner - point)
+        if np.isfinite(region.norm):
+            points.append(region.project(center + gradient * np.max(upper - lower) * 10))
     points = np.concatenate(points).clip(lower, upper)
     return region.project(points) if np.isfinite(region.norm) else points
 
 
-def _gradient(model: keras.Model, points: np.ndarray, output: int) -> np.ndarray:
-    points = tf.constant(points)
+def _gradients(
+    model: keras.Model, points: np.ndarray, outputs: np.ndarray, signs: np.ndarray
+) -> np.ndarray:
+    """Of K outputs (K,), by signs (K,), each at its own points (K, N, *shape)."""
+    flat = tf.constant(points.reshape(-1, *points.shape[2:]))
     with tf.GradientTape() as tape:
-        tape.watch(points)
-        outputs = tf.reshape(model(points, training=False), (len(points), -1))[:, output]
-    gradient = tape.gradient(outputs, points)
-    return np.zeros(points.shape) if gradient is None else gradient.numpy()
+        tape.watch(flat)
+        values = tf.reshape(model(flat, training=False), (*points.shape[:2], -1))
+        chosen = tf.gather(values, outputs, axis=2, batch_dims=1) * signs[:, None]
+    gradient = tape.gradient(chosen, flat)
+    return np.zeros(points.shape) if gradient is None else gradient.numpy().reshape(points.shape)
 
 
 def _verifier(model: keras.Model, method: str, **options) -> Verifier:
