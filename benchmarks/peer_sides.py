@@ -66,8 +66,7 @@ def ours(nb_threads: int) -> Callable[[Task], dict[str, Call]]:
         def call(compile: bool | str) -> Call:
             verifier = Verifier(model, method, compile=compile)
             if task.kind == "outputs":
-                region = Ball(images, task.epsilon)
-                return lambda: _width(*verifier.bound_outputs(region))
+                return lambda: _width(*verifier.bound_outputs(Ball(images, task.epsilon)))
             kind = type("EVA", (EVA,), {"_verifier": verifier})
             settings = {"clip": (0.0, 1.0), "grid_size": GRID, "mode": "exact", "method": method}
             explainer = kind(model, task.epsilon, **settings)

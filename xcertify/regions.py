@@ -432,8 +432,12 @@ def _clip(clip: tuple[Any, Any], center: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _sides(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """Sides in another floating type, never inside the given ones."""
+    lower, upper = np.asarray(lower), np.asarray(upper)
     with np.errstate(over="ignore"):  # infinite is outside, too
-        low, high = np.asarray(lower).astype(dtype), np.asarray(upper).astype(dtype)
+        low, high = lower.astype(dtype), upper.astype(dtype)
+    sides = lower, upper
+    if all(side.dtype.kind == "f" and np.can_cast(side.dtype, dtype) for side in sides):
+        return low, high  # nothing was rounded
     low = np.where(low > lower, np.nextafter(low, low.dtype.type(-np.inf)), low)
     high = np.where(high < upper, np.nextafter(high, high.dtype.type(np.inf)), high)
     return low, high

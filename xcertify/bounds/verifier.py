@@ -187,8 +187,9 @@ class Verifier(Settings):
 
         See `Verifier` for the guarantee and `bound_rows` for parameters and errors.
         """
-        lower, upper = self.bound_rows(region, None, constants)
-        shape = (len(region), *self._engine.output_shape)
+        engine = self._engine
+        lower, upper = self._bound(engine, region, None, constants)
+        shape = (len(region), *engine.output_shape)
         return lower.reshape(shape), upper.reshape(shape)
 
     def bound_rows(
@@ -217,7 +218,11 @@ class Verifier(Settings):
         ValueError
             If the region does not fit the model's input or the rows do not fit its outputs.
         """
-        engine = self._engine
+        return self._bound(self._engine, region, rows, constants)
+
+    def _bound(
+        self, engine: Engine, region: Region, rows: Rows | None, constants: Sequence[Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
         rows = _checked(engine, region, rows, constants)
         compared = engine.compare(region, region.center, constants)
         if self._decomon is not None:
