@@ -51,9 +51,9 @@ class Axis(NamedTuple):
 
 
 AXES = {
-    "depth": Axis("hidden layers of 64", (1, 2, 4, 8, 16), (1, 2)),
-    "neurons": Axis("neurons of 3 layers", (32, 64, 128, 256, 512), (4, 8)),
-    "side": Axis("side of the images", (8, 16, 24, 32, 48), (6, 8)),
+    "depth": Axis("hidden layers of 64", (1, 2, 4, 8), (1, 2)),
+    "neurons": Axis("neurons of 3 layers", (32, 64, 128, 256), (4, 8)),
+    "side": Axis("side of the images", (8, 12, 16, 24, 32), (6, 8)),
     "batch": Axis("images at once", (1, 4, 16, 64), (1, 2)),
     "unstable": Axis("radius", (0.0005, 0.002, 0.008, 0.032), (0.001, 0.01)),
 }
@@ -144,7 +144,7 @@ def measured(axis: str, value: Any, methods: list[str], quick: bool) -> Iterator
         }[method == "gradient"]
         first, (lower, upper) = timed(call)
         times = [timed(call)[0]]
-        while len(times) < 10 and sum(times) < (0.0 if quick else 2.0):
+        while len(times) < 10 and sum(times) < (0.0 if quick else 0.5):
             times.append(timed(call)[0])
         unstable = None
         if axis == "unstable" and method != "gradient":
