@@ -1,15 +1,21 @@
-"""What a first call takes, and the second: compiled, operation by operation, and as it is chosen.
+"""What the first answer takes, and what a graph costs and saves; networks with random weights.
 
-    python benchmarks/first_call.py [dense cnn residual]
+    python benchmarks/first_call.py                          # first answers
+    python benchmarks/first_call.py --graphs [dense cnn residual]
 
-CPU seconds of `Verifier.bound_outputs`, of networks with random weights. "share": what a call takes
-without a graph beyond what it takes with one, as a share of what it takes to make the graph. With
-`compile="auto"` it is made once the shares of all calls, as they are reckoned, add up to 1.
+The first table: CPU seconds for one image, from the constructor on, each in a process of its own,
+and of the same with a new object, which finds what was read and compiled for the first.
+
+The second: CPU seconds of `Verifier.bound_outputs`, compiled, operation by operation, and as it is
+chosen. "share": what a call takes without a graph beyond what it takes with one, as a share of what
+it takes to make the graph. With `compile="auto"` it is made once the shares of all calls, as they
+are reckoned, add up to 1.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
+from xcertify import attributions
 from xcertify.bounds import Verifier
 from xcertify.regions import Ball
 
@@ -57,23 +64,80 @@ def residual() -> keras.Model:
 NETS = {"dense": (dense, 0.01), "cnn": (cnn, 0.01), "residual": (residual, 1 / 255)}
 
 
+# What is asked, of which net, and in how many CPU seconds the answer should be there.
+ANSWERS = (
+    ("Verifier.ibp", "residual", None),
+    ("Verifier.crown-ibp", "residual", 1.0),
+    ("Verifier.crown", "residual", 2.5),
+    ("EVA.explain", "dense", 0.6),
+    ("EVA.certify", "dense", None),
+    ("CORGI.explain", "cnn", None),
+    ("CORGI.certify", "cnn", None),
+    ("CertifiedGradient.explain", "dense", None),
+    ("CertifiedGradient.certify", "dense", None),
+    ("AttributionBound.explain", "dense", None),
+    ("RelEx.explain", "dense", None),
+    ("RelEx.certify", "dense", None),
+)
+
+
 def main() -> None:
-    """Print the table."""
+    """Print a table."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--answer"]:
+        print(answer(*arguments[1:]))
+    elif arguments[:1] == ["--graphs"]:
+        print_graphs(arguments[1:] or [*NETS])
+    else:
+        print_answers()
+
+
+def print_answers() -> None:
+    """The table of first answers."""
+    print("| what | net | first | with a new object | at most |")
+    print("| --- " * 5 + "|")
+    for what, net, target in ANSWERS:
+        command = [sys.executable, __file__, "--answer", what, net]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        print(f"| {what} | {net} | {printed.strip()} | {target or ''} |", flush=True)
+
+
+def answer(what: str, net: str) -> str:
+    """CPU seconds of the first answer in this process, and of the next."""
+    build, epsilon = NETS[net]
+    keras.utils.set_random_seed(0)
+    model = build()
+    image = np.random.default_rng(0).random((1, *model.input_shape[1:]), "float32")
+    model(image)  # TensorFlow starts, and loads its kernels
+    kind, way = what.split(".")
+
+    def ask() -> None:
+        if kind == "Verifier":
+            Verifier(model, way).bound_outputs(Ball(image, epsilon, clip=(0, 1)))
+        else:
+            settings = {"epsilon": epsilon} if kind in ("EVA", "CertifiedGradient") else {}
+            getattr(getattr(attributions, kind)(model, **settings), way)(image)
+
+    return f"{seconds(ask):.2f} | {seconds(ask):.2f}"
+
+
+def print_graphs(names: list[str]) -> None:
+    """The table of what graphs cost and save."""
     print(
         "| net | method | images | graph: first, next | none: first, next | auto: first | share |"
     )
     print("| --- " * 7 + "|")
-    for name in sys.argv[1:] or NETS:
+    for name in names:
         build, epsilon = NETS[name]
-        keras.utils.set_random_seed(0)
-        model = build()
         for nb_images in (1, 8):
             for method in ("ibp", "crown-ibp", "crown"):
-                print(row(name, model, method, nb_images, epsilon), flush=True)
+                print(row(name, build, method, nb_images, epsilon), flush=True)
 
 
-def row(name: str, model: keras.Model, method: str, nb_images: int, epsilon: float) -> str:
+def row(name: str, build: Callable, method: str, nb_images: int, epsilon: float) -> str:
     """One line of the table."""
+    keras.utils.set_random_seed(0)
+    model = build()
     shape = (nb_images, *model.input_shape[1:])
     region = Ball(np.random.default_rng(0).random(shape, "float32"), epsilon, clip=(0, 1))
     found = {}
