@@ -192,12 +192,12 @@ def relaxation(
         of the function at the left (right) end, for ReLU 0 (1).
     """
     points, values = _sample(activation, lower, upper)
-    above = _best_slope(activation, points, values, 1.0)
-    if lower_slope == "adaptive":
-        below = _best_slope(activation, points, values, -1.0)
-    elif lower_slope == "parallel":
+    bent_once = activation.piecewise_linear and len(activation.kinks) == 1
+    best = _best_slopes_at_kink if bent_once else _best_slopes
+    below, above = best(activation, points, values)
+    if lower_slope == "parallel":
         below = above
-    else:
+    elif lower_slope != "adaptive":
         below = activation.derivative(lower if lower_slope == "left" else upper)
     return _proved(activation, points, values, (below, above), dtype)
 
@@ -222,13 +222,18 @@ def opposite_relaxation(
 
 
 def _sample(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
-    """Points (P, ...) of the intervals, their ends first, and the function there."""
+    """Points (P, ...) of the intervals, their ends first, and the function there.
+
+    Of functions of straight pieces a list of P tensors, which are few.
+    """
     inner = [_into(kink, lower, upper) for kink in activation.kinks]
-    if not activation.piecewise_linear:
-        width = upper - lower
-        inner += [lower + width * (i / (_GRID + 1)) for i in range(1, _GRID + 1)]
-    points = ops.stack([lower, upper, *inner])
-    return points, activation.value(points)
+    if activation.piecewise_linear:
+        points = [lower, upper, *inner]
+        return points, [activation.value(point) for point in points]
+    width = upper - lower
+    inner += [lower + width * (i / (_GRID + 1)) for i in range(1, _GRID + 1)]
+    stacked = ops.stack([lower, upper, *inner])
+    return stacked, activation.value(stacked)
 
 
 def _proved(
@@ -236,17 +241,24 @@ def _proved(
 ) -> Relaxation:
     """Lines of the given slopes, below and above the function."""
     found = []
+    size, value_size = (ops.maximum(ops.abs(x[0]), ops.abs(x[1])) for x in (points, values))
     for sign, slope in zip((-1.0, 1.0), slopes):  # a line below f mirrors a line above -f
         slope = ops.cast(ops.cast(slope, dtype), "float64")
-        gap = ops.max(sign * (values - slope * points), axis=0)
+        gap = _largest_gap(points, values, slope, sign)
         if not activation.piecewise_linear:
             gap = ops.maximum(gap, _gap_between(activation, points[0], points[1], slope, sign))
-        size = ops.max(ops.abs(points[:2]), axis=0)
         # Functions such as z * Phi(z) lose digits relative to z, not to their value.
         steepness = ops.abs(slope) + (0.0 if activation.piecewise_linear else 1.0)
-        gap += _SLACK * (ops.max(ops.abs(values[:2]), axis=0) + steepness * size)
+        gap += _SLACK * (value_size + steepness * size)
         found += [ops.cast(slope, dtype), sign * gap]
     return Relaxation(*found)
+
+
+def _largest_gap(points: Any, values: Any, slope: Any, sign: float) -> Any:
+    """Largest ``sign * (f(z) - slope * z)`` at the points."""
+    if isinstance(points, list):
+        return reduce(ops.maximum, [sign * (v - slope * p) for p, v in zip(points, values)])
+    return ops.max(sign * (values - slope * points), axis=0)
 
 
 def _into(point: float, lower: Any, upper: Any) -> Any:
@@ -254,31 +266,63 @@ def _into(point: float, lower: Any, upper: Any) -> Any:
     return ops.minimum(ops.maximum(lower, point), upper)
 
 
-def _best_slope(activation: Activation, points: Any, values: Any, sign: float) -> Any:
-    """Slope of the line above ``sign * f`` with the least value in the middle; heuristic.
+def _best_slopes(activation: Activation, points: Any, values: Any) -> tuple[Any, Any]:
+    """Slopes of the lines below and above with the least distance in the middle; heuristic.
 
     `points` (P, ...) are the ends of the interval and points between, `values` the function there.
     """
+    points, values = ops.stack(points), ops.stack(values)
+    below, above = (_best_slope(activation, points, values, sign) for sign in (-1.0, 1.0))
+    return below, above
+
+
+def _best_slopes_at_kink(activation: Activation, points: Any, values: Any) -> tuple[Any, Any]:
+    """The same for a function of two straight pieces, as ReLU, in closed form.
+
+    Where the function bends upward the chord is above it, and below it, of the lines of the two
+    pieces, that of the one with the middle of the interval; and the other way round.
+    """
+    lower, upper = points[:2]
+    middle = (lower + upper) / 2
+    left, right = activation.derivative(lower), activation.derivative(upper)
+    chord = _chord(activation, points, values)
+    (kink,) = activation.kinks
+    piece = ops.where(middle > kink, right, ops.where(middle < kink, left, chord))
+    upward = right >= left
+    return ops.where(upward, piece, chord), ops.where(upward, chord, piece)
+
+
+def _chord(activation: Activation, points: Any, values: Any) -> Any:
+    """Slope between the ends of the interval; of a point, the derivative."""
+    lower, upper = points[0], points[1]
+    degenerate = _degenerate(lower, upper)
+    chord = (values[1] - values[0]) / ops.where(degenerate, 1.0, upper - lower)
+    return ops.where(degenerate, activation.derivative((lower + upper) / 2), chord)
+
+
+def _degenerate(lower: Any, upper: Any) -> Any:
+    """Where an interval is too short for a difference quotient."""
+    return upper - lower <= 1e-12 * (ops.abs(lower) + ops.abs(upper))
+
+
+def _best_slope(activation: Activation, points: Any, values: Any, sign: float) -> Any:
+    """Slope of the line above ``sign * f`` with the least value in the middle."""
     lower, upper = points[0], points[1]
     middle = (lower + upper) / 2
-    width = upper - lower
-    degenerate = width <= 1e-12 * (ops.abs(lower) + ops.abs(upper))
     tangent = activation.derivative(middle)
-    chord = (values[1] - values[0]) / ops.where(degenerate, 1.0, width)
-    chord = ops.where(degenerate, tangent, chord)
-    candidates = [chord]
+    candidates = [_chord(activation, points, values)]
     if activation.piecewise_linear:
         candidates += [activation.derivative(lower), activation.derivative(upper)]
     else:
         candidates.append(tangent)
-    if not activation.piecewise_linear or len(activation.kinks) > 1:
-        # The flattest lines through the left and through the right end that stay above sign * f.
-        before, after = points - lower, upper - points
-        rise = (values - values[0]) / ops.where(before > 0, before, 1.0)
-        fall = (values[1] - values) / ops.where(after > 0, after, 1.0)
-        steepest = sign * ops.max(ops.where(before > 0, sign * rise, -np.inf), axis=0)
-        flattest = sign * ops.min(ops.where(after > 0, sign * fall, np.inf), axis=0)
-        candidates += [ops.where(degenerate, tangent, slope) for slope in (steepest, flattest)]
+    # The flattest lines through the left and through the right end that stay above sign * f.
+    before, after = points - lower, upper - points
+    rise = (values - values[0]) / ops.where(before > 0, before, 1.0)
+    fall = (values[1] - values) / ops.where(after > 0, after, 1.0)
+    steepest = sign * ops.max(ops.where(before > 0, sign * rise, -np.inf), axis=0)
+    flattest = sign * ops.min(ops.where(after > 0, sign * fall, np.inf), axis=0)
+    degenerate = _degenerate(lower, upper)
+    candidates += [ops.where(degenerate, tangent, slope) for slope in (steepest, flattest)]
     gaps = [ops.max(sign * (values - slope * points), axis=0) for slope in candidates]
     heights = [gap + sign * slope * middle for gap, slope in zip(gaps, candidates)]
     return _first_least(ops.stack(candidates), ops.stack(heights))
