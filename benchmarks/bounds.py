@@ -454,19 +454,24 @@ def memory_rows(
     calls: list[str],
     compile: bool,
 ) -> None:
-    """Print a row for each call, beside what it takes to compile it."""
+    """Print a row for each call, beside what it takes to compile it.
+
+    A call may have its own number of images, as in "bound_gradient:120".
+    """
     model = classifier(net, nb_classes)
     shape = (nb_images, *model.input_shape[1:])
     images = np.random.default_rng(0).random(shape, dtype="float32")
     verifier = Verifier(model, method, memory_budget=memory_budget, compile=compile)
     found = memory_calls(verifier, images)
     for call in calls:
-        found[call](2)
+        name, _, own = call.partition(":")
+        number = int(own or nb_images)
+        found[name](2)
         start = time.perf_counter()
-        growth = peak_growth(lambda: found[call](nb_images))  # noqa: B023
+        growth = peak_growth(lambda: found[name](number))  # noqa: B023
         seconds = time.perf_counter() - start
         print(
-            f"| {net} | `{method}` | {nb_classes} | {nb_images} | {call} | {growth / 2**20:.0f} "
+            f"| {net} | `{method}` | {nb_classes} | {number} | {name} | {growth / 2**20:.0f} "
             f"| {growth / memory_budget:.2f} | {seconds:.1f} |",
             flush=True,
         )
