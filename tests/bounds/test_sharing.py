@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from networks import sequential
 
+from xcertify.attacks import PGD, ascent
+from xcertify.attacks.ascent import ascend
 from xcertify.attributions import CORGI, EVA, Saliency
 from xcertify.bounds import Verifier
 from xcertify.fingerprints import fingerprint
@@ -98,6 +100,7 @@ def test_nothing_outlives_the_model(compile):
         verifier.evaluate(REGION.center)
         engines.append(weakref.ref(verifier._engine))
     Saliency(model).explain(REGION.center)
+    PGD(model, steps=2)(REGION, [0])
     gone = weakref.ref(model)
     del verifier
     gc.collect()
@@ -141,6 +144,21 @@ def test_explainers_share_what_they_make_of_a_model():
     assert first._activation.models is second._activation.models
     engines = [corgi._activation.verifier("crown")._engine for corgi in (first, second)]
     assert engines[0] is engines[1]
+
+
+def test_attacks_on_a_model_are_traced_once(monkeypatch):
+    model, traced = dense(), []
+
+    def count(*arguments):
+        traced.append(len(arguments))
+        return ascend(*arguments)
+
+    monkeypatch.setattr(ascent, "ascend", count)
+    for steps in (2, 3):
+        PGD(model, steps=steps)(REGION, [0])
+    assert len(traced) == 1
+    PGD(model, steps=2, targeted=True)(REGION, [0])
+    assert len(traced) == 2
 
 
 def test_the_results_used_last_are_kept():

@@ -23,7 +23,7 @@ from xcertify.tracing import repeat, traced
 
 Objective = Callable[[tf.Tensor, tf.Tensor], Any]
 # (points, classes, aims, samples) -> what is sought, and what is climbed to find it, (B,) each
-Values = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Values = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +217,7 @@ class PGD(Settings):
     def _changed(self, points: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
         if self.objective is not None:
             return None
-        change = self._derive("change", lambda: ClassChange(self.model))
+        change = self._derive_shared("change", lambda: ClassChange(self.model))
         parts = zip(*(in_batches(array, self.batch_size) for array in (points, classes)))
         return np.concatenate([change(*part, self.targeted) for part in parts])
 
@@ -267,25 +267,38 @@ class PGD(Settings):
             tf.TensorSpec((), dtype),
             tf.TensorSpec((), tf.float32),
         ]
-        return self._derive(
-            (shape, dtype, norm),
-            lambda: traced(
-                partial(ascend, self._values, norm),
-                input_signature=signature,
-                autograph=self.objective is not None,  # which may have conditions and loops
-            ),
-        )
+        key = (shape, dtype, norm)
+        if self.objective is not None:  # which may have conditions and loops
+            loop = partial(ascend, self._of_objective, norm)
+            return self._derive(key, lambda: traced(loop, input_signature=signature))
 
-    def _values(
+        def make() -> Callable:
+            loop = partial(ascend, partial(_of_classes, logits_of(self.model), self.targeted), norm)
+            return traced(loop, input_signature=signature, autograph=False)
+
+        return self._derive_shared(("ascent", self.targeted, *key), make)
+
+    def _of_objective(
         self, points: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor, samples: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, ...]:
         """What is sought, (B,), and what is climbed to find it."""
-        if self.objective is not None:
-            values = self.objective(points, samples)
-            values = values if isinstance(values, tuple) else (values, values)
-            return tuple(tf.ensure_shape(tf.cast(value, tf.float32), [None]) for value in values)
-        largest, aimed = margins(two_classes(self._logits(points)), classes, aims)
-        return (-largest, -aimed) if self.targeted else (largest, aimed)
+        assert self.objective is not None
+        values = self.objective(points, samples)
+        values = values if isinstance(values, tuple) else (values, values)
+        return tuple(tf.ensure_shape(tf.cast(value, tf.float32), [None]) for value in values)
+
+
+def _of_classes(
+    logits: Callable,
+    targeted: bool,
+    points: tf.Tensor,
+    classes: tf.Tensor,
+    aims: tf.Tensor,
+    samples: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The same, from the margins of logits (B, K)."""
+    largest, aimed = margins(two_classes(logits(points)), classes, aims)
+    return (-largest, -aimed) if targeted else (largest, aimed)
 
 
 def ascend(

@@ -78,7 +78,8 @@ class Compiled:
     ) -> None:
         self._function, self._signature, self._variables = function, signature, variables
         self._dtypes = [dtype for _, dtype in signature]
-        self._spent, self._graph = 0.0, None
+        self._spent = 0.0
+        self._graph: Callable | None = None
         self._lock = threading.Lock()
 
     def __call__(self, *arrays: Any, share: float = math.inf) -> Any:
