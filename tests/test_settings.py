@@ -230,7 +230,7 @@ CASES = {
         {"model": two_of_each(), "method": "crown", "dtype": "float64", "arithmetic": "float32"}
         | {"memory_budget": 40_000, "start_layer": "hidden", "strip_head": True, "perturbed": 1}
         | {"output": 1, "lower_slope": "left", "nb_steps": 1, "learning_rate": 0.5, "logits": None}
-        | {"compile": True},
+        | {"compile": True, "backward_depth": 1},
         {"method": "bounds", "dtype": "float16", "nb_steps": 0, "output": 2, "learning_rate": -1},
     ),
 }
