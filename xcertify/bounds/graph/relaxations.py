@@ -271,7 +271,8 @@ def _best_slopes(activation: Activation, points: Any, values: Any) -> tuple[Any,
 
     `points` (P, ...) are the ends of the interval and points between, `values` the function there.
     """
-    points, values = ops.stack(points), ops.stack(values)
+    if activation.piecewise_linear:  # points and values are lists
+        points, values = ops.stack(points), ops.stack(values)
     below, above = (_best_slope(activation, points, values, sign) for sign in (-1.0, 1.0))
     return below, above
 
