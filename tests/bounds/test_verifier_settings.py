@@ -20,7 +20,6 @@ from xcertify.bounds import (
 from xcertify.bounds.graph import operations
 from xcertify.bounds.graph.operations import Relaxed
 from xcertify.bounds.propagation.refinement import BackwardBounds
-from xcertify.bounds.propagation.shared_rows import SharedRows, SingleRows, choose_rows
 from xcertify.bounds.rules import weighted
 from xcertify.regions import Ball
 
@@ -128,32 +127,13 @@ def test_outputs_by_name_and_bad_names():
         Verifier(model).bound_outputs(Ball(np.zeros((2, 4)), 0.1))
 
 
-@pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("name", ["convolutions", "square_map_with_two_paths", "channels_first"])
-def test_shared_rows_give_the_bounds_of_single_rows(name, monkeypatch):
-    model = NETWORKS[name]()
-    inputs = inputs_of(model)
-    for region in (Ball(inputs, 0.1), Ball(inputs, 0.2, norm=2)):
-        graph = Verifier(model, "crown")._engine.graph
-        rows = [choose_rows(graph, i, "float32", 2) for i, _ in enumerate(graph.nodes)]
-        assert any(isinstance(row, SharedRows) for row in rows)
-        shared = Verifier(model, "crown").bound_outputs(region)
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                "xcertify.bounds.propagation.refinement.choose_rows",
-                lambda graph, start, dtype, norm: SingleRows(graph.nodes[start].shape, dtype),
-            )
-            single = Verifier(model, "crown").bound_outputs(region)
-        np.testing.assert_allclose(shared, single, rtol=2e-5, atol=2e-5)
-
-
 def test_stable_neurons_need_no_row(monkeypatch, tmp_path):
     model = sequential((4,), L.Dense(6, "relu"), L.Dense(6, "relu"), L.Dense(2))
     original, record = BackwardBounds.upper_bounds, tmp_path / "rows"
 
-    def counted(self, start, rows, *args):
+    def counted(self, route, rows, *args):
         tf.print(tf.shape(rows)[1], output_stream=f"file://{record}")
-        return original(self, start, rows, *args)
+        return original(self, route, rows, *args)
 
     monkeypatch.setattr(BackwardBounds, "upper_bounds", counted)
     Verifier(model, "crown").bound_outputs(Ball(inputs_of(model, 1), 0.0))
@@ -331,7 +311,7 @@ def test_strided_convolutions_are_transposed_rightly(shape, layer):
     graph = Verifier(model)._engine.graph
     operation = graph.nodes[1].operation
     shapes = [graph.nodes[0].shape]
-    rows = np.random.default_rng(0).normal(size=(2, 3, *graph.nodes[1].shape)).astype("float32")
+    rows = np.random.default_rng(0).normal(size=(2, 1, 3, *graph.nodes[1].shape)).astype("float32")
     (fast,) = operation.pull_back(keras.ops.convert_to_tensor(rows), Relaxed(), shapes)
     operation.transposed = None
     (slow,) = operation.pull_back(keras.ops.convert_to_tensor(rows), Relaxed(), shapes)

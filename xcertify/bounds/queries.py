@@ -19,7 +19,7 @@ from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Enclosure, Options
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.depth import Depth, choose_depth
+from xcertify.bounds.propagation.depth import Depth, depth_of
 from xcertify.bounds.propagation.gradient import enclose_gradient
 from xcertify.bounds.propagation.refinement import BackwardBounds
 from xcertify.bounds.propagation.target_rows import TargetRows
@@ -59,8 +59,7 @@ class Queries:
 
     def depth(self, node: int) -> Depth:
         """How far the rows of tensors before a node go back; see `propagation.depth`."""
-        given = self.options.backward_depth
-        return choose_depth(self.graph, [node]) if given == "auto" else given
+        return depth_of(self.options.backward_depth, self.graph, [node])
 
     def _backward(self, node: int, query: Query, optimize: bool = False) -> BackwardBounds:
         return BackwardBounds(

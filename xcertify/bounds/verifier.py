@@ -148,7 +148,7 @@ class Verifier(Settings):
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0. Received: {learning_rate!r}")
         whole = isinstance(backward_depth, int) and not isinstance(backward_depth, bool)
-        if not (backward_depth in (None, "auto") or (whole and backward_depth >= 0)):
+        if not (whole and int(backward_depth or 0) >= 0) and backward_depth not in (None, "auto"):
             raise ValueError(
                 f"backward_depth must be a whole number from 0 on, None or 'auto'. "
                 f"Received: {backward_depth!r}"

@@ -100,9 +100,9 @@ class Relaxed(NamedTuple):
 
     def map(self, function: Callable[[Any], Any]) -> Relaxed:
         """The same with every tensor changed."""
-        sides = (side if side is None else function(side) for side in (self.lower, self.upper))
+        lower, upper = (s if s is None else function(s) for s in (self.lower, self.upper))
         other = self.alternative and self.alternative.map(function)
-        return Relaxed(*sides, tuple(map(function, self.slopes)), other)
+        return Relaxed(lower, upper, tuple(map(function, self.slopes)), other)
 
 
 class Window(NamedTuple):

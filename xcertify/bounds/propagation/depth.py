@@ -29,7 +29,9 @@ def ends_of(graph: Graph, start: int, depth: Depth) -> set[int]:
         for parent in node.parents:
             layers[parent] = max(layers.get(parent, 0), layers[index])
     nonlinear = (i for i in layers if not graph.nodes[i].operation.exact_affine)
-    return {index for index in nonlinear if layers[index] > depth and not graph.nodes[index].is_input}
+    return {
+        index for index in nonlinear if layers[index] > depth and not graph.nodes[index].is_input
+    }
 
 
 def inner_tensors(graph: Graph, targets: list[int]) -> set[int]:
@@ -73,8 +75,10 @@ def work(graph: Graph, targets: list[int], depth: Depth) -> float:
     return total
 
 
-def choose_depth(graph: Graph, targets: list[int]) -> Depth:
-    """The largest depth whose work is at most `LARGEST_WORK`; None where that is all layers."""
+def depth_of(given: int | str | None, graph: Graph, targets: list[int]) -> Depth:
+    """A depth as it is given; "auto" is the largest one whose work is at most `LARGEST_WORK`."""
+    if not isinstance(given, str):
+        return given
     if work(graph, targets, None) <= LARGEST_WORK:
         return None
     depth = 0

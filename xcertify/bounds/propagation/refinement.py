@@ -14,7 +14,7 @@ from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options, Re
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.crown import BackwardPasses, Domain
-from xcertify.bounds.propagation.depth import Depth, choose_depth, ends_of, source_of
+from xcertify.bounds.propagation.depth import Depth, depth_of, ends_of, source_of
 from xcertify.bounds.propagation.routes import Route, patch_routes, unit_rows
 from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
 
@@ -60,8 +60,7 @@ class BackwardBounds(BackwardPasses):
         super().__init__(graph, domain, options, budget, optimizer)
         self.depth: Depth = None
         if refine:
-            given = options.backward_depth
-            self.depth = choose_depth(graph, list(targets)) if given == "auto" else given
+            self.depth = depth_of(options.backward_depth, graph, list(targets))
         self._refined: dict[int, Any] = {}  # which entries, (N, D) bool
         self.is_nonlinear = {index: False for index in self.enclosures}
         self.is_nonlinear[0] = not math.isinf(domain.norm)
@@ -152,8 +151,8 @@ class BackwardBounds(BackwardPasses):
             if node.operation.only_moves:
                 weight = ops.cast(mask, self.options.dtype)[:, None, None]
                 shape = self.graph.nodes[node.parents[0]].shape
-                (weight,) = node.operation.pull_back(weight, Relaxed(), [shape])
-                mask = weight[:, 0, 0] > 0
+                (moved,) = node.operation.pull_back(weight, Relaxed(), [shape])
+                mask = ops.squeeze(moved, (1, 2)) > 0
         return source, between, mask
 
 

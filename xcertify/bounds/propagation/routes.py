@@ -143,8 +143,6 @@ class Reach:
         return Reach(tuple(map(sum, zip(ends, offset))), self.stride, offset)
 
 
-
-
 def receptive_fields(
     graph: Graph, start: int, ends: Container[int]
 ) -> tuple[tuple[int, ...], dict[int, Reach]] | None:
@@ -204,7 +202,9 @@ class PatchRoutes:
         first = [axis + 1 for axis in self.axes]
         others = [axis for axis in range(1, len(values.shape)) if axis not in first]
         moved = ops.transpose(values, (0, *first, *others))
-        moved = ops.reshape(moved, (-1, math.prod(moved.shape[1 : len(first) + 1]), *moved.shape[len(first) + 1 :]))
+        moved = ops.reshape(
+            moved, (-1, math.prod(moved.shape[1 : len(first) + 1]), *moved.shape[len(first) + 1 :])
+        )
         return ops.pad(moved, [(0, 0), (0, 1), *[(0, 0)] * len(others)])
 
 
@@ -223,7 +223,7 @@ class Patches(Route):
         route = routes.route
         super().__init__(route.graph, route.start, route.ends, route.met)
         self.routes, self.locations = routes, locations
-        self._seen: dict[tuple, Any] = {}
+        self._seen: dict[int, Any] = {}
 
     @property
     def seen(self) -> list[int]:
@@ -317,38 +317,35 @@ class Patches(Route):
         return False
 
     def _places(self, index: int) -> Any:
-        """Locations (N, S, *sizes) that rows see of a node, the one behind the last for no place."""
-        field = self.routes.fields[index]
-        key = (index,)
-        if key in self._seen:
-            return self._seen[key]
+        """Locations (N, S, *sizes) that rows see of a node, behind the last one for no place."""
+        if index in self._seen:
+            return self._seen[index]
+        field, rank = self.routes.fields[index], len(self.routes.axes)
         found: Any = 0
         inside: Any = True
-        rank = len(self.routes.axes)
         for number, (axis, location) in enumerate(zip(self.routes.axes, self.locations)):
             length = self.graph.nodes[index].shape[axis]
             along = [1] * rank
             along[number] = field.size[number]
             first = location * field.stride[number] - field.offset[number]
             first = ops.reshape(first, (*ops.shape(first), *[1] * rank))
-            steps = ops.reshape(ops.arange(field.size[number], dtype="int32"), along)
-            place = first + steps
+            place = first + ops.reshape(ops.arange(field.size[number], dtype="int32"), along)
             inside = ops.logical_and(inside, ops.logical_and(place >= 0, place < length))
             found = found * length + place
-        found = ops.where(inside, found, self._nb_locations(index))
-        self._seen[key] = found
-        return found
+        self._seen[index] = ops.where(inside, found, self._nb_locations(index))
+        return self._seen[index]
 
 
 def patch_routes(route: Route) -> PatchRoutes | None:
-    """Routes of patches where rows see less of tensors so; None where they do not."""
+    """Routes of patches, where rows see less of tensors so; None where they do not."""
     found = receptive_fields(route.graph, route.start, route.ends)
-    if found is None:
+    if found is None or len(route.shape(route.start)) != len(found[0]) + 1:
         return None
-    axes, fields = found
-    if len(route.shape(route.start)) != len(axes) + 1:
-        return None
-    routes = PatchRoutes(route, axes, fields)
-    shapes = [(Patches(routes, []).shape(index), route.shape(index)) for index in fields]
-    patches, wholes = (sum(map(math.prod, sizes)) for sizes in zip(*shapes))
-    return routes if patches < wholes else None
+    routes = PatchRoutes(route, *found)
+    return routes if are_smaller(Patches(routes, []), route) else None
+
+
+def are_smaller(patches: Patches, route: Route) -> bool:
+    """Whether patches have fewer entries than the tensors that they are of."""
+    seen, whole = (sum(math.prod(way.shape(i)) for i in patches.seen) for way in (patches, route))
+    return seen < whole
