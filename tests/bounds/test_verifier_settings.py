@@ -137,8 +137,8 @@ def test_stable_neurons_need_no_row(monkeypatch, tmp_path):
 
     monkeypatch.setattr(BackwardBounds, "upper_bounds", counted)
     Verifier(model, "crown").bound_outputs(Ball(inputs_of(model, 1), 0.0))
-    # Two outputs, and no hidden neuron.
-    assert record.read_text().split() == ["2"]
+    # Two outputs, by intervals and by lines, and no hidden neuron.
+    assert record.read_text().split() == ["2", "2"]
 
 
 @register_affine

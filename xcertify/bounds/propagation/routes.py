@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from xcertify.bounds import backend
@@ -29,10 +30,15 @@ BLOCK = 256  # products summed in the working type; longer sums go on in float64
 
 def total(terms: Any) -> Any:
     """Sums (N, T, S) float64 of terms (N, T, S, *shape)."""
-    size = math.prod(terms.shape[3:])
-    block = block_size(size, BLOCK)
-    terms = ops.reshape(terms, (*ops.shape(terms)[:3], size // block, block))
-    return ops.sum(ops.cast(ops.sum(terms, axis=-1), "float64"), axis=-1)
+    size, rank = terms.shape[3:], len(terms.shape)
+    if size and size[-1] > BLOCK:
+        block = block_size(size[-1], BLOCK)
+        terms = ops.reshape(terms, (*ops.shape(terms)[:-1], size[-1] // block, block))
+        size, rank = terms.shape[3:], rank + 1
+    # As many of the last axes as one block has room for.
+    first = next(i for i in range(len(size) + 1) if math.prod(size[i:]) <= BLOCK)
+    terms = ops.cast(ops.sum(terms, axis=tuple(range(3 + first, rank))), "float64")
+    return ops.sum(terms, axis=tuple(range(3, 3 + first))) if first else terms
 
 
 def largest(terms: Any) -> Any:
@@ -294,7 +300,8 @@ class Patches(Route):
         if any(pad != (0, 0) for pad in pads):
             coefficients = ops.pad(coefficients, pads)
         slopes = index in self.met and self.met[index].slopes
-        if inside or slopes or self.ends_at(index) or not self._sticks_out(index):
+        sticks_out = any(self._sticks_out(index, i) for i in range(len(self.routes.axes)))
+        if inside or slopes or self.ends_at(index) or not sticks_out:
             return coefficients
         within = self._places(index) < self._nb_locations(index)
         within = ops.cast(within, coefficients.dtype)
@@ -306,34 +313,33 @@ class Patches(Route):
     def _nb_locations(self, index: int) -> int:
         return math.prod(self.graph.nodes[index].shape[axis] for axis in self.routes.axes)
 
-    def _sticks_out(self, index: int) -> bool:
-        """Whether some location of the first tensor sees what is beyond the border of another."""
-        field = self.routes.fields[index]
-        for number, axis in enumerate(self.routes.axes):
-            last = self.graph.nodes[self.start].shape[axis] - 1
-            end = last * field.stride[number] - field.offset[number] + field.size[number]
-            if field.offset[number] > 0 or end > self.graph.nodes[index].shape[axis]:
-                return True
-        return False
+    def _sticks_out(self, index: int, number: int) -> bool:
+        """Whether some row sees what is beyond the border of a tensor, along one axis."""
+        field, axis = self.routes.fields[index], self.routes.axes[number]
+        last = self.graph.nodes[self.start].shape[axis] - 1
+        end = last * field.stride[number] - field.offset[number] + field.size[number]
+        return field.offset[number] > 0 or end > self.graph.nodes[index].shape[axis]
 
     def _places(self, index: int) -> Any:
         """Locations (N, S, *sizes) that rows see of a node, behind the last one for no place."""
         if index in self._seen:
             return self._seen[index]
         field, rank = self.routes.fields[index], len(self.routes.axes)
-        found: Any = 0
-        inside: Any = True
+        found, beyond = None, []
         for number, (axis, location) in enumerate(zip(self.routes.axes, self.locations)):
             length = self.graph.nodes[index].shape[axis]
             along = [1] * rank
             along[number] = field.size[number]
-            first = location * field.stride[number] - field.offset[number]
-            first = ops.reshape(first, (*ops.shape(first), *[1] * rank))
-            place = first + ops.reshape(ops.arange(field.size[number], dtype="int32"), along)
-            inside = ops.logical_and(inside, ops.logical_and(place >= 0, place < length))
-            found = found * length + place
-        self._seen[index] = ops.where(inside, found, self._nb_locations(index))
-        return self._seen[index]
+            steps = np.arange(field.size[number], dtype="int32") - field.offset[number]
+            first = location * field.stride[number] if field.stride[number] > 1 else location
+            place = first[(..., *[None] * rank)] + steps.reshape(along)
+            if self._sticks_out(index, number):
+                beyond.append(ops.not_equal(ops.clip(place, 0, length - 1), place))
+            found = place if found is None else found * length + place
+        if beyond:
+            found = ops.where(reduce(ops.logical_or, beyond), self._nb_locations(index), found)
+        self._seen[index] = found
+        return found
 
 
 def patch_routes(route: Route) -> PatchRoutes | None:
