@@ -14,8 +14,9 @@ from xcertify.bounds.propagation.routes import Patches, Route, patch_routes
 
 Depth = int | None
 
-LARGEST_WORK = 2e11  # of "auto", for one sample: some seconds of a processor
-_ENTRYWISE = 300.0  # what a nonlinear step costs for each coefficient, in products
+LARGEST_WORK = 3e11  # of "auto", for one sample: at most some six seconds of a processor
+# What a step costs for each coefficient beside its products, in products.
+_ENTRYWISE, _MOVED = 300.0, 60.0
 
 
 def ends_of(graph: Graph, start: int, depth: Depth) -> set[int]:
@@ -68,9 +69,11 @@ def work(graph: Graph, targets: list[int], depth: Depth) -> float:
         seen = route if patches is None else Patches(patches, [])
         row = 0.0
         for index in route.passed:
-            operation, size = graph.nodes[index].operation, math.prod(seen.shape(index))
-            terms = operation.nb_terms if isinstance(operation, Affine) else 0
-            row += size * (_ENTRYWISE if not operation.exact_affine else terms)
+            node = graph.nodes[index]
+            size = math.prod(seen.shape(index))
+            widest = max(math.prod(seen.shape(i)) for i in (index, *node.parents) if i in seen.seen)
+            terms = node.operation.nb_terms if isinstance(node.operation, Affine) else 0
+            row += size * terms + widest * (_MOVED if node.operation.exact_affine else _ENTRYWISE)
         total += 2 * row * math.prod(graph.nodes[start].shape)
     return total
 
