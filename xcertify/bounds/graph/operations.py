@@ -294,7 +294,7 @@ class Affine(Operation):
         rounding = relative_error(self.nb_terms + 8, dtype)
         middles = [(e.lower + e.upper) / 2 for e in inputs]
         radii = [
-            ops.maximum(e.upper - m, m - e.lower) + rounding * ops.abs(m)
+            (e.upper - e.lower) * (0.5 + rounding) + rounding * ops.abs(m)
             for e, m in zip(inputs, middles)
         ]
         noise, bias_noise = self._noise(inputs, options)
@@ -339,11 +339,10 @@ class Affine(Operation):
         dtype = options.dtype
         nominal = relative_error(self.nb_terms + self.weight_error + 4, "float64")
         network = options.network_error(self.nb_terms + min(self.weight_error, 8) + 1)
-        noise = [
-            (nominal + network) * ops.cast(ops.abs(e.reference), dtype)
-            + (network + self.weight_error * relative_error(1, "float64")) * e.deviation
-            for e in inputs
-        ]
+        noise = [(nominal + network) * ops.abs(ops.cast(e.reference, dtype)) for e in inputs]
+        relative = network + self.weight_error * relative_error(1, "float64")
+        if relative > 0:
+            noise = [n + relative * e.deviation for n, e in zip(noise, inputs)]
         if self.bias_size is None:
             return noise, 0.0
         return noise, (nominal + network) * ops.abs(ops.cast(self.bias_size(), dtype))

@@ -62,7 +62,9 @@ def step(graph: Graph, index: int, enclosures: Enclosures, options: Options) -> 
         return node.operation.interval(inputs, reference, options)[1:]
 
     lower, upper = node.operation.by_places(bound, inputs, reference)
-    new = Enclosure(reference, as_lower(lower), as_upper(upper))
+    if not node.operation.only_moves:
+        lower, upper = as_lower(lower), as_upper(upper)
+    new = Enclosure(reference, lower, upper)
     enclosures[index] = new if known is None else intersect(known, new.lower, new.upper)
 
 

@@ -30,14 +30,15 @@ BLOCK = 256  # products summed in the working type; longer sums go on in float64
 
 def total(terms: Any) -> Any:
     """Sums (N, T, S) float64 of terms (N, T, S, *shape)."""
-    size, rank = terms.shape[3:], len(terms.shape)
-    if size and size[-1] > BLOCK:
-        block = block_size(size[-1], BLOCK)
-        terms = ops.reshape(terms, (*ops.shape(terms)[:-1], size[-1] // block, block))
-        size, rank = terms.shape[3:], rank + 1
-    # As many of the last axes as one block has room for.
-    first = next(i for i in range(len(size) + 1) if math.prod(size[i:]) <= BLOCK)
-    terms = ops.cast(ops.sum(terms, axis=tuple(range(3 + first, rank))), "float64")
+    shape = terms.shape[3:]
+    # As many of the last axes as one block has room for, where that is a good part of it.
+    first = next(i for i in range(len(shape) + 1) if math.prod(shape[i:]) <= BLOCK)
+    block = block_size(math.prod(shape), BLOCK)
+    if 4 * math.prod(shape[first:]) < block:
+        terms = ops.reshape(terms, (*ops.shape(terms)[:3], math.prod(shape) // block, block))
+        first = 1
+    terms = ops.sum(terms, axis=tuple(range(3 + first, len(terms.shape))))
+    terms = ops.cast(terms, "float64")
     return ops.sum(terms, axis=tuple(range(3, 3 + first))) if first else terms
 
 
