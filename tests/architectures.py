@@ -192,7 +192,7 @@ class _Drawing:
             layer = (L.SeparableConv1D, L.SeparableConv2D)[rank - 1]
             if rank == 2:  # TensorFlow's depthwise convolution has one stride
                 strides = [strides[0]] * 2
-            return layer(
+            layer = layer(
                 filters,
                 kernel,
                 strides if rank == 2 else strides[0],
@@ -201,12 +201,13 @@ class _Drawing:
                 activation=activation,
                 use_bias=use_bias,
                 data_format=self.format,
-            )(x)
+            )
+            return self.applied(layer, x)
         self.grouped |= groups > 1
         layer = (L.Conv1D, L.Conv2D, L.Conv3D)[rank - 1]
         if self.plain and groups > 1:
             layer = (SplitConvolution1D, SplitConvolution2D)[rank - 1]
-        return layer(
+        layer = layer(
             filters,
             kernel,
             strides,
@@ -216,7 +217,19 @@ class _Drawing:
             activation=activation,
             use_bias=use_bias,
             data_format=self.format,
-        )(x)
+        )
+        return self.applied(layer, x)
+
+    def applied(self, layer: Any, x: Any) -> Any:
+        """A layer's output; without a bias where Keras would add that along another axis.
+
+        That is, with the channels first, where there are as many of them as entries of the last
+        axis; a twin with the channels last has no bias there either.
+        """
+        shape = layer.compute_output_shape(x.shape)
+        if self.first and shape[1 if self.channels_first else -2] == shape[-1]:
+            layer.use_bias = False
+        return layer(x)
 
     def strides_or_dilation(self, sizes: tuple, kernel: list[int], padding: str) -> tuple:
         """Strides and dilation rates; TensorFlow takes one of them above 1."""
@@ -237,28 +250,30 @@ class _Drawing:
             return None
         layer = (L.DepthwiseConv1D, L.DepthwiseConv2D)[len(sizes) - 1]
         stride = self.integer(1, 2)
-        return layer(
+        layer = layer(
             [self.integer(1, min(3, size)) for size in sizes],
             stride if len(sizes) == 1 else (stride, stride),
             self.choice("valid", "same"),
             depth_multiplier=self.integer(1, 2),
             activation=self.act(),
             data_format=self.format,
-        )(x)
+        )
+        return self.applied(layer, x)
 
     def transposed(self, x: Any) -> Any:
         sizes = self.sizes(x)
         if math.prod(sizes) * 4 * 2 ** len(sizes) > 2 * _LARGEST:
             return None
         layer = (L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)[len(sizes) - 1]
-        return layer(
+        layer = layer(
             self.integer(1, 3),
             [self.integer(1, 3) for _ in sizes],
             [self.integer(1, 2) for _ in sizes],
             self.choice("valid", "same"),
             activation=self.act(),
             data_format=self.format,
-        )(x)
+        )
+        return self.applied(layer, x)
 
     # --- the rest -------------------------------------------------------------------------------
 
