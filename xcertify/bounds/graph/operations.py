@@ -294,7 +294,7 @@ class Affine(Operation):
         rounding = relative_error(self.nb_terms + 8, dtype)
         middles = [(e.lower + e.upper) / 2 for e in inputs]
         radii = [
-            (e.upper - e.lower) * (0.5 + rounding) + rounding * ops.abs(m)
+            (e.upper - e.lower) * (0.5 + relative_error(4, dtype)) + rounding * ops.abs(m)
             for e, m in zip(inputs, middles)
         ]
         noise, bias_noise = self._noise(inputs, options)
