@@ -327,6 +327,7 @@ class Patches(Route):
             return self._seen[index]
         field, rank = self.routes.fields[index], len(self.routes.axes)
         found, beyond = None, []
+        behind = (..., *[None] * rank)
         for number, (axis, location) in enumerate(zip(self.routes.axes, self.locations)):
             length = self.graph.nodes[index].shape[axis]
             along = [1] * rank
