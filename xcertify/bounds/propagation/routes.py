@@ -334,7 +334,7 @@ class Patches(Route):
             along[number] = field.size[number]
             steps = np.arange(field.size[number], dtype="int32") - field.offset[number]
             first = location * field.stride[number] if field.stride[number] > 1 else location
-            place = first[(..., *[None] * rank)] + steps.reshape(along)
+            place = first[behind] + steps.reshape(along)
             if self._sticks_out(index, number):
                 beyond.append(ops.not_equal(ops.clip(place, 0, length - 1), place))
             found = place if found is None else found * length + place
