@@ -10,17 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from xcertify.bounds import Verifier
 from xcertify.inputs import in_batches
 from xcertify.regions import Region
 from xcertify.targets import margin_rows
 
 _MORE_TESTS = 3  # than bisection takes, of a search by values that say little
+
+
+class Bounds(Protocol):
+    """What is asked here of a `Verifier`, which stands above this file."""
+
+    @property
+    def nb_outputs(self) -> int:
+        """Number of the outputs."""
+
+    def evaluate(self, inputs: np.ndarray) -> np.ndarray:
+        """The outputs, (N, K)."""
+
+    def bound_rows(self, region: Region, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper bounds (N, S) of rows of the outputs over regions."""
 
 
 class ContradictionError(RuntimeError):
@@ -311,7 +324,7 @@ class Interpolation:
 
 
 def class_radii(
-    verifier: Verifier,
+    verifier: Bounds,
     region_at: Callable[[np.ndarray, np.ndarray], Region],
     classes: np.ndarray,
     ends: np.ndarray,
@@ -361,7 +374,7 @@ def _margins(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.where(own, -np.inf, logits).max(axis=1) - logits[own]
 
 
-def keeps_class(verifier: Verifier, region: Region, classes: np.ndarray) -> np.ndarray:
+def keeps_class(verifier: Bounds, region: Region, classes: np.ndarray) -> np.ndarray:
     """Where no point of a region is proved to have another class than the given one, (N,) bool.
 
     Parameters

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from networks import sequential
 
+from xcertify.ascent import ascend
 from xcertify.attacks import PGD, ascent
-from xcertify.attacks.ascent import ascend
 from xcertify.attributions import CORGI, EVA, Saliency
 from xcertify.bounds import Verifier
 from xcertify.fingerprints import fingerprint

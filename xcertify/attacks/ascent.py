@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from xcertify.ascent import arrays_of, ascend, best_of_restarts, random_start, runs
+from xcertify.attacks.margins import margins, runners_up
 from xcertify.attacks.roundings import ClassChange
-from xcertify.attacks.steps import keep_better, margins, project, steepest
 from xcertify.checks import whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of, two_classes
 from xcertify.regions import Region, refuse_other_regions
 from xcertify.settings import Settings
 from xcertify.targets import target_classes
-from xcertify.tracing import repeat, traced
+from xcertify.tracing import traced
 
 Objective = Callable[[tf.Tensor, tf.Tensor], Any]
-# (points, classes, aims, samples) -> what is sought, and what is climbed to find it, (B,) each
-Values = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,9 +189,9 @@ class PGD(Settings):
         noise = np.random.default_rng(self.seed).random((self.restarts - 1, *region.shape))
         begin = region.center if starts is None else region.project(np.asarray(starts))
         best, value = np.array(begin), np.full(len(region), -np.inf, np.float32)
-        for some, restarts in _runs(len(region), self.restarts, self.batch_size):
+        for some, restarts in runs(len(region), self.restarts, self.batch_size):
             points = [
-                _random_start(region[some], noise[r - 1]) if r else begin[some] for r in restarts
+                random_start(region[some], noise[r - 1]) if r else begin[some] for r in restarts
             ]
             every = np.tile(some, len(restarts))  # one restart of all samples after the other
             found = self._climb(
@@ -203,7 +202,7 @@ class PGD(Settings):
                 every,
                 stop_above,
             )
-            found_points, found_value = _best_of_restarts(*found, len(restarts))
+            found_points, found_value = best_of_restarts(*found, len(restarts))
             better = found_value > value[some]
             best[some[better]] = found_points[better]
             value[some[better]] = found_value[better]
@@ -244,16 +243,14 @@ class PGD(Settings):
         stop_above: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Best points and values from one start each."""
-        dtype, norm, radius = region.center.dtype, region.norm, region.epsilon
-        if radius is None or math.isinf(norm):
-            norm, radius = math.inf, (region.upper - region.lower) / 2
-        radius = np.broadcast_to(radius, region.center.shape)
-        arrays = (region.center, region.lower, region.upper, radius, points)
+        dtype = region.center.dtype
+        norm, arrays = arrays_of(region)
         found, value = self._compile(region.shape, dtype, norm)(
-            *(tf.constant(array, dtype) for array in arrays),
-            *(tf.constant(array) for array in (classes, aims, samples, self.steps)),
+            *(tf.constant(array, dtype) for array in (*arrays, points)),
+            tf.constant(self.steps),
             tf.constant(self.step_size, dtype),
             tf.constant(stop_above, tf.float32),
+            *map(tf.constant, (classes, aims, samples)),
         )
         return found.numpy(), value.numpy()
 
@@ -262,10 +259,10 @@ class PGD(Settings):
         inputs, number = tf.TensorSpec((None, *shape), dtype), tf.TensorSpec((), tf.int32)
         signature = [
             *[inputs] * 5,
-            *[tf.TensorSpec((None,), tf.int32)] * 3,
             number,
             tf.TensorSpec((), dtype),
             tf.TensorSpec((), tf.float32),
+            *[tf.TensorSpec((None,), tf.int32)] * 3,
         ]
         key = (shape, dtype, norm)
         if self.objective is not None:  # which may have conditions and loops
@@ -299,105 +296,6 @@ def _of_classes(
     """The same, from the margins of logits (B, K)."""
     largest, aimed = margins(two_classes(logits(points)), classes, aims)
     return (-largest, -aimed) if targeted else (largest, aimed)
-
-
-def ascend(
-    values_at: Values,
-    norm: float,
-    center: tf.Tensor,
-    lower: tf.Tensor,
-    upper: tf.Tensor,
-    radius: tf.Tensor,
-    points: tf.Tensor,
-    classes: tf.Tensor,
-    aims: tf.Tensor,
-    samples: tf.Tensor,
-    steps: tf.Tensor,
-    step_size: tf.Tensor,
-    stop_above: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Best points (B, *shape) on the way up inside regions, and their values (B,).
-
-    Parameters
-    ----------
-    values_at
-        (points, classes, aims, samples) -> what is sought, (B,), and what is climbed to find it.
-    norm
-        1, 2 or inf, of the regions.
-    center, lower, upper, radius
-        (B, *shape): the regions, with a radius per feature.
-    points
-        (B, *shape): where to begin.
-    classes, aims, samples
-        (B,) int, handed to `values_at`.
-    steps, step_size
-        Number of steps, and the length of the first as a share of the radius; it falls to zero.
-    stop_above
-        Stop once every value is larger.
-    """
-
-    def step_up(step: tf.Tensor, points: tf.Tensor, best: tuple) -> tuple:
-        with tf.GradientTape() as tape:
-            tape.watch(points)
-            value, climbed = values_at(points, classes, aims, samples)
-        best = keep_better(best, (points, value))
-        gradient = tape.gradient(climbed, points)
-        if gradient is None:
-            raise ValueError(
-                "the objective has no gradient: build it of TensorFlow operations on the points, "
-                "without a detour through NumPy"
-            )
-        direction = steepest(gradient, points, lower, upper, radius, norm)
-        length = step_size * (1 - tf.cast(step / tf.maximum(steps, 1), step_size.dtype))
-        points = points + length * direction
-        return project(points, center, lower, upper, radius, norm), best
-
-    start = points, (points, tf.fill([tf.shape(points)[0]], -math.inf))
-    _, best = repeat(
-        step_up,
-        steps + 1,  # the last one only looks at where the others led
-        start,
-        stop=lambda points, best: tf.reduce_all(best[1] > stop_above),
-    )
-    return best
-
-
-def _runs(nb_samples: int, restarts: int, batch_size: int) -> Iterator[tuple[np.ndarray, range]]:
-    """Which samples are attacked together, and from which of their starts.
-
-    Samples side by side as long as all of their starts fit into a batch, then starts of one sample.
-    """
-    nb_together = min(nb_samples, max(1, batch_size // restarts))
-    nb_starts = min(restarts, batch_size // nb_together)
-    for some in in_batches(np.arange(nb_samples, dtype=np.int32), nb_together):
-        for first in range(0, restarts, nb_starts):
-            yield some, range(first, min(first + nb_starts, restarts))
-
-
-def _best_of_restarts(
-    points: np.ndarray, values: np.ndarray, restarts: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of points (R S, *shape) with values (R S,), R restarts of S samples, the best of each."""
-    values = values.reshape(restarts, -1)
-    winner, samples = values.argmax(axis=0), np.arange(values.shape[1])
-    return points.reshape(*values.shape, *points.shape[1:])[winner, samples], values.max(axis=0)
-
-
-def runners_up(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The class that each restart aims at, (N, at most 4); then it begins again.
-
-    -1 (any) first, since the largest margin usually pulls towards the first other class; then the
-    second, third and fourth other class at the nominal input. The fifth never gained anything.
-    """
-    others = np.where(np.eye(logits.shape[1], dtype=bool)[classes], -np.inf, logits)
-    order = np.argsort(-others, axis=1, kind="stable")[:, :-1][:, :4].astype(np.int32)
-    order[:, 0] = -1
-    return order
-
-
-def _random_start(region: Region, noise: np.ndarray) -> np.ndarray:
-    points = region.lower + noise * (region.upper - region.lower)
-    return region.project(points.astype(region.center.dtype))
 
 
 def pgd(

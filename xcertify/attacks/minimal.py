@@ -11,21 +11,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attacks.ascent import runners_up
+from xcertify.ascent import keep_better, lengths, per_sample, project, steepest
+from xcertify.attacks.margins import margins, runners_up
 from xcertify.attacks.roundings import (
     ClassChange,
     Exact,
     allowance,
     distances_of,
     unit_roundoff,
-)
-from xcertify.attacks.steps import (
-    keep_better,
-    lengths,
-    margins,
-    per_sample,
-    project,
-    steepest,
 )
 from xcertify.checks import whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches

@@ -16,7 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attacks.steps import lengths, margins
+from xcertify.ascent import lengths
+from xcertify.attacks.margins import margins
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.keras_graph import layers_of
 from xcertify.logits import logits_of, two_classes

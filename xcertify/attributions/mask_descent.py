@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from xcertify.attacks.steps import per_sample
+from xcertify.ascent import per_sample
 from xcertify.inputs import in_batches
 from xcertify.logits import two_classes
 from xcertify.masks import keep

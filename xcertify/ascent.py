@@ -1,34 +1,118 @@
-"""One step of an attack: what it climbs, in which direction, and the way back into the region."""
+"""Gradient ascent inside regions, as a loop of tensors: what attacks and verifiers climb with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
+
+from xcertify.inputs import in_batches
+from xcertify.regions import Region
+from xcertify.tracing import repeat
+
+# (points, *given) -> what is sought, and what is climbed to find it, (B,) each
+Values = Callable[..., tuple[tf.Tensor, ...]]
 
 # Nothing here loops or branches on tensors; to rewrite it for graphs took half a second.
 _as_written = tf.autograph.experimental.do_not_convert
 
 
-@_as_written
-def margins(logits: tf.Tensor, classes: tf.Tensor, aims: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """max_{c' != c} f_c' - f_c, (B,), and the margin to climb.
+def ascend(
+    values_at: Values,
+    norm: float,
+    center: tf.Tensor,
+    lower: tf.Tensor,
+    upper: tf.Tensor,
+    radius: tf.Tensor,
+    points: tf.Tensor,
+    steps: tf.Tensor,
+    step_size: tf.Tensor,
+    stop_above: tf.Tensor,
+    *given: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Best points (B, *shape) on the way up inside regions, and their values (B,).
 
     Parameters
     ----------
-    logits
-        (B, K), K at least 2; see `xcertify.logits.two_classes`.
-    classes
-        Class c of each, (B,) int.
-    aims
-        The one class c' whose margin f_c' - f_c is to be climbed, (B,) int, -1 for the largest.
+    values_at
+        (points, *given) -> what is sought, (B,) float32, and what is climbed to find it, (B,).
+    norm, center, lower, upper, radius
+        The regions, see `arrays_of`.
+    points
+        (B, *shape): where to begin.
+    steps, step_size
+        Number of steps, and the length of the first as a share of the radius; it falls to zero.
+    stop_above
+        Stop once every value is larger.
+    given
+        (B, ...) each, handed to `values_at`.
     """
-    own = tf.gather(logits, classes, batch_dims=1)
-    mine = tf.one_hot(classes, tf.shape(logits)[1], on_value=True, off_value=False)
-    largest = tf.reduce_max(tf.where(mine, -math.inf, logits), axis=1) - own
-    aimed = tf.gather(logits, tf.maximum(aims, 0), batch_dims=1) - own
-    return largest, tf.where(aims < 0, largest, aimed)
+
+    def step_up(step: tf.Tensor, points: tf.Tensor, best: tuple) -> tuple:
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            value, climbed = values_at(points, *given)
+        best = keep_better(best, (points, value))
+        gradient = tape.gradient(climbed, points)
+        if gradient is None:
+            raise ValueError(
+                "the objective has no gradient: build it of TensorFlow operations on the points, "
+                "without a detour through NumPy"
+            )
+        direction = steepest(gradient, points, lower, upper, radius, norm)
+        length = step_size * (1 - tf.cast(step / tf.maximum(steps, 1), step_size.dtype))
+        points = points + length * direction
+        return project(points, center, lower, upper, radius, norm), best
+
+    start = points, (points, tf.fill([tf.shape(points)[0]], -math.inf))
+    _, best = repeat(
+        step_up,
+        steps + 1,  # the last one only looks at where the others led
+        start,
+        stop=lambda points, best: tf.reduce_all(best[1] > stop_above),
+    )
+    return best
+
+
+def arrays_of(region: Region) -> tuple[float, tuple[np.ndarray, ...]]:
+    """Norm, and (center, lower, upper, radius of each feature), (N, *shape) each, of N regions.
+
+    A box is the ball of the norm inf that has half its width as radius.
+    """
+    norm, radius = region.norm, region.epsilon
+    if radius is None or math.isinf(norm):
+        norm, radius = math.inf, (region.upper - region.lower) / 2
+    radius = np.broadcast_to(radius, region.center.shape)
+    return norm, (region.center, region.lower, region.upper, radius)
+
+
+def runs(nb_samples: int, restarts: int, batch_size: int) -> Iterator[tuple[np.ndarray, range]]:
+    """Which samples are attacked together, and from which of their starts.
+
+    Samples side by side as long as all of their starts fit into a batch, then starts of one sample.
+    """
+    nb_together = min(nb_samples, max(1, batch_size // restarts))
+    nb_starts = min(restarts, batch_size // nb_together)
+    for some in in_batches(np.arange(nb_samples, dtype=np.int32), nb_together):
+        for first in range(0, restarts, nb_starts):
+            yield some, range(first, min(first + nb_starts, restarts))
+
+
+def best_of_restarts(
+    points: np.ndarray, values: np.ndarray, restarts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of points (R S, *shape) with values (R S,), R restarts of S samples, the best of each."""
+    values = values.reshape(restarts, -1)
+    winner, samples = values.argmax(axis=0), np.arange(values.shape[1])
+    return points.reshape(*values.shape, *points.shape[1:])[winner, samples], values.max(axis=0)
+
+
+def random_start(region: Region, noise: np.ndarray) -> np.ndarray:
+    """Points (N, *shape) of N regions, by shares in [0, 1] of their boxes, (N, *shape)."""
+    points = region.lower + noise * (region.upper - region.lower)
+    return region.project(points.astype(region.center.dtype))
 
 
 @_as_written
