@@ -128,10 +128,10 @@ def compare(
     else:
         latent = _part(network.model, layer_output(network.model, network.start_layer))
         called = points
-        starts = [_evaluate(latent, points, training=False)]
+        starts = [evaluate_model(latent, points, training=False)]
         samples = np.full(len(starts[0]), -1)
     with backend.full_precision():
-        enclosures = _enclose(graph, starts, precision, [graph.result, graph.output])
+        enclosures = enclose_points(graph, starts, precision, [graph.result, graph.output])
     lower, upper = _sides(enclosures[graph.result])
     beyond = _beyond(enclosures, precision) & (samples < 0)
     beyond = beyond.reshape(-1, *[1] * (lower.ndim - 1))
@@ -140,7 +140,7 @@ def compare(
     ways = [{"training": False}] if network.augments else [{}, {"training": False}]
     for way in ways:
         some = slice(None) if way is ways[0] else slice(0, 1)
-        values = _evaluate(
+        values = evaluate_model(
             network.model, [array[some] for array in given], network.output_number, **way
         )
         differs = _differs(values, lower[some], upper[some], samples[some] >= 0)
@@ -281,10 +281,13 @@ def _as_given(points: np.ndarray, tensor: Any, precision: str) -> np.ndarray:
 # --- both sides ---------------------------------------------------------------------------------
 
 
-def _enclose(
-    graph: Graph, inputs: Sequence[np.ndarray], precision: str, targets: Sequence[int]
+def enclose_points(
+    graph: Graph, inputs: Sequence[np.ndarray], precision: str | None, targets: Sequence[int]
 ) -> dict[int, Enclosure]:
-    """Every tensor at the points, with what the model's own roundings can make of it."""
+    """Every tensor at the points, with what the model's own roundings can make of it.
+
+    Without a precision: in real arithmetic.
+    """
     enclosures = {}
     for number, values in enumerate(inputs):
         zeros = ops.zeros(values.shape, "float64")
@@ -314,7 +317,7 @@ def _part(model: keras.Model, tensor: keras.KerasTensor) -> keras.Model:
     return keras.Model(model.inputs, tensor, name=f"{model.name}_part")
 
 
-def _evaluate(
+def evaluate_model(
     model: keras.Model, inputs: Sequence[np.ndarray], output: int = 0, **how: Any
 ) -> np.ndarray:
     """One output of a model, called with one input at a time, (P, *shape) float64.
@@ -416,7 +419,7 @@ def _first_difference(
         if node not in enclosures:
             continue
         try:
-            values = _evaluate(_part(model, call.output_tensors[0]), given, **way)
+            values = evaluate_model(_part(model, call.output_tensors[0]), given, **way)
         except Exception:  # of any kind; the model as a whole could be called
             continue
         if not _differs(values, *_sides(enclosures[node]), inside).any():
@@ -424,7 +427,8 @@ def _first_difference(
         if isinstance(layer, keras.Model):
             try:
                 inner = [
-                    _evaluate(_part(model, tensor), given, **way) for tensor in call.input_tensors
+                    evaluate_model(_part(model, tensor), given, **way)
+                    for tensor in call.input_tensors
                 ]
                 found = _first_difference(layer, graph, inner, enclosures, way, inside, name + "/")
             except Exception:

@@ -176,9 +176,8 @@ class Engine:
     def evaluate(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """The network itself, (N, *outputs) in the working type, of all its inputs."""
         signature = [((None, *shape), self.dtype) for shape in self.input_shapes]
-        function = self._keep(
-            ("compiled", "evaluate"),
-            lambda: self._compile(lambda *inputs: self.graph.evaluate(inputs), signature),
+        function = self.compiled(
+            ("evaluate",), lambda *inputs: self.graph.evaluate(inputs), signature
         )
         step = self.budget.nb_samples(self.graph)
         found = np.empty((len(inputs[0]), *self.output_shape), self.dtype)
@@ -205,11 +204,19 @@ class Engine:
             target = TargetRows(rows, handed, query.nb_samples)
             return question.function(question.node, target, query)
 
-        key = ("compiled", question.key, question.node, rows, form)
-        return self._keep(key, lambda: self._compile(traced, [rows.signature, *form.values]))
+        key = (question.key, question.node, rows, form)
+        return self.compiled(key, traced, [rows.signature, *form.values])
 
-    def _compile(self, function: Callable, signature: Sequence[tuple[tuple, str]]) -> Callable:
-        return backend.Compiled(function, signature, self._variables)
+    def compiled(
+        self, key: tuple, function: Callable, signature: Sequence[tuple[tuple, str]]
+    ) -> backend.Compiled:
+        """A function of tensors and of the network's current weights, compiled once for each key.
+
+        `signature` as for `backend.Compiled`.
+        """
+        return self._keep(
+            ("compiled", *key), lambda: backend.Compiled(function, signature, self._variables)
+        )
 
     def _share(
         self, question: Question | None, nb_samples: int, nb_rows: int, filled: float = 0.0
