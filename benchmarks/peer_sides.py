@@ -8,6 +8,8 @@ tells what its first call took and what it found; "time" calls it again and agai
 - "outputs": bounds of all logits over l_inf balls that are not clipped; `found`: their mean width.
 - "EVA": the margins of one image over its l_inf ball, clipped to [0, 1], and over its parts with a
   cell of a 12x12 grid held, each bounded on its own; `found` is the mean of their largest bounds.
+- "class" (auto_LiRPA only, for `decide.py`): whether the class stays over l_inf balls, clipped
+  to [0, 1]; `found` is the share of the images of which this is proved.
 
 Times are CPU seconds of this process, from arrays to arrays.
 """
@@ -123,6 +125,11 @@ def theirs(nb_threads: int) -> Callable[[Task], dict[str, Call]]:
             images = np.broadcast_to(images[0], lower.shape).copy()
             settings = {"x_L": torch.from_numpy(lower), "x_U": torch.from_numpy(upper)}
             asked |= {"C": torch.from_numpy(rows), "bound_lower": False}
+        elif task.kind == "class":
+            low, high = (np.clip(images + side * task.epsilon, 0, 1) for side in (-1, 1))
+            settings = {"x_L": torch.from_numpy(low), "x_U": torch.from_numpy(high)}
+            rows = np.stack([margins(one) for one in network(torch.from_numpy(images)).numpy()])
+            asked |= {"C": torch.from_numpy(rows), "bound_lower": False}
 
         def read() -> Any:
             return BoundedModule(network, torch.from_numpy(images[:1]), verbose=0)
@@ -130,10 +137,12 @@ def theirs(nb_threads: int) -> Callable[[Task], dict[str, Call]]:
         def call(module: Any) -> float:
             ball = PerturbationLpNorm(norm=np.inf, **settings)
             inputs = BoundedTensor(torch.from_numpy(images), ball)
-            with torch.no_grad():
+            with torch.set_grad_enabled(task.method == "alpha-CROWN"):
                 lower, upper = module.compute_bounds(x=(inputs,), **asked)
             if task.kind == "EVA":
                 return float(upper.numpy().max(axis=1).mean())
+            if task.kind == "class":
+                return float((upper.detach().numpy().max(axis=1) < 0).mean())
             return _width(lower.numpy(), upper.numpy())
 
         def made_ready() -> Call:
@@ -154,10 +163,15 @@ def margins_of_parts(
     _, height, width = image.shape
     cells = GRID * (np.arange(height) * GRID // height)[:, None] + np.arange(width) * GRID // width
     held = cells == np.arange(-1, GRID**2)[:, None, None, None]
-    units, label = np.eye(len(logits), dtype="float32"), logits.argmax()
-    rows = np.delete(units, label, axis=0) - units[label]
+    rows = margins(logits)
     rows = np.broadcast_to(rows, (len(held), *rows.shape)).copy()
     return np.where(held, image, lower), np.where(held, image, upper), rows
+
+
+def margins(logits: np.ndarray) -> np.ndarray:
+    """Rows (K - 1, K) of the other logits less the largest one."""
+    units, label = np.eye(len(logits), dtype="float32"), logits.argmax()
+    return np.delete(units, label, axis=0) - units[label]
 
 
 def channels_first(inputs: np.ndarray) -> np.ndarray:
