@@ -1,0 +1,336 @@
+"""The attack on a property: projected gradient ascent towards points that violate it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from xcertify.ascent import arrays_of, ascend, random_start
+from xcertify.bounds import backend
+from xcertify.bounds.branching.confirmation import confirm, given_type, inner_box
+from xcertify.bounds.engine import Engine
+from xcertify.bounds.graph.graph import Graph
+from xcertify.regions import Region
+
+_STEP = 0.5  # length of the first step, as a share of the radius
+_ENOUGH = 1e-5  # a violation of this size, relative to the outputs, is not climbed any further
+_NB_AIMS = 4  # conjunctions of which all restarts climb towards the nearest; one looks at all
+_NB_RANDOM = 2**15, 16, 2048  # random points of a region: by the features; the fewest, the most
+_NB_ENTRIES = 2**22  # of all tensors of the network, for the points that are worked on together
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """The worst points of N regions that an attack found.
+
+    Attributes
+    ----------
+    points
+        (N, *input), inside the regions, in the type that the model gets.
+    values
+        (N,) float64: upper bounds of the value of the property there, see `confirm`.
+    violated
+        (N,) bool: where the point is a counterexample, see `confirm`.
+    """
+
+    points: np.ndarray
+    values: np.ndarray
+    violated: np.ndarray
+
+
+def attack(
+    engine: Engine,
+    region: Region,
+    rows: np.ndarray,
+    limits: np.ndarray,
+    constants: Sequence[np.ndarray] = (),
+    *,
+    nb_steps: int = 40,
+    restarts: int = 8,
+    seed: int = 0,
+    deadline: float = math.inf,
+) -> Attacked:
+    """Look for points of N regions that violate a property.
+
+    Random points first; then ascents, from those nearest to a violation of each conjunction, and
+    from other random points and corners. A region is left alone once a counterexample is found.
+
+    Parameters
+    ----------
+    engine
+        The network.
+    region
+        N regions.
+    rows, limits
+        (N, P, J, K) and (N, P, J): a property, see `Verifier.decide`.
+    constants
+        The inputs that do not vary, (N, *shape) each.
+    nb_steps, restarts
+        Of the ascents.
+    seed
+        Of the random points, which are the same for all regions.
+    deadline
+        As `time.monotonic` tells the time: nothing is begun behind it.
+
+    No guarantee
+    ------------
+    What the attack does not find may exist all the same.
+    """
+    ascents = _Ascents(engine, region, rows, limits, constants, seed)
+    first, at_once = 0, 1
+    ascents.sample(deadline)
+    while first < restarts and ascents.open.any():
+        last = min(first + at_once, restarts)
+        ascents.climb(range(first, last), nb_steps, deadline)
+        first, at_once = last, max(1, last)  # twice as many at a time
+    return ascents.result()
+
+
+class _Ascents:
+    """What is known of N regions while they are attacked.
+
+    Parameters
+    ----------
+    engine, region, rows, limits, constants, seed
+        See `attack`.
+
+    Attributes
+    ----------
+    open
+        (N,) bool: which regions are still attacked.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        region: Region,
+        rows: np.ndarray,
+        limits: np.ndarray,
+        constants: Sequence[np.ndarray],
+        seed: int,
+    ) -> None:
+        self._engine, self._stated, self._seed = engine, region, seed
+        self._rows, self._limits = rows, limits
+        self._dtype = given_type(engine)
+        self._constants = [np.asarray(array).astype(self._dtype) for array in constants]
+        lower, upper = inner_box(region, self._dtype)
+        center = np.clip(region.center.astype(self._dtype), lower, upper)
+        radius = None if math.isinf(region.norm) else region.epsilon
+        self._region = Region(center, lower, upper, radius, region.norm)
+        nb_regions, nb_features = len(region), math.prod(region.shape)
+        number, fewest, most = _NB_RANDOM
+        shares = self._shares(0, min(most, max(fewest, number // nb_features)))
+        self._shares_tried = np.concatenate([np.full((1, *region.shape), np.nan), shares])
+        self._first = np.zeros(limits.shape[:2], np.int32)  # (N, P): which of them is the nearest
+        self._reached = np.full(limits.shape[:2], np.inf)  # (N, P): the least values
+        self._points, self._least = center.copy(), np.full(nb_regions, np.inf)  # (N, *input), (N,)
+        self._sizes = np.zeros(nb_regions)  # of the outputs, (N,)
+        self._tried = np.full(nb_regions, np.inf)  # (N,): the least values that were confirmed
+        self._values, self._violated = np.full(nb_regions, np.inf), np.zeros(nb_regions, bool)
+        possible = ~np.isneginf(limits).any(axis=2)  # (N, P)
+        self._possible = possible
+        between = (lower <= upper).reshape(nb_regions, -1).all(axis=1)
+        self.open = possible.any(axis=1) & between
+        entries = sum(math.prod(node.shape) for node in engine.graph.nodes)
+        self._nb_at_once = min(
+            max(16, _NB_ENTRIES // entries), engine.budget.nb_samples(engine.graph)
+        )
+
+    def result(self) -> Attacked:
+        """What was found."""
+        self._confirm(np.flatnonzero(~self._violated), always=True)
+        return Attacked(self._points, self._values, self._violated)
+
+    # --- random points ----------------------------------------------------------------------------
+
+    def sample(self, deadline: float) -> None:
+        """Look at the centers, at random points and at corners."""
+        nb_points = len(self._shares_tried)
+        step = max(1, self._nb_at_once // nb_points)
+        places = np.flatnonzero(self.open)
+        for first in range(0, len(places), step):
+            if time.monotonic() > deadline:
+                return
+            for number in range(0, nb_points, self._nb_at_once):
+                numbers = np.arange(number, min(number + self._nb_at_once, nb_points))
+                self._sample(places[first : first + step], numbers)
+            self._confirm(places[first : first + step])
+
+    def _sample(self, some: np.ndarray, numbers: np.ndarray) -> None:
+        """Look at some of the random points of some of the regions."""
+        region = self._region[some]
+        points = np.stack([self._start(region, number) for number in numbers], axis=1)
+        outputs = self._outputs(points.reshape(-1, *region.shape), np.repeat(some, len(numbers)))
+        outputs = outputs.reshape(len(some), len(numbers), -1)  # (n, S, K)
+        self._sizes[some] = np.fmax(self._sizes[some], np.abs(outputs).max(axis=(1, 2)))
+        for place, own, found in zip(some, points, outputs):
+            rows, limits = np.asarray(self._rows[place], np.float64), self._limits[place]
+            with np.errstate(invalid="ignore"):
+                values = found @ rows.reshape(-1, rows.shape[-1]).T
+                values = (values.reshape(-1, *limits.shape) - limits).max(axis=2)  # (S, P)
+            values = np.where(np.isnan(values), np.inf, values)
+            nearest = values.argmin(axis=0)
+            better = values.min(axis=0) < self._reached[place]
+            self._first[place] = np.where(better, numbers[nearest], self._first[place])
+            self._reached[place] = np.where(better, values.min(axis=0), self._reached[place])
+            number = values.min(axis=1).argmin()
+            if values[number].min() < self._least[place]:
+                self._least[place], self._points[place] = values[number].min(), own[number]
+
+    def _start(self, region: Region, number: int) -> np.ndarray:
+        """One of the random points in each region; the center first."""
+        return region.center if number == 0 else random_start(region, self._shares_tried[number])
+
+    def _shares(self, stream: int, count: int) -> np.ndarray:
+        """Shares (count, *input) of the sides of a box: random ones and corners in turn."""
+        generator = np.random.default_rng([self._seed, stream])
+        shares = generator.random((count, *self._region.shape))
+        shares[1::2] = np.round(shares[1::2])
+        return shares
+
+    def _outputs(self, points: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Outputs (B, K) float64 of the network at points of some regions, in the model's type."""
+        graph = self._engine.graph
+        shapes = [node.shape for node in graph.nodes[: graph.nb_inputs]]
+        signature = [((None, *shape), self._dtype) for shape in shapes]
+        outputs_at = self._engine.compiled(
+            ("outputs", self._dtype), lambda *inputs: graph.evaluate(inputs), signature
+        )
+        with backend.full_precision():
+            inputs = [points, *(constant[places] for constant in self._constants)]
+            found = np.asarray(outputs_at(*inputs, share=self._share(0.1)))
+        return found.astype(np.float64).reshape(len(points), -1)
+
+    # --- ascents ----------------------------------------------------------------------------------
+
+    def climb(self, restarts: range, nb_steps: int, deadline: float) -> None:
+        """Ascents of all regions that are open, from some of the starts."""
+        places, aims, numbers = self._starts(restarts)
+        batch = np.arange(0)
+        while len(places) and time.monotonic() <= deadline:
+            batch = np.arange(min(len(places), self._nb_at_once))
+            self._climb(places[batch], aims[batch], numbers[batch], nb_steps)
+            self._confirm(np.unique(places[batch]))
+            left = self.open[places]
+            left[batch] = False
+            places, aims, numbers = places[left], aims[left], numbers[left]
+
+    def _starts(self, restarts: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers of region, conjunction and restart, (B,) each, of the ascents to make."""
+        starts = []
+        for number in restarts:
+            for place in np.flatnonzero(self.open):
+                nearest = np.argsort(self._reached[place], kind="stable")
+                nearest = nearest[self._possible[place][nearest]]
+                for aim in nearest[: None if number == 1 else _NB_AIMS]:
+                    starts.append((place, aim, number))
+        found = np.array(starts, np.int64).reshape(-1, 3)
+        return found[:, 0], found[:, 1], found[:, 2]
+
+    def _climb(
+        self, places: np.ndarray, aims: np.ndarray, numbers: np.ndarray, nb_steps: int
+    ) -> None:
+        """Ascents towards conjunctions (B,) in regions (B,), from the given starts (B,)."""
+        region = self._region[places]
+        points = np.empty((len(places), *region.shape), self._dtype)
+        for number in np.unique(numbers):
+            some = np.flatnonzero(numbers == number)
+            if number < 2:
+                which = self._first[places[some], aims[some]]
+                for one in np.unique(which):
+                    same = some[which == one]
+                    points[same] = self._start(region[same], one)
+            else:
+                points[some] = random_start(region[some], self._shares(number, 2)[number % 2])
+        rows = np.stack([np.asarray(self._rows[n, p]) for n, p in zip(places, aims)])  # (B, J, K)
+        limits = self._limits[places, aims]  # (B, J)
+        points, values = self._ascend(region, points, rows, limits, places, nb_steps)
+        better = values < self._reached[places, aims]
+        np.minimum.at(self._reached, (places[better], aims[better]), values[better])
+        for place in np.unique(places):
+            own = np.flatnonzero(places == place)
+            best = own[values[own].argmin()]
+            if values[best] < self._least[place]:
+                self._least[place], self._points[place] = values[best], points[best]
+
+    def _ascend(
+        self,
+        region: Region,
+        points: np.ndarray,
+        rows: np.ndarray,
+        limits: np.ndarray,
+        places: np.ndarray,
+        nb_steps: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best points of ascents from points (B, *input), and their values (B,)."""
+        graph, dtype = self._engine.graph, self._dtype
+        norm, arrays = arrays_of(region)
+        inputs = [node.shape for node in graph.nodes[: graph.nb_inputs]]
+        signature = [
+            *[((None, *inputs[0]), dtype)] * 5,
+            ((), "int32"),
+            ((), dtype),
+            ((), "float32"),
+            ((None, None, rows.shape[-1]), dtype),
+            ((None, None), dtype),
+            ((None,), dtype),
+            *[((None, *shape), dtype) for shape in inputs[1:]],
+        ]
+        loop = partial(ascend, partial(_depth, graph), norm)
+        with np.errstate(invalid="ignore"):
+            finite = np.where(np.isfinite(limits), np.abs(limits), 0.0)
+            size = np.abs(rows).sum(axis=2) * self._sizes[places, None] + finite
+            size = np.maximum(size.max(axis=1), 1e-30)  # (B,)
+        given = [rows, limits, size, *(constant[places] for constant in self._constants)]
+        with backend.full_precision():
+            found, depth = self._engine.compiled(("attack", norm, dtype), loop, signature)(
+                *(array.astype(dtype) for array in (*arrays, points)),
+                np.int32(nb_steps),
+                np.asarray(_STEP, dtype),
+                np.float32(_ENOUGH),
+                *(array.astype(dtype) for array in given),
+                share=self._share(0.01 * nb_steps),
+            )
+        depth = np.asarray(depth).astype(np.float64)
+        return np.asarray(found), -depth * size
+
+    def _share(self, share: float) -> float:
+        """What a call takes uncompiled, as a share of what it takes to compile it."""
+        if self._engine.compile == "auto":
+            return share
+        return math.inf if self._engine.compile else 0.0
+
+    def _confirm(self, places: np.ndarray, always: bool = False) -> None:
+        """Close regions whose points are counterexamples; of others that may be, unless `always`."""
+        if not always:
+            least = self._least[places]
+            places = places[(least <= 0) & (least < self._tried[places])]
+        if len(places):
+            self._tried[places] = self._least[places]
+            self._points[places], self._values[places], self._violated[places] = confirm(
+                self._engine,
+                self._stated[places],
+                self._points[places],
+                self._rows[places],
+                self._limits[places],
+                [constant[places] for constant in self._constants],
+            )
+            self.open &= ~self._violated
+
+
+def _depth(
+    graph: Graph, points: Any, rows: Any, limits: Any, size: Any, *constants: Any
+) -> tuple[Any, Any]:
+    """How far conjunctions are violated, and what is climbed to violate them, (B,) each."""
+    outputs = ops.reshape(graph.evaluate([points, *constants]), (-1, 1, rows.shape[-1]))
+    values = ops.sum(rows * outputs, axis=2) - limits  # (B, J)
+    worst = ops.max(values, axis=1)
+    climbed = worst + ops.sum(ops.relu(values), axis=1)  # all that are still above their limits
+    return ops.cast(-worst / size, "float32"), -climbed

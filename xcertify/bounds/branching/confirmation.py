@@ -1,0 +1,246 @@
+"""What counts as a counterexample: a point that is inside and violates, roundings or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from xcertify.bounds import backend
+from xcertify.bounds.comparison import enclose_points, evaluate_model
+from xcertify.bounds.engine import Engine
+from xcertify.bounds.propagation import interval
+from xcertify.bounds.rounding import relative_error
+from xcertify.regions import Region
+
+_NB_NUMBERS = 2**22  # of rows, which are looked at together
+_UNDERFLOW = 1e-290  # what numbers too small for float64 can add up to
+
+
+def given_type(engine: Engine) -> str:
+    """The floating type in which the model gets the input that varies."""
+    dtype = keras.backend.standardize_dtype(
+        engine.network.model.inputs[engine.network.input_number].dtype
+    )
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _is_given(engine: Engine, points: np.ndarray) -> np.ndarray:
+    """Which of N points the type of the model's input holds as they are, (N,) bool."""
+    dtype = engine.network.model.inputs[engine.network.input_number].dtype
+    same = np.asarray(ops.cast(ops.cast(points, dtype), points.dtype)) == points
+    return same.reshape(len(points), -1).all(axis=1)
+
+
+def confirm(
+    engine: Engine,
+    region: Region,
+    points: np.ndarray,
+    rows: np.ndarray,
+    limits: np.ndarray,
+    constants: Sequence[np.ndarray] = (),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points as counterexamples, one for each of N regions.
+
+    Parameters
+    ----------
+    engine
+        The network.
+    region
+        N regions.
+    points
+        (N, *input), in or near the regions.
+    rows, limits
+        (N, P, J, K) and (N, P, J): a property, see `Verifier.decide`.
+    constants
+        The inputs that do not vary, (N, *shape) each.
+
+    Returns
+    -------
+    points
+        (N, *input) in the type that the model gets, the given ones moved into the regions.
+    values
+        (N,) float64: upper bounds of ``min_p max_j (rows[p, j] @ f(x) - limits[p, j])`` at these
+        points, for the network in real arithmetic; inf where no such point is inside.
+    violated
+        (N,) bool: where the point is a counterexample.
+
+    Guarantee
+    ---------
+    Where `violated`, the point lies in the stated region (the sides of a ball are not rounded, but
+    for those of its valid range), its value is at most 0 in real arithmetic, and the property is
+    violated by the outputs that the model itself returns for it; where a softmax or sigmoid is left
+    out, by the logits as the model computes them, and the model's outputs are those of such logits.
+    NaN violates nothing.
+    """
+    points = move_inside(region, points, given_type(engine))
+    inside = contains(region, points) & _is_given(engine, points)
+    values = np.full(len(points), np.inf)
+    violated = np.zeros(len(points), bool)
+    at_once = engine.budget.nb_samples(engine.graph)
+    places = np.flatnonzero(inside)
+    for first in range(0, len(places), at_once):
+        some = places[first : first + at_once]
+        inputs = [points[some], *(constant[some] for constant in constants)]
+        inputs = [array.astype(np.float64) for array in inputs]
+        values[some] = _least(*_real_outputs(engine, inputs), rows[some], limits[some])
+        wrong = values[some] <= 0
+        if wrong.any():
+            some, inputs = some[wrong], [array[wrong] for array in inputs]
+            outputs = _own_outputs(engine, inputs)
+            violated[some] = _least(outputs, outputs, rows[some], limits[some], 0.0) <= 0
+    return points, values, violated
+
+
+def _least(
+    lower: np.ndarray,
+    upper: np.ndarray,
+    rows: np.ndarray,
+    limits: np.ndarray,
+    slack: float | None = None,
+) -> np.ndarray:
+    """Upper bounds (N,) of min_p max_j (rows @ f - limits).
+
+    The outputs f are from `lower` to `upper`, (N, K). `slack` is relative; by default it
+    covers the roundings of these sums.
+    """
+    if slack is None:
+        slack = relative_error(rows.shape[-1] + 8, "float64")
+    found = np.empty(len(rows))
+    at_once = max(1, _NB_NUMBERS // max(1, rows[:1].size))
+    for first in range(0, len(rows), at_once):
+        some = slice(first, first + at_once)
+        own = np.asarray(rows[some], np.float64)
+        largest = np.where(own > 0, upper[some, None, None], lower[some, None, None])
+        with np.errstate(invalid="ignore", over="ignore"):
+            terms = np.where(own == 0, 0.0, own * largest)
+            values = terms.sum(axis=-1) - limits[some]
+            room = np.abs(terms).sum(axis=-1) + np.abs(limits[some])
+            values = np.where(np.isfinite(limits[some]), values + slack * room, values)
+        found[some] = np.where(np.isnan(values), np.inf, values).max(axis=-1).min(axis=-1)
+    return found
+
+
+def _real_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Proved bounds (N, K) of the outputs in real arithmetic, at points and constants."""
+    output = engine.graph.output
+    with backend.full_precision():
+        enclosures = enclose_points(engine.graph, inputs, None, [output])
+        sides = [np.asarray(side) for side in enclosures[output].absolute()]
+        reference = np.abs(np.asarray(enclosures[output].reference))
+        finite = np.asarray(interval.finite(enclosures))
+    slack = relative_error(4, "float64") * reference + _UNDERFLOW
+    lower, upper = (
+        (side + sign * slack).reshape(len(finite), -1) for side, sign in zip(sides, (-1, 1))
+    )
+    return np.where(finite[:, None], lower, -np.inf), np.where(finite[:, None], upper, np.inf)
+
+
+def _own_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """What the model itself computes of the outputs that are bounded, (N, K) float64.
+
+    NaN where it returns something else than its graph says, beyond its roundings. From a layer on
+    (`start_layer`), or before a head, a model cannot be called: its graph is in its place, in the
+    type that it gets.
+    """
+    network, graph = engine.network, engine.graph
+    returned = np.zeros((len(inputs[0]), 0))
+    if network.start_layer is None:
+        returned = evaluate_model(
+            network.model, network.in_order(inputs), network.output_number, training=False
+        ).reshape(len(inputs[0]), -1)
+        if graph.output == graph.result:
+            return returned
+    with backend.full_precision():
+        given = [ops.convert_to_tensor(array, given_type(engine)) for array in inputs]
+        outputs = np.asarray(graph.evaluate(given)).astype(np.float64).reshape(len(returned), -1)
+        if network.start_layer is None:
+            result = enclose_points(graph, inputs, network.precision, [graph.result])[graph.result]
+            lower, upper = (np.asarray(side).reshape(returned.shape) for side in result.absolute())
+            other = ~((returned >= lower - 1e-30) & (returned <= upper + 1e-30)).all(axis=1)
+            outputs[other] = np.nan
+    return outputs
+
+
+# --- inside -------------------------------------------------------------------------------------
+
+
+def move_inside(region: Region, points: np.ndarray, dtype: str) -> np.ndarray:
+    """Numbers of a floating type inside N regions near points (N, *shape), where there are any."""
+    center = region.center.astype(np.float64)
+    lower, upper = inner_box(region, dtype)
+    points = np.clip(points.astype(np.float64), lower, upper)  # upper, where nothing is between
+    if region.epsilon is None or math.isinf(region.norm):
+        return points.astype(dtype)
+    radius = np.broadcast_to(np.asarray(region.epsilon, np.float64), center.shape)
+    step = np.where(radius > 0, points - center, 0.0)
+    length = _lengths(step, radius, region.norm)
+    room = 1.0 + 4.0 * relative_error(math.prod(region.shape) + 8, "float64")
+    step /= np.maximum(length * room, 1.0).reshape(-1, *[1] * (step.ndim - 1))
+    inside = (center + step).astype(dtype)
+    outward = np.abs(inside.astype(np.float64) - center) > np.abs(step)
+    inside = np.where(outward, np.nextafter(inside, center.astype(dtype)), inside)
+    return np.clip(inside.astype(np.float64), lower, upper).astype(dtype)
+
+
+def contains(region: Region, points: np.ndarray) -> np.ndarray:
+    """Which of N points lie in N regions for certain, (N,) bool."""
+    lower, upper = inner_box(region, str(points.dtype))
+    inside = (points >= lower) & (points <= upper)
+    inside = inside.reshape(len(points), -1).all(axis=1)
+    if region.epsilon is None or math.isinf(region.norm):
+        return inside
+    center = region.center.astype(np.float64)
+    radius = np.broadcast_to(np.asarray(region.epsilon, np.float64), center.shape)
+    step = points.astype(np.float64) - center
+    held = ((radius > 0) | (step == 0)).reshape(len(points), -1).all(axis=1)
+    room = 1.0 + 4.0 * relative_error(math.prod(region.shape) + 8, "float64")
+    return inside & held & (_lengths(step, radius, region.norm) * room <= 1.0)
+
+
+def inner_box(region: Region, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sides (N, *shape) of the largest boxes of numbers of a type in the box around N regions.
+
+    That of a ball is not widened by the roundings of its sides. Where no number is between, lower
+    is above upper.
+    """
+    lower = _rounded_inward(region.lower.astype(np.float64), 0.0, dtype, up=True)
+    upper = _rounded_inward(region.upper.astype(np.float64), 0.0, dtype, up=False)
+    if region.epsilon is None:
+        return lower, upper
+    center = region.center.astype(np.float64)
+    radius = np.broadcast_to(np.asarray(region.epsilon, np.float64), center.shape)
+    low, high = (
+        _rounded_inward(*_exact_sum(center, sign * radius), dtype, up=sign < 0) for sign in (-1, 1)
+    )
+    return np.maximum(lower, low), np.minimum(upper, high)
+
+
+def _exact_sum(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rounded sum and what it lacks (Knuth's two-sum)."""
+    total = first + second
+    part = total - first
+    return total, (first - (total - part)) + (second - part)
+
+
+def _rounded_inward(values: np.ndarray, rest: Any, dtype: str, up: bool) -> np.ndarray:
+    """``values + rest`` as `_exact_sum` gives them, in a type: the next number on one side."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(dtype)
+    beyond = rounded.astype(np.float64) - values
+    wrong = (beyond < 0) | ((beyond == 0) & (rest > 0))
+    if not up:
+        wrong = (beyond > 0) | ((beyond == 0) & (rest < 0))
+    return np.where(
+        wrong, np.nextafter(rounded, np.asarray(np.inf if up else -np.inf, dtype)), rounded
+    )
+
+
+def _lengths(step: np.ndarray, radius: np.ndarray, norm: float) -> np.ndarray:
+    """Norms (N,) of steps (N, *shape) in units of radii, of features whose radius is not 0."""
+    scaled = np.abs(np.divide(step, radius, out=np.zeros(step.shape), where=radius > 0))
+    return np.sum(scaled.reshape(len(step), -1) ** norm, axis=1) ** (1 / norm)
