@@ -17,12 +17,14 @@ from xcertify.bounds import backend
 from xcertify.bounds.branching.confirmation import confirm, given_type, inner_box
 from xcertify.bounds.engine import Engine
 from xcertify.bounds.graph.graph import Graph
-from xcertify.regions import Region
+from xcertify.regions import Region, as_column
 
-_STEP = 0.5  # length of the first step, as a share of the radius
+# Restarts in turn begin at the best random point, at the best point that is known, anywhere, ...
+_STEPS = 0.5, 0.1, 0.5, 0.02  # lengths of their first steps, as shares of the radius
 _ENOUGH = 1e-5  # a violation of this size, relative to the outputs, is not climbed any further
 _NB_AIMS = 4  # conjunctions of which all restarts climb towards the nearest; one looks at all
 _NB_RANDOM = 2**15, 16, 2048  # random points of a region: by the features; the fewest, the most
+_NB_BEST = 32  # of the random points, from which ascents begin
 _NB_ENTRIES = 2**22  # of all tensors of the network, for the points that are worked on together
 
 
@@ -128,7 +130,9 @@ class _Ascents:
         number, fewest, most = _NB_RANDOM
         shares = self._shares(0, min(most, max(fewest, number // nb_features)))
         self._shares_tried = np.concatenate([np.full((1, *region.shape), np.nan), shares])
-        self._first = np.zeros(limits.shape[:2], np.int32)  # (N, P): which of them is the nearest
+        # (N, T, P): which of them are nearest to a violation of each conjunction
+        nb_best = min(_NB_BEST, len(self._shares_tried))
+        self._order = np.zeros((nb_regions, nb_best, limits.shape[1]), np.int32)
         self._reached = np.full(limits.shape[:2], np.inf)  # (N, P): the least values
         self._points, self._least = center.copy(), np.full(nb_regions, np.inf)  # (N, *input), (N,)
         self._sizes = np.zeros(nb_regions)  # of the outputs, (N,)
@@ -158,31 +162,36 @@ class _Ascents:
         for first in range(0, len(places), step):
             if time.monotonic() > deadline:
                 return
-            for number in range(0, nb_points, self._nb_at_once):
-                numbers = np.arange(number, min(number + self._nb_at_once, nb_points))
-                self._sample(places[first : first + step], numbers)
+            self._sample(places[first : first + step])
             self._confirm(places[first : first + step])
 
-    def _sample(self, some: np.ndarray, numbers: np.ndarray) -> None:
-        """Look at some of the random points of some of the regions."""
-        region = self._region[some]
-        points = np.stack([self._start(region, number) for number in numbers], axis=1)
-        outputs = self._outputs(points.reshape(-1, *region.shape), np.repeat(some, len(numbers)))
-        outputs = outputs.reshape(len(some), len(numbers), -1)  # (n, S, K)
-        self._sizes[some] = np.fmax(self._sizes[some], np.abs(outputs).max(axis=(1, 2)))
-        for place, own, found in zip(some, points, outputs):
-            rows, limits = np.asarray(self._rows[place], np.float64), self._limits[place]
-            with np.errstate(invalid="ignore"):
-                values = found @ rows.reshape(-1, rows.shape[-1]).T
-                values = (values.reshape(-1, *limits.shape) - limits).max(axis=2)  # (S, P)
-            values = np.where(np.isnan(values), np.inf, values)
-            nearest = values.argmin(axis=0)
-            better = values.min(axis=0) < self._reached[place]
-            self._first[place] = np.where(better, numbers[nearest], self._first[place])
-            self._reached[place] = np.where(better, values.min(axis=0), self._reached[place])
-            number = values.min(axis=1).argmin()
-            if values[number].min() < self._least[place]:
-                self._least[place], self._points[place] = values[number].min(), own[number]
+    def _sample(self, some: np.ndarray) -> None:
+        """Look at the random points of some of the regions."""
+        region, nb_points = self._region[some], len(self._shares_tried)
+        values = []
+        for first in range(0, nb_points, self._nb_at_once):
+            numbers = range(first, min(first + self._nb_at_once, nb_points))
+            points = np.concatenate([self._start(region, number) for number in numbers])
+            outputs = self._outputs(points, np.tile(some, len(numbers)))
+            outputs = outputs.reshape(len(numbers), len(some), -1)  # (S, n, K)
+            self._sizes[some] = np.fmax(self._sizes[some], np.abs(outputs).max(axis=(0, 2)))
+            values.append([self._values_of(n, outputs[:, i]) for i, n in enumerate(some)])
+        found = np.concatenate(values, axis=1)  # (n, S, P)
+        self._order[some] = np.argsort(found, axis=1)[:, : self._order.shape[1]]
+        self._reached[some] = found.min(axis=1)
+        self._least[some] = found.min(axis=(1, 2))
+        best = found.min(axis=2).argmin(axis=1)
+        for number in np.unique(best):
+            own = some[best == number]
+            self._points[own] = self._start(self._region[own], number)
+
+    def _values_of(self, place: int, outputs: np.ndarray) -> np.ndarray:
+        """max_j (rows @ f - limits) (S, P) for outputs f (S, K) in one of the regions."""
+        rows, limits = np.asarray(self._rows[place], np.float64), self._limits[place]
+        with np.errstate(invalid="ignore"):
+            values = outputs @ rows.reshape(-1, rows.shape[-1]).T
+            values = (values.reshape(-1, *limits.shape) - limits).max(axis=2)
+        return np.where(np.isnan(values), np.inf, values)
 
     def _start(self, region: Region, number: int) -> np.ndarray:
         """One of the random points in each region; the center first."""
@@ -239,19 +248,14 @@ class _Ascents:
     ) -> None:
         """Ascents towards conjunctions (B,) in regions (B,), from the given starts (B,)."""
         region = self._region[places]
-        points = np.empty((len(places), *region.shape), self._dtype)
+        points, steps = np.empty((len(places), *region.shape), self._dtype), np.empty(len(places))
         for number in np.unique(numbers):
             some = np.flatnonzero(numbers == number)
-            if number < 2:
-                which = self._first[places[some], aims[some]]
-                for one in np.unique(which):
-                    same = some[which == one]
-                    points[same] = self._start(region[same], one)
-            else:
-                points[some] = random_start(region[some], self._shares(number, 2)[number % 2])
+            steps[some] = _STEPS[number % len(_STEPS)]
+            self._put_starts(points, some, places[some], aims[some], number)
         rows = np.stack([np.asarray(self._rows[n, p]) for n, p in zip(places, aims)])  # (B, J, K)
         limits = self._limits[places, aims]  # (B, J)
-        points, values = self._ascend(region, points, rows, limits, places, nb_steps)
+        points, values = self._ascend(region, points, steps, rows, limits, places, nb_steps)
         better = values < self._reached[places, aims]
         np.minimum.at(self._reached, (places[better], aims[better]), values[better])
         for place in np.unique(places):
@@ -260,23 +264,46 @@ class _Ascents:
             if values[best] < self._least[place]:
                 self._least[place], self._points[place] = values[best], points[best]
 
+    def _put_starts(
+        self,
+        points: np.ndarray,
+        some: np.ndarray,
+        places: np.ndarray,
+        aims: np.ndarray,
+        number: int,
+    ) -> None:
+        """Where a restart begins, in some rows of the points (B, *input)."""
+        turn, kind = divmod(number, 4)
+        if kind in (1, 3) and number > 1:
+            points[some] = self._points[places]
+        elif kind == 2 and turn % 2 == 0:
+            shares = self._shares(number, 2)[turn // 2 % 2]
+            points[some] = random_start(self._region[places], shares)
+        else:
+            nearest = number // 2 % self._order.shape[1]
+            which = self._order[places, nearest, aims]
+            for one in np.unique(which):
+                same = which == one
+                points[some[same]] = self._start(self._region[places[same]], one)
+
     def _ascend(
         self,
         region: Region,
         points: np.ndarray,
+        steps: np.ndarray,
         rows: np.ndarray,
         limits: np.ndarray,
         places: np.ndarray,
         nb_steps: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best points of ascents from points (B, *input), and their values (B,)."""
+        """The best points of ascents from points (B, *input) by steps (B,), and their values (B,)."""
         graph, dtype = self._engine.graph, self._dtype
         norm, arrays = arrays_of(region)
         inputs = [node.shape for node in graph.nodes[: graph.nb_inputs]]
         signature = [
             *[((None, *inputs[0]), dtype)] * 5,
             ((), "int32"),
-            ((), dtype),
+            ((None, *[1] * len(inputs[0])), dtype),
             ((), "float32"),
             ((None, None, rows.shape[-1]), dtype),
             ((None, None), dtype),
@@ -293,10 +320,10 @@ class _Ascents:
             found, depth = self._engine.compiled(("attack", norm, dtype), loop, signature)(
                 *(array.astype(dtype) for array in (*arrays, points)),
                 np.int32(nb_steps),
-                np.asarray(_STEP, dtype),
+                as_column(steps, points).astype(dtype),
                 np.float32(_ENOUGH),
                 *(array.astype(dtype) for array in given),
-                share=self._share(0.01 * nb_steps),
+                share=self._share(0.015 * nb_steps),
             )
         depth = np.asarray(depth).astype(np.float64)
         return np.asarray(found), -depth * size
@@ -308,7 +335,7 @@ class _Ascents:
         return math.inf if self._engine.compile else 0.0
 
     def _confirm(self, places: np.ndarray, always: bool = False) -> None:
-        """Close regions whose points are counterexamples; of others that may be, unless `always`."""
+        """Close regions whose points are counterexamples; those that may be, or all."""
         if not always:
             least = self._least[places]
             places = places[(least <= 0) & (least < self._tried[places])]
