@@ -250,6 +250,43 @@ class MarginRows:
         return found
 
 
+def stays_in_class(classes: Any, nb_outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """The property that each of N inputs stays in its class, for `Verifier.decide`.
+
+    It is violated where another logit is as large as that of the class, or larger; of a single
+    logit z, where class 1 has z <= 0, or class 0 has z >= 0.
+
+    Parameters
+    ----------
+    classes
+        Class of each input, (N,) int.
+    nb_outputs
+        Number K of logits.
+
+    Returns
+    -------
+    rows, limits
+        (N, P, 1, K) float32 and (N, P, 1), P = K - 1 (1 for a single logit).
+
+    Raises
+    ------
+    ValueError
+        For classes that are not integers from 0 to K - 1 (0 and 1 for a single logit).
+    """
+    classes = np.asarray(classes)
+    if classes.ndim != 1 or classes.dtype.kind not in "iu":
+        raise ValueError(
+            f"classes must be integers (N,). Received: {classes.dtype} of shape {classes.shape}"
+        )
+    _refuse(
+        (classes < 0) | (classes >= max(nb_outputs, 2)),
+        f"classes must be from 0 to {max(nb_outputs, 2) - 1}",
+        classes,
+    )
+    rows = -np.asarray(margin_rows(classes, nb_outputs))[:, :, None]
+    return rows, np.zeros(rows.shape[:3])
+
+
 def _one_hot(labels: np.ndarray, nb_classes: int) -> np.ndarray:
     _refuse(
         (labels < 0) | (labels >= nb_classes),

@@ -332,6 +332,72 @@ def minimize(
     return tf.minimum(best, function(list(state[::3])))
 
 
+def minimize_and_keep(
+    function: Callable[[list[Any]], Any],
+    start: list[Any],
+    largest: Sequence[float],
+    rates: Sequence[float],
+    nb_steps: int,
+    enough: Any,
+) -> tuple[Any, list[Any]]:
+    """Least values of a function of variables from 0 to `largest`, and where they are.
+
+    Parameters
+    ----------
+    function
+        Maps a list of (N, S, ...) to (N, S); each of its values depends on its own variables only.
+    start
+        The variables to begin with; they count, so that nothing gets worse.
+    largest
+        Upper limit of each variable.
+    rates
+        Length of the first steps of each variable; it shrinks by 2 % with every step.
+    nb_steps
+        Most steps of Adam.
+    enough
+        (N, S): no more steps are made once each of N has one value that is at most this.
+    """
+    values = function(start)
+    if not start or not nb_steps:
+        return values, start
+
+    def step(number: Any, best: Any, *state: Any) -> tuple:
+        variables, means, squares, found = (list(state[i::4]) for i in range(4))
+        with tf.GradientTape() as tape:
+            tape.watch(variables)
+            values = function(variables)
+        gradients = tape.gradient(values, variables, unconnected_gradients="zero")
+        better = values < best
+        power = tf.cast(number + 1, variables[0].dtype)
+        moved = []
+        for i, gradient in enumerate(gradients):
+            mean = 0.9 * means[i] + 0.1 * gradient
+            square = 0.999 * squares[i] + 0.001 * gradient * gradient
+            size = tf.sqrt(square / (1 - 0.999**power)) + 1e-12
+            change = rates[i] * 0.98**power * mean / (1 - 0.9**power) / size
+            kept = _where(better, variables[i], found[i])
+            moved += [tf.clip_by_value(variables[i] - change, 0.0, largest[i]), mean, square, kept]
+        return (number + 1, tf.minimum(best, values), *moved)
+
+    def undecided(number: Any, best: Any, *_: Any) -> Any:
+        open_ = tf.reduce_any(tf.reduce_all(best > enough, axis=1))
+        return tf.logical_and(number < nb_steps, open_)
+
+    state = [tensor for variable in start for tensor in (variable, *[variable * 0] * 2, variable)]
+    _, best, *state = tf.while_loop(
+        undecided, step, [tf.constant(0), values, *state], parallel_iterations=1
+    )
+    values = function(list(state[::4]))
+    better = values < best
+    found = [_where(better, new, old) for new, old in zip(state[::4], state[3::4])]
+    return tf.minimum(best, values), found
+
+
+def _where(chosen: Any, new: Any, old: Any) -> Any:
+    """Entries (N, S, ...) of one tensor where (N, S) says so, else of another."""
+    return tf.where(chosen[(..., *[None] * (len(old.shape) - 2))], new, old)
+
+
 def tighten(lower: Any, upper: Any, places: Any, new_lower: Any, new_upper: Any) -> tuple:
     """Intersect entries of (N, D) intervals: `places` (N, S) are columns, the new sides (N, S)."""
     samples = tf.broadcast_to(tf.range(tf.shape(places)[0])[:, None], tf.shape(places))

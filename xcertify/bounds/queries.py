@@ -5,7 +5,6 @@ Each takes a node of the graph, rows of its output (`TargetRows`) and the region
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -22,11 +21,9 @@ from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.depth import Depth, depth_of
 from xcertify.bounds.propagation.gradient import enclose_gradient
 from xcertify.bounds.propagation.refinement import BackwardBounds
-from xcertify.bounds.propagation.target_rows import TargetRows
+from xcertify.bounds.propagation.target_rows import TargetRows, nominal_rows
 from xcertify.bounds.query import Query
-from xcertify.bounds.rounding import as_lower, as_upper, relative_error
-
-_UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
+from xcertify.bounds.rounding import UNDERFLOW, as_lower, as_upper
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Queries:
             some_rows = rows.between(first, last)
             found = [passes.best_upper_bounds(way, some_rows) for passes, way in ways]
             above, below = split_signs(reduce(ops.minimum, found))
-            nominal, slack = self._nominal(bounds, node, some_rows)
+            nominal, slack = nominal_rows(bounds.enclosures[node].reference, some_rows)
             return (
                 ops.where(finite, as_lower(nominal - below - slack), -np.inf),
                 ops.where(finite, as_upper(nominal + above + slack), np.inf),
@@ -132,7 +129,7 @@ class Queries:
 
         def some(first: Any, last: Any) -> list[Any]:
             some_rows = rows.between(first, last)
-            nominal, slack = self._nominal(bounds, node, some_rows)
+            nominal, slack = nominal_rows(bounds.enclosures[node].reference, some_rows)
             ends, bound = bounds.pull_back(route, some_rows)
             nothing = ops.zeros((rows.nb_samples, 2, last - first, *self._input_shape))
             coefficients = ends.get(0, ops.cast(nothing, some_rows.dtype))
@@ -151,16 +148,6 @@ class Queries:
         nb_at_once = bounds.nb_rows_at_once(route)
         return backend.rows_in_chunks(some, rows.nb_samples, rows.nb_rows, nb_at_once, results)
 
-    def _nominal(self, bounds: BackwardBounds, node: int, rows: Any) -> tuple[Any, Any]:
-        """Rows of the nominal value, and what float64 and underflow can have cost; (N, S)."""
-        reference = bounds.enclosures[node].reference
-        nb_terms = math.prod(reference.shape[1:])
-        reference = ops.reshape(reference, (-1, nb_terms, 1))
-        rows = ops.cast(ops.reshape(rows, (*ops.shape(rows)[:2], nb_terms)), "float64")
-        nominal = ops.matmul(rows, reference)[..., 0]
-        size = ops.matmul(ops.abs(rows), ops.abs(reference))[..., 0]
-        return nominal, size * max(1e-12, relative_error(nb_terms + 8, "float64")) + _UNDERFLOW
-
 
 def split_signs(values: Any) -> tuple[Any, Any]:
     """Of (N, 2, S, ...) what belongs to rows r, and what to -r; (N, S, ...) each."""
@@ -170,7 +157,7 @@ def split_signs(values: Any) -> tuple[Any, Any]:
 def _sides(enclosure: Enclosure, finite: Any) -> tuple[Any, Any]:
     """Proved sides of an enclosure, float64; infinite for samples that are not `finite`."""
     lower, upper = enclosure.absolute()
-    slack = ops.abs(enclosure.reference) * 1e-12 + _UNDERFLOW
+    slack = ops.abs(enclosure.reference) * 1e-12 + UNDERFLOW
     finite = ops.reshape(finite, (-1, *[1] * (len(lower.shape) - 1)))
     return (
         ops.where(finite, as_lower(lower - slack), -np.inf),

@@ -64,6 +64,41 @@ def check_rows(rows: Any, nb_samples: int, size: int, dtype: str) -> Any:
     return rows
 
 
+def check_property(
+    rows: Any, limits: Any, nb_samples: int, size: int, dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (N, P, J, size) and limits (N, P, J) of a property, each given for all N or for each.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit each other or the outputs, or rows are not exact in the type.
+    """
+    rows, limits = np.asarray(rows), np.asarray(limits, np.float64)
+    if rows.ndim not in (3, 4) or rows.shape[-1] != size or 0 in rows.shape[-3:]:
+        raise ValueError(
+            f"rows must have the shape (P, J, {size}) or ({nb_samples}, P, J, {size}). "
+            f"Received: {rows.shape}"
+        )
+    shape = (nb_samples, *rows.shape[-3:-1])
+    if limits.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"limits must have the shape {shape[1:]} or {shape}, for rows of shape {rows.shape}. "
+            f"Received: {limits.shape}"
+        )
+    if np.isnan(limits).any():
+        raise ValueError("limits must be numbers, or inf or -inf. Received: NaN")
+    check_rows(
+        rows.reshape(-1, rows.shape[-2], size), rows.size // size // rows.shape[-2], size, dtype
+    )
+    if rows.ndim == 4 and len(rows) != nb_samples:
+        raise ValueError(
+            f"rows must hold one property for each of the {nb_samples} regions, or one for all. "
+            f"Received: {rows.shape}"
+        )
+    return np.broadcast_to(rows, (*shape, size)), np.broadcast_to(limits, shape)
+
+
 def label_rows(
     labels: Any, nb_samples: int, output_shape: tuple[int, ...], dtype: str
 ) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Any
 
 from keras import ops
 
+UNDERFLOW = 1e-30  # what numbers too small for the working type can add up to
 _UNIT = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 
 

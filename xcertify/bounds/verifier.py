@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from xcertify.bounds.branching.decide import Decider
+from xcertify.bounds.branching.decision import Decision
 from xcertify.bounds.engine import Engine, Question
 from xcertify.bounds.graph.operations import Options
 from xcertify.bounds.graph.relaxations import LOWER_SLOPES
@@ -21,6 +23,7 @@ from xcertify.bounds.propagation.budget import Budget, default_bytes
 from xcertify.bounds.propagation.gradient import gradient_method
 from xcertify.bounds.refusals import (
     check_constants,
+    check_property,
     check_region,
     check_rows,
     label_rows,
@@ -409,6 +412,89 @@ class Verifier(Settings):
         lower, upper = engine.answer(question, region, rows, constants, radii)
         return lower, upper
 
+    def decide(
+        self,
+        region: Region,
+        rows: Any,
+        limits: Any,
+        constants: Sequence[Any] = (),
+        *,
+        timeout: float | None = 60.0,
+        nb_branches: int | None = None,
+        strategy: str = "auto",
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> Decision:
+        """Whether a property holds on each region, or a counterexample: branch and bound.
+
+        Region n is *violated* if some x in it and some p have ``rows[p, j] @ f(x) <= limits[p, j]``
+        for all j, and it *holds* if there is none. `stays_in_class` makes such a property of
+        classes.
+
+        Parameters
+        ----------
+        region
+            N regions of the model's input.
+        rows
+            (P, J, K) for all regions or (N, P, J, K): a union of P conjunctions of J inequalities
+            of the K outputs, flattened.
+        limits
+            (P, J) or (N, P, J). inf is no condition; with -inf conjunction p is never fulfilled.
+        constants
+            As for `bound_rows`.
+        timeout
+            Seconds that the call may take, about; None: no limit.
+        nb_branches
+            Most branches of one region; None: no limit.
+        strategy
+            "activations": branches differ in the intervals before activations. "inputs": they are
+            boxes of inputs. "auto": inputs where at most 8 features vary, else activations.
+        seed
+            Of the attack.
+        verbose
+            Whether to show how many branches are open, and the worst bound.
+
+        Returns
+        -------
+        decision
+            A `Decision`. An interrupted call (Ctrl-C) returns what is known by then.
+
+        Raises
+        ------
+        ValueError
+            If the region, the property or a setting does not fit.
+
+        Guarantee
+        ---------
+        That of `Decision`.
+
+        Examples
+        --------
+        >>> rows, limits = stays_in_class(classes, nb_outputs=10)
+        >>> verifier.decide(Ball(images, 0.05, clip=(0, 1)), rows, limits, timeout=30.0).status
+        """
+        self._refuse_decomon("decide")
+        engines = self._derive_engine("crown"), self._derive_engine("alpha-crown")
+        rows, limits = check_property(rows, limits, len(region), engines[0].nb_outputs, self.dtype)
+        _checked(engines[0], region, None, constants)
+        decider = Decider(
+            engines,
+            partial(self._bound, engines[0]),
+            region,
+            rows,
+            limits,
+            [np.asarray(values) for values in constants],
+            timeout=timeout,
+            nb_branches=nb_branches,
+            strategy=strategy,
+            seed=seed,
+            verbose=verbose,
+        )
+        return decider.decide()
+
+    def _derive_engine(self, method: str) -> Engine:
+        return self._derive(("engine", method), lambda: self._shared_engine(method))
+
     def evaluate(self, inputs: np.ndarray, constants: Sequence[Any] = ()) -> np.ndarray:
         """The bounded function itself (logits), (N, *outputs), in the verifier's dtype.
 
@@ -455,10 +541,10 @@ class Verifier(Settings):
 
         All verifiers of one model and of the same settings have one.
         """
-        return self._derive("engine", self._shared_engine)
+        return self._derive("engine", lambda: self._shared_engine(self.method))
 
-    def _shared_engine(self) -> Engine:
-        alternatives = self.method == "alpha-crown"
+    def _shared_engine(self, method: str) -> Engine:
+        alternatives = method == "alpha-crown"
         budget = Budget(self.memory_budget, self.dtype, nb_versions=1 + alternatives)
         options = Options(
             self.dtype,
@@ -473,7 +559,7 @@ class Verifier(Settings):
             left_out = ("softmax",)
         network = Network(self.model, self.start_layer, self.perturbed, self.output, left_out)
         optimizer = (self.nb_steps, self.learning_rate) if alternatives else (0, 0.0)
-        settings = (network, self.method, options, budget, optimizer, self.compile)
+        settings = (network, method, options, budget, optimizer, self.compile)
         state = self._watched()
         return shared(self.model, settings, state, lambda: Engine(*settings, state))
 

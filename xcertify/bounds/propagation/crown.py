@@ -29,7 +29,26 @@ from xcertify.bounds.propagation.relaxing import Relaxations, blended
 from xcertify.bounds.propagation.routes import BLOCK, Route, largest, total
 from xcertify.bounds.rounding import as_upper, relative_error
 
-Shares = dict[int, Any]
+
+class Tuning(NamedTuple):
+    """What is free in a bound: any values give a valid one.
+
+    Attributes
+    ----------
+    shares
+        By node with two relaxations: the share of the second, (N, T, S, *shape) in [0, 1]; "alpha".
+    multipliers
+        By node, the multipliers of its two sides, a and b >= 0, (N, T, S, *shape) each. Since
+        ``a (d - lower) >= 0`` and ``b (upper - d) >= 0`` for its deviations d, both may be added to
+        what is bounded from above. Where splits have made the sides tighter than what the
+        relaxations know of them, this is the "beta" of beta-CROWN.
+    """
+
+    shares: dict[int, Any]
+    multipliers: dict[int, tuple[Any, Any]]
+
+
+NOTHING = Tuning({}, {})
 
 
 class Domain(NamedTuple):
@@ -66,6 +85,8 @@ class BackwardPasses:
     optimizer
         Number of steps and learning rate with which the shares of two relaxations are optimised for
         every row; None: the first relaxations are used.
+    multiplied
+        Nodes whose sides may get multipliers, see `Tuning`.
 
     Attributes
     ----------
@@ -82,11 +103,12 @@ class BackwardPasses:
         options: Options,
         budget: Budget,
         optimizer: tuple[int, float] | None = None,
+        multiplied: Container[int] = (),
     ) -> None:
         self.graph, self.domain, self.options = graph, domain, options
         self.budget, self.optimizer = budget, optimizer
         self.enclosures: Enclosures = dict(domain.known)
-        self.relaxations = Relaxations(graph, self.enclosures, options)
+        self.relaxations = Relaxations(graph, self.enclosures, options, multiplied)
 
     def route(self, start: int, ends: Container[int] = ()) -> Route:
         """The way back of rows of a node to the inputs, or to `ends` where they stop before."""
@@ -95,7 +117,9 @@ class BackwardPasses:
         way.met |= {i: self._closing(i) for i in way.reached_ends}
         return way
 
-    def upper_bounds(self, route: Route, rows: Any, shares: Shares | None = None) -> Any:
+    def upper_bounds(
+        self, route: Route, rows: Any, tuning: Tuning = NOTHING, both: bool = True
+    ) -> Any:
         """Largest values of rows r and of -r, (N, 2, S) float64, over the deviations of a node.
 
         ``max r_s . d`` and ``max -r_s . d``, d the deviation of the node from its reference;
@@ -107,10 +131,15 @@ class BackwardPasses:
             The way back from the node.
         rows
             (N, S, *shape of what rows see of the node).
-        shares
-            For nodes with two relaxations the share of the second, (N, 2, S, *shape) in [0, 1].
+        tuning
+            What is free.
+        both
+            Whether the negated rows are bounded, too; else the result is (N, 1, S).
         """
-        ends, bound = self.pull_back(route, rows, shares)
+        return self.closed(route, *self.pull_back(route, rows, tuning, both))
+
+    def closed(self, route: Route, ends: dict[int, Any], bound: Any) -> Any:
+        """Largest values (N, T, S) float64 of what `pull_back` gives."""
         for index, coefficients in ends.items():
             bound = bound + self._largest_values(index, coefficients, route.at(index))
         return as_upper(bound)
@@ -138,7 +167,7 @@ class BackwardPasses:
         shares = [ops.zeros((*size, *route.shape(i)), rows.dtype) for i in nodes]
 
         def bounds(shares: list[Any]) -> Any:
-            return self.upper_bounds(route, rows, dict(zip(nodes, shares)))
+            return self.upper_bounds(route, rows, Tuning(dict(zip(nodes, shares)), {}))
 
         return backend.minimize(bounds, shares, nb_steps, learning_rate)
 
@@ -154,26 +183,33 @@ class BackwardPasses:
         return self.budget.nb_rows(route.largest_size + 2 * sum(sizes), nb_samples)
 
     def pull_back(
-        self, route: Route, rows: Any, shares: Shares | None = None
+        self,
+        route: Route,
+        rows: Any,
+        tuning: Tuning = NOTHING,
+        both: bool = True,
+        seen: dict[int, Any] | None = None,
     ) -> tuple[dict[int, Any], Any]:
         """Rows r and their negatives as linear upper bounds in the tensors where they end.
 
         Parameters
         ----------
-        route, rows, shares
+        route, rows, tuning, both
             As for `upper_bounds`.
+        seen
+            Takes the coefficients (N, T, S, *shape) of the nonlinear nodes on the way.
 
         Returns
         -------
         ends
-            Coefficients (N, 2, S, *shape) by node.
+            Coefficients (N, T, S, *shape) by node, T = 2, or 1 without `both`.
         bound
-            The constant part, (N, 2, S) float64.
+            The constant part, (N, T, S) float64.
         """
         pending: dict[int, Any] = {route.start: rows[:, None]}
         ends: dict[int, Any] = {}
-        bound = ops.zeros((*ops.shape(rows)[:1], 2, *ops.shape(rows)[1:2]), "float64")
-        as_one = True
+        bound = ops.zeros((*ops.shape(rows)[:1], 1 + both, *ops.shape(rows)[1:2]), "float64")
+        as_one = both
         while pending:
             index = max(pending)
             is_end = route.ends_at(index)
@@ -182,12 +218,18 @@ class BackwardPasses:
                 pending = {i: ops.concatenate([r, -r], axis=1) for i, r in pending.items()}
                 as_one = False
             coefficients = pending.pop(index)
+            if index in tuning.multipliers:
+                below, above = tuning.multipliers[index]
+                coefficients = coefficients + (below - above)
+                bound = bound + self._multiplied(index, below, above)
             if is_end:
                 ends[index] = coefficients
                 continue
+            if seen is not None and not self.graph.nodes[index].operation.exact_affine:
+                seen[index] = coefficients
             relaxed = route.at(index)
-            if shares and index in shares:
-                relaxed = blended(relaxed, relaxed.alternative, shares[index])
+            if index in tuning.shares:
+                relaxed = blended(relaxed, relaxed.alternative, tuning.shares[index])
             if relaxed.lower is not None:
                 terms = largest_terms(coefficients, relaxed.lower, relaxed.upper)
                 bound = bound + total(terms)
@@ -196,6 +238,15 @@ class BackwardPasses:
                 if part is not None:
                     pending[parent] = pending[parent] + part if parent in pending else part
         return ends, bound
+
+    def _multiplied(self, index: int, below: Any, above: Any) -> Any:
+        """What multipliers of the sides of a tensor add to a bound, (N, T, S) float64."""
+        enclosure = self.enclosures[index]
+        lower, upper = self.relaxations.inflated(enclosure)
+        # The difference of both multipliers is rounded before it is a coefficient.
+        error = relative_error(4, self.options.dtype) * enclosure.deviation
+        lower, upper = (lower - error)[:, None, None], (upper + error)[:, None, None]
+        return total(above * upper - below * lower)
 
     def _closing(self, index: int) -> Relaxed:
         """What coefficients are multiplied with where rows end: the sides of an interval.

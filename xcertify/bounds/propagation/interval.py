@@ -49,14 +49,16 @@ def propagate(
 
 
 def step(graph: Graph, index: int, enclosures: Enclosures, options: Options) -> None:
-    """Bound one node from its parents; a node that has an enclosure already can only shrink."""
+    """Bound one node from its parents; a node that has an enclosure already can only shrink.
+
+    Of that enclosure the reference may be missing.
+    """
     node = graph.nodes[index]
     inputs = [enclosures[parent] for parent in node.parents]
     known = enclosures.get(index)
-    if known is None:
+    reference = None if known is None else known.reference
+    if reference is None:
         reference = node.operation.evaluate(*(e.reference for e in inputs))
-    else:
-        reference = known.reference
 
     def bound(inputs: Sequence[Enclosure], reference: Any) -> tuple[Any, Any]:
         return node.operation.interval(inputs, reference, options)[1:]
@@ -65,7 +67,7 @@ def step(graph: Graph, index: int, enclosures: Enclosures, options: Options) -> 
     if not node.operation.only_moves:
         lower, upper = as_lower(lower), as_upper(upper)
     new = Enclosure(reference, lower, upper)
-    enclosures[index] = new if known is None else intersect(known, new.lower, new.upper)
+    enclosures[index] = new if known is None else intersect(new, known.lower, known.upper)
 
 
 def intersect(enclosure: Enclosure, lower: object, upper: object) -> Enclosure:

@@ -26,7 +26,7 @@ class BackwardBounds(BackwardPasses):
 
     Parameters
     ----------
-    graph, domain, options, budget, optimizer
+    graph, domain, options, budget, optimizer, multiplied
         See `BackwardPasses`.
     targets
         Nodes that rows will start from.
@@ -56,8 +56,9 @@ class BackwardBounds(BackwardPasses):
         relax: bool,
         budget: Budget,
         optimizer: tuple[int, float] | None = None,
+        multiplied: Container[int] = (),
     ) -> None:
-        super().__init__(graph, domain, options, budget, optimizer)
+        super().__init__(graph, domain, options, budget, optimizer, multiplied)
         self.depth: Depth = None
         if refine:
             self.depth = depth_of(options.backward_depth, graph, list(targets))

@@ -7,6 +7,7 @@ its lines, ``lower - e`` and ``upper + e``, so that a pass itself just multiplie
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from functools import reduce
 from typing import Any
 
@@ -30,17 +31,29 @@ class Relaxations:
         The intervals that are known when a node is relaxed.
     options
         Arithmetic of the bounds.
+    multiplied
+        Nodes at which multipliers are added to the coefficients, see `crown.Tuning`.
 
     Attributes
     ----------
     most_uses
-        Most users of a node: so many coefficients are summed where paths join.
+        Most terms of a coefficient: one for each user of a node, from which paths join, and one of
+        multipliers.
     """
 
-    def __init__(self, graph: Graph, enclosures: Enclosures, options: Options) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        enclosures: Enclosures,
+        options: Options,
+        multiplied: Container[int] = (),
+    ) -> None:
         self.graph, self.enclosures, self.options = graph, enclosures, options
+        self._multiplied = multiplied
         self._consumers = graph.consumers()
-        self.most_uses = max(map(len, self._consumers))
+        self.most_uses = max(
+            len(users) + 2 * (index in multiplied) for index, users in enumerate(self._consumers)
+        )
         self._made: dict[int, Relaxed] = {}
 
     def __getitem__(self, index: int) -> Relaxed:
@@ -73,7 +86,7 @@ class Relaxations:
         """What roundings of coefficients cost at a node, for each version; None for nothing."""
         node, dtype = self.graph.nodes[index], self.options.dtype
         errors: list[Any] = [None] * len(versions)
-        if len(self._consumers[index]) > 1:
+        if len(self._consumers[index]) > 1 or index in self._multiplied:
             # Coefficients that arrive on several paths are summed, which rounds them.
             error = relative_error(self.most_uses, dtype) * self.enclosures[index].deviation
             errors = [error] * len(versions)
@@ -93,6 +106,8 @@ class Relaxations:
         """
         relaxed = self._made.get(index)
         if relaxed is None or relaxed.upper is None or len(self._consumers[index]) != 1:
+            return None
+        if index in self._multiplied:  # its coefficients are not those of the activation
             return None
         if not self.graph.nodes[index].operation.exact_affine:
             return None

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds.propagation.routes import unit_rows
+from xcertify.bounds.rounding import UNDERFLOW, relative_error
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,21 @@ class TargetRows:
         if self.form.name == "entries":
             rows = unit_rows(rows, self.form.shape, self.form.dtype)
         return ops.broadcast_to(rows, (self.nb_samples, last - first, *self.form.shape))
+
+
+def nominal_rows(reference: Any, rows: Any) -> tuple[Any, Any]:
+    """Rows of the nominal value, and what float64 and underflow can have cost; (N, S) float64 each.
+
+    Parameters
+    ----------
+    reference
+        (N, *shape) float64.
+    rows
+        (N, S, *shape).
+    """
+    nb_terms = math.prod(reference.shape[1:])
+    reference = ops.reshape(reference, (-1, nb_terms, 1))
+    rows = ops.cast(ops.reshape(rows, (*ops.shape(rows)[:2], nb_terms)), "float64")
+    nominal = ops.matmul(rows, reference)[..., 0]
+    size = ops.matmul(ops.abs(rows), ops.abs(reference))[..., 0]
+    return nominal, size * max(1e-12, relative_error(nb_terms + 8, "float64")) + UNDERFLOW

@@ -1,0 +1,444 @@
+"""The bounds of many branches at once, as functions of tensors that are traced once.
+
+A branch is a region cut by splits: a box of inputs, and intervals of the tensors before the
+activations. Its bounds are those of a backward pass over these intervals, with the shares of the
+lines of activations (alpha) and the multipliers of the sides of intervals (beta) optimised
+together.
+
+Sources: Wang et al., Beta-CROWN: Efficient Bound Propagation with Per-neuron Split Constraints for
+Neural Network Robustness Verification, 2021; Shi et al., Neural Network Verification with
+Branch-and-Bound for General Nonlinearities (GenBaB), 2024; De Palma et al., Improved Branch and
+Bound for Neural Network Verification via Lagrangian Decomposition (FSB), 2021; Zhou et al.,
+Clip-and-Verify: Linear Constraint-Driven Domain Clipping, 2025.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from xcertify.bounds import backend
+from xcertify.bounds.branching.layout import Layout
+from xcertify.bounds.graph.operations import Enclosure, Options, Relaxed
+from xcertify.bounds.graph.relaxations import Activation
+from xcertify.bounds.propagation import interval
+from xcertify.bounds.propagation.budget import Budget
+from xcertify.bounds.propagation.crown import NOTHING, Domain, Tuning
+from xcertify.bounds.propagation.refinement import BackwardBounds
+from xcertify.bounds.propagation.relaxing import blended
+from xcertify.bounds.propagation.target_rows import nominal_rows
+from xcertify.bounds.query import Query
+from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
+
+FRESH = -1.0  # a share that is not known yet: that of the first lines
+
+
+class Branches(NamedTuple):
+    """N branches as tensors.
+
+    Attributes
+    ----------
+    rows
+        (N, S, *outputs).
+    limits
+        (N, S) float64: a branch is closed if some row is above its limit everywhere.
+    noise
+        (N, D): what the reference values of two passes can differ by.
+    lower, upper
+        (N, D): sides of the tensors that are split, as deviations.
+    shares
+        (N, S, C) in [0, 1]: weights of the steeper one of two lines; or `FRESH`.
+    below, above
+        (N, S, D): multipliers of the lower and of the upper sides.
+    """
+
+    rows: Any
+    limits: Any
+    noise: Any
+    lower: Any
+    upper: Any
+    shares: Any
+    below: Any
+    above: Any
+
+
+@dataclass(frozen=True)
+class Bounding:
+    """How branches are bounded.
+
+    Attributes
+    ----------
+    layout
+        What can be split.
+    node
+        What is bounded.
+    options, budget
+        See `Queries`.
+    refine
+        Tensors that backward passes bound anew in every branch.
+    nb_steps, share_rate, multiplier_rate
+        Of the optimisation of shares and multipliers.
+    nb_candidates
+        How many entries are proposed for the next split.
+    """
+
+    layout: Layout
+    node: int
+    options: Options
+    budget: Budget
+    refine: Container[int] | bool = False
+    nb_steps: int = 20
+    share_rate: float = 0.1
+    multiplier_rate: float = 0.05
+    nb_candidates: int = 3
+
+    def roots(self, query: Query, optimizer: tuple[int, float] | None) -> list[Any]:
+        """What is known of the tensors of N regions before any split, (N, D) each.
+
+        Returns
+        -------
+        lower, upper
+            Sides, as deviations from the reference values.
+        reference
+            float64.
+        noise
+            What reference values of two passes can differ by: the roundings of each of them.
+        """
+        passes = BackwardBounds(
+            self.layout.graph,
+            query.domain,
+            self.options,
+            targets=[self.node],
+            refine=True,
+            relax=True,
+            budget=self.budget,
+            optimizer=optimizer,
+        )
+        domain = query.domain
+        zero = ops.zeros_like(query.lower)
+        points = dict(domain.known) | {0: Enclosure(query.center, zero, zero)}
+        interval.propagate(self.layout.graph, points, self.options, [self.node])
+        found = [passes.enclosures[i] for i in self.layout.tensors]
+        noise = [2.01 * points[i].deviation for i in self.layout.tensors]
+        columns = ([e.lower for e in found], [e.upper for e in found], [e.reference for e in found])
+        return [self.layout.joined(column, 1) for column in (*columns, noise)]
+
+    def bounds(self, query: Query, branches: Branches) -> list[Any]:
+        """What is proved of branches, and how to go on.
+
+        Returns
+        -------
+        lower
+            (N, S) float64: bounds of the rows; inf for a branch that is empty.
+        boxes
+            (N, *input) twice: the sides of the inputs, cut by what a violation needs.
+        sides
+            (N, D) twice: the sides of the tensors, as tight as they are known.
+        shares, below, above
+            The best ones, as in `Branches`.
+        points
+            (N, *input) float64, where the bound is attained.
+        feature
+            (N,) int: the input feature to split next.
+        entries, points, scores
+            (N, candidates): entries to split next, the values to split them at in float64, and how
+            good that seems to be; 0 where there is nothing to split.
+        """
+        passes = self._passes(query, branches, self.refine)
+        route = passes.route(self.node)
+        values, variables = self._optimized(passes, route, branches, self.nb_steps)
+        tuning = self._tuning(passes, variables)
+        seen: dict[int, Any] = {}
+        ends, constant = passes.pull_back(route, -branches.rows, tuning, both=False, seen=seen)
+        attained = passes.closed(route, ends, constant)[:, 0]
+        values = ops.minimum(values, attained)
+        nominal, slack = nominal_rows(passes.enclosures[self.node].reference, branches.rows)
+        lower = self._lower(passes, values, nominal - slack)
+        worst = ops.one_hot(
+            ops.argmax(lower - branches.limits, axis=1), lower.shape[1], dtype=self.options.dtype
+        )
+        zeros = ops.zeros_like(passes.enclosures[0].lower)[:, None, None]
+        line = (ends.get(0, 0.0) + zeros)[:, 0]
+        boxes = passes.enclosures[0].lower, passes.enclosures[0].upper
+        if math.isinf(query.norm):
+            room = attained - (nominal - slack - branches.limits)
+            boxes = _cut(boxes, line, room, self.options.dtype)
+        steepest = _of_row(line, worst)
+        found = [passes.enclosures[i] for i in self.layout.tensors]
+        sides = [branches.lower, branches.upper]
+        if found:
+            columns = [e.lower for e in found], [e.upper for e in found]
+            sides = [self.layout.joined(column, 1) for column in columns]
+        impact = ops.abs(steepest) * (boxes[1] - boxes[0])
+        feature = ops.argmax(ops.reshape(impact, (ops.shape(impact)[0], -1)), axis=1)
+        deviation = ops.where(steepest > 0, boxes[1], boxes[0])
+        points = passes.enclosures[0].reference + ops.cast(deviation, "float64")
+        return [
+            lower,
+            *boxes,
+            *sides,
+            *variables,
+            points,
+            ops.cast(feature, "int32"),
+            *self._candidates(passes, route, tuning, seen, worst),
+        ]
+
+    def probe(self, query: Query, branches: Branches, entries: Any, down: Any, up: Any) -> Any:
+        """The bounds of both parts of branches that are split at one of some entries each.
+
+        Parameters
+        ----------
+        query, branches
+            N branches.
+        entries
+            (N, k) int: numbers of entries.
+        down, up
+            (N, k): the deviations at which they are split, rounded down and up.
+
+        Returns
+        -------
+        margins
+            (N, k, 2) float64: ``max_s (lower_s - limit_s)`` of the part below and the part above.
+        """
+        nb_parts = 2 * entries.shape[1]
+
+        def repeated(tensor: Any) -> Any:
+            return ops.repeat(tensor, nb_parts, axis=0)
+
+        marks = ops.one_hot(entries, branches.lower.shape[1], dtype="bool")  # (N, k, D)
+        split = {
+            "lower": ops.where(
+                marks,
+                ops.maximum(branches.lower[:, None], down[..., None]),
+                branches.lower[:, None],
+            ),
+            "upper": ops.where(
+                marks, ops.minimum(branches.upper[:, None], up[..., None]), branches.upper[:, None]
+            ),
+        }
+        same = {
+            side: ops.broadcast_to(getattr(branches, side)[:, None], ops.shape(split[side]))
+            for side in split
+        }
+        lower = ops.stack([same["lower"], split["lower"]], axis=2)
+        upper = ops.stack([split["upper"], same["upper"]], axis=2)
+        size = branches.lower.shape[1]
+        parts = Branches(*map(repeated, branches))._replace(
+            lower=ops.reshape(lower, (-1, size)), upper=ops.reshape(upper, (-1, size))
+        )
+        passes = self._passes(query.map(repeated), parts, False)
+        route = passes.route(self.node)
+        values, _ = self._optimized(passes, route, parts, 0)
+        nominal, slack = nominal_rows(passes.enclosures[self.node].reference, parts.rows)
+        margins = ops.max(self._lower(passes, values, nominal - slack) - parts.limits, axis=1)
+        return ops.reshape(margins, (-1, nb_parts // 2, 2))
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _passes(
+        self, query: Query, branches: Branches, refine: Container[int] | bool
+    ) -> BackwardBounds:
+        """Backward passes over the intervals of branches."""
+        layout, domain = self.layout, query.domain
+        lower = layout.parted(branches.lower - branches.noise, layout.tensors)
+        upper = layout.parted(branches.upper + branches.noise, layout.tensors)
+        known = {i: Enclosure(None, lower[i], upper[i]) for i in layout.tensors}
+        return BackwardBounds(
+            layout.graph,
+            Domain(domain.known | known, domain.radius, domain.norm),
+            self.options,
+            targets=[self.node],
+            refine=refine,
+            relax=True,
+            budget=self.budget,
+            multiplied=layout.tensors,
+        )
+
+    def _optimized(
+        self, passes: BackwardBounds, route: Any, branches: Branches, nb_steps: int
+    ) -> tuple[Any, list[Any]]:
+        """Upper bounds (N, S) of the negated rows' deviations, and the variables that give them."""
+        start = self._start(passes, branches)
+        nominal, slack = nominal_rows(passes.enclosures[self.node].reference, branches.rows)
+
+        def values(variables: list[Any]) -> Any:
+            tuning = self._tuning(passes, variables)
+            return passes.upper_bounds(route, -branches.rows, tuning, both=False)[:, 0]
+
+        if not self.options.alternatives:
+            return values([]), start
+        return backend.minimize_and_keep(
+            values,
+            start,
+            largest=(1.0, math.inf, math.inf),
+            rates=(self.share_rate, self.multiplier_rate, self.multiplier_rate),
+            nb_steps=nb_steps,
+            enough=nominal - slack - branches.limits,
+        )
+
+    def _start(self, passes: BackwardBounds, branches: Branches) -> list[Any]:
+        """The variables to begin with: where there are none yet, those of the first lines."""
+        shares = branches.shares
+        if self.options.alternatives and self.layout.activations:
+            turned = self.layout.joined([_turned(passes, i) for i in self.layout.activations], 1)
+            shares = ops.where(shares < 0, turned[:, None], shares)
+        return [shares, branches.below, branches.above]
+
+    def _tuning(self, passes: BackwardBounds, variables: list[Any]) -> Tuning:
+        """Variables (N, S, ...) as what is free in bounds of one side."""
+        if not variables or not self.options.alternatives:
+            return NOTHING
+        shares, below, above = variables
+        layout = self.layout
+        parts = layout.parted(shares[:, None], layout.activations)
+        for index in layout.activations:
+            turned = _turned(passes, index)[:, None, None]
+            parts[index] = turned + (1 - 2 * turned) * parts[index]
+        lower = layout.parted(below[:, None], layout.tensors)
+        upper = layout.parted(above[:, None], layout.tensors)
+        return Tuning(parts, {i: (lower[i], upper[i]) for i in layout.tensors})
+
+    def _lower(self, passes: BackwardBounds, values: Any, nominal: Any) -> Any:
+        """Bounds (N, S) of rows: nothing of what is not finite, inf where a branch is empty."""
+        finite = interval.finite(passes.enclosures)
+        empty = ops.zeros_like(finite)
+        for index in (0, *self.layout.tensors):
+            enclosure = passes.enclosures[index]
+            crossed = ops.reshape(enclosure.lower > enclosure.upper, (ops.shape(finite)[0], -1))
+            empty = ops.logical_or(empty, ops.any(crossed, axis=1))
+        lower = ops.where(finite[:, None], as_lower(nominal - values), -np.inf)
+        return ops.where(ops.logical_and(finite, empty)[:, None], np.inf, lower)
+
+    def _candidates(
+        self, passes: BackwardBounds, route: Any, tuning: Tuning, seen: dict[int, Any], worst: Any
+    ) -> tuple[Any, Any, Any]:
+        """Entries (N, k) to split, the values to split them at, and their scores."""
+        layout = self.layout
+        scores = {i: 0.0 for i in layout.tensors}
+        points: dict[int, Any] = {}
+        for index in layout.activations:
+            (parent,) = layout.graph.nodes[index].parents
+            if parent not in scores:
+                continue
+            activation = layout.graph.nodes[index].operation.activation
+            enclosure = passes.enclosures[parent]
+            point, can_split = split_points(activation, *enclosure.absolute())
+            points.setdefault(parent, point)
+            relaxed = route.at(index)
+            if index in tuning.shares:
+                relaxed = blended(relaxed, relaxed.alternative, tuning.shares[index])
+            relaxed = relaxed._replace(alternative=None).map(lambda x: _of_row(x[:, 0], worst))
+            gap = self._gap(
+                activation,
+                passes,
+                index,
+                relaxed,
+                _of_row(seen[index][:, 0], worst),
+                points[parent],
+            )
+            scores[parent] = scores[parent] + ops.where(can_split, gap, 0.0)
+        if not layout.tensors:
+            nothing = ops.zeros((ops.shape(worst)[0], 1))
+            return ops.cast(nothing, "int32"), ops.cast(nothing, "float64"), nothing
+        flat = layout.joined([scores[i] for i in layout.tensors], 1)
+        values = layout.joined([points[i] for i in layout.tensors], 1)
+        best, entries = ops.top_k(flat, min(self.nb_candidates, layout.nb_entries))
+        return entries, backend.gather(values, entries), best
+
+    def _gap(
+        self,
+        activation: Activation,
+        passes: BackwardBounds,
+        index: int,
+        relaxed: Relaxed,
+        coefficients: Any,
+        point: Any,
+    ) -> Any:
+        """What the lines of an activation cost the bound, about, (N, *shape).
+
+        The line that a coefficient takes is off by some amount at the split point and at both ends
+        of the interval; the lower one of the ends counts, since at the better end nothing is lost
+        for good.
+        """
+        (parent,) = self.layout.graph.nodes[index].parents
+        enclosure, output = passes.enclosures[parent], passes.enclosures[index]
+        below, above = relaxed.slopes
+        positive = coefficients > 0
+        slope = ops.where(positive, above, below)
+        offset = ops.where(positive, relaxed.upper, relaxed.lower)
+        lower, upper = enclosure.absolute()
+
+        def distance(place: Any) -> Any:
+            step = ops.cast(place - enclosure.reference, slope.dtype)
+            value = ops.cast(activation.value(place) - output.reference, slope.dtype)
+            return ops.abs(slope * step + offset - value)
+
+        ends = ops.minimum(distance(lower), distance(upper))
+        return ops.abs(coefficients) * (distance(point) + ends)
+
+
+def split_points(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
+    """Where intervals are split, float64, and whether that helps: the kink nearest to the middle.
+
+    Where there is no kink inside, the middle, of functions that bend.
+    """
+    middle = (lower + upper) / 2
+    point, nearest = middle, ops.full_like(middle, np.inf)
+    for kink in activation.kinks:
+        inside = ops.logical_and(lower < kink, kink < upper)
+        distance = ops.where(inside, ops.abs(middle - kink), np.inf)
+        point = ops.where(distance < nearest, kink, point)
+        nearest = ops.minimum(nearest, distance)
+    at_kink = nearest < np.inf
+    if activation.piecewise_linear:
+        return point, at_kink
+    wide = upper - lower > 1e-6 * (1e-3 + ops.abs(lower) + ops.abs(upper))
+    return point, ops.logical_or(at_kink, wide)
+
+
+def _turned(passes: BackwardBounds, index: int) -> Any:
+    """Where the first line under an activation is the steeper one, 1 or 0, (N, *shape)."""
+    relaxed = passes.relaxations[index]
+    steeper = relaxed.slopes[0] > relaxed.alternative.slopes[0]
+    return ops.cast(steeper, relaxed.slopes[0].dtype)
+
+
+def _of_row(values: Any, chosen: Any) -> Any:
+    """Of (N, S, ...) the row that one-hot (N, S) marks; of (N, 1, ...) the only one."""
+    if values.shape[1] == 1:
+        return values[:, 0]
+    weights = ops.reshape(chosen, (*ops.shape(chosen), *[1] * (len(values.shape) - 2)))
+    return ops.sum(values * ops.cast(weights, values.dtype), axis=1)
+
+
+def _cut(boxes: tuple[Any, Any], lines: Any, room: Any, dtype: str) -> tuple[Any, Any]:
+    """Boxes (N, *input) without what no violation can lie in.
+
+    Parameters
+    ----------
+    boxes
+        Lower and upper deviations of the inputs.
+    lines
+        (N, S, *input): coefficients of lines whose largest values over the box are at most `room`
+        above what each of them has to reach.
+    room
+        (N, S) float64.
+    """
+    lower, upper = boxes
+    room = ops.maximum(room, 0.0) * (1 + 1e-5) + 1e-30
+    room = ops.reshape(room, (*ops.shape(room), *[1] * (len(lines.shape) - 2)))
+    size = ops.cast(ops.abs(lines), "float64")
+    # A feature may be as far from its best side as its own slope uses up the room.
+    reach = ops.where(size > 1e-30, room / ops.maximum(size, 1e-30), np.inf)
+    at_least = ops.cast(upper, "float64")[:, None] - reach
+    at_most = ops.cast(lower, "float64")[:, None] + reach
+    at_least = ops.max(ops.where(lines > 0, at_least, -np.inf), axis=1)
+    at_most = ops.min(ops.where(lines < 0, at_most, np.inf), axis=1)
+    new_lower = ops.maximum(lower, as_lower(round_down(at_least, dtype)))
+    new_upper = ops.minimum(upper, as_upper(round_up(at_most, dtype)))
+    return new_lower, new_upper

@@ -1,0 +1,201 @@
+"""From a property to a decision: attack, then bounds, then branch and bound for the rest."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from xcertify.bounds.branching.attack import attack
+from xcertify.bounds.branching.compiled import Branching
+from xcertify.bounds.branching.confirmation import confirm, given_type, move_inside, outputs_at
+from xcertify.bounds.branching.decision import Decision
+from xcertify.bounds.branching.problems import Problems
+from xcertify.bounds.branching.search import Search
+from xcertify.bounds.engine import Engine
+from xcertify.regions import Region
+
+STRATEGIES = ("auto", "inputs", "activations")
+FEW_FEATURES = 8  # so few features of the input are split themselves
+
+
+class Decider:
+    """One call of `Verifier.decide`: what is known of N regions, stage by stage.
+
+    Parameters
+    ----------
+    engines
+        The engine of "crown", and that of "alpha-crown".
+    bound
+        ``bound(region, rows, constants)``: bounds of rows (N, S, K) by crown, (N, S) each.
+    region, rows, limits, constants
+        As for `Verifier.decide`, rows (N, P, J, K) and limits (N, P, J).
+    timeout, nb_branches, strategy, seed, verbose
+        See there.
+    """
+
+    def __init__(
+        self,
+        engines: tuple[Engine, Engine],
+        bound: Callable[..., tuple[np.ndarray, np.ndarray]],
+        region: Region,
+        rows: np.ndarray,
+        limits: np.ndarray,
+        constants: Sequence[np.ndarray],
+        *,
+        timeout: float | None,
+        nb_branches: int | None,
+        strategy: str,
+        seed: int,
+        verbose: bool,
+    ) -> None:
+        self._begin = time.monotonic()
+        self._deadline = self._begin + (math.inf if timeout is None else timeout)
+        self._engines, self._bound = engines, bound
+        self._region, self._constants = region, constants
+        self._rows, self._limits = rows, limits
+        self._nb_branches, self._strategy = nb_branches, strategy
+        self._seed, self._verbose = seed, verbose
+        engine = engines[0]
+        self._dtype = given_type(engine)
+        self.problems = Problems(region, constants, rows, limits, engine.output_shape, engine.dtype)
+        nb_regions = len(region)
+        self._points = region.center.astype(self._dtype)
+        self._values = np.full(nb_regions, np.inf)
+        self._seconds, self._reason = np.zeros(nb_regions), np.full(nb_regions, "", object)
+
+    def decide(self) -> Decision:
+        """Stage by stage, until all is decided or a limit is reached."""
+        reason = "interrupted"
+        try:
+            self._attack()
+            self._prove()
+            reason = self._search()
+        except KeyboardInterrupt:
+            pass
+        return self._decision(reason)
+
+    # --- stages -----------------------------------------------------------------------------------
+
+    def _attack(self) -> None:
+        found = attack(
+            self._engines[0],
+            self._region,
+            self._rows,
+            self._limits,
+            self._constants,
+            seed=self._seed,
+            deadline=self._deadline,
+        )
+        self._points, self._values = found.points, found.values
+        self.problems.violated |= found.violated
+        self._note("attack")
+
+    def _prove(self) -> None:
+        """Bounds of whole regions."""
+        problems = self.problems
+        left = np.unique(problems.region_of[problems.open])
+        if len(left):
+            nb_rows = math.prod(self._limits.shape[1:])
+            rows = self._rows[left].reshape(len(left), nb_rows, -1)
+            lower, _ = self._bound(
+                self._region[left], rows, [array[left] for array in self._constants]
+            )
+            lower = lower.astype(np.float64).reshape(-1, *self._limits.shape[1:])
+            with np.errstate(invalid="ignore"):  # an infinite limit
+                margins = np.max(lower - self._limits[left], axis=2)
+            problems.note_bounds(left, margins)
+        self._note("bounds")
+
+    def _search(self) -> str:
+        problems = self.problems
+        if not len(problems.open):
+            return ""
+        if time.monotonic() > self._deadline:
+            return "timeout"
+        branching = self._branching()
+        search = Search(
+            branching,
+            problems,
+            self._check,
+            self._deadline,
+            self._nb_branches,
+            verbose=self._verbose,
+        )
+        return search.run()
+
+    def _branching(self) -> Branching:
+        crown, alpha = self._engines
+        varied = (self._region.upper > self._region.lower).reshape(len(self._region), -1)
+        by_inputs = self._strategy == "inputs"
+        if self._strategy == "auto":
+            by_inputs = varied.sum(axis=1).max() <= FEW_FEATURES
+        if not by_inputs:
+            branching = Branching(alpha, "activations")
+            if branching.layout.tensors:
+                return branching
+        return Branching(crown, "inputs")
+
+    def _check(self, points: np.ndarray, some: np.ndarray) -> None:
+        """Look whether points (M, *input) show that problems (M,) are violated."""
+        problems, engine = self.problems, self._engines[0]
+        regions = problems.region_of[some]
+        points = move_inside(self._region[regions], points, self._dtype)
+        outputs = outputs_at(engine, [points, *(array[regions] for array in self._constants)])
+        rows = problems.rows[some].reshape(*problems.limits[some].shape, -1)
+        with np.errstate(invalid="ignore"):
+            values = np.einsum("mjk,mk->mj", rows.astype(np.float64), outputs)
+            values = np.max(values - problems.limits[some], axis=1)
+        values = np.where(np.isnan(values), np.inf, values)
+        for region in np.unique(regions):
+            own = np.flatnonzero(regions == region)
+            best = own[values[own].argmin()]
+            if values[best] >= self._values[region] or problems.violated[region]:
+                continue
+            place = np.array([region])
+            point, value, violated = self._confirm(place, points[best : best + 1])
+            if value[0] < self._values[region]:
+                self._points[region], self._values[region] = point[0], value[0]
+                problems.violated[region] = violated[0]
+        self._note("branch and bound")
+
+    def _confirm(self, regions: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, ...]:
+        return confirm(
+            self._engines[0],
+            self._region[regions],
+            points,
+            self._rows[regions],
+            self._limits[regions],
+            [array[regions] for array in self._constants],
+        )
+
+    # --- what is known ----------------------------------------------------------------------------
+
+    def _note(self, reason: str) -> None:
+        """When and by what regions were decided that were not before."""
+        decided = (self.problems.violated | self.problems.holds) & (self._reason == "")
+        self._seconds[decided] = time.monotonic() - self._begin
+        self._reason[decided] = reason
+
+    def _decision(self, reason: str) -> Decision:
+        self._note("branch and bound")
+        problems = self.problems
+        violated, holds = problems.violated, problems.holds & ~problems.violated
+        status = np.where(violated, "violated", np.where(holds, "holds", "unknown"))
+        self._seconds[self._reason == ""] = time.monotonic() - self._begin
+        self._reason[self._reason == ""] = reason
+        points = self._points.astype(self._dtype)
+        points[~violated] = np.nan
+        lower = problems.worst_of_regions
+        upper = self._values
+        return Decision(
+            status,
+            points,
+            lower,
+            upper,
+            problems.nb_branches,
+            self._seconds,
+            self._reason.astype(str),
+        )

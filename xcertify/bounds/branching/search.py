@@ -1,0 +1,242 @@
+"""Branch and bound: regions cut at activations or inputs until every part is proved or refuted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from xcertify.bounds.branching.bounding import FRESH, Branches
+from xcertify.bounds.branching.compiled import Branching
+from xcertify.bounds.branching.pool import Pool
+from xcertify.bounds.branching.problems import Problems
+from xcertify.bounds.query import Query, round_outward
+
+_ROOT_STEPS = 50  # of the optimisation before the first split
+_ROOT_OPTIMIZER = (20, 0.1)  # steps and their length, for the rows of tensors
+_POOL = 0.5  # share of the memory budget for open branches
+
+Arrays = dict[str, np.ndarray]
+
+
+class Search:
+    """Branch and bound of some problems.
+
+    Parameters
+    ----------
+    branching
+        The compiled questions.
+    problems
+        What is to be proved, and what is known of it so far; it takes what is found.
+    check
+        ``check(points (M, *input), problems (M,) int)``: looks whether points show a violation, and
+        notes it in the problems.
+    deadline
+        When to stop, in seconds of `time.monotonic`.
+    nb_branches
+        Most branches of one region; None: no limit.
+    nb_steps
+        Of the optimisation of each branch.
+    tree
+        Takes the splits and the leaves; None: they are not kept.
+    verbose
+        Whether to show a progress bar.
+    """
+
+    def __init__(
+        self,
+        branching: Branching,
+        problems: Problems,
+        check: Callable[[np.ndarray, np.ndarray], None],
+        deadline: float,
+        nb_branches: int | None,
+        nb_steps: int = 20,
+        verbose: bool = False,
+    ) -> None:
+        self.branching, self.problems, self.check = branching, problems, check
+        self.deadline, self.nb_branches, self.nb_steps = deadline, nb_branches, nb_steps
+        self.verbose = verbose
+        self.pool = Pool()
+        self.optimizes = branching.strategy == "activations"
+
+    def run(self) -> str:
+        """Search until nothing is open or a limit is reached; gives the reason why it stopped."""
+        problems = self.problems
+        self._start()
+        with tqdm(desc="branches", unit="branch", disable=not self.verbose) as bar:
+            while len(self.pool):
+                self._drop_decided()
+                places = self._chosen()
+                if not len(places):
+                    break
+                if time.monotonic() > self.deadline:
+                    return "timeout"
+                children = self._split(self.pool.take(places))
+                self._bound(children, self.nb_steps)
+                bar.update(len(children["problem"]))
+                bar.set_postfix(open=len(self.pool), worst=f"{problems.worst:.3g}")
+        return "nb_branches" if len(self.pool) else "branch and bound"
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Bound the open problems before any split."""
+        problems = self.problems
+        branching, layout = self.branching, self.branching.layout
+        for some in branching.in_batches(problems.open):
+            regions, of_region = np.unique(problems.region_of[some], return_inverse=True)
+            lower, upper, reference, noise = self._roots(regions)
+            query = problems.query(some)
+            size = (len(some), problems.limits.shape[1])
+            rows = {
+                "problem": some,
+                "margin": problems.lower[some],
+                "box_lower": query.lower,
+                "box_upper": query.upper,
+                "lower": lower[of_region],
+                "upper": upper[of_region],
+                "reference": reference[of_region],
+                "noise": noise[of_region],
+                "shares": np.full((*size, layout.nb_shares), FRESH, query.lower.dtype),
+                "below": np.zeros((*size, layout.nb_entries), query.lower.dtype),
+                "above": np.zeros((*size, layout.nb_entries), query.lower.dtype),
+            }
+            self._bound(rows, _ROOT_STEPS)
+            if time.monotonic() > self.deadline:
+                return
+
+    def _roots(self, regions: np.ndarray) -> list[np.ndarray]:
+        """What is known of the tensors of regions before any split, (M, D) each."""
+        query = self.problems.regions(regions)
+        if not self.branching.layout.tensors:
+            nothing = np.zeros((len(regions), 0), query.lower.dtype)
+            return [nothing, nothing, nothing.astype("float64"), nothing]
+        return self.branching.roots(query, _ROOT_OPTIMIZER)
+
+    def _bound(self, branches: Arrays, nb_steps: int) -> None:
+        """Bound branches, look at the points that their bounds lead to, and keep the open ones."""
+        problems, some = self.problems, branches["problem"]
+        lower, *found = self.branching.bounds(
+            self._query(branches), self._tensors(branches), nb_steps * self.optimizes
+        )
+        box_lower, box_upper, lower_sides, upper_sides = found[:4]
+        shares, below, above, points, feature, entries, at, scores = found[4:]
+        with np.errstate(invalid="ignore"):
+            margin = np.max(lower - problems.limits[some], axis=1)
+        margin = np.fmax(margin, branches["margin"])  # of the parent, which holds for its parts
+        problems.note_branches(some)
+        is_open = ~(margin > 0)
+        problems.note_leaves(some[~is_open], margin[~is_open])
+        if is_open.any():
+            self.check(points[is_open], some[is_open])
+        rows = {
+            "problem": some,
+            "margin": margin,
+            "box_lower": box_lower,
+            "box_upper": box_upper,
+            "lower": lower_sides,
+            "upper": upper_sides,
+            "reference": branches["reference"],
+            "noise": branches["noise"],
+            "shares": shares,
+            "below": below,
+            "above": above,
+            "feature": feature,
+            "entries": entries,
+            "at": at,
+            "scores": scores,
+        }
+        self.pool.put({name: array[is_open] for name, array in rows.items()})
+        self._note_open()
+
+    def _split(self, parents: Arrays) -> Arrays:
+        """Both parts of each branch, one branch after the other."""
+        nb_parents = len(parents["problem"])
+        each = np.arange(nb_parents)
+        entry, at = parents["entries"][:, 0], parents["at"][:, 0]
+        if self.optimizes and parents["entries"].shape[1] > 1:
+            best = self._best_candidates(parents)
+            entry, at = parents["entries"][each, best], parents["at"][each, best]
+        children = {name: np.repeat(array, 2, axis=0) for name, array in parents.items()}
+        of_tensor = self.optimizes & (parents["scores"][:, 0] > 0)
+        low, high = 2 * each, 2 * each + 1  # the parts below and above the split
+        tensors = np.flatnonzero(of_tensor)
+        down, up = self._deviations(parents, entry[:, None], at[:, None])
+        for part, side, values in ((low, "upper", up), (high, "lower", down)):
+            children[side][part[tensors], entry[tensors]] = values[tensors, 0]
+        inputs = np.flatnonzero(~of_tensor)
+        lower, upper = (
+            children[f"box_{side}"].reshape(2 * nb_parents, -1) for side in ("lower", "upper")
+        )
+        feature = parents["feature"][inputs]
+        middle = (lower[low[inputs], feature] + upper[low[inputs], feature]) / 2
+        upper[low[inputs], feature] = middle
+        lower[high[inputs], feature] = middle
+        return children
+
+    def _best_candidates(self, parents: Arrays) -> np.ndarray:
+        """Which of the proposed entries leaves the better bound of the worse part, (M,)."""
+        down, up = self._deviations(parents, parents["entries"], parents["at"])
+        margins = self.branching.probe(
+            self._query(parents), self._tensors(parents), parents["entries"], down, up
+        )
+        worse = np.where(np.isnan(margins), -np.inf, margins).min(axis=2)
+        gain = worse - parents["margin"][:, None]
+        gain = np.where(parents["scores"] > 0, gain, -np.inf)
+        # Where nothing is gained at once, the estimate decides.
+        return np.where(gain.max(axis=1) > 0, gain.argmax(axis=1), 0)
+
+    def _deviations(
+        self, branches: Arrays, entries: np.ndarray, at: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values (M, k) of entries as deviations, rounded down and up, within their sides."""
+        each = np.arange(len(entries))[:, None]
+        step = at - branches["reference"][each, entries]
+        slack = 2.0**-51 * (np.abs(at) + np.abs(step))
+        down, up = (np.empty(step.shape, branches["lower"].dtype) for _ in range(2))
+        round_outward(step - slack, down, up=False)
+        round_outward(step + slack, up, up=True)
+        down = np.maximum(down, branches["lower"][each, entries])
+        up = np.minimum(up, branches["upper"][each, entries])
+        return down, up
+
+    # --- bookkeeping ------------------------------------------------------------------------------
+
+    def _query(self, branches: Arrays) -> Query:
+        query = self.problems.query(branches["problem"])
+        lower, upper = branches["box_lower"], branches["box_upper"]
+        return Query(query.norm, query.center, lower, upper, query.constants, query.radius)
+
+    def _tensors(self, branches: Arrays) -> Branches:
+        some = branches["problem"]
+        names = ("noise", "lower", "upper", "shares", "below", "above")
+        return Branches(
+            self.problems.rows[some], self.problems.limits[some], *(branches[n] for n in names)
+        )
+
+    def _drop_decided(self) -> None:
+        """Forget the branches of regions that need no more work."""
+        places = self.pool.places
+        some = self.pool.column("problem", places)
+        self.pool.drop(places[~self.problems.needed[some]])
+
+    def _chosen(self) -> np.ndarray:
+        """The branches to split next: the worst ones; the best ones where memory gets scarce."""
+        places = self.pool.places
+        some = self.pool.column("problem", places)
+        if self.nb_branches is not None:
+            allowed = self.problems.nb_branches[self.problems.region_of[some]] < self.nb_branches
+            places = places[allowed]
+        order = np.argsort(self.pool.column("margin", places), kind="stable")
+        is_large = len(places) * self.pool.nb_bytes > _POOL * self.branching.engine.budget.nb_bytes
+        if is_large:
+            order = order[::-1]
+        return places[order[: max(1, self.branching.batch_size // 2)]]
+
+    def _note_open(self) -> None:
+        places = self.pool.places
+        self.problems.note_open(
+            self.pool.column("problem", places), self.pool.column("margin", places)
+        )
