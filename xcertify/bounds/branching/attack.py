@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from xcertify.bounds import backend
 from xcertify.bounds.branching.confirmation import confirm, given_type, inner_box
 from xcertify.bounds.engine import Engine
 from xcertify.bounds.graph.graph import Graph
+from xcertify.inputs import in_batches
 from xcertify.regions import Region, as_column
 
 # Restarts in turn begin at the best random point, at the best point that is known, anywhere, ...
@@ -25,6 +26,7 @@ _ENOUGH = 1e-5  # a violation of this size, relative to the outputs, is not clim
 _NB_AIMS = 4  # conjunctions of which all restarts climb towards the nearest; one looks at all
 _NB_RANDOM = 2**15, 16, 2048  # random points of a region: by the features; the fewest, the most
 _NB_BEST = 32  # of the random points, from which ascents begin
+_FEW_FEATURES, _NB_GENERATIONS, _NB_ELITES, _NB_CHILDREN = 24, 15, 32, 16
 _NB_ENTRIES = 2**22  # of all tensors of the network, for the points that are worked on together
 
 
@@ -91,6 +93,7 @@ def attack(
     while first < restarts and ascents.open.any():
         last = min(first + at_once, restarts)
         ascents.climb(range(first, last), nb_steps, deadline)
+        ascents.breed(first, deadline)
         first, at_once = last, max(1, last)  # twice as many at a time
     return ascents.result()
 
@@ -156,14 +159,17 @@ class _Ascents:
 
     def sample(self, deadline: float) -> None:
         """Look at the centers, at random points and at corners."""
-        nb_points = len(self._shares_tried)
+        for some in self._in_turn(len(self._shares_tried), deadline):
+            self._sample(some)
+            self._confirm(some)
+
+    def _in_turn(self, nb_points: int, deadline: float) -> Iterator[np.ndarray]:
+        """Open regions, of which so many points each are looked at together."""
         step = max(1, self._nb_at_once // nb_points)
-        places = np.flatnonzero(self.open)
-        for first in range(0, len(places), step):
+        for some in in_batches(np.flatnonzero(self.open), step):
             if time.monotonic() > deadline:
                 return
-            self._sample(places[first : first + step])
-            self._confirm(places[first : first + step])
+            yield some
 
     def _sample(self, some: np.ndarray) -> None:
         """Look at the random points of some of the regions."""
@@ -184,6 +190,48 @@ class _Ascents:
         for number in np.unique(best):
             own = some[best == number]
             self._points[own] = self._start(self._region[own], number)
+
+    def breed(self, turn: int, deadline: float) -> None:
+        """Of few features: random points, and others near the best of them, ever nearer.
+
+        Where outputs are constant in parts of a region, gradients lead nowhere.
+        """
+        if math.prod(self._region.shape) > _FEW_FEATURES:
+            return
+        for some in self._in_turn(_NB_ELITES * _NB_CHILDREN, deadline):
+            self._breed(some, turn)
+            self._confirm(some)
+
+    def _breed(self, some: np.ndarray, turn: int) -> None:
+        """The same for some of the regions."""
+        region, number = self._region[some], np.arange(len(some))
+        generator = np.random.default_rng([self._seed, 1, turn])
+        points = self._points[some][None]  # (S, n, *input)
+        shape = (_NB_CHILDREN * _NB_ELITES, 1, *region.shape)
+        children = region.lower + generator.random(shape) * (region.upper - region.lower)
+        values = self._least[some][None]  # (S, n)
+        for generation in range(_NB_GENERATIONS):
+            children = region.project(children.astype(self._dtype))
+            points = np.concatenate([points, children])
+            values = np.concatenate([values, self._worst_of(some, children)])
+            best = np.argsort(values, axis=0, kind="stable")[:_NB_ELITES]
+            points, values = points[best, number], values[best, number]
+            if (values[0] < 0).all():
+                break
+            steps = generator.standard_normal(shape) * (generator.random(shape) < 0.6)
+            steps = 0.25 * 0.8**generation * steps * (region.upper - region.lower)
+            children = np.tile(points, (_NB_CHILDREN, 1, *[1] * len(region.shape))) + steps
+        better = values[0] < self._least[some]
+        self._least[some[better]] = values[0, better]
+        self._points[some[better]] = points[0, better]
+
+    def _worst_of(self, some: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """min_p max_j (rows @ f - limits) (S, n) at points (S, n, *input) of some regions."""
+        places = np.tile(some, len(points))
+        outputs = self._outputs(points.reshape(-1, *self._region.shape), places)
+        outputs = outputs.reshape(len(points), len(some), -1)
+        found = [self._values_of(n, outputs[:, i]).min(axis=1) for i, n in enumerate(some)]
+        return np.stack(found, axis=1)
 
     def _values_of(self, place: int, outputs: np.ndarray) -> np.ndarray:
         """max_j (rows @ f - limits) (S, P) for outputs f (S, K) in one of the regions."""
@@ -296,7 +344,7 @@ class _Ascents:
         places: np.ndarray,
         nb_steps: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best points of ascents from points (B, *input) by steps (B,), and their values (B,)."""
+        """The best points of ascents from points (B, *input) by steps (B,), and their values."""
         graph, dtype = self._engine.graph, self._dtype
         norm, arrays = arrays_of(region)
         inputs = [node.shape for node in graph.nodes[: graph.nb_inputs]]
