@@ -87,18 +87,18 @@ def attack(
     ------------
     What the attack does not find may exist all the same.
     """
-    ascents = _Ascents(engine, region, rows, limits, constants, seed)
+    search = Attack(engine, region, rows, limits, constants, seed)
     first, at_once = 0, 1
-    ascents.sample(deadline)
-    while first < restarts and ascents.open.any():
+    search.sample(deadline)
+    while first < restarts and search.open.any():
         last = min(first + at_once, restarts)
-        ascents.climb(range(first, last), nb_steps, deadline)
-        ascents.breed(first, deadline)
+        search.climb(range(first, last), nb_steps, deadline)
+        search.breed(first, deadline)
         first, at_once = last, max(1, last)  # twice as many at a time
-    return ascents.result()
+    return search.result()
 
 
-class _Ascents:
+class Attack:
     """What is known of N regions while they are attacked.
 
     Parameters
@@ -109,7 +109,8 @@ class _Ascents:
     Attributes
     ----------
     open
-        (N,) bool: which regions are still attacked.
+        (N,) bool: which regions are still attacked: those without a counterexample, of which there
+        may be one.
     """
 
     def __init__(
@@ -141,10 +142,9 @@ class _Ascents:
         self._sizes = np.zeros(nb_regions)  # of the outputs, (N,)
         self._tried = np.full(nb_regions, np.inf)  # (N,): the least values that were confirmed
         self._values, self._violated = np.full(nb_regions, np.inf), np.zeros(nb_regions, bool)
-        possible = ~np.isneginf(limits).any(axis=2)  # (N, P)
-        self._possible = possible
-        between = (lower <= upper).reshape(nb_regions, -1).all(axis=1)
-        self.open = possible.any(axis=1) & between
+        self._possible = np.all(limits > -np.inf, axis=2)  # (N, P)
+        between = np.all((lower <= upper).reshape(nb_regions, -1), axis=1)
+        self.open: np.ndarray = self._possible.any(axis=1) & between
         entries = sum(math.prod(node.shape) for node in engine.graph.nodes)
         self._nb_at_once = min(
             max(16, _NB_ENTRIES // entries), engine.budget.nb_samples(engine.graph)
@@ -154,6 +154,24 @@ class _Ascents:
         """What was found."""
         self._confirm(np.flatnonzero(~self._violated), always=True)
         return Attacked(self._points, self._values, self._violated)
+
+    def look_at(self, points: np.ndarray, places: np.ndarray) -> None:
+        """Whether points (M, *input) near some of the regions, (M,) int, are counterexamples."""
+        for some in in_batches(np.flatnonzero(self.open[places]), self._nb_at_once):
+            own, region = places[some], self._region[places[some]]
+            moved = region.project(points[some].astype(self._dtype))
+            outputs = self._outputs(moved, own)
+            values = [self._values_of(n, outputs[[i]]).min() for i, n in enumerate(own)]
+            self._keep_best(moved, np.array(values), own)
+            self._confirm(np.unique(own))
+
+    def _keep_best(self, points: np.ndarray, values: np.ndarray, places: np.ndarray) -> None:
+        """Note points (B, *input) of values (B,) where they are the worst so far of a region."""
+        for place in np.unique(places):
+            own = np.flatnonzero(places == place)
+            best = own[values[own].argmin()]
+            if values[best] < self._least[place]:
+                self._least[place], self._points[place] = values[best], points[best]
 
     # --- random points ----------------------------------------------------------------------------
 
@@ -185,11 +203,11 @@ class _Ascents:
         found = np.concatenate(values, axis=1)  # (n, S, P)
         self._order[some] = np.argsort(found, axis=1)[:, : self._order.shape[1]]
         self._reached[some] = found.min(axis=1)
-        self._least[some] = found.min(axis=(1, 2))
-        best = found.min(axis=2).argmin(axis=1)
+        best = found.min(axis=2).argmin(axis=1)  # (n,)
         for number in np.unique(best):
-            own = some[best == number]
-            self._points[own] = self._start(self._region[own], number)
+            own = best == number
+            points = self._start(region[own], number)
+            self._keep_best(points, found[own, number].min(axis=1), some[own])
 
     def breed(self, turn: int, deadline: float) -> None:
         """Of few features: random points, and others near the best of them, ever nearer.
@@ -221,9 +239,7 @@ class _Ascents:
             steps = generator.standard_normal(shape) * (generator.random(shape) < 0.6)
             steps = 0.25 * 0.8**generation * steps * (region.upper - region.lower)
             children = np.tile(points, (_NB_CHILDREN, 1, *[1] * len(region.shape))) + steps
-        better = values[0] < self._least[some]
-        self._least[some[better]] = values[0, better]
-        self._points[some[better]] = points[0, better]
+        self._keep_best(points[0], values[0], some)
 
     def _worst_of(self, some: np.ndarray, points: np.ndarray) -> np.ndarray:
         """min_p max_j (rows @ f - limits) (S, n) at points (S, n, *input) of some regions."""
@@ -275,7 +291,7 @@ class _Ascents:
             batch = np.arange(min(len(places), self._nb_at_once))
             self._climb(places[batch], aims[batch], numbers[batch], nb_steps)
             self._confirm(np.unique(places[batch]))
-            left = self.open[places]
+            left = np.array(self.open[places])
             left[batch] = False
             places, aims, numbers = places[left], aims[left], numbers[left]
 
@@ -306,11 +322,7 @@ class _Ascents:
         points, values = self._ascend(region, points, steps, rows, limits, places, nb_steps)
         better = values < self._reached[places, aims]
         np.minimum.at(self._reached, (places[better], aims[better]), values[better])
-        for place in np.unique(places):
-            own = np.flatnonzero(places == place)
-            best = own[values[own].argmin()]
-            if values[best] < self._least[place]:
-                self._least[place], self._points[place] = values[best], points[best]
+        self._keep_best(points, values, places)
 
     def _put_starts(
         self,

@@ -29,9 +29,7 @@ def given_type(engine: Engine) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-def outputs_at(
-    engine: Engine, inputs: Sequence[np.ndarray], share: float = math.inf
-) -> np.ndarray:
+def outputs_at(engine: Engine, inputs: Sequence[np.ndarray], share: float = math.inf) -> np.ndarray:
     """Outputs (B, K) float64 of the network at points, computed in the model's type.
 
     `inputs` are (B, *shape) each, in the order of the graph; `share` as for `Compiled`.
@@ -209,8 +207,8 @@ def move_inside(region: Region, points: np.ndarray, dtype: str) -> np.ndarray:
 def contains(region: Region, points: np.ndarray) -> np.ndarray:
     """Which of N points lie in N regions for certain, (N,) bool."""
     lower, upper = inner_box(region, str(points.dtype))
-    inside = (points >= lower) & (points <= upper)
-    inside = inside.reshape(len(points), -1).all(axis=1)
+    between = (points >= lower) & (points <= upper)
+    inside = np.all(between.reshape(len(points), -1), axis=1)
     if region.epsilon is None or math.isinf(region.norm):
         return inside
     center = region.center.astype(np.float64)
@@ -251,9 +249,8 @@ def _rounded_inward(values: np.ndarray, rest: Any, dtype: str, up: bool) -> np.n
     with np.errstate(over="ignore"):
         rounded = values.astype(dtype)
     beyond = rounded.astype(np.float64) - values
-    wrong = (beyond < 0) | ((beyond == 0) & (rest > 0))
-    if not up:
-        wrong = (beyond > 0) | ((beyond == 0) & (rest < 0))
+    sign = 1 if up else -1
+    wrong = (sign * beyond < 0) | ((beyond == 0) & (sign * rest > 0))
     return np.where(
         wrong, np.nextafter(rounded, np.asarray(np.inf if up else -np.inf, dtype)), rounded
     )
