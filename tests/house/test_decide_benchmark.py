@@ -10,6 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import decide
 from decide_instances import Plain, against_published, contradictions, instances_of
 
 from xcertify.regions import Box
@@ -77,3 +78,53 @@ def test_instances_of_files(tmp_path):
     assert second.limits.tolist() == [[[1.0], [np.inf]]]
     with pytest.raises(SystemExit, match=r"no other\*\.npz"):
         instances_of(tmp_path, "other")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two networks of three instances each, of which the second one is published wrongly."""
+    dense = keras.layers.Dense(2, kernel_initializer="identity")
+    for name in ("net_1", "net_2"):
+        keras.Sequential([keras.Input((2,)), dense]).save(tmp_path / f"{name}.keras")
+        arrays = {"lower": [[0, 0], [0.5, 0.5], [0, 0]], "upper": np.ones((3, 2))}
+        arrays |= {"rows": np.repeat(ROWS, 3, axis=0), "limit": np.repeat(LIMITS, 3, axis=0)}
+        arrays |= {"used": np.ones((3, 2), bool), "names": ["a", "b", "c"]}
+        arrays |= {"answer": ["violated", "violated", "disputed"], "timeout": [5.0, 5.0, 5.0]}
+        arrays |= {"crown_answer": ["sat", "sat", "sat"], "crown_seconds": [1.0, 1.0, 1.0]}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    return tmp_path
+
+
+def run(folder, *settings):
+    sys.argv = ["decide.py", "sets", "--folder", str(folder), "--sets", "net"]
+    sys.argv += ["--output", str(folder / "answers.json"), *settings]
+    decide.main()
+    return decide.stored(folder / "answers.json")
+
+
+def test_a_run_goes_on_where_it_stopped(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    half = run(folder, "--part", "1/2")
+    assert list(half) == ["net_1/a", "net_1/c", "net_2/b"]
+    capsys.readouterr()
+    whole = run(folder)
+    printed = capsys.readouterr().out
+    assert len(whole) == 6
+    assert {key: whole[key] for key in half} == half
+    assert [record["status"] for record in whole.values()].count("violated") == 4
+    assert "net_1/a: " not in printed
+    assert "| net | 6 | 2 | 4 | 0 | 2 |" in printed  # holds, violated, unknown, contradictions
+    assert printed.count("CONTRADICTION: published: violated") == 2 + 1  # one is of the first run
+
+
+def test_errors_are_no_answers(folder, capsys, monkeypatch):
+    def fails(*arguments, **settings):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(decide.Verifier, "decide", fails)
+    records = run(folder, "--names", "net_1/a")
+    assert records["net_1/a"]["reason"] == "RuntimeError: broken"
+    monkeypatch.undo()
+    assert run(folder, "--names", "net_1/a")["net_1/a"]["status"] == "unknown"
+    assert run(folder, "--names", "net_1/a", "--retry-unknown")["net_1/a"]["status"] == "violated"
