@@ -86,9 +86,9 @@ def test_points_are_moved_inside_exactly(norm, kind):
         inside = contains(region, moved)
         assert moved.dtype == dtype
         assert [is_inside(region[i : i + 1], moved[i]) for i in range(40)] == inside.tolist()
-        assert inside.all() or (dtype == "float32" and kind == "float64" and norm == 0)
-        outside = contains(region, points.astype(dtype))
-        for i in np.flatnonzero(outside):
+        assert inside.all()
+        as_they_are = contains(region, points.astype(dtype))
+        for i in np.flatnonzero(as_they_are):
             assert is_inside(region[i : i + 1], points[i].astype(dtype))
 
 
@@ -233,7 +233,7 @@ def test_heads_that_are_left_out(head):
     logits = engine_of(model).evaluate([inputs])
     classes = logits.argmax(axis=1) if size > 1 else (logits[:, 0] > 0).astype(int)
     rows = -np.asarray(margin_rows(classes, size))[:, :, None]
-    region = Ball(inputs, 1.5)
+    region = Ball(inputs, 4.0)
     found = attack(engine_of(model), region, rows, np.zeros(rows.shape[:3]))
     assert found.violated.any()
     outputs = np.asarray(model(found.points[found.violated]))
