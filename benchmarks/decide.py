@@ -45,7 +45,7 @@ from tabular import Table, load_adult, load_german
 
 from xcertify.attacks import PGD
 from xcertify.bounds import Verifier
-from xcertify.commands.networks import accuracy, fit, predict
+from xcertify.commands.networks import accuracy, fit
 from xcertify.regions import Ball, Region
 from xcertify.targets import margin_rows, stays_in_class
 
@@ -144,7 +144,7 @@ class Asked:
 
     def classes(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
         """Rows (N, P, 1, K) and limits (N, P, 1): the classes of the centers stay."""
-        found = predict(self.model, region.center)
+        found = classes_of(self.model, region.center)
         rows, limits = stays_in_class(found, self.verifier.nb_outputs)
         return np.asarray(rows), np.asarray(limits)
 
@@ -154,6 +154,11 @@ class Asked:
         parts = [slice(n, n + 1) for n in range(len(region))]
         each = [self.decide(region[p], rows[p], limits[p], timeout) for p in parts]
         return [record for (record,) in each]
+
+
+def classes_of(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    """Predicted classes, (N,)."""
+    return keras.ops.convert_to_numpy(model(inputs)).argmax(axis=1)
 
 
 def _now() -> np.ndarray:
@@ -292,7 +297,7 @@ def run_tables(arguments: argparse.Namespace) -> None:
         True: ("ms a row, first call", "ms a row, second call"),
     }
     for together, columns in kinds.items():
-        of_all = ("network", "epsilon", "right", "decided", *STATUSES, "contradictions")
+        of_all = ("network", "epsilon", "right", "decided in time", *STATUSES, "contradictions")
         print("\n".join(header(*of_all, *columns)))
         for name, net in NETS.items():
             if net.together == together:
@@ -310,11 +315,13 @@ def table_row(name: str, net: Net, arguments: argparse.Namespace) -> str:
     if not net.together:
         records = asked.one_by_one(region, arguments.timeout)
         seconds = [record["seconds"] for record in records]
-        return row(*cells, *answers(records), *quantiles(seconds), f"{seconds[0]:.2f}")
+        return row(
+            *cells, *answers(records, arguments.timeout), *quantiles(seconds), f"{seconds[0]:.2f}"
+        )
     timeout = arguments.timeout * len(region)
     calls = [asked.decide(region, *asked.classes(region), timeout) for _ in range(2)]
     times = [f"{1000 * records[0]['seconds'] / len(region):.3g}" for records in calls]
-    return row(*cells, *answers(calls[0]), *times)
+    return row(*cells, *answers(calls[0], timeout), *times)
 
 
 def trained(net: Net, table: Table) -> keras.Model:
@@ -327,11 +334,12 @@ def trained(net: Net, table: Table) -> keras.Model:
     return model
 
 
-def answers(records: list[Record]) -> list[str]:
-    """The share that is decided, how often each answer is given, and the contradictions."""
+def answers(records: list[Record], timeout: float) -> list[str]:
+    """The share that is decided in time, how often each answer is given, and the contradictions."""
+    known = [r["status"] != "unknown" and r["seconds"] <= timeout for r in records]
     found = counts(record["status"] for record in records)
     wrong = sum(bool(record["contradictions"]) for record in records)
-    return [f"{1 - found[-1] / len(records):.0%}", *map(str, found), str(wrong)]
+    return [f"{np.mean(known):.0%}", *map(str, found), str(wrong)]
 
 
 # --- digits ---------------------------------------------------------------------------------------
@@ -367,7 +375,7 @@ def run_digits(arguments: argparse.Namespace) -> None:
 def proved(path: Path, region: Ball, method: str) -> str:
     """The share whose class is proved by bounds alone; the network is read anew, as by the peer."""
     model = keras.models.load_model(path, compile=False)
-    classes, nb_outputs = predict(model, region.center), model.output_shape[-1]
+    classes, nb_outputs = classes_of(model, region.center), model.output_shape[-1]
     start = time.process_time()
     verifier = Verifier(model, method)
     upper = verifier.bound_rows(region, margin_rows(classes, nb_outputs))[1]
@@ -380,7 +388,7 @@ def decided(region: Ball, arguments: argparse.Namespace) -> list[str]:
     asked = Asked(read, arguments)
     records = asked.one_by_one(region, arguments.timeout)
     shares = [counts(r["status"] for r in records)[i] / len(records) for i in range(3)]
-    attack = PGD(asked.model, restarts=5)(region, predict(asked.model, region.center))
+    attack = PGD(asked.model, restarts=5)(region, classes_of(asked.model, region.center))
     for record, changed in zip(records, attack.changed):
         if changed and record["status"] == "holds":
             record["contradictions"].append("an attack changes the class")
