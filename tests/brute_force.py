@@ -517,7 +517,8 @@ def worst(
 ) -> tuple[float, float]:
     """An interval that holds min_p min_x max_j (rows[p, j] @ f(x) - limits[p, j])."""
     asked = with_property(net, rows, limits)
-    if net.straight and (area.radii is None or area.norm == 1):
+    pointed = area.norm == 1 and (area.radii > 0).all()
+    if net.straight and (area.radii is None or pointed):
         value, _ = by_pieces(asked, area)
         return value - 1e-7, value + 1e-7
     return by_grid(asked, area, tolerance)
