@@ -22,6 +22,7 @@ from xcertify.regions import Region, as_column
 _STEPS = 0.5, 0.1, 0.5, 0.02  # lengths of the first steps of restarts in turn, of the radius
 _ENOUGH = 1e-5  # a violation of this size, relative to the outputs, is not climbed any further
 _NB_AIMS = 4  # the nearest conjunctions, that all restarts climb towards; the second tries all
+_NB_QUICK = 2  # restarts of an attack that does nothing beside
 _SHARE_OF_STEP = 0.015  # a step uncompiled takes this share of the time to compile the loop
 
 
@@ -54,7 +55,8 @@ def attack(
     constants
         The inputs that do not vary, (N, *shape) each.
     nb_steps, restarts
-        Of the ascents.
+        Of the ascents. With more than two restarts, regions of few features are searched without
+        gradients, too.
     seed
         Of the random points, which are the same for all regions.
     deadline
@@ -72,7 +74,8 @@ def attack(
     while first < restarts and attacked.open.any() and time.monotonic() <= deadline:
         last = min(first + at_once, restarts)
         ascents.climb(range(first, last), deadline)
-        random_points.breed(first, deadline)
+        if restarts > _NB_QUICK:
+            random_points.breed(first, deadline)
         first, at_once = last, max(1, last)  # twice as many at a time
     attacked.confirm_others()
     return attacked

@@ -19,6 +19,8 @@ from xcertify.regions import Region
 
 STRATEGIES = ("auto", "inputs", "activations")
 FEW_FEATURES = 8  # so few features of the input are split themselves
+_QUICK, _THOROUGH = 2, 8  # restarts of the attacks before and after bounds
+_ATTACKED = 0.2  # share of the time that is left, for each of them
 
 
 class Decider:
@@ -70,8 +72,9 @@ class Decider:
         """Stage by stage, until all is decided or a limit is reached."""
         reason = "interrupted"
         try:
-            self._attack()
+            self._attack(_QUICK)
             self._prove()
+            self._attack(_THOROUGH)
             reason = self._search()
         except KeyboardInterrupt:
             pass
@@ -79,18 +82,26 @@ class Decider:
 
     # --- stages -----------------------------------------------------------------------------------
 
-    def _attack(self) -> None:
+    def _attack(self, restarts: int) -> None:
+        """Look for counterexamples of what is undecided, for a share of the time that is left."""
+        left = np.flatnonzero(~(self.problems.violated | self.problems.holds))
+        now = time.monotonic()
+        if not len(left):
+            return
         found = attack(
             self._engines[0],
-            self._region,
-            self._rows,
-            self._limits,
-            self._constants,
+            self._region[left],
+            self._rows[left],
+            self._limits[left],
+            [array[left] for array in self._constants],
+            restarts=restarts,
             seed=self._seed,
-            deadline=self._deadline,
+            deadline=now + _ATTACKED * (self._deadline - now),
         )
-        self._points, self._values = found.points, found.values
-        self.problems.violated |= found.violated
+        better = found.values < self._values[left]
+        self._points[left[better]] = found.points[better]
+        self._values[left[better]] = found.values[better]
+        self.problems.violated[left] |= found.violated
         self._note("attack")
 
     def _prove(self) -> None:

@@ -13,7 +13,7 @@ from xcertify.regions import Region
 _NUMBER, _FEWEST, _MOST = 2**15, 16, 2048  # of random points: divided by the features; the limits
 _NB_BEST = 32  # of them, that are known by their order
 _FEW_FEATURES = 24
-_NB_GENERATIONS, _NB_PARENTS, _NB_CHILDREN = 15, 32, 16  # children of each
+_NB_GENERATIONS, _NB_PARENTS, _NB_CHILDREN = 10, 16, 16  # children of each
 _WIDTH, _SHRINKING = 0.25, 0.8  # how far children are, as a share of the box, and from then on
 _MOVED = 0.6  # share of the features in which a child differs
 
