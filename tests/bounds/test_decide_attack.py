@@ -131,7 +131,7 @@ def test_conjunctions_and_unions():
         row = np.eye(2)[output]
         return [(row, high), (-row, -low)]
 
-    narrow = property_of(band(0, 0.4, 0.4001) + band(1, 0.7, 0.7001))
+    narrow = property_of(band(0, 0.4, 0.401) + band(1, 0.7, 0.701))
     found = attack(engine, region, *narrow)
     assert_counterexamples(model, region, *narrow, found)
     empty = band(0, 0.6, 0.4) + band(1, 0.7, 0.8)  # which nothing is in
@@ -165,6 +165,40 @@ def test_roundings_are_on_the_other_side():
     found = attack(engine, region, *at_least, restarts=1)
     assert found.values[0] < 0 and not found.violated[0]
     assert attack(engine, region, *property_of([([-1.0], -1.0)]), restarts=1).violated[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_values_are_upper_bounds_in_fractions(dtype):
+    """At limits that are the outputs themselves, as float64 computes them: only roundings count."""
+    layers = [L.Dense(6, "relu", dtype=dtype), L.Dense(1, dtype=dtype)]
+    model = keras.Sequential([keras.Input((3,), dtype=dtype), *layers])
+    generator = np.random.default_rng(5)
+    model.set_weights([generator.normal(size=w.shape) for w in model.get_weights()])
+    points = generator.random((30, 3)).astype(dtype)
+
+    def outputs_of(point):
+        values = [Fraction(float(one)) for one in point]
+        for layer in layers:
+            kernel, bias = (np.asarray(w).astype(float) for w in layer.get_weights())
+            values = [
+                sum(Fraction(w) * v for w, v in zip(column, values)) + Fraction(b)
+                for column, b in zip(kernel.T, bias)
+            ]
+            if layer is layers[0]:
+                values = [max(value, Fraction(0)) for value in values]
+        return values[0]
+
+    exact = [outputs_of(point) for point in points]
+    limits = np.array([float(value) for value in exact])
+    limits += generator.integers(-4, 5, 30) * 1e-16
+    rows = np.ones((30, 1, 1, 1))
+    region, given = Box(points, points), limits.reshape(30, 1, 1)
+    _, values, violated = confirm(engine_of(model), region, points, rows, given)
+    for value, limit, bound, is_violated in zip(exact, limits, values, violated):
+        assert value - Fraction(float(limit)) <= Fraction(float(bound))
+        assert not is_violated or value <= Fraction(float(limit))
+    _, values, violated = confirm(engine_of(model), region, points, rows, given + 1e-5)
+    assert violated.all() and (values > -1.1e-5).all()
 
 
 def test_nan_is_never_a_counterexample():
