@@ -21,7 +21,7 @@ from xcertify.regions import Region, as_column
 
 _STEPS = 0.5, 0.1, 0.5, 0.02  # lengths of the first steps of restarts in turn, of the radius
 _ENOUGH = 1e-5  # a violation of this size, relative to the outputs, is not climbed any further
-_NB_AIMS = 4  # the nearest conjunctions, that all restarts climb towards; the second tries all
+_NB_AIMS, _MORE_AIMS = 4, 32  # the nearest conjunctions that restarts try; the second tries more
 _NB_QUICK = 2  # restarts of an attack that does nothing beside
 _SHARE_OF_STEP = 0.015  # a step uncompiled takes this share of the time to compile the loop
 
@@ -113,7 +113,8 @@ class Ascents:
         attacked = self._attacked
         places = np.flatnonzero(attacked.open)
         reached = attacked.reached[places]
-        aims = np.argsort(reached, axis=1, kind="stable")[:, : None if number == 1 else _NB_AIMS]
+        aims = np.argsort(reached, axis=1, kind="stable")
+        aims = aims[:, : _MORE_AIMS if number == 1 else _NB_AIMS]
         starts = np.stack(np.broadcast_arrays(places[:, None], aims, number), axis=2)
         return starts[attacked.possible[places[:, None], aims]]
 

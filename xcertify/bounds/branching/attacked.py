@@ -73,7 +73,7 @@ class Attacked:
         self.sizes = np.zeros(len(region))
         entries = sum(math.prod(node.shape) for node in engine.graph.nodes)
         largest = engine.budget.nb_samples(engine.graph)
-        self.nb_at_once = min(max(16, _NB_ENTRIES // entries), largest)
+        self.nb_at_once = min(max(1, _NB_ENTRIES // entries), largest)
 
     def in_turn(self, nb_points: int, deadline: float) -> Iterator[np.ndarray]:
         """Open regions, of which so many points each are looked at together."""
