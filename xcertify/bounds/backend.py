@@ -337,7 +337,7 @@ def minimize_and_keep(
     start: list[Any],
     largest: Sequence[float],
     rates: Sequence[float],
-    nb_steps: int,
+    nb_steps: Any,
     enough: Any,
 ) -> tuple[Any, list[Any]]:
     """Least values of a function of variables from 0 to `largest`, and where they are.
@@ -353,13 +353,11 @@ def minimize_and_keep(
     rates
         Length of the first steps of each variable; it shrinks by 2 % with every step.
     nb_steps
-        Most steps of Adam.
+        Most steps of Adam, a tensor.
     enough
         (N, S): no more steps are made once each of N has one value that is at most this.
     """
     values = function(start)
-    if not start or not nb_steps:
-        return values, start
 
     def step(number: Any, best: Any, *state: Any) -> tuple:
         variables, means, squares, found = (list(state[i::4]) for i in range(4))

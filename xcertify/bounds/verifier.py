@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from xcertify.bounds.branching.decide import Decider
+from xcertify.bounds.branching.decide import STRATEGIES, Decider
 from xcertify.bounds.branching.decision import Decision
 from xcertify.bounds.engine import Engine, Question
 from xcertify.bounds.graph.operations import Options
@@ -30,6 +30,7 @@ from xcertify.bounds.refusals import (
     weight_radii,
 )
 from xcertify.bounds.rules.registry import registered_rules
+from xcertify.checks import whole_number
 from xcertify.keras_graph import UnsupportedLayerError, layers_of
 from xcertify.regions import Region
 from xcertify.settings import Settings
@@ -474,6 +475,14 @@ class Verifier(Settings):
         >>> verifier.decide(Ball(images, 0.05, clip=(0, 1)), rows, limits, timeout=30.0).status
         """
         self._refuse_decomon("decide")
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be seconds, or None. Received: {timeout!r}")
+        if nb_branches is not None:
+            nb_branches = whole_number("nb_branches", nb_branches)
+        if strategy not in STRATEGIES:
+            raise ValueError(
+                f"strategy must be one of {', '.join(STRATEGIES)}. Received: {strategy!r}"
+            )
         engines = self._derive_engine("crown"), self._derive_engine("alpha-crown")
         rows, limits = check_property(rows, limits, len(region), engines[0].nb_outputs, self.dtype)
         _checked(engines[0], region, None, constants)

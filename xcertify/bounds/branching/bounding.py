@@ -28,13 +28,14 @@ from xcertify.bounds.graph.operations import Enclosure, Options, Relaxed
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.crown import NOTHING, Domain, Tuning
+from xcertify.bounds.propagation.crown import NOTHING, Tuning
 from xcertify.bounds.propagation.refinement import BackwardBounds
 from xcertify.bounds.propagation.relaxing import blended
 from xcertify.bounds.propagation.target_rows import nominal_rows
 from xcertify.bounds.query import Query
 from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
 
+_WEIGHT_STEPS = 12
 FRESH = -1.0  # a share that is not known yet: that of the first lines
 
 
@@ -81,7 +82,7 @@ class Bounding:
         See `Queries`.
     refine
         Tensors that backward passes bound anew in every branch.
-    nb_steps, share_rate, multiplier_rate
+    share_rate, multiplier_rate
         Of the optimisation of shares and multipliers.
     nb_candidates
         How many entries are proposed for the next split.
@@ -92,7 +93,6 @@ class Bounding:
     options: Options
     budget: Budget
     refine: Container[int] | bool = False
-    nb_steps: int = 20
     share_rate: float = 0.1
     multiplier_rate: float = 0.05
     nb_candidates: int = 3
@@ -128,13 +128,21 @@ class Bounding:
         columns = ([e.lower for e in found], [e.upper for e in found], [e.reference for e in found])
         return [self.layout.joined(column, 1) for column in (*columns, noise)]
 
-    def bounds(self, query: Query, branches: Branches) -> list[Any]:
+    def bounds(self, query: Query, branches: Branches, nb_steps: Any) -> list[Any]:
         """What is proved of branches, and how to go on.
+
+        Parameters
+        ----------
+        query, branches
+            N branches.
+        nb_steps
+            Most steps of the optimisation, a tensor.
 
         Returns
         -------
-        lower
-            (N, S) float64: bounds of the rows; inf for a branch that is empty.
+        margins
+            (N,) float64: lower bounds of ``max_s (rows[s] @ f(x) - limits[s])``; inf for a branch
+            that is empty.
         boxes
             (N, *input) twice: the sides of the inputs, cut by what a violation needs.
         sides
@@ -151,12 +159,11 @@ class Bounding:
         """
         passes = self._passes(query, branches, self.refine)
         route = passes.route(self.node)
-        values, variables = self._optimized(passes, route, branches, self.nb_steps)
+        values, variables = self._optimized(passes, route, branches, nb_steps)
         tuning = self._tuning(passes, variables)
         seen: dict[int, Any] = {}
         ends, constant = passes.pull_back(route, -branches.rows, tuning, both=False, seen=seen)
-        attained = passes.closed(route, ends, constant)[:, 0]
-        values = ops.minimum(values, attained)
+        values = ops.minimum(values, passes.closed(route, ends, constant)[:, 0])
         nominal, slack = nominal_rows(passes.enclosures[self.node].reference, branches.rows)
         lower = self._lower(passes, values, nominal - slack)
         worst = ops.one_hot(
@@ -164,10 +171,18 @@ class Bounding:
         )
         zeros = ops.zeros_like(passes.enclosures[0].lower)[:, None, None]
         line = (ends.get(0, 0.0) + zeros)[:, 0]
-        boxes = passes.enclosures[0].lower, passes.enclosures[0].upper
-        if math.isinf(query.norm):
-            room = attained - (nominal - slack - branches.limits)
-            boxes = _cut(boxes, line, room, self.options.dtype)
+        reach = constant[:, 0] + passes.input_error(line[:, None])[:, 0]
+        reach = reach - (nominal - slack - branches.limits)
+        reach = reach + 1e-12 * (ops.abs(nominal) + ops.abs(branches.limits) + ops.abs(reach))
+        proved = ops.logical_and(ops.isfinite(reach), interval.finite(passes.enclosures)[:, None])
+        cuts = ops.cast(ops.where(_beside(proved, line), line, 0.0), "float64")
+        reach = ops.where(proved, reach, 0.0)
+        whole = passes.enclosures[0].lower, passes.enclosures[0].upper
+        margins = ops.max(lower - branches.limits, axis=1)
+        if lower.shape[1] > 1:
+            together = ops.where(ops.all(proved, axis=1), _together(whole, cuts, reach), np.inf)
+            margins = ops.maximum(margins, -together)
+        boxes = _cut(whole, cuts, reach, self.options.dtype)
         steepest = _of_row(line, worst)
         found = [passes.enclosures[i] for i in self.layout.tensors]
         sides = [branches.lower, branches.upper]
@@ -179,7 +194,7 @@ class Bounding:
         deviation = ops.where(steepest > 0, boxes[1], boxes[0])
         points = passes.enclosures[0].reference + ops.cast(deviation, "float64")
         return [
-            lower,
+            margins,
             *boxes,
             *sides,
             *variables,
@@ -233,7 +248,7 @@ class Bounding:
         )
         passes = self._passes(query.map(repeated), parts, False)
         route = passes.route(self.node)
-        values, _ = self._optimized(passes, route, parts, 0)
+        values, _ = self._optimized(passes, route, parts, None)
         nominal, slack = nominal_rows(passes.enclosures[self.node].reference, parts.rows)
         margins = ops.max(self._lower(passes, values, nominal - slack) - parts.limits, axis=1)
         return ops.reshape(margins, (-1, nb_parts // 2, 2))
@@ -250,7 +265,7 @@ class Bounding:
         known = {i: Enclosure(None, lower[i], upper[i]) for i in layout.tensors}
         return BackwardBounds(
             layout.graph,
-            Domain(domain.known | known, domain.radius, domain.norm),
+            domain._replace(known=domain.known | known),
             self.options,
             targets=[self.node],
             refine=refine,
@@ -260,7 +275,7 @@ class Bounding:
         )
 
     def _optimized(
-        self, passes: BackwardBounds, route: Any, branches: Branches, nb_steps: int
+        self, passes: BackwardBounds, route: Any, branches: Branches, nb_steps: Any
     ) -> tuple[Any, list[Any]]:
         """Upper bounds (N, S) of the negated rows' deviations, and the variables that give them."""
         start = self._start(passes, branches)
@@ -272,6 +287,8 @@ class Bounding:
 
         if not self.options.alternatives:
             return values([]), start
+        if nb_steps is None:
+            return values(start), start
         return backend.minimize_and_keep(
             values,
             start,
@@ -312,6 +329,7 @@ class Bounding:
             crossed = ops.reshape(enclosure.lower > enclosure.upper, (ops.shape(finite)[0], -1))
             empty = ops.logical_or(empty, ops.any(crossed, axis=1))
         lower = ops.where(finite[:, None], as_lower(nominal - values), -np.inf)
+        empty = ops.logical_or(empty, _misses_ball(passes))
         return ops.where(ops.logical_and(finite, empty)[:, None], np.inf, lower)
 
     def _candidates(
@@ -416,29 +434,78 @@ def _of_row(values: Any, chosen: Any) -> Any:
     return ops.sum(values * ops.cast(weights, values.dtype), axis=1)
 
 
-def _cut(boxes: tuple[Any, Any], lines: Any, room: Any, dtype: str) -> tuple[Any, Any]:
-    """Boxes (N, *input) without what no violation can lie in.
+def _beside(values: Any, other: Any) -> Any:
+    """Values (N, S) with axes of length 1 for the rest of (N, S, ...)."""
+    return ops.reshape(values, (*ops.shape(values), *[1] * (len(other.shape) - 2)))
+
+
+def _misses_ball(passes: BackwardBounds) -> Any:
+    """Which of N boxes lie outside of the ball that they are parts of, (N,) bool."""
+    enclosure, domain = passes.enclosures[0], passes.domain
+    if math.isinf(domain.norm):
+        return ops.zeros_like(
+            enclosure.lower[(slice(None), *[0] * (enclosure.lower.ndim - 1))], "bool"
+        )
+    nearest = ops.maximum(ops.maximum(enclosure.lower, -enclosure.upper), 0.0)
+    nearest, radius = (ops.cast(x, "float64") for x in (nearest, domain.radius))
+    scaled = ops.where(radius > 0, nearest / ops.maximum(radius, 1e-300), 0.0)
+    axes = tuple(range(1, len(scaled.shape)))
+    return ops.sum(scaled**domain.norm, axis=axes) > 1 + 1e-6
+
+
+def _together(boxes: tuple[Any, Any], lines: Any, constants: Any) -> Any:
+    """Upper bounds (N,) of the least of linear functions (N, S, *shape) of boxes, all S together.
+
+    ``max_d min_s (line_s . d + constant_s)`` is at most ``max_d sum_s w_s (line_s . d +
+    constant_s)`` for any weights w that add up to 1. Some steps of multiplicative weights, of which
+    the best counts.
+    """
+    lower, upper = (ops.cast(side, "float64") for side in boxes)
+    axes = tuple(range(1, len(lower.shape)))
+    sizes = ops.maximum(ops.abs(lower), ops.abs(upper))[:, None]
+    size = ops.sum(ops.abs(lines) * sizes, axis=tuple(range(2, len(lines.shape))))
+    size = ops.max(size + ops.abs(constants), axis=1)
+    weights = ops.ones_like(constants) / constants.shape[1]
+    best = ops.full_like(size, np.inf)
+    for _ in range(_WEIGHT_STEPS):
+        line = ops.sum(_beside(weights, lines) * lines, axis=1)
+        point = ops.where(line > 0, upper, lower)
+        value = ops.sum(line * point, axis=axes) + ops.sum(weights * constants, axis=1)
+        best = ops.minimum(best, as_upper(value))
+        own = ops.sum(lines * point[:, None], axis=tuple(range(2, len(lines.shape)))) + constants
+        spread = ops.maximum(ops.max(own, axis=1) - ops.min(own, axis=1), 1e-30)
+        weights = weights * ops.exp(
+            -2.0 * (own - ops.min(own, axis=1, keepdims=True)) / spread[:, None]
+        )
+        weights = weights / ops.sum(weights, axis=1, keepdims=True)
+    return best + 1e-9 * size
+
+
+def _cut(boxes: tuple[Any, Any], cuts: Any, constants: Any, dtype: str) -> tuple[Any, Any]:
+    """Boxes (N, *input) without what the cuts leave of them.
 
     Parameters
     ----------
     boxes
         Lower and upper deviations of the inputs.
-    lines
-        (N, S, *input): coefficients of lines whose largest values over the box are at most `room`
-        above what each of them has to reach.
-    room
-        (N, S) float64.
+    cuts, constants
+        (N, S, *input) and (N, S) float64: linear functions ``cut . d + constant`` that are at least
+        0 wherever the property is violated.
     """
-    lower, upper = boxes
-    room = ops.maximum(room, 0.0) * (1 + 1e-5) + 1e-30
-    room = ops.reshape(room, (*ops.shape(room), *[1] * (len(lines.shape) - 2)))
-    size = ops.cast(ops.abs(lines), "float64")
+    lower, upper = (ops.cast(side, "float64")[:, None] for side in boxes)
+    lines = cuts
+    largest = ops.maximum(lines * lower, lines * upper)
+    axes = tuple(range(2, len(lines.shape)))
+    room = ops.sum(largest, axis=axes) + constants
+    room = ops.maximum(room, 0.0) + 1e-9 * (
+        ops.sum(ops.abs(largest), axis=axes) + ops.abs(constants)
+    )
     # A feature may be as far from its best side as its own slope uses up the room.
-    reach = ops.where(size > 1e-30, room / ops.maximum(size, 1e-30), np.inf)
-    at_least = ops.cast(upper, "float64")[:, None] - reach
-    at_most = ops.cast(lower, "float64")[:, None] + reach
-    at_least = ops.max(ops.where(lines > 0, at_least, -np.inf), axis=1)
-    at_most = ops.min(ops.where(lines < 0, at_most, np.inf), axis=1)
-    new_lower = ops.maximum(lower, as_lower(round_down(at_least, dtype)))
-    new_upper = ops.minimum(upper, as_upper(round_up(at_most, dtype)))
-    return new_lower, new_upper
+    size = ops.abs(lines)
+    reach = ops.where(size > 1e-30, _beside(room, lines) / ops.maximum(size, 1e-30), np.inf)
+    at_least = ops.max(ops.where(lines > 0, upper - reach, -np.inf), axis=1)
+    at_most = ops.min(ops.where(lines < 0, lower + reach, np.inf), axis=1)
+    return (
+        ops.maximum(boxes[0], as_lower(round_down(at_least, dtype))),
+        ops.minimum(boxes[1], as_upper(round_up(at_most, dtype))),
+    )

@@ -38,7 +38,12 @@ class Branching:
         self.layout = Layout(graph, graph.output, by_inputs)
         options = replace(engine.queries.options, alternatives=not by_inputs)
         self.bounding = Bounding(
-            self.layout, graph.output, options, engine.budget, refine=by_inputs, **settings
+            self.layout,
+            graph.output,
+            options,
+            engine.budget,
+            refine=by_inputs,
+            **settings,
         )
 
     @property
@@ -61,12 +66,11 @@ class Branching:
 
     def bounds(self, query: Query, branches: Branches, nb_steps: int) -> list[np.ndarray]:
         """See `Bounding.bounds`."""
-        bounding = replace(self.bounding, nb_steps=nb_steps)
 
         def function(query: Query, *arrays: Any) -> Any:
-            return bounding.bounds(query, Branches(*arrays))
+            return self.bounding.bounds(query, Branches(*arrays[:-1]), arrays[-1])
 
-        return self._call(("bounds", nb_steps), function, query, branches)
+        return self._call(("bounds",), function, query, [*branches, np.int32(nb_steps)])
 
     def probe(
         self, query: Query, branches: Branches, entries: Any, down: Any, up: Any
@@ -88,7 +92,9 @@ class Branching:
         def traced(*tensors: Any) -> Any:
             return function(form.filled(tensors[:nb_values]), *tensors[nb_values:])
 
-        signature = [((None, *a.shape[1:]), str(a.dtype)) for a in (*query.values, *arrays)]
+        signature = [
+            ((None, *a.shape[1:]) if a.ndim else (), str(a.dtype)) for a in (*query.values, *arrays)
+        ]
         bounding = self.bounding
         rates = bounding.share_rate, bounding.multiplier_rate, bounding.nb_candidates
         key = ("branching", name, self.strategy, form, tuple(signature), bounding.options, rates)

@@ -16,6 +16,7 @@ from xcertify.bounds.query import Query, round_outward
 
 _ROOT_STEPS = 50  # of the optimisation before the first split
 _ROOT_OPTIMIZER = (20, 0.1)  # steps and their length, for the rows of tensors
+_LEAST = np.nextafter(0.0, 1.0)
 _POOL = 0.5  # share of the memory budget for open branches
 
 Arrays = dict[str, np.ndarray]
@@ -77,7 +78,9 @@ class Search:
                 self._bound(children, self.nb_steps)
                 bar.update(len(children["problem"]))
                 bar.set_postfix(open=len(self.pool), worst=f"{problems.worst:.3g}")
-        return "nb_branches" if len(self.pool) else "branch and bound"
+        if not len(self.pool):
+            return "branch and bound"
+        return "no split" if not self._can_split(self.pool.places).any() else "nb_branches"
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -93,6 +96,7 @@ class Search:
             rows = {
                 "problem": some,
                 "margin": problems.lower[some],
+                "is_cut": np.zeros(len(some), bool),
                 "box_lower": query.lower,
                 "box_upper": query.upper,
                 "lower": lower[of_region],
@@ -118,14 +122,17 @@ class Search:
     def _bound(self, branches: Arrays, nb_steps: int) -> None:
         """Bound branches, look at the points that their bounds lead to, and keep the open ones."""
         problems, some = self.problems, branches["problem"]
-        lower, *found = self.branching.bounds(
+        margin, *found = self.branching.bounds(
             self._query(branches), self._tensors(branches), nb_steps * self.optimizes
         )
         box_lower, box_upper, lower_sides, upper_sides = found[:4]
         shares, below, above, points, feature, entries, at, scores = found[4:]
-        with np.errstate(invalid="ignore"):
-            margin = np.max(lower - problems.limits[some], axis=1)
         margin = np.fmax(margin, branches["margin"])  # of the parent, which holds for its parts
+        # Of what was cut away it is only known that it is above 0.
+        margin = np.where(branches["is_cut"], np.minimum(margin, _LEAST), margin)
+        shape = (len(some), -1)
+        is_cut = (box_lower > branches["box_lower"]) | (box_upper < branches["box_upper"])
+        is_cut = branches["is_cut"] | is_cut.reshape(shape).any(axis=1)
         problems.note_branches(some)
         is_open = ~(margin > 0)
         problems.note_leaves(some[~is_open], margin[~is_open])
@@ -134,6 +141,7 @@ class Search:
         rows = {
             "problem": some,
             "margin": margin,
+            "is_cut": is_cut,
             "box_lower": box_lower,
             "box_upper": box_upper,
             "lower": lower_sides,
@@ -153,28 +161,30 @@ class Search:
 
     def _split(self, parents: Arrays) -> Arrays:
         """Both parts of each branch, one branch after the other."""
-        nb_parents = len(parents["problem"])
-        each = np.arange(nb_parents)
-        entry, at = parents["entries"][:, 0], parents["at"][:, 0]
-        if self.optimizes and parents["entries"].shape[1] > 1:
-            best = self._best_candidates(parents)
-            entry, at = parents["entries"][each, best], parents["at"][each, best]
         children = {name: np.repeat(array, 2, axis=0) for name, array in parents.items()}
-        of_tensor = self.optimizes & (parents["scores"][:, 0] > 0)
-        low, high = 2 * each, 2 * each + 1  # the parts below and above the split
-        tensors = np.flatnonzero(of_tensor)
-        down, up = self._deviations(parents, entry[:, None], at[:, None])
-        for part, side, values in ((low, "upper", up), (high, "lower", down)):
-            children[side][part[tensors], entry[tensors]] = values[tensors, 0]
-        inputs = np.flatnonzero(~of_tensor)
+        at_tensor = parents["scores"][:, 0] > 0
+        tensors, inputs = np.flatnonzero(at_tensor), np.flatnonzero(~at_tensor)
+        if len(tensors):
+            some = {name: array[tensors] for name, array in parents.items()}
+            entry, down, up = self._best_split(some)
+            children["upper"][2 * tensors, entry] = up
+            children["lower"][2 * tensors + 1, entry] = down
         lower, upper = (
-            children[f"box_{side}"].reshape(2 * nb_parents, -1) for side in ("lower", "upper")
+            children[f"box_{side}"].reshape(2 * len(at_tensor), -1) for side in ("lower", "upper")
         )
         feature = parents["feature"][inputs]
-        middle = (lower[low[inputs], feature] + upper[low[inputs], feature]) / 2
-        upper[low[inputs], feature] = middle
-        lower[high[inputs], feature] = middle
+        middle = _middle(lower[2 * inputs, feature], upper[2 * inputs, feature])
+        upper[2 * inputs, feature] = middle
+        lower[2 * inputs + 1, feature] = middle
         return children
+
+    def _best_split(self, parents: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Entries (M,) to split, and the deviations where, rounded down and up."""
+        each = np.arange(len(parents["problem"]))
+        best = self._best_candidates(parents) if parents["entries"].shape[1] > 1 else 0 * each
+        entry, at = parents["entries"][each, best], parents["at"][each, best]
+        down, up = self._deviations(parents, entry[:, None], at[:, None])
+        return entry, down[:, 0], up[:, 0]
 
     def _best_candidates(self, parents: Arrays) -> np.ndarray:
         """Which of the proposed entries leaves the better bound of the worse part, (M,)."""
@@ -225,18 +235,45 @@ class Search:
     def _chosen(self) -> np.ndarray:
         """The branches to split next: the worst ones; the best ones where memory gets scarce."""
         places = self.pool.places
-        some = self.pool.column("problem", places)
-        if self.nb_branches is not None:
-            allowed = self.problems.nb_branches[self.problems.region_of[some]] < self.nb_branches
-            places = places[allowed]
+        places = places[self._can_split(places)]
         order = np.argsort(self.pool.column("margin", places), kind="stable")
+        if self.nb_branches is not None:
+            order = order[self._within_limit(places[order])]
         is_large = len(places) * self.pool.nb_bytes > _POOL * self.branching.engine.budget.nb_bytes
         if is_large:
             order = order[::-1]
         return places[order[: max(1, self.branching.batch_size // 2)]]
+
+    def _can_split(self, places: np.ndarray) -> np.ndarray:
+        """Which branches can be split: at an entry, or where a feature has room between its ends."""
+        feature = self.pool.column("feature", places)
+        lower, upper = (
+            self.pool.column(f"box_{side}", places).reshape(len(places), -1)
+            for side in ("lower", "upper")
+        )
+        lower, upper = (side[np.arange(len(places)), feature] for side in (lower, upper))
+        middle = _middle(lower, upper)
+        between = (lower < middle) & (middle < upper)
+        return between | (self.pool.column("scores", places)[:, 0] > 0)
+
+    def _within_limit(self, places: np.ndarray) -> np.ndarray:
+        """Which of the branches may be split, the first ones first, as `nb_branches` allows."""
+        regions = self.problems.region_of[self.pool.column("problem", places)]
+        order = np.argsort(regions, kind="stable")
+        first = np.searchsorted(regions[order], regions[order])
+        rank = np.empty(len(places), int)
+        rank[order] = np.arange(len(places)) - first  # of a branch in its region
+        used = self.problems.nb_branches[regions]
+        assert self.nb_branches is not None
+        return used + 2 * (rank + 1) <= self.nb_branches
 
     def _note_open(self) -> None:
         places = self.pool.places
         self.problems.note_open(
             self.pool.column("problem", places), self.pool.column("margin", places)
         )
+
+
+def _middle(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """The middles of intervals, strictly inside where a number is between their ends."""
+    return np.clip(lower + (upper - lower) / 2, lower, upper)
