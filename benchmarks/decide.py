@@ -187,7 +187,8 @@ def run_sets(arguments: argparse.Namespace) -> None:
         record = {"set": name, "timeout": timeout, **answer(asked, instance, timeout)}
         if record["reason"] == "interrupted":
             break
-        records[instance.key] = record | {"seed": arguments.seed, "method": arguments.method}
+        settings = {name: getattr(arguments, name) for name in ("method", "strategy", "seed")}
+        records[instance.key] = record | settings
         store(records, arguments.output)
         print(line(instance.key, record), flush=True)
     print("\n" + set_table(records))
