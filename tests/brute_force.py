@@ -398,12 +398,12 @@ class Area:
         return self.pulled(self.low + share * (self.high - self.low))
 
     def halfspaces(self) -> tuple[np.ndarray, np.ndarray]:
-        """Constraints matrix @ x <= ends of a box, or of an l1 ball."""
+        """Constraints matrix @ x <= ends of a box, or of an l1 ball; an l2 ball is in its box."""
         unit = np.eye(len(self.low))
         matrix, ends = np.concatenate([unit, -unit]), np.concatenate([self.high, -self.low])
-        if self.radii is None:
+        if self.norm != 1:
             return matrix, ends
-        assert self.norm == 1 and (self.radii > 0).all()
+        assert self.radii is not None and (self.radii > 0).all()
         signs = np.array(list(itertools.product([-1.0, 1.0], repeat=len(unit)))) / self.radii
         return np.concatenate([matrix, signs]), np.concatenate([ends, 1 + signs @ self.center])
 
@@ -460,8 +460,28 @@ def _corners(matrix: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return points[np.unique(np.round(points, 11), axis=0, return_index=True)[1]]
 
 
+def _on_sphere(cell: Cell, area: Area, matrix: np.ndarray) -> np.ndarray:
+    """Points of a cell and of an l2 ball, (B, 2), where linear functions may be smallest.
+
+    Corners inside; where sides of the cell cross the circle; and the lowest point of the circle
+    for each function x -> matrix[i] @ x.
+    """
+    (radius,) = set(area.radii)
+    lengths = np.linalg.norm(matrix, axis=1)[:, None]
+    lowest = area.center - radius * matrix / np.where(lengths > 0, lengths, 1)
+    found = [cell.corners, lowest, area.center[None]]
+    beyond = cell.ends - cell.matrix @ area.center  # how far the sides are from the center
+    meets = np.abs(beyond) < radius
+    normal, beyond = cell.matrix[meets], beyond[meets, None]
+    along = np.sqrt(radius**2 - beyond**2) * normal[:, ::-1] * [-1, 1]
+    found += [area.center + beyond * normal + along, area.center + beyond * normal - along]
+    points = np.concatenate(found)
+    inside = (points @ cell.matrix.T <= cell.ends + _CLOSE).all(1)
+    return points[inside & (area.lengths(points) <= 1 + _CLOSE)]
+
+
 def by_pieces(net: Net, area: Area) -> tuple[float, np.ndarray]:
-    """The smallest value of any output over a box or an l1 ball, and where it is.
+    """The smallest value of any output over a box, an l1 ball or a disk, and where it is.
 
     The network has to be piecewise linear. Right but for roundings of about 1e-8.
     """
@@ -475,9 +495,11 @@ def by_pieces(net: Net, area: Area) -> tuple[float, np.ndarray]:
         cells = [(cell, [*forms, form]) for some, forms in parts for cell, form in some]
     smallest, place = np.inf, area.center
     for cell, forms in cells:
-        values = (cell.corners @ forms[-1][0].T + forms[-1][1]).min(1)
-        if values.min() < smallest:
-            smallest, place = float(values.min()), cell.corners[values.argmin()]
+        gradients, offsets = forms[-1]
+        points = _on_sphere(cell, area, gradients) if area.norm == 2 else cell.corners
+        values = (points @ gradients.T + offsets).min(1)
+        if values.min(initial=np.inf) < smallest:
+            smallest, place = float(values.min()), points[values.argmin()]
     return smallest, place
 
 
@@ -485,7 +507,7 @@ def by_pieces(net: Net, area: Area) -> tuple[float, np.ndarray]:
 
 
 def by_grid(
-    net: Net, area: Area, tolerance: float = 1e-4, nb_boxes: int = 400_000
+    net: Net, area: Area, tolerance: float = 3e-4, nb_boxes: int = 100_000
 ) -> tuple[float, float]:
     """An interval that holds the smallest value of any output over the region.
 
@@ -513,12 +535,12 @@ def by_grid(
 
 
 def worst(
-    net: Net, area: Area, rows: np.ndarray, limits: np.ndarray, tolerance: float = 1e-4
+    net: Net, area: Area, rows: np.ndarray, limits: np.ndarray, tolerance: float = 3e-4
 ) -> tuple[float, float]:
     """An interval that holds min_p min_x max_j (rows[p, j] @ f(x) - limits[p, j])."""
     asked = with_property(net, rows, limits)
-    pointed = area.norm == 1 and (area.radii > 0).all()
-    if net.straight and (area.radii is None or pointed):
+    flat = area.norm == 1 or len(area.low) == 2
+    if net.straight and (area.radii is None or (flat and (area.radii > 0).all())):
         value, _ = by_pieces(asked, area)
         return value - 1e-7, value + 1e-7
     return by_grid(asked, area, tolerance)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import keras
 import numpy as np
 from brute_force import Area, Net, property_values, read, worst
+from tiny_networks import tiny
 
+from xcertify.bounds import Verifier
 from xcertify.regions import Ball, Region
 
 # Worst values of the property that are asked for.
@@ -33,6 +36,12 @@ class Questions:
 
     def area(self, sample: int) -> Area:
         return Area.of(self.region, sample)
+
+
+@cache
+def verifier_of(build: Callable[[Any], Any] | str, nb_inputs: int = 2, **options: Any) -> Verifier:
+    """One verifier for all tests of an architecture, whose weights they change."""
+    return Verifier(tiny(build, nb_inputs), **{"strip_head": False} | options)
 
 
 def ask(

@@ -55,7 +55,7 @@ def draw_weights(model: keras.Model, seed: int) -> keras.Model:
 
 @architecture
 def relu(x: Any) -> Any:
-    return chain("relu", "relu")(x)
+    return chain("relu", "relu", units=6)(x)
 
 
 @architecture

@@ -105,23 +105,23 @@ def test_values_by_hand(region, lowest, highest, both):
         asked = with_property(net, rows, np.zeros(rows.shape[:2]))
         lower, upper = by_grid(asked, area, 1e-3)
         assert lower <= expected + 1e-9 and expected - 1e-9 <= upper and upper - lower <= 1e-3
-        if region.norm != 2:
-            value, place = by_pieces(asked, area)
-            np.testing.assert_allclose(value, expected, atol=1e-8)
-            np.testing.assert_allclose(asked.values(place[None]).min(), value, atol=1e-8)
+        value, place = by_pieces(asked, area)
+        np.testing.assert_allclose(value, expected, atol=1e-8)
+        np.testing.assert_allclose(asked.values(place[None]).min(), value, atol=1e-8)
 
 
 def check_pieces(build, seed, nb_inputs=2):
     """Cells and boxes say the same, and no point is worse."""
     generator = np.random.default_rng(seed)
     net = read(tiny(build, nb_inputs, seed))
-    for norm in (np.inf, 1):
+    for norm in (np.inf, 1) if nb_inputs > 2 else (np.inf, 1, 2):
         area = random_area(generator, nb_inputs, norm)
         asked = with_property(net, *random_property(generator))
         value, place = by_pieces(asked, area)
         lower, upper = by_grid(asked, area, 1e-3, nb_boxes=50_000)
         assert lower - 1e-8 <= value <= upper + 1e-8
-        assert area.contains(place[None], 1e-8) or not area.contains(place[None], -1e-8)
+        outside = np.clip(place, area.low, area.high) - place
+        assert np.abs(outside).max() < 1e-8 and area.lengths(place[None]) < 1 + 1e-8
         np.testing.assert_allclose(asked.values(place[None]).min(), value, atol=1e-7)
         assert asked.values(area.sample(generator, 1000)).min() >= value - 1e-8
 
@@ -187,7 +187,7 @@ def test_boxes_hold_the_values_of_smooth_networks(name, norm):
     generator = np.random.default_rng(1)
     area = random_area(generator, norm=norm)
     asked = with_property(read(tiny(chain(name, name))), *random_property(generator))
-    lower, upper = by_grid(asked, area)
+    lower, upper = by_grid(asked, area, 1e-4)
     points = area.sample(generator, 20_000)
     assert area.contains(points, 1e-12).all()
     values = asked.values(points)
