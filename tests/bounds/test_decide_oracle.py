@@ -131,13 +131,13 @@ STRAIGHT_NETWORKS = [name for name in ARCHITECTURES if read(tiny(name)).straight
 
 @pytest.mark.parametrize("name", STRAIGHT_NETWORKS)
 def test_pieces_agree_with_boxes_on_architectures(name):
-    for seed in rotating(1000, 3):
+    for seed in rotating(1000, 2):
         check_pieces(name, seed)
 
 
 @pytest.mark.parametrize("name", STRAIGHT)
 def test_pieces_agree_with_boxes_on_activations(name):
-    for seed in rotating(1000, 2):
+    for seed in rotating(1000, 1):
         check_pieces(chain(name, name), seed)
         check_pieces(chain(name, units=5), seed, nb_inputs=3)
 
