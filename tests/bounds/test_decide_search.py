@@ -72,7 +72,6 @@ def test_what_a_decision_says(net):
     words = {"attack", "bounds", "branch and bound", "timeout", "nb_branches", "no split"}
     assert set(found.reason) <= words
     assert "branch and bound" in found.reason
-    assert found.proof is None
     as_dict = found.to_dict()
     assert as_dict["status"] == found.status.tolist()
     assert "4" in repr(found) and "holds" in repr(found)
