@@ -56,6 +56,8 @@ class Branches(NamedTuple):
         (N, S, C) in [0, 1]: weights of the steeper one of two lines; or `FRESH`.
     below, above
         (N, S, D): multipliers of the lower and of the upper sides.
+    is_split
+        (N, D) bool: where the branch was split, which is where multipliers are optimised.
     """
 
     rows: Any
@@ -66,6 +68,7 @@ class Branches(NamedTuple):
     shares: Any
     below: Any
     above: Any
+    is_split: Any
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Bounding:
     budget: Budget
     refine: Container[int] | bool = False
     share_rate: float = 0.1
-    multiplier_rate: float = 0.05
+    multiplier_rate: float = 0.3
     nb_candidates: int = 3
 
     def roots(self, query: Query, optimizer: tuple[int, float] | None) -> list[Any]:
@@ -289,14 +292,31 @@ class Bounding:
             return values([]), start
         if nb_steps is None:
             return values(start), start
+        rate = self.multiplier_rate * self._sizes(passes, route, branches, start)
         return backend.minimize_and_keep(
             values,
             start,
             largest=(1.0, math.inf, math.inf),
-            rates=(self.share_rate, self.multiplier_rate, self.multiplier_rate),
+            rates=(self.share_rate, rate, rate),
             nb_steps=nb_steps,
             enough=nominal - slack - branches.limits,
         )
+
+    def _sizes(
+        self, passes: BackwardBounds, route: Any, branches: Branches, start: list[Any]
+    ) -> Any:
+        """The size of multipliers (N, S, D): that of the coefficients, 0 where there are none."""
+        seen: dict[int, Any] = {}
+        tuning = self._tuning(passes, start)
+        passes.pull_back(route, -branches.rows, tuning, both=False, seen=seen)
+        sizes = {}
+        for index in self.layout.activations:
+            (parent,) = self.layout.graph.nodes[index].parents
+            coefficients = ops.abs(seen[index][:, 0])
+            axes = tuple(range(2, len(coefficients.shape)))
+            sizes[parent] = ops.max(coefficients, axis=axes, keepdims=True) + 0 * coefficients
+        found = self.layout.joined([sizes[i] for i in self.layout.tensors], 2)
+        return found * ops.cast(branches.is_split[:, None], found.dtype)
 
     def _start(self, passes: BackwardBounds, branches: Branches) -> list[Any]:
         """The variables to begin with: where there are none yet, those of the first lines."""

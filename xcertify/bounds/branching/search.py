@@ -106,6 +106,7 @@ class Search:
                 "shares": np.full((*size, layout.nb_shares), FRESH, query.lower.dtype),
                 "below": np.zeros((*size, layout.nb_entries), query.lower.dtype),
                 "above": np.zeros((*size, layout.nb_entries), query.lower.dtype),
+                "is_split": np.zeros((len(some), layout.nb_entries), bool),
             }
             self._bound(rows, _ROOT_STEPS)
             if time.monotonic() > self.deadline:
@@ -151,6 +152,7 @@ class Search:
             "shares": shares,
             "below": below,
             "above": above,
+            "is_split": branches["is_split"],
             "feature": feature,
             "entries": entries,
             "at": at,
@@ -169,6 +171,8 @@ class Search:
             entry, down, up = self._best_split(some)
             children["upper"][2 * tensors, entry] = up
             children["lower"][2 * tensors + 1, entry] = down
+            children["is_split"][2 * tensors, entry] = True
+            children["is_split"][2 * tensors + 1, entry] = True
         lower, upper = (
             children[f"box_{side}"].reshape(2 * len(at_tensor), -1) for side in ("lower", "upper")
         )
@@ -221,7 +225,7 @@ class Search:
 
     def _tensors(self, branches: Arrays) -> Branches:
         some = branches["problem"]
-        names = ("noise", "lower", "upper", "shares", "below", "above")
+        names = ("noise", "lower", "upper", "shares", "below", "above", "is_split")
         return Branches(
             self.problems.rows[some], self.problems.limits[some], *(branches[n] for n in names)
         )
