@@ -8,7 +8,7 @@ package has both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,10 +29,12 @@ class Bounds(Protocol):
     def nb_outputs(self) -> int:
         """Number of the outputs."""
 
-    def evaluate(self, inputs: np.ndarray) -> np.ndarray:
+    def evaluate(self, inputs: np.ndarray, constants: Sequence[Any] = ()) -> np.ndarray:
         """The outputs, (N, K)."""
 
-    def bound_rows(self, region: Region, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    def bound_rows(
+        self, region: Region, rows: Any, constants: Sequence[Any] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds (N, S) of rows of the outputs over regions."""
 
 
@@ -144,7 +146,8 @@ class RadiusSearch:
         (N,) float64: the largest radius that was tested (or `known`) and held; 0 where none did. It
         was itself tested, so that nothing depends on answers being monotone.
     broken
-        (N,) float64: the least radius that was tested and did not hold; inf where none was.
+        (N,) float64: the least radius that was tested and did not hold, or where an answer says
+        that it was broken; inf where none was.
 
     Examples
     --------
@@ -186,6 +189,7 @@ class RadiusSearch:
         self._whole, self._batch_size = whole, batch_size
         self._answer: np.ndarray | None = None
         self._values: np.ndarray | None = None
+        self._broken: np.ndarray | None = None
         self._name, self._verbose = name, verbose
         self.held = np.zeros(len(low)) if known is None else np.array(known, np.float64)
         self.broken = np.full(len(low), np.inf)
@@ -206,12 +210,20 @@ class RadiusSearch:
                 yield from self._ask(untouched, self._high)
             progress.update(len(self.held) - progress.n)
 
-    def answer(self, holds: Any, values: np.ndarray | None = None) -> None:
+    def answer(
+        self,
+        holds: Any,
+        values: np.ndarray | None = None,
+        broken: np.ndarray | None = None,
+    ) -> None:
         """Whether it holds within each of the radii that were just given, (M,) bool.
 
-        With `values`, (M,) numbers that are below 0 where it does and grow with the radius.
+        With `values`, (M,) numbers that are below 0 where it does and grow with the radius. With
+        `broken`, (M,) radii at which it was seen not to hold, inf where nothing was seen: then
+        larger ones than that just given are not tested, but none counts as broken. None: where it
+        does not hold, it is broken at the radius that was given.
         """
-        self._answer, self._values = np.asarray(holds, bool), values
+        self._answer, self._values, self._broken = np.asarray(holds, bool), values, broken
 
     def _ask(
         self, wanted: np.ndarray, radii: np.ndarray
@@ -229,16 +241,20 @@ class RadiusSearch:
                     f"answer() is due after each test, with one entry for each of the "
                     f"{len(samples)} inputs. Received: {answer!r}"
                 )
-            self._note(samples[wanted[samples]], radii, answer[wanted[samples]])
+            broken = radii[samples] if self._broken is None else self._broken
+            own = wanted[samples]
+            self._note(samples[own], radii, answer[own], broken[own])
             if self._interpolation is not None and self._values is not None:
                 self._interpolation.note(samples, radii[samples], self._values)
 
-    def _note(self, samples: np.ndarray, radii: np.ndarray, holds: np.ndarray) -> None:
-        held, broken = samples[holds], samples[~holds]
+    def _note(
+        self, samples: np.ndarray, radii: np.ndarray, holds: np.ndarray, broken: np.ndarray
+    ) -> None:
+        held, failed, broken = samples[holds], samples[~holds], broken[~holds]
         self.held[held] = np.maximum(self.held[held], radii[held])
-        self.broken[broken] = np.minimum(self.broken[broken], radii[broken])
-        self._low[held], self._high[broken] = radii[held], radii[broken]
-        self._rises[broken] = False
+        self.broken[failed] = np.minimum(self.broken[failed], broken)
+        self._low[held], self._high[failed] = radii[held], np.minimum(radii[failed], broken)
+        self._rises[failed] = False
 
     def _undecided(self) -> np.ndarray:
         """Inputs that are still worth a test, (N,) bool."""
@@ -354,19 +370,38 @@ def class_radii(
     ---------
     That of the verifier, for the regions of the radii. Each was itself tested.
     """
-    rows = margin_rows(classes, verifier.nb_outputs)
+    for held in class_radii_so_far(verifier, region_at, classes, ends, nb_halvings):
+        found = held
+    return found
+
+
+def class_radii_so_far(
+    verifier: Bounds,
+    region_at: Callable[[np.ndarray, np.ndarray], Region],
+    classes: np.ndarray,
+    ends: np.ndarray,
+    nb_halvings: int,
+    constants: Sequence[np.ndarray] = (),
+) -> Iterator[np.ndarray]:
+    """`class_radii` after each test, at first zeros, for callers whose time is limited.
+
+    `constants` are the inputs that do not vary, (N, *shape) each.
+    """
     centers = region_at(np.arange(len(classes)), np.zeros(len(classes))).center
-    values = _margins(verifier.evaluate(centers), classes)
+    rows = margin_rows(classes, verifier.nb_outputs)
+    values = class_margins(verifier.evaluate(centers, constants), classes)
     search = RadiusSearch(
         0.0, ends, nb_halvings=nb_halvings, linear=True, values=values, test_high="last"
     )
+    yield search.held
     for some, radii in search:
-        _, upper = verifier.bound_rows(region_at(some, radii), rows[some])
+        own = [array[some] for array in constants]
+        _, upper = verifier.bound_rows(region_at(some, radii), rows[some], own)
         search.answer((upper < 0).all(axis=1), upper.max(axis=1))
-    return search.held
+        yield search.held
 
 
-def _margins(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def class_margins(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """max_{c' != c} f_c' - f_c of logits (N, K) and classes c (N,), (N,)."""
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)

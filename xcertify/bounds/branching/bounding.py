@@ -183,8 +183,7 @@ class Bounding:
         whole = passes.enclosures[0].lower, passes.enclosures[0].upper
         margins = ops.max(lower - branches.limits, axis=1)
         if lower.shape[1] > 1:
-            together = ops.where(ops.all(proved, axis=1), _together(whole, cuts, reach), np.inf)
-            margins = ops.maximum(margins, -together)
+            margins = ops.maximum(margins, -_together(whole, cuts, reach, proved))
         boxes = _cut(whole, cuts, reach, self.options.dtype)
         steepest = _of_row(line, worst)
         found = [passes.enclosures[i] for i in self.layout.tensors]
@@ -473,8 +472,10 @@ def _misses_ball(passes: BackwardBounds) -> Any:
     return ops.sum(scaled**domain.norm, axis=axes) > 1 + 1e-6
 
 
-def _together(boxes: tuple[Any, Any], lines: Any, constants: Any) -> Any:
+def _together(boxes: tuple[Any, Any], lines: Any, constants: Any, proved: Any) -> Any:
     """Upper bounds (N,) of the least of linear functions (N, S, *shape) of boxes, all S together.
+
+    As far as they are `proved`, (N, S) bool; infinite where none is.
 
     ``max_d min_s (line_s . d + constant_s)`` is at most ``max_d sum_s w_s (line_s . d +
     constant_s)`` for any weights w that add up to 1. Some steps of multiplicative weights, of which
@@ -485,7 +486,9 @@ def _together(boxes: tuple[Any, Any], lines: Any, constants: Any) -> Any:
     sizes = ops.maximum(ops.abs(lower), ops.abs(upper))[:, None]
     size = ops.sum(ops.abs(lines) * sizes, axis=tuple(range(2, len(lines.shape))))
     size = ops.max(size + ops.abs(constants), axis=1)
-    weights = ops.ones_like(constants) / constants.shape[1]
+    weights = ops.cast(proved, "float64")
+    count = ops.sum(weights, axis=1, keepdims=True)
+    weights = weights / ops.maximum(count, 1.0)
     best = ops.full_like(size, np.inf)
     for _ in range(_WEIGHT_STEPS):
         line = ops.sum(_beside(weights, lines) * lines, axis=1)
@@ -498,7 +501,7 @@ def _together(boxes: tuple[Any, Any], lines: Any, constants: Any) -> Any:
             -2.0 * (own - ops.min(own, axis=1, keepdims=True)) / spread[:, None]
         )
         weights = weights / ops.sum(weights, axis=1, keepdims=True)
-    return best + 1e-9 * size
+    return ops.where(count[:, 0] > 0, best + 1e-9 * size, np.inf)
 
 
 def _cut(boxes: tuple[Any, Any], cuts: Any, constants: Any, dtype: str) -> tuple[Any, Any]:

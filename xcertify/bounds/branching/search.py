@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -88,8 +89,10 @@ class Search:
         """Bound the open problems before any split."""
         problems = self.problems
         branching, layout = self.branching, self.branching.layout
+        box_lower, box_upper = problems.region.sides("float64")
         for some in branching.in_batches(problems.open):
-            regions, of_region = np.unique(problems.region_of[some], return_inverse=True)
+            regions_of = problems.region_of[some]
+            regions, of_region = np.unique(regions_of, return_inverse=True)
             lower, upper, reference, noise = self._roots(regions)
             query = problems.query(some)
             size = (len(some), problems.limits.shape[1])
@@ -97,8 +100,8 @@ class Search:
                 "problem": some,
                 "margin": problems.lower[some],
                 "is_cut": np.zeros(len(some), bool),
-                "box_lower": query.lower,
-                "box_upper": query.upper,
+                "box_lower": box_lower[regions_of],
+                "box_upper": box_upper[regions_of],
                 "lower": lower[of_region],
                 "upper": upper[of_region],
                 "reference": reference[of_region],
@@ -123,17 +126,18 @@ class Search:
     def _bound(self, branches: Arrays, nb_steps: int) -> None:
         """Bound branches, look at the points that their bounds lead to, and keep the open ones."""
         problems, some = self.problems, branches["problem"]
+        query = self._query(branches)
         margin, *found = self.branching.bounds(
-            self._query(branches), self._tensors(branches), nb_steps * self.optimizes
+            query, self._tensors(branches), nb_steps * self.optimizes
         )
-        box_lower, box_upper, lower_sides, upper_sides = found[:4]
+        lower_sides, upper_sides = found[2:4]
         shares, below, above, points, feature, entries, at, scores = found[4:]
         margin = np.fmax(margin, branches["margin"])  # of the parent, which holds for its parts
+        is_cut, box_lower, box_upper = self._cut(branches, query, *found[:2])
         # Of what was cut away it is only known that it is above 0.
-        margin = np.where(branches["is_cut"], np.minimum(margin, _LEAST), margin)
-        shape = (len(some), -1)
-        is_cut = (box_lower > branches["box_lower"]) | (box_upper < branches["box_upper"])
-        is_cut = branches["is_cut"] | is_cut.reshape(shape).any(axis=1)
+        margin = np.where(is_cut, np.minimum(margin, _LEAST), margin)
+        nothing_left = (box_lower > box_upper).reshape(len(some), -1).any(axis=1)
+        margin = np.where(nothing_left, _LEAST, margin)
         problems.note_branches(some)
         is_open = ~(margin > 0)
         problems.note_leaves(some[~is_open], margin[~is_open])
@@ -219,9 +223,40 @@ class Search:
     # --- bookkeeping ------------------------------------------------------------------------------
 
     def _query(self, branches: Arrays) -> Query:
+        """The boxes of branches as deviations, from their own middles where that is possible.
+
+        Roundings are relative to deviations. The sides of tensors are deviations from what the
+        network makes of one center, and balls are around theirs.
+        """
         query = self.problems.query(branches["problem"])
         lower, upper = branches["box_lower"], branches["box_upper"]
-        return Query(query.norm, query.center, lower, upper, query.constants, query.radius)
+        center = query.center
+        if not self.optimizes and math.isinf(query.norm):
+            center = _middle(lower, upper)
+        sides = [np.empty(center.shape, query.lower.dtype) for _ in range(2)]
+        for side, out, sign in zip((lower, upper), sides, (-1, 1)):
+            step = side - center
+            slack = 2.0**-51 * (np.abs(step) + 2.0**-1000)
+            round_outward(step + sign * slack, out, up=sign > 0)
+        return Query(query.norm, center, *sides, query.constants, query.radius)
+
+    def _cut(
+        self, branches: Arrays, query: Query, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which branches were cut, now or before, (M,) bool, and their boxes.
+
+        `lower` and `upper` are the deviations (M, *input) that are left of those of the query.
+        """
+        is_less = (lower > query.lower) | (upper < query.upper)
+        found = []
+        for name, step, sign in (("box_lower", lower, -1), ("box_upper", upper, 1)):
+            step = step.astype(np.float64)
+            slack = 2.0**-51 * (np.abs(query.center) + np.abs(step))
+            found.append(np.where(is_less, query.center + step + sign * slack, branches[name]))
+        box_lower = np.maximum(found[0], branches["box_lower"])
+        box_upper = np.minimum(found[1], branches["box_upper"])
+        is_cut = branches["is_cut"] | is_less.reshape(len(is_less), -1).any(axis=1)
+        return is_cut, box_lower, box_upper
 
     def _tensors(self, branches: Arrays) -> Branches:
         some = branches["problem"]
@@ -249,7 +284,7 @@ class Search:
         return places[order[: max(1, self.branching.batch_size // 2)]]
 
     def _can_split(self, places: np.ndarray) -> np.ndarray:
-        """Which branches can be split: at an entry, or where a feature has room between its ends."""
+        """Which branches can be split, at an entry or where a feature has room between its ends."""
         feature = self.pool.column("feature", places)
         lower, upper = (
             self.pool.column(f"box_{side}", places).reshape(len(places), -1)
