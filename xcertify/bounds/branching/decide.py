@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from xcertify.bounds.branching.compiled import Branching
 from xcertify.bounds.branching.confirmation import confirm, given_type, move_inside, outputs_at
 from xcertify.bounds.branching.decision import Decision
 from xcertify.bounds.branching.problems import Problems
+from xcertify.bounds.branching.proof import Growth, ProofTree
 from xcertify.bounds.branching.search import Search
 from xcertify.bounds.engine import Engine
 from xcertify.regions import Region
@@ -36,6 +38,8 @@ class Decider:
         As for `Verifier.decide`, rows (N, P, J, K) and limits (N, P, J).
     timeout, nb_branches, strategy, seed, verbose
         See there.
+    proof
+        Makes a `ProofTree` of what only this call knows; None: none is made.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Decider:
         strategy: str,
         seed: int,
         verbose: bool,
+        proof: Callable[..., ProofTree] | None = None,
     ) -> None:
         self._begin = time.monotonic()
         self._deadline = self._begin + (math.inf if timeout is None else timeout)
@@ -63,6 +68,8 @@ class Decider:
         engine = engines[0]
         self._dtype = given_type(engine)
         self.problems = Problems(region, constants, rows, limits, engine.output_shape, engine.dtype)
+        self._proof = proof
+        self._tree = Growth(len(self.problems.region_of), proof is not None)
         nb_regions = len(region)
         self._points = region.center.astype(self._dtype)
         self._values = np.full(nb_regions, np.inf)
@@ -131,6 +138,7 @@ class Decider:
             branching,
             problems,
             self._check,
+            self._tree,
             self._deadline,
             self._nb_branches,
             verbose=self._verbose,
@@ -209,4 +217,12 @@ class Decider:
             problems.nb_branches,
             self._seconds,
             self._reason.astype(str),
+            None if self._proof is None else self._tree_of(self._proof),
         )
+
+    def _tree_of(self, make: Callable[..., ProofTree]) -> ProofTree:
+        branching = self._branching()
+        layers, sizes = branching.layout.described
+        question = (self._region, tuple(self._constants), self._rows, self._limits)
+        make = partial(make, *question, strategy=branching.strategy, layers=layers, sizes=sizes)
+        return self._tree.tree(self.problems.lower, make)

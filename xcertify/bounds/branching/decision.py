@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from xcertify.bounds.branching.proof import ProofTree
+
 STATUSES = ("holds", "violated", "unknown")
 
 
@@ -33,6 +35,9 @@ class Decision:
     reason
         (N,) words: by what it was decided ("attack", "bounds", "branch and bound"), or why not
         ("timeout", "nb_branches", "interrupted").
+    proof
+        How regions were cut and what was proved of each part, see `ProofTree`; None if that was not
+        asked for.
 
     Guarantee
     ---------
@@ -48,6 +53,7 @@ class Decision:
     nb_branches: np.ndarray
     seconds: np.ndarray
     reason: np.ndarray
+    proof: ProofTree | None = None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -73,7 +79,7 @@ class Decision:
         return self.upper - self.lower
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as lists, ready for JSON; None in place of a missing counterexample."""
+        """All fields but `proof` as lists, ready for JSON; None for a missing counterexample."""
         found = {
             name: getattr(self, name).tolist()
             for name in ("status", "lower", "upper", "nb_branches", "seconds", "reason")

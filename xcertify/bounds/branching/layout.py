@@ -51,6 +51,12 @@ class Layout:
         """Number C of entries whose lines have shares."""
         return sum(self.size(i) for i in self.activations)
 
+    @property
+    def described(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Of each of the tensors the layer that it belongs to, and its number of entries."""
+        layers = tuple(self.graph.nodes[index].layer for index in self.tensors)
+        return layers, tuple(map(self.size, self.tensors))
+
     def size(self, index: int) -> int:
         """Number of entries of a node."""
         return math.prod(self.graph.nodes[index].shape)

@@ -10,6 +10,12 @@ from xcertify.bounds.query import Query
 from xcertify.regions import Region
 
 
+def numbered(limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Regions and conjunctions (Q,) that limits (N, P, J) do not rule out."""
+    regions, numbers = np.nonzero((limits > -np.inf).all(axis=2))
+    return regions, numbers
+
+
 class Problems:
     """Q problems: region n and conjunction p, for all that may be violated.
 
@@ -56,7 +62,7 @@ class Problems:
         dtype: str,
     ) -> None:
         self.region, self.constants, self.dtype = region, constants, dtype
-        self.region_of, self.number_of = np.nonzero((limits > -np.inf).all(axis=2))
+        self.region_of, self.number_of = numbered(limits)
         self.rows = rows[self.region_of, self.number_of].astype(dtype)
         self.rows = self.rows.reshape(*self.rows.shape[:2], *shape)
         self.limits = limits[self.region_of, self.number_of].astype(np.float64)

@@ -13,6 +13,7 @@ from xcertify.bounds.branching.bounding import FRESH, Branches
 from xcertify.bounds.branching.compiled import Branching
 from xcertify.bounds.branching.pool import Pool
 from xcertify.bounds.branching.problems import Problems
+from xcertify.bounds.branching.proof import Growth
 from xcertify.bounds.query import Query, round_outward
 
 _ROOT_STEPS = 50  # of the optimisation before the first split
@@ -42,7 +43,7 @@ class Search:
     nb_steps
         Of the optimisation of each branch.
     tree
-        Takes the splits and the leaves; None: they are not kept.
+        Takes the splits and what is proved of their parts.
     verbose
         Whether to show a progress bar.
     """
@@ -52,12 +53,14 @@ class Search:
         branching: Branching,
         problems: Problems,
         check: Callable[[np.ndarray, np.ndarray], None],
+        tree: Growth,
         deadline: float,
         nb_branches: int | None,
         nb_steps: int = 20,
         verbose: bool = False,
     ) -> None:
         self.branching, self.problems, self.check = branching, problems, check
+        self.tree = tree
         self.deadline, self.nb_branches, self.nb_steps = deadline, nb_branches, nb_steps
         self.verbose = verbose
         self.pool = Pool()
@@ -98,6 +101,7 @@ class Search:
             size = (len(some), problems.limits.shape[1])
             rows = {
                 "problem": some,
+                "node": some,
                 "margin": problems.lower[some],
                 "is_cut": np.zeros(len(some), bool),
                 "box_lower": box_lower[regions_of],
@@ -138,6 +142,7 @@ class Search:
         margin = np.where(is_cut, np.minimum(margin, _LEAST), margin)
         nothing_left = (box_lower > box_upper).reshape(len(some), -1).any(axis=1)
         margin = np.where(nothing_left, _LEAST, margin)
+        self.tree.note(branches["node"], margin)
         problems.note_branches(some)
         is_open = ~(margin > 0)
         problems.note_leaves(some[~is_open], margin[~is_open])
@@ -145,6 +150,7 @@ class Search:
             self.check(points[is_open], some[is_open])
         rows = {
             "problem": some,
+            "node": branches["node"],
             "margin": margin,
             "is_cut": is_cut,
             "box_lower": box_lower,
@@ -168,31 +174,43 @@ class Search:
     def _split(self, parents: Arrays) -> Arrays:
         """Both parts of each branch, one branch after the other."""
         children = {name: np.repeat(array, 2, axis=0) for name, array in parents.items()}
-        at_tensor = parents["scores"][:, 0] > 0
-        tensors, inputs = np.flatnonzero(at_tensor), np.flatnonzero(~at_tensor)
-        if len(tensors):
-            some = {name: array[tensors] for name, array in parents.items()}
-            entry, down, up = self._best_split(some)
-            children["upper"][2 * tensors, entry] = up
-            children["lower"][2 * tensors + 1, entry] = down
-            children["is_split"][2 * tensors, entry] = True
-            children["is_split"][2 * tensors + 1, entry] = True
+        entries, values = self._choice(parents)
+        children["node"] = self.tree.split(parents["node"], entries, values)
+        nb_entries = self.branching.layout.nb_entries
+        some = np.flatnonzero(entries < nb_entries)
+        if len(some):
+            entry = entries[some]
+            each = {name: parents[name][some] for name in ("reference", "lower", "upper")}
+            down, up = self._deviations(each, entry[:, None], values[some, None])
+            children["upper"][2 * some, entry] = up[:, 0]
+            children["lower"][2 * some + 1, entry] = down[:, 0]
+            children["is_split"][2 * some, entry] = True
+            children["is_split"][2 * some + 1, entry] = True
         lower, upper = (
-            children[f"box_{side}"].reshape(2 * len(at_tensor), -1) for side in ("lower", "upper")
+            children[f"box_{side}"].reshape(len(children["node"]), -1)
+            for side in ("lower", "upper")
         )
-        feature = parents["feature"][inputs]
-        middle = _middle(lower[2 * inputs, feature], upper[2 * inputs, feature])
-        upper[2 * inputs, feature] = middle
-        lower[2 * inputs + 1, feature] = middle
+        some = np.flatnonzero(entries >= nb_entries)
+        below, above, feature = 2 * some, 2 * some + 1, entries[some] - nb_entries
+        upper[below, feature] = np.minimum(upper[below, feature], values[some])
+        lower[above, feature] = np.maximum(lower[above, feature], values[some])
         return children
 
-    def _best_split(self, parents: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Entries (M,) to split, and the deviations where, rounded down and up."""
+    def _choice(self, parents: Arrays) -> tuple[np.ndarray, np.ndarray]:
+        """Where branches (M,) are split: entries, with features behind them, and values float64."""
         each = np.arange(len(parents["problem"]))
-        best = self._best_candidates(parents) if parents["entries"].shape[1] > 1 else 0 * each
-        entry, at = parents["entries"][each, best], parents["at"][each, best]
-        down, up = self._deviations(parents, entry[:, None], at[:, None])
-        return entry, down[:, 0], up[:, 0]
+        feature = parents["feature"]
+        lower, upper = (parents[f"box_{s}"].reshape(len(each), -1) for s in ("lower", "upper"))
+        entries = self.branching.layout.nb_entries + feature
+        values = _middle(lower[each, feature], upper[each, feature])
+        some = np.flatnonzero(parents["scores"][:, 0] > 0)
+        if len(some):
+            among = {name: array[some] for name, array in parents.items()}
+            several = among["entries"].shape[1] > 1
+            best = self._best_candidates(among) if several else 0 * some
+            entries[some] = among["entries"][np.arange(len(some)), best]
+            values[some] = among["at"][np.arange(len(some)), best]
+        return entries, values
 
     def _best_candidates(self, parents: Arrays) -> np.ndarray:
         """Which of the proposed entries leaves the better bound of the worse part, (M,)."""
