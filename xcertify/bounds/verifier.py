@@ -11,8 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from xcertify.bounds.branching.attack import attack
 from xcertify.bounds.branching.decide import STRATEGIES, Decider
 from xcertify.bounds.branching.decision import Decision
+from xcertify.bounds.branching.radius import decided_radii_of_balls
 from xcertify.bounds.engine import Engine, Question
 from xcertify.bounds.graph.operations import Options
 from xcertify.bounds.graph.relaxations import LOWER_SLOPES
@@ -30,12 +32,13 @@ from xcertify.bounds.refusals import (
     weight_radii,
 )
 from xcertify.bounds.rules.registry import registered_rules
-from xcertify.checks import whole_number
+from xcertify.checks import positive, whole_number
 from xcertify.keras_graph import UnsupportedLayerError, layers_of
-from xcertify.regions import Region
+from xcertify.radii import Interval
+from xcertify.regions import Ball, Norm, Region
 from xcertify.settings import Settings
 from xcertify.sharing import shared
-from xcertify.targets import MarginRows
+from xcertify.targets import MarginRows, target_classes
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
@@ -475,14 +478,7 @@ class Verifier(Settings):
         >>> verifier.decide(Ball(images, 0.05, clip=(0, 1)), rows, limits, timeout=30.0).status
         """
         self._refuse_decomon("decide")
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be seconds, or None. Received: {timeout!r}")
-        if nb_branches is not None:
-            nb_branches = whole_number("nb_branches", nb_branches)
-        if strategy not in STRATEGIES:
-            raise ValueError(
-                f"strategy must be one of {', '.join(STRATEGIES)}. Received: {strategy!r}"
-            )
+        nb_branches = _check_limits(timeout, nb_branches, strategy)
         engines = self._derive_engine("crown"), self._derive_engine("alpha-crown")
         rows, limits = check_property(rows, limits, len(region), engines[0].nb_outputs, self.dtype)
         _checked(engines[0], region, None, constants)
@@ -500,6 +496,98 @@ class Verifier(Settings):
             verbose=verbose,
         )
         return decider.decide()
+
+    def radius(
+        self,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        norm: Norm = np.inf,
+        clip: tuple[Any, Any] | None = None,
+        largest: float = 1.0,
+        nb_halvings: int = 8,
+        constants: Sequence[Any] = (),
+        timeout: float | None = 60.0,
+        nb_branches: int | None = None,
+        strategy: str = "auto",
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> Interval:
+        """How far inputs may move and stay in their class: between what is proved and attacked.
+
+        An attack shows where to look, bounds prove a part of it, and `decide` halves what is left.
+
+        Parameters
+        ----------
+        inputs
+            (N, *shape).
+        targets
+            Classes: integer labels (N,), one-hot rows (N, K), or None for the predicted ones.
+        norm, clip
+            Of the balls, as for `Ball`.
+        largest
+            The largest radius that is tested, in units of the inputs.
+        nb_halvings
+            Most tests by decisions: both ends come as close to each other as the attacked radius
+            (or the largest one) divided by two to this power, where all is decided in time.
+        timeout
+            Seconds that the whole call may take, about; None: no limit.
+        constants, nb_branches, strategy, seed
+            As for `decide`.
+        verbose
+            Whether to show progress bars.
+
+        Returns
+        -------
+        interval
+            `certified`, (N,) float64: the largest radius of those tested within which the class is
+            proved to stay. `attacked`, (N,): the least distance of a counterexample, inf where none
+            was found. Both are 0 where an input itself is of another class. An interrupted call
+            (Ctrl-C) returns what is known by then.
+
+        Raises
+        ------
+        ValueError
+            If the inputs, the targets or a setting do not fit.
+        ContradictionError
+            If a counterexample is nearer than what is certified: a bug, to be reported.
+
+        Guarantee
+        ---------
+        Of `certified`, that of `Decision`. **No guarantee** that no counterexample is nearer than
+        `attacked`, unless it is that near to `certified`.
+
+        Examples
+        --------
+        >>> interval = verifier.radius(images, labels, clip=(0, 1), timeout=30.0)
+        >>> interval.certified, interval.attacked               # (N,), (N,)
+        """
+        self._refuse_decomon("radius")
+        engine = self._derive_engine("crown")
+        if head_of(engine.graph) == "sigmoid" and engine.graph.output == engine.graph.result:
+            raise ValueError(
+                f"radius is of classes, which logits show: use strip_head=True. "
+                f"Received: strip_head={self.strip_head!r}"
+            )
+        nb_branches = _check_limits(timeout, nb_branches, strategy)
+        balls = Ball(inputs, 0.0, norm, clip)
+        constants = [np.asarray(values) for values in constants]
+        _checked(engine, balls, None, constants)
+        logits = self.evaluate(balls.center, constants).reshape(len(balls), -1)
+        return decided_radii_of_balls(
+            self,
+            balls,
+            target_classes(logits, targets),
+            positive("largest", largest),
+            whole_number("nb_halvings", nb_halvings),
+            constants=constants,
+            attack=partial(attack, engine, restarts=2, seed=seed),
+            timeout=timeout,
+            nb_branches=nb_branches,
+            strategy=strategy,
+            seed=seed,
+            verbose=verbose,
+        )
 
     def _derive_engine(self, method: str) -> Engine:
         return self._derive(("engine", method), lambda: self._shared_engine(method))
@@ -654,6 +742,15 @@ class Verifier(Settings):
                 f"model. Use strip_head=True. Received: strip_head={self.strip_head!r}"
             )
         return label_rows(labels, nb_samples, engine.output_shape, self.dtype)
+
+
+def _check_limits(timeout: float | None, nb_branches: int | None, strategy: str) -> int | None:
+    """`nb_branches` as a number, once all of them are known to fit."""
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout must be seconds, or None. Received: {timeout!r}")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {strategy!r}")
+    return None if nb_branches is None else whole_number("nb_branches", nb_branches)
 
 
 def _checked(engine: Engine, region: Region, rows: Any, constants: Sequence[Any]) -> Any:

@@ -1,0 +1,303 @@
+"""How far N inputs may move and stay in their class: radii by attacks, bounds and decisions."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from xcertify.bounds.branching.decision import Decision
+from xcertify.radii import (
+    Bounds,
+    Interval,
+    RadiusSearch,
+    class_margins,
+    class_radii_so_far,
+    compare_radii,
+)
+from xcertify.regions import Ball, Region
+from xcertify.targets import stays_in_class
+
+_SMALLEST, _NB_ATTACKS = 1e-3, 6  # of the largest radius, where the attack alone looks
+
+RegionAt = Callable[[np.ndarray, np.ndarray], Region]
+Attack = Callable[..., Any]
+
+
+class Decides(Bounds, Protocol):
+    """What is asked here of a `Verifier`, which stands above this file."""
+
+    method: str
+
+    def decide(
+        self,
+        region: Region,
+        rows: Any,
+        limits: Any,
+        constants: Sequence[Any] = (),
+        *,
+        timeout: float | None,
+        nb_branches: int | None,
+        strategy: str,
+        seed: int,
+    ) -> Decision:
+        """Whether a property holds on each region."""
+
+
+def decided_radii(
+    verifier: Decides,
+    region_at: RegionAt,
+    classes: np.ndarray,
+    largest: Any,
+    nb_halvings: int,
+    *,
+    attacked: np.ndarray | None = None,
+    constants: Sequence[np.ndarray] = (),
+    distances: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    attack: Attack | None = None,
+    timeout: float | None = 60.0,
+    nb_branches: int | None = None,
+    strategy: str = "auto",
+    seed: int = 0,
+    verbose: bool = False,
+) -> Interval:
+    """Largest radii, of those tested, within which the class of N inputs is decided to stay.
+
+    An attack gives an end, bounds of whole regions a start, and `Verifier.decide` what is between.
+
+    Parameters
+    ----------
+    verifier
+        Of the logits.
+    region_at
+        (samples (M,), radii (M,)) -> M regions around what the network is given of these samples.
+    classes
+        (N,) int.
+    largest
+        The largest radius that is tested, a number or (N,).
+    nb_halvings
+        Most tests by decisions. Radii are exact to the attacked or largest one divided by two to
+        this power, as far as decisions are made in time.
+    attacked
+        (N,) radii at which another class is known, inf where none is; None: nothing is known.
+    constants
+        The inputs that do not vary, (N, *shape) each.
+    distances
+        (samples (M,), counterexamples (M, *input)) -> (M,): the radii of the regions on whose
+        sides they are. None: those that were tested.
+    attack
+        (region, rows, limits, constants, deadline=) -> an `Attacked`: looks for an end before
+        anything is proved. None: without.
+    timeout
+        Seconds that all may take, about; None: no limit.
+    nb_branches, strategy, seed
+        Of `Verifier.decide`.
+    verbose
+        Whether to show progress bars.
+
+    Returns
+    -------
+    interval
+        Of the radii. An interrupted call (Ctrl-C) returns what is known by then.
+
+    Raises
+    ------
+    ContradictionError
+        If a counterexample is nearer than what is certified: a bug, to be reported.
+
+    Guarantee
+    ---------
+    Of `certified`, that of `Verifier.decide`, for the regions of the radii. Each was itself tested.
+    At `attacked` the model itself gives another class, or two of them the same value.
+    """
+    largest = np.broadcast_to(np.asarray(largest, np.float64), (len(classes),))
+    found = DecidedRadii(
+        verifier, region_at, classes, largest, attacked, constants, distances, timeout, verbose
+    )
+    settings = {"nb_branches": nb_branches, "strategy": strategy, "seed": seed}
+    try:
+        found.start()
+        if attack is not None:
+            found.attack(attack)
+        found.bound(nb_halvings)
+        found.decide(nb_halvings, settings)
+    except KeyboardInterrupt:
+        pass
+    compare_radii(
+        found.held,
+        found.broken,
+        what="another class",
+        method=f"{verifier.method}, decided",
+        region="radii of decisions",
+    )
+    return Interval(found.held, found.broken)
+
+
+def decided_radii_of_balls(
+    verifier: Decides,
+    balls: Ball,
+    classes: np.ndarray,
+    largest: float,
+    nb_halvings: int,
+    **settings: Any,
+) -> Interval:
+    """`decided_radii` of balls around N inputs; the distances are those of counterexamples."""
+
+    def region_at(some: np.ndarray, radii: np.ndarray) -> Region:
+        return balls[some].resized(radii)
+
+    def distances(some: np.ndarray, points: np.ndarray) -> np.ndarray:
+        steps = (points.astype(np.float64) - balls.center[some]).reshape(len(some), -1)
+        return np.linalg.norm(steps, balls.norm, axis=1)
+
+    return decided_radii(
+        verifier, region_at, classes, largest, nb_halvings, distances=distances, **settings
+    )
+
+
+class DecidedRadii:
+    """What is known of the radii of N inputs, stage by stage; see `decided_radii`.
+
+    Attributes
+    ----------
+    held
+        (N,) float64: the largest radius that is proved, 0 where none is.
+    broken
+        (N,) float64: the least one at which another class was found, inf where none was.
+    """
+
+    def __init__(
+        self,
+        verifier: Decides,
+        region_at: RegionAt,
+        classes: np.ndarray,
+        largest: np.ndarray,
+        attacked: np.ndarray | None,
+        constants: Sequence[np.ndarray],
+        distances: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+        timeout: float | None,
+        verbose: bool,
+    ) -> None:
+        self._deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        self._verifier, self._region_at, self._classes = verifier, region_at, classes
+        self._largest, self._constants, self._verbose = largest, constants, verbose
+        self._distances = distances
+        self.held = np.zeros(len(classes))
+        self.broken = np.full(len(classes), np.inf)
+        if attacked is not None:
+            self.broken = np.array(attacked, np.float64)
+
+    @property
+    def _ends(self) -> np.ndarray:
+        """The largest radii that are worth a test, (N,)."""
+        return np.minimum(self._largest, self.broken)
+
+    @property
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def start(self) -> None:
+        """Inputs that are of another class as they are have no radius."""
+        centers = self._regions(np.arange(len(self._classes)), 0 * self.held).center
+        logits = self._verifier.evaluate(centers, self._constants)
+        margins = class_margins(logits.reshape(len(logits), -1), self._classes)
+        self.broken[margins >= 0] = 0.0
+
+    def attack(self, attack: Attack) -> None:
+        """Radii at which an attack finds another class, until they are close to each other."""
+        ends = self._ends
+        search = RadiusSearch(
+            ends * _SMALLEST,
+            ends,
+            nb_halvings=_NB_ATTACKS,
+            test_high="first",
+            name="attack",
+            verbose=self._verbose,
+        )
+        for some, radii in search:
+            if self._is_late:
+                break
+            region, own = self._regions(some, radii), self._constants_of(some)
+            found = attack(region, *self._property(some), own, deadline=self._deadline)
+            broken = self._note(some, radii, found.violated, found.points)
+            search.answer(~found.violated, broken=broken)
+
+    def bound(self, nb_halvings: int) -> None:
+        """Radii within which bounds of whole regions are enough."""
+        steps = class_radii_so_far(
+            self._verifier,
+            self._regions,
+            self._classes,
+            self._ends,
+            nb_halvings,
+            self._constants,
+        )
+        for self.held in steps:
+            if self._is_late:
+                break
+
+    def decide(self, nb_halvings: int, settings: dict[str, Any]) -> None:
+        """Radii between what is proved and what is attacked, by decisions."""
+        ends = self._ends
+        search = RadiusSearch(
+            np.minimum(self.held, ends),
+            ends,
+            nb_halvings=nb_halvings,
+            tolerance=2.0**-nb_halvings,
+            linear=True,
+            known=self.held,
+            test_high="last",
+            verbose=self._verbose,
+        )
+        self.held, decision = search.held, None
+        nb_left = nb_halvings + 1
+        for some, radii in search:
+            if self._is_late or (decision is not None and "interrupted" in decision.reason):
+                break
+            holds, broken = np.zeros(len(some), bool), self.broken[some]
+            new = radii < broken
+            if new.any():
+                decision = self._decide(some[new], radii[new], nb_left, settings)
+                holds[new] = decision.holds
+                broken[new] = self._note(
+                    some[new], radii[new], decision.violated, decision.counterexamples
+                )
+            nb_left = max(nb_left - 1, 1)
+            search.answer(holds, broken=broken)
+
+    def _decide(
+        self, some: np.ndarray, radii: np.ndarray, nb_left: int, settings: dict[str, Any]
+    ) -> Decision:
+        """A decision at radii (M,) of some inputs, in a fair share of the time that is left."""
+        left = self._deadline - time.monotonic()
+        return self._verifier.decide(
+            self._regions(some, radii),
+            *self._property(some),
+            self._constants_of(some),
+            timeout=max(left, 0.0) / nb_left if math.isfinite(left) else None,
+            **settings,
+        )
+
+    def _regions(self, some: np.ndarray, radii: np.ndarray) -> Region:
+        return self._region_at(some, radii)
+
+    def _property(self, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return stays_in_class(self._classes[some], self._verifier.nb_outputs)
+
+    def _constants_of(self, some: np.ndarray) -> list[np.ndarray]:
+        return [array[some] for array in self._constants]
+
+    def _note(
+        self, some: np.ndarray, radii: np.ndarray, violated: np.ndarray, points: np.ndarray
+    ) -> np.ndarray:
+        """Keep where classes are seen to change: radii (M,), inf where they are not."""
+        seen = np.full(len(some), np.inf)
+        if self._distances is None:
+            seen[violated] = radii[violated]
+        elif violated.any():
+            seen[violated] = self._distances(some[violated], points[violated])
+        self.broken[some] = np.minimum(self.broken[some], seen)
+        return seen
