@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import json
 import os
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from xcertify import criteria
-from xcertify.bounds import FORMER_GRADIENT_METHODS
+from xcertify.bounds import FORMER_GRADIENT_METHODS, Decision
+from xcertify.fingerprints import hash_of_weights
 from xcertify.radii import Interval
 from xcertify.regions import Ball, Region, describe_span
 
@@ -68,7 +68,7 @@ class Certificate:
 
 def _plain(value: Any) -> Any:
     """A field of a certificate as JSON has it."""
-    if isinstance(value, (Region, Interval)):
+    if isinstance(value, (Region, Interval, Decision)):
         return value.to_dict()
     return value.tolist() if isinstance(value, np.ndarray) else value
 
@@ -91,15 +91,21 @@ class OverlapCertificate(Certificate):
         (H, W), (T, W) or (W,): the cell that each feature belongs to.
     targets
         (N,) int: class c.
+    decision
+        Whether the predictions stay, for all N inputs, with counterexamples where they do not; its
+        `reason` says by what: the bounds of the method, or what `Verifier.decide` names. None
+        where the bounds alone were asked.
 
     Guarantee
     ---------
-    That of the `Verifier` method, on every point of the region.
+    That of the `Verifier` method, on every point of the region; of `robust` that of `Decision`,
+    where it is what proves it.
     """
 
     cell_overlaps: np.ndarray
     cells: np.ndarray
     targets: np.ndarray
+    decision: Decision | None = None
 
     @property
     def overlap(self) -> np.ndarray:
@@ -109,15 +115,18 @@ class OverlapCertificate(Certificate):
     @property
     def robust(self) -> np.ndarray:
         """(N,) bool: the prediction is proved to be c on the whole region."""
-        return self.overlap < 0
+        by_bounds = self.overlap < 0
+        return by_bounds if self.decision is None else by_bounds | self.decision.holds
 
     def __repr__(self) -> str:
-        attacked = ""
+        attacked = changed = ""
+        if self.decision is not None:
+            changed = f" and {int(self.decision.violated.sum())} to change"
         if self.attacked is not None:
             attacked = f", attacked {np.median(self.attacked):.4g}"
         return (
             f"<OverlapCertificate: {int(self.robust.sum())} of {len(self.robust)} predictions "
-            f"proved constant on {self.region}; overlap at most {self.overlap.max():.4g}, "
+            f"proved constant{changed} on {self.region}; overlap at most {self.overlap.max():.4g}, "
             f"median {np.median(self.overlap):.4g}{attacked}; {self.cell_overlaps.shape[1]} cells; "
             f"{self._how}>"
         )
@@ -328,11 +337,7 @@ def describe_weights(gamma: Any, bias_radius: float | None) -> str:
 
 def fingerprint(model: Any) -> str:
     """SHA-256 of a Keras model's weights: their shapes, types and values, in order."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(f"{weight.shape} {weight.dtype.str}".encode())
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
+    return hash_of_weights(model)
 
 
 @dataclass(frozen=True, repr=False)

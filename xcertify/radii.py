@@ -127,7 +127,9 @@ class RadiusSearch:
         many tests, and at most three more. None: without.
     known
         (N,) radii that are known to hold, with which `held` begins. None: 0. With them the search
-        rises by factors of two until one does not hold.
+        rises by factors of two until one does not hold; with `linear` by steps that double, the
+        first a sixteenth of what is between `low` and `high`, for tests that are the dearer the
+        larger the radius is.
     test_low
         Whether the lower end is tested first: True, or (N,) bool for some inputs.
     test_high
@@ -185,6 +187,7 @@ class RadiusSearch:
             self._interpolation = Interpolation(self._low, self._high, nb_halvings, values)
             self._halvings = nb_halvings + _MORE_TESTS
         self._rises = np.zeros(len(low), bool) if known is None else np.asarray(known) > 0
+        self._step = (high - low) / 16
         self._test_low, self._test_high = np.broadcast_to(test_low, low.shape), test_high
         self._whole, self._batch_size = whole, batch_size
         self._answer: np.ndarray | None = None
@@ -255,6 +258,7 @@ class RadiusSearch:
         self.broken[failed] = np.minimum(self.broken[failed], broken)
         self._low[held], self._high[failed] = radii[held], np.minimum(radii[failed], broken)
         self._rises[failed] = False
+        self._step[held] *= 2
 
     def _undecided(self) -> np.ndarray:
         """Inputs that are still worth a test, (N,) bool."""
@@ -269,7 +273,8 @@ class RadiusSearch:
         if self._interpolation is not None and self._halvings is not None:
             return self._interpolation.between(self._low, self._high, self._halvings)
         if self._linear:
-            return (self._low + self._high) / 2
+            middle = (self._low + self._high) / 2
+            return np.where(self._rises, np.minimum(self._low + self._step, middle), middle)
         middle = np.sqrt(self._low * self._high)
         return np.where(self._rises, np.minimum(2 * self._low, middle), middle)
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from conformance import adversarial_points, in_float64
 from networks import NETWORKS, functional, sequential
+from tiny_networks import tiny
 
 from xcertify.attributions import EVA, EVAHybrid, SampledEVA
 from xcertify.attributions.overlaps import smooth_maximum
@@ -374,3 +375,36 @@ def test_nothing_global_changes(capsys):
     assert tf.executing_eagerly() == state
     assert (np.random.get_state()[1] == numpy_state).all()
     assert "15/15" in capsys.readouterr().err
+
+
+def test_complete_certificates_decide_what_bounds_leave_open():
+    model = tiny("relu", nb_inputs=3)
+    inputs = np.random.default_rng(4).uniform(0, 1, (40, 3)).astype("float32")
+    explainer = EVA(model, epsilon=0.25, attack=True)
+    alone = explainer.certify(inputs)
+    assert alone.decision is None and "to change" not in repr(alone)
+    found = explainer.certify(inputs, complete=True, timeout=None)
+    np.testing.assert_array_equal(found.overlap, alone.overlap)
+    decision = found.decision
+    assert not decision.unknown.any()
+    np.testing.assert_array_equal(found.robust, decision.holds)
+    assert (found.robust & ~alone.robust).any(), "bounds alone prove all of it"
+    assert (decision.reason[alone.robust] == "bounds").all()
+    assert (decision.holds == (decision.lower > 0)).all()
+    points = decision.counterexamples[decision.violated]
+    assert (np.abs(points - inputs[decision.violated]) <= 0.25 + 1e-6).all()
+    changed = model.predict(points, verbose=0).argmax(axis=1)
+    assert (changed != found.targets[decision.violated]).all()
+    words = found.to_dict()["decision"]
+    assert words["status"] == decision.status.tolist()
+    assert (words["counterexamples"][int(np.argmax(decision.violated))]) is not None
+    assert f"and {int(decision.violated.sum())} to change" in repr(found)
+
+
+def test_complete_certificates_in_no_time_are_those_of_bounds():
+    model = sequential((3,), L.Dense(8, "relu"), L.Dense(3))
+    inputs = np.random.default_rng(4).uniform(0, 1, (6, 3)).astype("float32")
+    found = EVA(model, epsilon=0.3).certify(inputs, complete=True, timeout=0.0)
+    assert (found.robust >= EVA(model, epsilon=0.3).certify(inputs).robust).all()
+    with pytest.raises(ValueError, match="timeout"):
+        EVA(model, epsilon=2.0).certify(inputs, complete=True, timeout=-1)

@@ -22,13 +22,13 @@ from xcertify.attributions.overlaps import (
     overlaps_of,
     with_cells_held,
 )
-from xcertify.bounds import LinearBounds, Verifier
+from xcertify.bounds import Decision, LinearBounds, Verifier
 from xcertify.certificates import OverlapCertificate
 from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.models import as_rows
-from xcertify.radii import Interval, compare_bounds
+from xcertify.radii import Interval, class_margins, compare_bounds
 from xcertify.regions import Ball, Region, as_norm
-from xcertify.targets import margin_rows
+from xcertify.targets import margin_rows, stays_in_class
 
 MODES = ("one-pass", "exact")
 
@@ -231,6 +231,7 @@ class EVA(OverlapExplainer, Certifying):
     ---------
     Of `certify`: no point of the region has a larger overlap than the certificate says, with the
     cells free or fixed; where the overlap is negative, the predicted class is proved constant.
+    What is decided with ``complete=True`` has the guarantee of `Decision`.
     Arithmetic and assumptions are those of `Verifier`. The scores of `explain` are differences of
     such bounds, of the overlap at the `temperature`: each bound is proved (but for the rounding of
     the logarithm of the sum), the difference is not the drop of the true overlap.
@@ -281,12 +282,58 @@ class EVA(OverlapExplainer, Certifying):
         )
         self.mode, self.attack = mode, attack
 
-    def _certify(self, region: Ball, classes: np.ndarray) -> OverlapCertificate:
+    def certify(
+        self,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        complete: bool = False,
+        timeout: float | None = 60.0,
+    ) -> OverlapCertificate:
+        """Bounds of the overlaps, and where the predictions are proved to stay.
+
+        Parameters
+        ----------
+        inputs, targets
+            As for `explain`.
+        complete
+            Whether predictions that bounds do not prove are decided by `Verifier.decide`: proved by
+            branch and bound, or refuted by a counterexample.
+        timeout
+            Seconds that this may take, about, for all inputs together; None: no limit.
+
+        Returns
+        -------
+        certificate
+            With `complete` its `decision` says of each input what was found, and by what.
+
+        Raises
+        ------
+        ValueError
+            As `explain`; for inputs outside `clip`; and for `complete` with decomon.
+        UnsupportedLayerError
+            For a model that cannot be bounded.
+        ContradictionError
+            If an attack succeeds inside what is certified: a bug, to be reported.
+        """
+        inputs, classes = self._prepare(inputs, targets)
+        region = self.perturbation.around(inputs)
+        return self._certify(region, classes, complete, timeout)
+
+    def _certify(
+        self,
+        region: Ball,
+        classes: np.ndarray,
+        complete: bool = False,
+        timeout: float | None = None,
+    ) -> OverlapCertificate:
         overlaps = self._overlaps(region, self._overlap(classes))
+        decision = self._decide(region, classes, overlaps.full, timeout) if complete else None
         attained = self._attained(region, classes) if self.attack else None
         if attained is not None:
-            what = "an overlap"
-            compare_bounds(overlaps.full, attained, what=what, method=self.method, region=region)
+            stays = overlaps.full if decision is None else np.where(decision.holds, 0.0, np.inf)
+            proved, what = np.minimum(overlaps.full, stays), "an overlap"
+            compare_bounds(proved, attained, what=what, method=self.method, region=region)
         return OverlapCertificate(
             region=region,
             method=self.method,
@@ -295,7 +342,32 @@ class EVA(OverlapExplainer, Certifying):
             cell_overlaps=overlaps.fixed,
             cells=self._cells(region.shape),
             targets=classes,
+            decision=decision,
         )
+
+    def _decide(
+        self, region: Ball, classes: np.ndarray, overlaps: np.ndarray, timeout: float | None
+    ) -> Decision:
+        """Whether the classes stay: by overlaps (N,) that are negative, the others by decisions."""
+        nb_inputs, left = len(region), np.flatnonzero(~(overlaps < 0))
+        found: dict[str, np.ndarray] = {
+            "status": np.full(nb_inputs, "holds", object),
+            "counterexamples": np.full(region.center.shape, np.nan, region.center.dtype),
+            "lower": -overlaps.astype(np.float64),
+            "upper": -class_margins(self._logits(region.center), classes).astype(np.float64),
+            "nb_branches": np.zeros(nb_inputs, int),
+            "seconds": np.zeros(nb_inputs),
+            "reason": np.full(nb_inputs, "bounds", object),
+        }
+        if len(left):
+            rows, limits = stays_in_class(classes[left], self._verifier.nb_outputs)
+            some = self._verifier.decide(
+                region[left], rows, limits, timeout=timeout, seed=self.seed, verbose=self.verbose
+            )
+            for name, values in found.items():
+                values[left] = getattr(some, name)
+        words = {name: found[name].astype(str) for name in ("status", "reason")}
+        return Decision(**found | words)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         return as_rows(self._verifier.evaluate(inputs))

@@ -2,6 +2,9 @@
 
 # Importing the rules fills the registry.
 from xcertify.bounds import rules as rules
+from xcertify.bounds.branching.decision import Decision
+from xcertify.bounds.branching.proof import ProofTree
+from xcertify.bounds.branching.radius import decided_radii
 from xcertify.bounds.gradient_interval import GradientInterval
 from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import Activation
@@ -31,11 +34,14 @@ __all__ = [
     "IDENTITIES",
     "METHODS",
     "Activation",
+    "Decision",
     "GradientInterval",
     "LinearBounds",
+    "ProofTree",
     "UnsupportedLayerError",
     "Verifier",
     "activation_facts",
+    "decided_radii",
     "find_rule",
     "gradient_method",
     "register",

@@ -22,6 +22,8 @@ from xcertify.regions import Ball, Region
 from xcertify.targets import stays_in_class
 
 _SMALLEST, _NB_ATTACKS = 1e-3, 6  # of the largest radius, where the attack alone looks
+_ATTACKED = 0.25  # share of the time, for that
+_MORE_TESTS = 3  # than halvings need, of a search that rises from what is known
 
 RegionAt = Callable[[np.ndarray, np.ndarray], Region]
 Attack = Callable[..., Any]
@@ -79,8 +81,8 @@ def decided_radii(
     largest
         The largest radius that is tested, a number or (N,).
     nb_halvings
-        Most tests by decisions. Radii are exact to the attacked or largest one divided by two to
-        this power, as far as decisions are made in time.
+        Radii are exact to the attacked or largest one divided by two to this power, as far as
+        decisions are made in time.
     attacked
         (N,) radii at which another class is known, inf where none is; None: nothing is known.
     constants
@@ -208,7 +210,10 @@ class DecidedRadii:
 
     def attack(self, attack: Attack) -> None:
         """Radii at which an attack finds another class, until they are close to each other."""
-        ends = self._ends
+        ends, deadline = self._ends, self._deadline
+        if math.isfinite(deadline):
+            now = time.monotonic()
+            deadline = now + _ATTACKED * (deadline - now)
         search = RadiusSearch(
             ends * _SMALLEST,
             ends,
@@ -218,10 +223,10 @@ class DecidedRadii:
             verbose=self._verbose,
         )
         for some, radii in search:
-            if self._is_late:
+            if time.monotonic() > deadline:
                 break
             region, own = self._regions(some, radii), self._constants_of(some)
-            found = attack(region, *self._property(some), own, deadline=self._deadline)
+            found = attack(region, *self._property(some), own, deadline=deadline)
             broken = self._note(some, radii, found.violated, found.points)
             search.answer(~found.violated, broken=broken)
 
@@ -245,7 +250,7 @@ class DecidedRadii:
         search = RadiusSearch(
             np.minimum(self.held, ends),
             ends,
-            nb_halvings=nb_halvings,
+            nb_halvings=nb_halvings + _MORE_TESTS,
             tolerance=2.0**-nb_halvings,
             linear=True,
             known=self.held,
@@ -253,7 +258,7 @@ class DecidedRadii:
             verbose=self._verbose,
         )
         self.held, decision = search.held, None
-        nb_left = nb_halvings + 1
+        nb_left = nb_halvings + _MORE_TESTS + 1
         for some, radii in search:
             if self._is_late or (decision is not None and "interrupted" in decision.reason):
                 break
