@@ -36,6 +36,7 @@ from xcertify.bounds.query import Query
 from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
 
 _WEIGHT_STEPS = 12
+_LEAST_SLOPE = 0.05  # of the largest one
 FRESH = -1.0  # a share that is not known yet: that of the first lines
 
 
@@ -191,8 +192,11 @@ class Bounding:
         if found:
             columns = [e.lower for e in found], [e.upper for e in found]
             sides = [self.layout.joined(column, 1) for column in columns]
-        impact = ops.abs(steepest) * (boxes[1] - boxes[0])
-        feature = ops.argmax(ops.reshape(impact, (ops.shape(impact)[0], -1)), axis=1)
+        slopes = ops.reshape(ops.sum(ops.abs(line), axis=1), (ops.shape(line)[0], -1))
+        # Slopes are of lines: features that these do without may be worth a split, too.
+        slopes = slopes + _LEAST_SLOPE * ops.max(slopes, axis=1, keepdims=True)
+        width = ops.reshape(boxes[1] - boxes[0], ops.shape(slopes))
+        feature = ops.argmax(slopes * width, axis=1)
         deviation = ops.where(steepest > 0, boxes[1], boxes[0])
         points = passes.enclosures[0].reference + ops.cast(deviation, "float64")
         return [
