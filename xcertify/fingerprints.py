@@ -7,6 +7,7 @@ statistics of `Normalization`), activations, type policies, and Keras' global se
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterable
 from operator import is_
@@ -68,6 +69,20 @@ def fingerprint(model: Any, earlier: Any = None) -> Any:
     if isinstance(earlier, _Fingerprint) and earlier.still_holds(model):
         return earlier
     return _Fingerprint(model)
+
+
+def hash_of_weights(model: Any) -> str:
+    """SHA-256 of a Keras model's weights: their shapes, types and values, in order."""
+    return hash_of(model.get_weights())
+
+
+def hash_of(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 of arrays: their shapes, types and values, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 class _Fingerprint:

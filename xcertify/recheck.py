@@ -6,16 +6,17 @@ import keras
 import numpy as np
 
 from xcertify.attributions import CertifiedGradient
+from xcertify.bounds import ProofTree, Verifier
 from xcertify.certificates import GradientCertificate, fingerprint
 
 
-def recheck(certificate: GradientCertificate, model: keras.Model) -> np.ndarray:
+def recheck(certificate: GradientCertificate | ProofTree, model: keras.Model) -> np.ndarray:
     """Prove the bounds of a certificate anew, in float64, (N,) bool.
 
     Parameters
     ----------
     certificate
-        Of `CertifiedGradient`, loaded from a file for instance.
+        Of `CertifiedGradient`, or `Decision.proof`; loaded from a file for instance.
     model
         The model that it is for.
 
@@ -24,18 +25,20 @@ def recheck(certificate: GradientCertificate, model: keras.Model) -> np.ndarray:
     proved
         True where new bounds, computed in float64 for the certificate's regions with its settings,
         lie within its own. False does not refute them: near a tie the engine may choose other lines
-        in float64, which may be looser.
+        in float64, which may be looser. Of a `ProofTree`: see `Verifier.recheck`.
 
     Raises
     ------
     ValueError
-        If the model's weights are not those of the certificate.
+        If the model's weights are not those of the certificate, or a tree was changed.
 
     Examples
     --------
     >>> recheck(GradientCertificate.load("certificate.npz"), model).all()
     True
     """
+    if isinstance(certificate, ProofTree):
+        return Verifier(model, **certificate.settings).recheck(certificate)
     if fingerprint(model) != certificate.fingerprint:
         raise ValueError(
             f"the weights of the model '{model.name}' are not those that the certificate is "

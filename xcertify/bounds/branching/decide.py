@@ -115,16 +115,7 @@ class Decider:
         """Bounds of whole regions."""
         problems = self.problems
         left = np.unique(problems.region_of[problems.open])
-        if len(left):
-            nb_rows = math.prod(self._limits.shape[1:])
-            rows = self._rows[left].reshape(len(left), nb_rows, -1)
-            lower, _ = self._bound(
-                self._region[left], rows, [array[left] for array in self._constants]
-            )
-            lower = lower.astype(np.float64).reshape(-1, *self._limits.shape[1:])
-            with np.errstate(invalid="ignore"):  # an infinite limit
-                margins = np.max(lower - self._limits[left], axis=2)
-            problems.note_bounds(left, margins)
+        bound_whole(problems, left, self._bound, self._rows, self._limits)
         self._note("bounds")
 
     def _search(self) -> str:
@@ -223,6 +214,33 @@ class Decider:
     def _tree_of(self, make: Callable[..., ProofTree]) -> ProofTree:
         branching = self._branching()
         layers, sizes = branching.layout.described
-        question = (self._region, tuple(self._constants), self._rows, self._limits)
-        make = partial(make, *question, strategy=branching.strategy, layers=layers, sizes=sizes)
+        make = partial(
+            make,
+            region=self._region,
+            constants=tuple(self._constants),
+            rows=self._rows,
+            limits=self._limits,
+            strategy=branching.strategy,
+            layers=layers,
+            sizes=sizes,
+        )
         return self._tree.tree(self.problems.lower, make)
+
+
+def bound_whole(
+    problems: Problems,
+    regions: np.ndarray,
+    bound: Callable[..., tuple[np.ndarray, np.ndarray]],
+    rows: np.ndarray,
+    limits: np.ndarray,
+) -> None:
+    """Bounds of some whole regions (M,), noted in the problems; `bound` as for `Decider`."""
+    if not len(regions):
+        return
+    asked = rows[regions].reshape(len(regions), math.prod(limits.shape[1:]), -1)
+    constants = [array[regions] for array in problems.constants]
+    lower, _ = bound(problems.region[regions], asked, constants)
+    lower = lower.astype(np.float64).reshape(-1, *limits.shape[1:])
+    with np.errstate(invalid="ignore"):  # an infinite limit
+        margins = np.max(lower - limits[regions], axis=2)
+    problems.note_bounds(regions, margins)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xcertify.bounds.branching.problems import numbered
+from xcertify.fingerprints import hash_of
 from xcertify.regions import Region
 
 
@@ -41,9 +41,10 @@ class Leaves(NamedTuple):
     def contain(self, points: np.ndarray, tensors: np.ndarray) -> np.ndarray:
         """Which leaves hold points (M, *input), of which the tensors are (M, D): (M, L) bool."""
         points = points.reshape(len(points), 1, -1)
-        inside = (self.box_lower <= points) & (points <= self.box_upper)
-        within = (self.lower <= tensors[:, None]) & (tensors[:, None] <= self.upper)
-        return inside.all(axis=2) & within.all(axis=2)
+        values = np.concatenate([points, tensors[:, None]], axis=2)  # (M, 1, F + D)
+        lower = np.concatenate([self.box_lower, self.lower], axis=1)
+        upper = np.concatenate([self.box_upper, self.upper], axis=1)
+        return np.all((lower <= values) & (values <= upper), axis=2)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -218,9 +219,8 @@ class ProofTree:
         nb_splits, nb_problems = len(self.split_nodes), len(self.problems[0])
         nb_entries = sum(self.sizes) + int(np.prod(self.region.shape))
         sizes = {name: len(getattr(self, name)) for name in ("entries", "values")}
-        wrong = [name for name, size in sizes.items() if size != nb_splits]
-        if wrong:
-            _refuse(f"{nb_splits} nodes are split, but {' and '.join(wrong)} hold {sizes}")
+        if set(sizes.values()) != {nb_splits}:
+            _refuse(f"{nb_splits} nodes are split, but there are so many others: {sizes}")
         if len(self.margins) != nb_problems + 2 * nb_splits:
             _refuse(
                 f"{nb_problems} problems and {nb_splits} splits have "
@@ -248,15 +248,16 @@ class ProofTree:
         for name, array in self._arrays().items():
             parts.setdefault(_PARTS.get(name.split("_")[0], name), []).append(array)
         parts["settings"] = [np.array(json.dumps(self._text()))]
-        return {name: _digest(arrays) for name, arrays in parts.items()}
+        return {name: hash_of(arrays) for name, arrays in parts.items()}
 
     # --- files ------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file, which `load` reads without executing anything."""
         text = self._text() | {"digests": self.digests}
+        arrays: dict[str, Any] = {"text": np.array(json.dumps(text))} | self._arrays()
         with open(path, "wb") as file:
-            np.savez_compressed(file, text=np.array(json.dumps(text)), **self._arrays())
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ProofTree:
@@ -271,9 +272,8 @@ class ProofTree:
             arrays = {name: file[name] for name in file.files}
         try:
             text = json.loads(str(arrays["text"]))
-            names = ("region_center", "region_lower", "region_upper")
-            sides = (arrays[name] for name in names)
-            region = Region(*sides, arrays.get("region_epsilon"), text.pop("norm"))
+            center, lower, upper = (arrays[f"region_{name}"] for name in _SIDES)
+            region = Region(center, lower, upper, arrays.get("region_epsilon"), text.pop("norm"))
             constants = tuple(arrays[f"constants_{i}"] for i in range(text.pop("nb_constants")))
             text |= {name: tuple(text[name]) for name in ("layers", "sizes")}
             own = {name: arrays[name] for name in _OWN}
@@ -287,7 +287,7 @@ class ProofTree:
     def _arrays(self) -> dict[str, np.ndarray]:
         """All arrays by their names in a file."""
         region = self.region
-        found = {f"region_{name}": getattr(region, name) for name in ("center", "lower", "upper")}
+        found = {f"region_{name}": getattr(region, name) for name in _SIDES}
         if region.epsilon is not None:
             epsilon = np.broadcast_to(np.asarray(region.epsilon), region.center.shape)
             found["region_epsilon"] = epsilon
@@ -307,6 +307,7 @@ class ProofTree:
         )
 
 
+_SIDES = ("center", "lower", "upper")
 _OWN = ("rows", "limits", "split_nodes", "entries", "values", "margins")
 _PARTS = {
     "region": "the region",
@@ -316,15 +317,6 @@ _PARTS = {
     "values": "the values at splits",
     "margins": "the margins",
 }
-
-
-def _digest(arrays: list[np.ndarray]) -> str:
-    """SHA-256 of arrays: their shapes, types and values, in order."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.shape} {array.dtype.str}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _refuse(what: str) -> None:
