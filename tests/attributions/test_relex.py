@@ -248,7 +248,7 @@ def test_what_nothing_or_everything_proves(model, images):
 def test_an_attack_that_beats_a_certificate_is_reported(model, images, monkeypatch):
     explainer = RelEx(model)
 
-    def wrong_bounds(region, rows):
+    def wrong_bounds(region, rows, constants=()):
         return (np.full(rows.shape[:2], -1.0),) * 2
 
     monkeypatch.setattr(explainer._verifier, "bound_rows", wrong_bounds)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_networks import tiny
 
 from xcertify.metrics import RobustnessSr, robustness_sr
 from xcertify.radii import ContradictionError
@@ -162,7 +163,7 @@ def test_an_attack_below_a_certificate_fails_loudly(images, maps, monkeypatch):
     model = make_net((4, 5, 2), [6, 3])
     metric = RobustnessSr(model, images, certified=True, fractions=(0.5,), clip=(-10, 10))
 
-    def wrong_bounds(region, rows):
+    def wrong_bounds(region, rows, constants=()):
         second = (region.center == images[1]).all(axis=(1, 2, 3))
         upper = np.where(second[:, None], -1.0, 1.0)
         return upper, np.broadcast_to(upper, rows.shape[:2])
@@ -237,3 +238,27 @@ def test_one_run_for_all_is_ten_times_faster_than_a_loop_of_bisected_attacks(sha
             low, high = (low, middle) if found.values[0] > 0 else (middle, high)
     alone = (time.perf_counter() - start) / 4 * 360
     assert together < alone / 10
+
+
+def test_complete_intervals_are_narrower_and_agree():
+    model = tiny("relu", nb_inputs=4)
+    x = np.random.default_rng(0).random((3, 4)).astype(np.float32)
+    maps = np.random.default_rng(2).normal(size=(3, 4))
+    settings = {"fractions": (0.25, 0.5), "certified": True, "clip": (-2, 2), "nb_halvings": 5}
+    alone = robustness_sr(model, x, None, maps, **settings)
+    settings |= {"complete": True, "timeout": None}
+    for bounds, decided in zip(alone, robustness_sr(model, x, None, maps, **settings)):
+        assert (decided.interval.certified >= bounds.interval.certified).all()
+        assert (decided.interval.attacked <= bounds.interval.attacked).all()
+        known = decided.found
+        assert (decided.interval.gap[known] <= decided.interval.attacked[known] / 2**5).all()
+        assert (decided.interval.gap[~known] == 0).all()
+    assert (decided.interval.gap < 0.9 * bounds.interval.gap).any(), "bounds are as narrow"
+
+
+def test_complete_needs_certified_and_time(images):
+    model = make_net((4, 5, 2), [2])
+    with pytest.raises(ValueError, match="give certified=True"):
+        RobustnessSr(model, images, complete=True)
+    with pytest.raises(ValueError, match="timeout must be seconds"):
+        RobustnessSr(model, images, certified=True, complete=True, timeout=-1.0)

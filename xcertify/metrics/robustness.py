@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from xcertify.attacks.minimal import MinimalPerturbation, farthest
-from xcertify.bounds import Verifier
+from xcertify.bounds import Verifier, decided_radii
 from xcertify.checks import nb_at_once
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of
@@ -114,6 +116,8 @@ def robustness_of(
     clip: tuple[Any, Any],
     fractions: Sequence[float] = FRACTIONS,
     nb_halvings: int = 8,
+    complete: bool = False,
+    timeout: float | None = 60.0,
     seed: int = 0,
     verbose: bool = False,
 ) -> tuple[RobustnessResult, ...]:
@@ -134,7 +138,7 @@ def robustness_of(
         (N, *shape) float32, inside `clip`.
     classes
         (N,) int: to be left.
-    clip, fractions, nb_halvings, seed, verbose
+    clip, fractions, nb_halvings, complete, timeout, seed, verbose
         As for `RobustnessSr`.
 
     Returns
@@ -158,6 +162,7 @@ def robustness_of(
     attacked, proved = np.zeros(shape), np.zeros(shape)
     found = np.zeros(shape, bool)
     at_once = max(1, attack.batch_size // attack.restarts)
+    deadline = time.monotonic() + (math.inf if timeout is None else timeout)
     with tqdm(total=found.size, desc="RobustnessSr", disable=not verbose, unit="value") as bar:
         for some in in_batches(np.arange(found.size), at_once):
             sample, side, place = np.unravel_index(some, shape)
@@ -169,17 +174,31 @@ def robustness_of(
             ends = np.where(nearest.found, nearest.distances, farthest(region, attack.norm))
             attacked.flat[some], found.flat[some] = ends, nearest.found
             if verifier is not None:
-                balls = Ball(nominal, 0.0, attack.norm, clip)
-                radii = _proved_radii(verifier, balls, held, classes[sample], ends, nb_halvings)
+                left = max(deadline - time.monotonic(), 0.0)
+                share = None if timeout is None else left * len(some) / (found.size - some[0])
+                radii = _proved_radii(
+                    verifier,
+                    Ball(nominal, 0.0, attack.norm, clip),
+                    held,
+                    classes[sample],
+                    ends,
+                    nearest.distances,
+                    nb_halvings,
+                    **({"timeout": share, "seed": seed} if complete else {}),
+                )
                 compare_radii(
-                    radii,
+                    radii.certified,
                     nearest.distances,
                     what="another class",
                     method=verifier.method,
-                    region=f"{describe_ball(radii, attack.norm, clip)}, with some features held",
+                    region=f"{describe_ball(radii.certified, attack.norm, clip)}, with some "
+                    f"features held",
                     samples=sample,
                 )
-                proved.flat[some] = radii
+                proved.flat[some] = radii.certified
+                if complete:  # decisions may have found nearer ones
+                    attacked.flat[some] = np.minimum(ends, radii.attacked)
+                    found.flat[some] = np.isfinite(radii.attacked)
             bar.update(len(some))
     axis = counts / explanations[0].size
     return tuple(
@@ -224,14 +243,32 @@ def _proved_radii(
     held: np.ndarray,
     classes: np.ndarray,
     ends: np.ndarray,
+    attacked: np.ndarray,
     nb_halvings: int,
-) -> np.ndarray:
-    """Largest radii (J,) up to `ends` (J,) within which no class can change; `held` (J, *shape)."""
+    **decisions: Any,
+) -> Interval:
+    """Largest radii (J,) up to `ends` (J,) within which no class can change; `held` (J, *shape).
+
+    By bounds alone, or with settings of `decided_radii` also by decisions, which may find nearer
+    points than those at the distances `attacked` (J,).
+    """
 
     def region_at(some: np.ndarray, radii: np.ndarray) -> Region:
         return balls[some].resized(radii).fix(held[some])
 
-    return class_radii(verifier, region_at, classes, ends, nb_halvings)
+    if not decisions:
+        radii = class_radii(verifier, region_at, classes, ends, nb_halvings)
+        return Interval(radii, attacked)
+    return decided_radii(
+        verifier,
+        region_at,
+        classes,
+        ends,
+        nb_halvings,
+        attacked=attacked,
+        norm=balls.norm,
+        **decisions,
+    )
 
 
 def _feature_counts(fractions: Sequence[float], nb_features: int) -> np.ndarray:
@@ -318,6 +355,12 @@ class RobustnessSr(Metric):
     nb_halvings
         Of the search for the certified radius: it is exact to the attacked distance divided by two
         to this power.
+    complete
+        With `certified`: whether `Verifier.decide` goes on where the bounds of the method end. The
+        interval becomes narrower from both sides, as far as the time allows.
+    timeout
+        Seconds that an evaluation may take with `complete`, about, beside the attacks; None: no
+        limit.
     seed
         Of the tie rule (equal attributions are ranked in one random order) and of the attack.
     verbose
@@ -368,6 +411,8 @@ class RobustnessSr(Metric):
         certified: bool = False,
         method: str = "crown",
         nb_halvings: int = 8,
+        complete: bool = False,
+        timeout: float | None = 60.0,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -377,11 +422,16 @@ class RobustnessSr(Metric):
                 f"certified values stand beside attacks in float32, which bounds by decomon do not "
                 f"cover: use method='crown' or 'crown-ibp'. Received: method={method!r}"
             )
+        if complete and not certified:
+            raise ValueError("complete=True is of certified values: give certified=True as well")
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be seconds, or None. Received: {timeout!r}")
         refuse_channels_first(model, "RobustnessSr")
         self.complement, self.higher_is_better = complement, complement
         self.fractions, self.norm, self.clip = fractions, as_norm(norm), clip
         self.steps, self.restarts = steps, restarts
         self.certified, self.method, self.nb_halvings = certified, method, nb_halvings
+        self.complete, self.timeout = complete, timeout
         _all_valid(self.inputs, clip)  # refuses inputs outside
 
     def detailed_evaluate(self, explanations: Any) -> RobustnessResult:
@@ -404,6 +454,8 @@ class RobustnessSr(Metric):
             "clip": self.clip,
             "fractions": self.fractions,
             "nb_halvings": self.nb_halvings,
+            "complete": self.complete,
+            "timeout": self.timeout,
             "seed": self.seed,
             "verbose": self.verbose,
         }

@@ -58,13 +58,14 @@ def decided_radii(
     *,
     attacked: np.ndarray | None = None,
     constants: Sequence[np.ndarray] = (),
-    distances: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    norm: float | None = None,
     attack: Attack | None = None,
     timeout: float | None = 60.0,
     nb_branches: int | None = None,
     strategy: str = "auto",
     seed: int = 0,
     verbose: bool = False,
+    partial: bool = False,
 ) -> Interval:
     """Largest radii, of those tested, within which the class of N inputs is decided to stay.
 
@@ -87,9 +88,9 @@ def decided_radii(
         (N,) radii at which another class is known, inf where none is; None: nothing is known.
     constants
         The inputs that do not vary, (N, *shape) each.
-    distances
-        (samples (M,), counterexamples (M, *input)) -> (M,): the radii of the regions on whose
-        sides they are. None: those that were tested.
+    norm
+        Of regions that are balls of the radii, or parts of them: counterexamples are as far away as
+        they are. None: as far as the radius that was tested.
     attack
         (region, rows, limits, constants, deadline=) -> an `Attacked`: looks for an end before
         anything is proved. None: without.
@@ -99,11 +100,13 @@ def decided_radii(
         Of `Verifier.decide`.
     verbose
         Whether to show progress bars.
+    partial
+        Whether an interrupted call (Ctrl-C) returns what is known by then.
 
     Returns
     -------
     interval
-        Of the radii. An interrupted call (Ctrl-C) returns what is known by then.
+        Of the radii.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def decided_radii(
     """
     largest = np.broadcast_to(np.asarray(largest, np.float64), (len(classes),))
     found = DecidedRadii(
-        verifier, region_at, classes, largest, attacked, constants, distances, timeout, verbose
+        verifier, region_at, classes, largest, attacked, constants, norm, timeout, verbose
     )
     settings = {"nb_branches": nb_branches, "strategy": strategy, "seed": seed}
     try:
@@ -127,7 +130,8 @@ def decided_radii(
         found.bound(nb_halvings)
         found.decide(nb_halvings, settings)
     except KeyboardInterrupt:
-        pass
+        if not partial:
+            raise
     compare_radii(
         found.held,
         found.broken,
@@ -151,12 +155,15 @@ def decided_radii_of_balls(
     def region_at(some: np.ndarray, radii: np.ndarray) -> Region:
         return balls[some].resized(radii)
 
-    def distances(some: np.ndarray, points: np.ndarray) -> np.ndarray:
-        steps = (points.astype(np.float64) - balls.center[some]).reshape(len(some), -1)
-        return np.linalg.norm(steps, balls.norm, axis=1)
-
     return decided_radii(
-        verifier, region_at, classes, largest, nb_halvings, distances=distances, **settings
+        verifier,
+        region_at,
+        classes,
+        largest,
+        nb_halvings,
+        norm=balls.norm,
+        partial=True,
+        **settings,
     )
 
 
@@ -179,14 +186,14 @@ class DecidedRadii:
         largest: np.ndarray,
         attacked: np.ndarray | None,
         constants: Sequence[np.ndarray],
-        distances: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+        norm: float | None,
         timeout: float | None,
         verbose: bool,
     ) -> None:
         self._deadline = time.monotonic() + (math.inf if timeout is None else timeout)
         self._verifier, self._region_at, self._classes = verifier, region_at, classes
         self._largest, self._constants, self._verbose = largest, constants, verbose
-        self._distances = distances
+        self._norm = norm
         self.held = np.zeros(len(classes))
         self.broken = np.full(len(classes), np.inf)
         if attacked is not None:
@@ -260,7 +267,7 @@ class DecidedRadii:
         self.held, decision = search.held, None
         nb_left = nb_halvings + _MORE_TESTS + 1
         for some, radii in search:
-            if self._is_late or (decision is not None and "interrupted" in decision.reason):
+            if self._is_late:
                 break
             holds, broken = np.zeros(len(some), bool), self.broken[some]
             new = radii < broken
@@ -272,6 +279,9 @@ class DecidedRadii:
                 )
             nb_left = max(nb_left - 1, 1)
             search.answer(holds, broken=broken)
+            if decision is not None and "interrupted" in decision.reason:
+                self.held[some[holds]] = np.maximum(self.held[some[holds]], radii[holds])
+                raise KeyboardInterrupt
 
     def _decide(
         self, some: np.ndarray, radii: np.ndarray, nb_left: int, settings: dict[str, Any]
@@ -300,9 +310,10 @@ class DecidedRadii:
     ) -> np.ndarray:
         """Keep where classes are seen to change: radii (M,), inf where they are not."""
         seen = np.full(len(some), np.inf)
-        if self._distances is None:
-            seen[violated] = radii[violated]
-        elif violated.any():
-            seen[violated] = self._distances(some[violated], points[violated])
+        seen[violated] = radii[violated]
+        if self._norm is not None and violated.any():
+            centers = self._regions(some, 0 * radii).center
+            steps = (points.astype(np.float64) - centers)[violated]
+            seen[violated] = np.linalg.norm(steps.reshape(len(steps), -1), self._norm, axis=1)
         self.broken[some] = np.minimum(self.broken[some], seen)
         return seen
