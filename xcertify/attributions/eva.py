@@ -350,7 +350,7 @@ class EVA(OverlapExplainer, Certifying):
     ) -> Decision:
         """Whether the classes stay: by overlaps (N,) that are negative, the others by decisions."""
         nb_inputs, left = len(region), np.flatnonzero(~(overlaps < 0))
-        found: dict[str, np.ndarray] = {
+        found: dict[str, Any] = {
             "status": np.full(nb_inputs, "holds", object),
             "counterexamples": np.full(region.center.shape, np.nan, region.center.dtype),
             "lower": -overlaps.astype(np.float64),
