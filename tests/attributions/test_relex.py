@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from networks import sequential
+from tiny_networks import tiny
 
 from xcertify.attacks import MinimalPerturbation
 from xcertify.attributions import RelEx, Saliency
@@ -232,6 +233,24 @@ def test_certified_radii_are_never_beaten(model, images):
     classes = model.predict(np.concatenate(kept), verbose=0).argmax(1).reshape(200, 3)
     proved = certificate.certified > 0
     assert (classes == certificate.targets)[:, proved].all()
+
+
+def test_decisions_go_on_where_bounds_end():
+    model = tiny("relu", nb_inputs=3)
+    inputs = np.random.default_rng(1).uniform(0, 1, (4, 3)).astype("float32")
+    masks = np.random.default_rng(2).uniform(0.2, 1, (4, 3)).astype("float32")
+    explainer = RelEx(model, clip=(-1, 2), nb_halvings=5, neutral_value=0.3)
+    alone = explainer.certify(inputs, None, masks)
+    decided = explainer.certify(inputs, None, masks, complete=True, timeout=None)
+    assert (decided.certified >= alone.certified).all()
+    assert (decided.certified > 1.05 * alone.certified).any()
+    np.testing.assert_array_equal(decided.attacked, alone.attacked)
+    points = Ball(inputs, decided.certified[:, None], clip=(-1, 2)).sample(2000, seed=1)
+    kept = explainer.keep(points.reshape(-1, 3), np.tile(masks, (2000, 1)))
+    classes = model.predict(kept, verbose=0).argmax(1).reshape(2000, 4)
+    assert (classes == decided.targets).all()
+    in_no_time = explainer.certify(inputs, None, masks, complete=True, timeout=0.0)
+    assert (in_no_time.certified <= decided.attacked).all()
 
 
 @pytest.mark.usefixtures("eager")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from xcertify.bounds import Verifier
+from xcertify.bounds import Verifier, decided_radii
 from xcertify.masks import kept_region
 from xcertify.radii import class_radii
 from xcertify.regions import Ball, Region, valid_range
@@ -18,6 +20,7 @@ def proved_radii(
     classes: np.ndarray,
     ends: np.ndarray,
     nb_halvings: int,
+    **decisions: Any,
 ) -> np.ndarray:
     """Largest radii, of those tested, within which the class of what a mask keeps is proved.
 
@@ -37,6 +40,8 @@ def proved_radii(
         (N,): the largest radius that is tested.
     nb_halvings
         Radii are exact to the end divided by two to this power.
+    decisions
+        Settings of `decided_radii`: with some, decisions go on where bounds end.
 
     Returns
     -------
@@ -55,4 +60,6 @@ def proved_radii(
     def region_at(some: np.ndarray, radii: np.ndarray) -> Region:
         return kept_region(inputs[some].resized(radii), masks[some], neutral)
 
+    if decisions:
+        return decided_radii(verifier, region_at, classes, ends, nb_halvings, **decisions).certified
     return class_radii(verifier, region_at, classes, ends, nb_halvings)

@@ -187,7 +187,15 @@ class RelEx(Certifying, ClassExplainer):
         inputs, _ = self._prepare(inputs, None)
         return keep(inputs, check_masks(masks, inputs), self._neutral(inputs.shape[1:]))
 
-    def certify(self, inputs: Any, targets: Any = None, masks: Any = None) -> MaskCertificate:
+    def certify(
+        self,
+        inputs: Any,
+        targets: Any = None,
+        masks: Any = None,
+        *,
+        complete: bool = False,
+        timeout: float | None = 60.0,
+    ) -> MaskCertificate:
         """How far each input is proved to move without another class of what its mask keeps.
 
         Parameters
@@ -196,6 +204,10 @@ class RelEx(Certifying, ClassExplainer):
             As for `explain`.
         masks
             m, (N, *shape) in [0, 1], held while the input moves. None: those that are learned.
+        complete
+            Whether `Verifier.decide` goes on where the bounds of the method end.
+        timeout
+            Seconds that the proofs may then take, about, for all inputs together; None: no limit.
 
         Returns
         -------
@@ -212,15 +224,21 @@ class RelEx(Certifying, ClassExplainer):
             If an attack succeeds inside what is certified: a bug, to be reported.
         """
         inputs, classes = self._prepare(inputs, targets)
-        return self._certify(self.perturbation.around(inputs), classes, masks)
+        region = self.perturbation.around(inputs)
+        decisions = {"timeout": timeout, "seed": self.seed} if complete else {}
+        return self._certify(region, classes, masks, **decisions)
 
-    def _certify(self, region: Ball, classes: np.ndarray, masks: Any = None) -> MaskCertificate:
+    def _certify(
+        self, region: Ball, classes: np.ndarray, masks: Any = None, **decisions: Any
+    ) -> MaskCertificate:
         inputs, neutral = region.center, self._neutral(region.shape)
         masks = self._learn(inputs, classes)[0] if masks is None else check_masks(masks, inputs)
         attacked = self._attack(neutral)(beside_masks(region, masks), classes).distances
         ends = np.where(np.isfinite(attacked), attacked, self.largest_radius)
+        if decisions:
+            decisions |= {"attacked": attacked}
         certified = proved_radii(
-            self._verifier, region, masks, neutral, classes, ends, self.nb_halvings
+            self._verifier, region, masks, neutral, classes, ends, self.nb_halvings, **decisions
         )
         region = region.resized(certified)
         what = "another class of what the mask keeps"
