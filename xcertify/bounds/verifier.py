@@ -532,8 +532,9 @@ class Verifier(Settings):
         -------
         proved
             True where a region is cut into parts that cover it, each of which was now bounded and
-            fulfils the property. False where the tree is not complete (what was violated or
-            unknown), and for what could not be proved again, of which a warning names the leaves.
+            fulfils the property. A leaf whose bounds come out worse than before is cut further, a
+            little. False where the tree is not complete (what was violated or unknown), and for
+            what could not be proved again, of which a warning names the leaves.
 
         Raises
         ------

@@ -12,14 +12,15 @@ import numpy as np
 from xcertify.bounds.branching.compiled import Branching
 from xcertify.bounds.branching.decide import bound_whole
 from xcertify.bounds.branching.layout import Layout
-from xcertify.bounds.branching.pool import Pool
 from xcertify.bounds.branching.problems import Problems
 from xcertify.bounds.branching.proof import Growth, ProofTree
 from xcertify.bounds.branching.search import Search
 from xcertify.bounds.engine import Engine
 from xcertify.regions import Region
 
-_MORE_STEPS = (50, 200)  # of the optimisation, for leaves that are not proved at once
+# For leaves that are not proved at once:
+_MORE_STEPS = 100  # of the optimisation
+_MORE_BRANCHES = 200  # of a region, into which its leaves are cut further
 
 
 def recheck(
@@ -71,7 +72,8 @@ def recheck(
     bound_whole(problems, np.unique(whole), bound, *question)
     retraced = Retraced(branching, problems, proof)
     retraced.run()
-    retraced.persist()
+    if len(retraced.pool):
+        retraced.persist()
     proved = problems.holds & proof.holds
     if not proved[proof.holds].all():
         warnings.warn(
@@ -102,17 +104,19 @@ class Retraced(Search):
     @property
     def unproved(self) -> np.ndarray:
         """Numbers of the nodes that are left, in order."""
-        return np.sort(self.pool.column("node", self.pool.places)) if len(self.pool) else _NOTHING
+        return np.unique(self.pool.column("node", self.pool.places))
 
     def persist(self) -> None:
-        """More steps of the optimisation for the leaves that are left."""
-        for nb_steps in _MORE_STEPS if self.optimizes else ():
-            if not len(self.pool):
-                return
-            left = self.pool.take(self.pool.places)
-            self.pool = Pool()
-            for some in self.branching.in_batches(np.arange(len(left["node"]))):
-                self._bound({name: array[some] for name, array in left.items()}, nb_steps)
+        """More work on the leaves that are left, whose proof took other steps than before."""
+        left = self.pool.take(self.pool.places)
+        for some in self.branching.in_batches(np.arange(len(left["node"]))):
+            self._bound({name: array[some] for name, array in left.items()}, _MORE_STEPS)
+        self.problems.nb_branches[:] = 0
+        search = Search(
+            self.branching, self.problems, self.check, self.tree, math.inf, _MORE_BRANCHES
+        )
+        search.pool = self.pool
+        search.go_on()
 
     def _chosen(self) -> np.ndarray:
         """The latest nodes first, so that few are open at a time."""
@@ -129,11 +133,8 @@ class Retraced(Search):
         return self._given.proof.entries[splits], self._given.proof.values[splits]
 
 
-_NOTHING = np.zeros(0, int)
-
-
 class _Given(Growth):
-    """A tree that does not grow: parts have the numbers that they have there.
+    """A tree that does not grow: parts have the numbers that they have there, those of leaves too.
 
     Attributes
     ----------
@@ -149,8 +150,9 @@ class _Given(Growth):
         self.splits[proof.split_nodes] = np.arange(nb_splits)
 
     def split(self, nodes: np.ndarray, entries: np.ndarray, values: np.ndarray) -> np.ndarray:
-        below = self._nb_roots + 2 * self.splits[nodes]
-        return np.stack([below, below + 1], axis=1).reshape(-1)
+        below, is_leaf = self._nb_roots + 2 * self.splits[nodes], self.splits[nodes] < 0
+        parts = np.stack([below, below + 1], axis=1)
+        return np.where(is_leaf[:, None], nodes[:, None], parts).reshape(-1)
 
 
 def check_question(

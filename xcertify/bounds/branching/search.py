@@ -68,8 +68,12 @@ class Search:
 
     def run(self) -> str:
         """Search until nothing is open or a limit is reached; gives the reason why it stopped."""
-        problems = self.problems
         self._start()
+        return self.go_on()
+
+    def go_on(self) -> str:
+        """The same from the branches that are open now."""
+        problems = self.problems
         with tqdm(desc="branches", unit="branch", disable=not self.verbose) as bar:
             while len(self.pool):
                 self._drop_decided()
