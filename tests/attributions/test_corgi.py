@@ -446,3 +446,18 @@ def test_bounds_of_a_layer_are_those_of_the_model_that_ends_there(net):
         bounds = Verifier(net, method).bound_layer(region, "last")
         for one, other in zip(bounds, Verifier(part, method).bound_outputs(region)):
             np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_complete_decides_the_radii_of_the_class(net):
+    x = images(3)
+    explainer = CORGI(net, k=4, form="map", method="ibp", attack=None, prediction=True)
+    alone = explainer.certify(x)
+    decided = explainer.certify(x, complete=True, timeout=5.0)
+    np.testing.assert_array_equal(decided.radius, alone.radius)
+    assert (decided.prediction_radius >= 0.98 * alone.prediction_radius).all()
+    assert (decided.prediction_radius > 1.02 * alone.prediction_radius).any()
+    region = Ball(x, decided.prediction_radius)
+    logits = net.predict(region.sample(200, 0).reshape(-1, *SHAPE), verbose=0)
+    assert (logits.reshape(200, 3, -1).argmax(2) == decided.targets).all()
+    with pytest.raises(ValueError, match="prediction=True"):
+        CORGI(net, k=4).certify(x, complete=True)

@@ -7,6 +7,7 @@ lower end.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -162,10 +163,62 @@ class CORGI(Certifying, ClassExplainer):
         self.tolerance = positive("tolerance", tolerance)
         self.nb_pairs = whole_number("nb_pairs", nb_pairs)
 
-    def _certify(self, region: Ball, classes: np.ndarray) -> TopKCertificate:
+    def certify(
+        self,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        complete: bool = False,
+        timeout: float | None = 60.0,
+    ) -> TopKCertificate:
+        """How far the top cells are proved to stay, and with `prediction` the class.
+
+        Parameters
+        ----------
+        inputs, targets
+            As for `explain`.
+        complete
+            Whether the radii of the class are found by `Verifier.radius`, which decides where
+            bounds end; needs `prediction`. Those of the cells are proved by bounds all the same:
+            which cells may pass each other is counted, by more than linear inequalities.
+        timeout
+            Seconds that this may take, about, for all inputs together; None: no limit.
+
+        Returns
+        -------
+        certificate
+            See `TopKCertificate`.
+
+        Raises
+        ------
+        ValueError
+            As `explain`; for inputs outside `clip`; and for `complete` without `prediction`.
+        UnsupportedLayerError
+            For a model that cannot be bounded.
+        ContradictionError
+            If an attack succeeds inside what is certified: a bug, to be reported.
+        """
+        if complete and not self.prediction:
+            raise ValueError(
+                "complete=True is of the radii of the class: make CORGI(..., prediction=True)"
+            )
+        inputs, classes = self._prepare(inputs, targets)
+        return self._certify(self.perturbation.around(inputs), classes, complete, timeout)
+
+    def _certify(
+        self,
+        region: Ball,
+        classes: np.ndarray,
+        complete: bool = False,
+        timeout: float | None = None,
+    ) -> TopKCertificate:
         maps = self._ranked_maps(region.center, classes)
         certified = self._certified_radii(maps, region)
-        prediction_radius = self._class_radii(region, classes) if self.prediction else None
+        prediction_radius = None
+        if complete:
+            prediction_radius = self._decided_class_radii(region, classes, timeout)
+        elif self.prediction:
+            prediction_radius = self._class_radii(region, classes)
         region = region.resized(certified)
         attacked = None
         if self.attack:
@@ -233,6 +286,22 @@ class CORGI(Certifying, ClassExplainer):
             balls = region[samples].resized(radii)
             search.answer(keeps_class(self._verifier, balls, classes[samples]))
         return search.held
+
+    def _decided_class_radii(
+        self, region: Ball, classes: np.ndarray, timeout: float | None
+    ) -> np.ndarray:
+        """The same by `Verifier.radius`, as exact as `tolerance` says."""
+        interval = self._verifier.radius(
+            region.center,
+            classes,
+            norm=self.norm,
+            clip=self.clip,
+            largest=self.largest_radius,
+            nb_halvings=max(1, math.ceil(-math.log2(self.tolerance))),
+            timeout=timeout,
+            verbose=self.verbose,
+        )
+        return interval.certified
 
     def _search(self, known: np.ndarray, name: str) -> RadiusSearch:
         """From what is known to be proved, (N,), up to the largest radius."""
