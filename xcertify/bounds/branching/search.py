@@ -77,7 +77,7 @@ class Search:
         with tqdm(desc="branches", unit="branch", disable=not self.verbose) as bar:
             while len(self.pool):
                 self._drop_decided()
-                places = self._chosen()
+                places = self._chosen() if len(self.pool) else self.pool.places
                 if not len(places):
                     break
                 if time.monotonic() > self.deadline:
