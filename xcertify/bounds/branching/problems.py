@@ -129,10 +129,11 @@ class Problems:
         np.minimum.at(self.leaves, some, margins)
 
     def note_open(self, some: np.ndarray, margins: np.ndarray) -> None:
-        """All branches that are open: without any, a problem is closed."""
+        """All branches that are open: without any, a problem that was started is closed."""
         least = self.leaves.copy()
         np.minimum.at(least, some, margins)
         is_open = np.zeros(len(self.closed), bool)
         is_open[some] = True
-        self.lower = np.where(self.needed, np.fmax(self.lower, least), self.lower)
+        known = self.needed & self.started
+        self.lower = np.where(known, np.fmax(self.lower, least), self.lower)
         self.closed |= self.started & ~is_open
