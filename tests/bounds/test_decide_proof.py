@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 from brute_force import property_values
-from decided import ask, verifier_of
+from decided import ask, check, verifier_of
 from networks import functional
 from tiny_networks import chain, draw_weights, tiny
 
 from xcertify.bounds import ProofTree, Verifier
+from xcertify.bounds.branching.compiled import Branching
 from xcertify.bounds.branching.recheck import tensors_at
 from xcertify.recheck import recheck
 from xcertify.regions import Ball
@@ -101,6 +102,18 @@ def test_saved_and_proved_once_more_in_other_cases(case, tmp_path):
     check_proof(*decided(*case), tmp_path / "proof.npz")
 
 
+def test_few_branches_at_once(proved, monkeypatch):
+    """What waits for its first branch is not proved."""
+    monkeypatch.setattr(Branching, "batch_size", 2)
+    verifier, asked, _ = proved
+    question, limits = (asked.region, asked.rows, asked.limits), {"timeout": None, "nb_branches": 4}
+    found = verifier.decide(*question, strategy="inputs", proof=True, **limits)
+    assert found.unknown.sum() > 1
+    check(found, asked)
+    check_leaves(verifier, asked, found.proof)
+    assert (found.proof.holds == found.holds).all()
+
+
 def test_no_tree_unless_asked_for(proved):
     verifier, asked, _ = proved
     assert verifier.decide(asked.region, asked.rows, asked.limits, **ENOUGH).proof is None
@@ -135,8 +148,11 @@ def test_by_the_function_for_all_certificates(proved):
     assert (recheck(found.proof, verifier.model) == found.holds).all()
 
 
-def test_what_cannot_be_proved_is_named(proved):
-    """Whoever forges margins and digests proves nothing."""
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_what_cannot_be_proved_is_named(proved, at_once, monkeypatch):
+    """Whoever forges margins and digests proves nothing, in batches of any size."""
+    if at_once:
+        monkeypatch.setattr(Branching, "batch_size", at_once)
     verifier, _, found = proved
     proof = found.proof
     forged = replace(proof, margins=np.ones_like(proof.margins)).sealed()
@@ -144,6 +160,10 @@ def test_what_cannot_be_proved_is_named(proved):
     with pytest.warns(UserWarning, match=r"could not be proved again: node \d+ \(region 3, "):
         again = verifier.recheck(forged)
     assert (again == found.holds).all()
+    nothing = np.zeros(0, int)  # whole regions, of which all but one take some more splits
+    roots = replace(proof, split_nodes=nothing, entries=nothing, values=np.zeros(0))
+    with pytest.warns(UserWarning, match=r"again: node [67] \(region 3, conjunction [01]\)"):
+        assert not verifier.recheck(replace(roots, margins=np.ones(8)).sealed())[3]
 
 
 def moved(proof):
@@ -195,6 +215,10 @@ def smaller_region(proof):
     return {"region": Ball(proof.region.center, 0.01, proof.region.norm)}
 
 
+def of_other_types(proof):
+    return {"split_nodes": proof.split_nodes + 0.5}
+
+
 def no_number(proof):
     return {"values": np.where(proof.values == proof.values[0], np.nan, proof.values)}
 
@@ -212,6 +236,7 @@ TAMPERED = {
     other_rows: "rows differ",
     smaller_region: "the region differ",
     no_number: "is no number",
+    of_other_types: "no whole numbers",
 }
 
 
@@ -267,3 +292,10 @@ def test_a_file_that_is_no_proof(tmp_path):
     np.savez(tmp_path / "other.npz", lower=np.zeros(3))
     with pytest.raises(ValueError, match="must be a proof"):
         ProofTree.load(tmp_path / "other.npz")
+
+
+def test_a_file_without_a_tree(proved, tmp_path):
+    proof = proved[2].proof
+    replace(proof, **before_it_was_made(proof)).save(tmp_path / "proof.npz")
+    with pytest.raises(ValueError, match="no tree that covers"):
+        ProofTree.load(tmp_path / "proof.npz")

@@ -218,6 +218,9 @@ class ProofTree:
     def _check_form(self) -> None:
         nb_splits, nb_problems = len(self.split_nodes), len(self.problems[0])
         nb_entries = sum(self.sizes) + int(np.prod(self.region.shape))
+        for name in ("split_nodes", "entries"):
+            if getattr(self, name).dtype.kind not in "iu":
+                _refuse(f"{name} are no whole numbers")
         sizes = {name: len(getattr(self, name)) for name in ("entries", "values")}
         if set(sizes.values()) != {nb_splits}:
             _refuse(f"{nb_splits} nodes are split, but there are so many others: {sizes}")
@@ -266,7 +269,7 @@ class ProofTree:
         Raises
         ------
         ValueError
-            If the file is not a proof.
+            If the file is not a proof, or holds no tree.
         """
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -277,12 +280,14 @@ class ProofTree:
             constants = tuple(arrays[f"constants_{i}"] for i in range(text.pop("nb_constants")))
             text |= {name: tuple(text[name]) for name in ("layers", "sizes")}
             own = {name: arrays[name] for name in _OWN}
-            return cls(region=region, constants=constants, **own, **text)
+            found = cls(region=region, constants=constants, **own, **text)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"the file must be a proof of branch and bound. Received: {os.fspath(path)!r} with "
                 f"{', '.join(arrays)}"
             ) from error
+        found._check_form()
+        return found
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """All arrays by their names in a file."""

@@ -108,9 +108,9 @@ class Retraced(Search):
 
     def persist(self) -> None:
         """More work on the leaves that are left, whose proof took other steps than before."""
-        left = self.pool.take(self.pool.places)
-        for some in self.branching.in_batches(np.arange(len(left["node"]))):
-            self._bound({name: array[some] for name, array in left.items()}, _MORE_STEPS)
+        for some in self.branching.in_batches(self.pool.places):
+            # All others stay: what has no open branches is closed.
+            self._bound(self.pool.take(some), _MORE_STEPS)
         self.problems.nb_branches[:] = 0
         search = Search(
             self.branching, self.problems, self.check, self.tree, math.inf, _MORE_BRANCHES
