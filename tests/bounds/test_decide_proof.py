@@ -13,6 +13,7 @@ from tiny_networks import chain, draw_weights, tiny
 
 from xcertify.bounds import ProofTree, Verifier
 from xcertify.bounds.branching.compiled import Branching
+from xcertify.bounds.branching.decide import Decider
 from xcertify.bounds.branching.recheck import tensors_at
 from xcertify.recheck import recheck
 from xcertify.regions import Ball
@@ -112,6 +113,19 @@ def test_few_branches_at_once(proved, monkeypatch):
     check(found, asked)
     check_leaves(verifier, asked, found.proof)
     assert (found.proof.holds == found.holds).all()
+
+
+def test_trees_end_where_branches_lead_to_a_counterexample(proved, monkeypatch):
+    monkeypatch.setattr(Decider, "_attack", lambda *_: None)
+    verifier, asked, _ = proved
+    violated = asked[3:]
+    question = violated.region, violated.rows, violated.limits
+    found = verifier.decide(*question, strategy="inputs", proof=True, **ENOUGH)
+    check(found, violated, verifier.model)
+    assert found.violated.all() and found.reason[0] == "branch and bound"
+    assert not found.proof.holds.any() and not found.proof.complete.all()
+    check_leaves(verifier, violated, found.proof)
+    assert not verifier.recheck(found.proof, dtype="float32").any()
 
 
 def test_no_tree_unless_asked_for(proved):
