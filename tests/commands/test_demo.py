@@ -9,7 +9,6 @@ from xcertify.commands import main
 from xcertify.commands.demo import demonstration
 from xcertify.commands.images import one_of_each, split_digits
 from xcertify.commands.networks import accuracy, predict
-from xcertify.radii import ContradictionError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,22 +61,12 @@ def test_training_repeats_with_its_seed_and_leaves_others_alone():
     assert (first != other).any()
 
 
-def test_search_finds_the_last_of_its_steps_that_holds():
-    limits = np.array([-1.0, 0.0, 0.0501, 9.0])
-    search = demonstration.epsilon_search(4)
-    for samples, epsilons in search:
-        search.answer(epsilons <= limits[samples])
-    np.testing.assert_allclose(search.held, [0, 0, 0.05, 0.254])
-    np.testing.assert_allclose(search.broken, [0.002, 0.002, 0.052, np.inf])
-
-
 def test_proofs_of_a_linear_network_are_exact_and_never_beaten(trained):
     model, images, _ = trained
     images = images[:20]
     classes = predict(model, images)
-    proved = demonstration.proved_epsilons(model, images, classes)
-    attacked = demonstration.attacked_epsilons(model, images, classes)
-    assert (proved < attacked).all()
+    decided = demonstration.decided_epsilons(model, images, classes)
+    assert (decided.certified < decided.attacked).all()
     kernel, bias = model.get_weights()
     margins = []  # smallest margin over the ball, by its corner, for every tried epsilon
     for epsilon in np.arange(128) * 0.002:
@@ -87,7 +76,10 @@ def test_proofs_of_a_linear_network_are_exact_and_never_beaten(trained):
         margin[np.arange(20), classes] = np.inf
         margins.append(margin.min(axis=1))
     held = np.array(margins) > 1e-4
-    assert (held.sum(axis=0) - 1) * 0.002 == pytest.approx(proved, abs=1e-6)
+    steps = (held.sum(axis=0) - 1) * 0.002
+    assert (decided.certified <= steps + 0.002).all()
+    assert (decided.attacked >= steps).all()
+    assert (decided.gap <= 0.04 * decided.attacked).all()
 
 
 def test_command_prints_tables_and_writes_the_picture(trained, tmp_path, monkeypatch, capsys):
@@ -105,16 +97,6 @@ def test_command_prints_tables_and_writes_the_picture(trained, tmp_path, monkeyp
         assert seconds > 0
     assert f"{accuracy(model, images, labels):.1%} of the test digits" in shown
     assert output.read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_proof_that_an_attack_beats_is_reported(trained, tmp_path, monkeypatch):
-    model = trained[0]
-    monkeypatch.setattr(demonstration, "train", lambda *_: model)
-    monkeypatch.setattr(demonstration, "score_table", lambda *_: "")
-    monkeypatch.setattr(demonstration, "explainers", lambda model: {})
-    monkeypatch.setattr(demonstration, "proved_epsilons", lambda *_: np.array([0.0, 0.254]))
-    with pytest.raises(ContradictionError, match="for input 1, which method='crown' certifies"):
-        demonstration.demonstrate(tmp_path / "demo.png", nb_images=2)
 
 
 def test_wrong_number_of_digits(capsys, monkeypatch):

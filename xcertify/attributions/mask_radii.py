@@ -20,7 +20,7 @@ def proved_radii(
     classes: np.ndarray,
     ends: np.ndarray,
     nb_halvings: int,
-    **decisions: Any,
+    decisions: dict[str, Any] | None = None,
 ) -> np.ndarray:
     """Largest radii, of those tested, within which the class of what a mask keeps is proved.
 
@@ -41,7 +41,7 @@ def proved_radii(
     nb_halvings
         Radii are exact to the end divided by two to this power.
     decisions
-        Settings of `decided_radii`: with some, decisions go on where bounds end.
+        Settings of `decided_radii`, by which decisions go on where bounds end; None: without.
 
     Returns
     -------
@@ -60,6 +60,6 @@ def proved_radii(
     def region_at(some: np.ndarray, radii: np.ndarray) -> Region:
         return kept_region(inputs[some].resized(radii), masks[some], neutral)
 
-    if decisions:
+    if decisions is not None:
         return decided_radii(verifier, region_at, classes, ends, nb_halvings, **decisions).certified
     return class_radii(verifier, region_at, classes, ends, nb_halvings)

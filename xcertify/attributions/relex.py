@@ -225,20 +225,24 @@ class RelEx(Certifying, ClassExplainer):
         """
         inputs, classes = self._prepare(inputs, targets)
         region = self.perturbation.around(inputs)
-        decisions = {"timeout": timeout, "seed": self.seed} if complete else {}
-        return self._certify(region, classes, masks, **decisions)
+        decisions = {"timeout": timeout, "seed": self.seed} if complete else None
+        return self._certify(region, classes, masks, decisions)
 
     def _certify(
-        self, region: Ball, classes: np.ndarray, masks: Any = None, **decisions: Any
+        self,
+        region: Ball,
+        classes: np.ndarray,
+        masks: Any = None,
+        decisions: dict[str, Any] | None = None,
     ) -> MaskCertificate:
         inputs, neutral = region.center, self._neutral(region.shape)
         masks = self._learn(inputs, classes)[0] if masks is None else check_masks(masks, inputs)
         attacked = self._attack(neutral)(beside_masks(region, masks), classes).distances
         ends = np.where(np.isfinite(attacked), attacked, self.largest_radius)
-        if decisions:
-            decisions |= {"attacked": attacked}
+        if decisions is not None:
+            decisions["attacked"] = attacked
         certified = proved_radii(
-            self._verifier, region, masks, neutral, classes, ends, self.nb_halvings, **decisions
+            self._verifier, region, masks, neutral, classes, ends, self.nb_halvings, decisions
         )
         region = region.resized(certified)
         what = "another class of what the mask keeps"

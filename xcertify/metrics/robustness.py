@@ -197,6 +197,7 @@ def robustness_of(
                 )
                 proved.flat[some] = radii.certified
                 if complete:  # decisions may have found nearer ones
+                    assert radii.attacked is not None
                     attacked.flat[some] = np.minimum(ends, radii.attacked)
                     found.flat[some] = np.isfinite(radii.attacked)
             bar.update(len(some))

@@ -21,8 +21,9 @@ from xcertify.radii import (
 from xcertify.regions import Ball, Region
 from xcertify.targets import stays_in_class
 
-_SMALLEST, _NB_ATTACKS = 1e-3, 6  # of the largest radius, where the attack alone looks
+_SMALLEST, _NB_ATTACKS = 1e-3, 8  # of the largest radius, where the attack alone looks
 _ATTACKED = 0.25  # share of the time, for that
+_DECIDED = 0.4  # most of the time that is left, for each test
 _MORE_TESTS = 3  # than halvings need, of a search that rises from what is known
 
 RegionAt = Callable[[np.ndarray, np.ndarray], Region]
@@ -127,7 +128,7 @@ def decided_radii(
         found.start()
         if attack is not None:
             found.attack(attack)
-        found.bound(nb_halvings)
+        found.bound(nb_halvings + _MORE_TESTS)
         found.decide(nb_halvings, settings)
     except KeyboardInterrupt:
         if not partial:
@@ -265,34 +266,30 @@ class DecidedRadii:
             verbose=self._verbose,
         )
         self.held, decision = search.held, None
-        nb_left = nb_halvings + _MORE_TESTS + 1
         for some, radii in search:
             if self._is_late:
                 break
             holds, broken = np.zeros(len(some), bool), self.broken[some]
             new = radii < broken
             if new.any():
-                decision = self._decide(some[new], radii[new], nb_left, settings)
+                decision = self._decide(some[new], radii[new], settings)
                 holds[new] = decision.holds
                 broken[new] = self._note(
                     some[new], radii[new], decision.violated, decision.counterexamples
                 )
-            nb_left = max(nb_left - 1, 1)
             search.answer(holds, broken=broken)
             if decision is not None and "interrupted" in decision.reason:
                 self.held[some[holds]] = np.maximum(self.held[some[holds]], radii[holds])
                 raise KeyboardInterrupt
 
-    def _decide(
-        self, some: np.ndarray, radii: np.ndarray, nb_left: int, settings: dict[str, Any]
-    ) -> Decision:
-        """A decision at radii (M,) of some inputs, in a fair share of the time that is left."""
+    def _decide(self, some: np.ndarray, radii: np.ndarray, settings: dict[str, Any]) -> Decision:
+        """A decision at radii (M,) of some inputs, in a share of the time that is left."""
         left = self._deadline - time.monotonic()
         return self._verifier.decide(
             self._regions(some, radii),
             *self._property(some),
             self._constants_of(some),
-            timeout=max(left, 0.0) / nb_left if math.isfinite(left) else None,
+            timeout=_DECIDED * max(left, 0.0) if math.isfinite(left) else None,
             **settings,
         )
 
