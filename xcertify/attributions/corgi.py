@@ -180,7 +180,7 @@ class CORGI(Certifying, ClassExplainer):
         complete
             Whether the radii of the class are found by `Verifier.radius`, which decides where
             bounds end; needs `prediction`. Those of the cells are proved by bounds all the same:
-            which cells may pass each other is counted, by more than linear inequalities.
+            for ``k2 > k`` and for Grad-CAM they are no matter of a few linear inequalities.
         timeout
             Seconds that this may take, about, for all inputs together; None: no limit.
 
