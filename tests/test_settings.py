@@ -177,8 +177,8 @@ CASES = {
         METRIC
         | {"fractions": (0.25, 0.75), "norm": np.inf, "clip": (-0.5, 1.5), "steps": 3}
         | {"restarts": 2, "certified": True, "method": "ibp", "nb_halvings": 3}
-        | {"complement": True},
-        {"norm": 3},
+        | {"complement": True, "complete": True, "timeout": 5.0},
+        {"norm": 3, "timeout": -1.0},
     ),
     "Score": (
         lambda: Score(network()),

@@ -256,9 +256,7 @@ def test_complete_intervals_are_narrower_and_agree():
     assert (decided.interval.gap < 0.9 * bounds.interval.gap).any(), "bounds are as narrow"
 
 
-def test_complete_needs_certified_and_time(images):
+def test_complete_needs_time(images):
     model = make_net((4, 5, 2), [2])
-    with pytest.raises(ValueError, match="give certified=True"):
-        RobustnessSr(model, images, complete=True)
     with pytest.raises(ValueError, match="timeout must be seconds"):
         RobustnessSr(model, images, certified=True, complete=True, timeout=-1.0)

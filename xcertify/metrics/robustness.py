@@ -358,7 +358,7 @@ class RobustnessSr(Metric):
         to this power.
     complete
         With `certified`: whether `Verifier.decide` goes on where the bounds of the method end. The
-        interval becomes narrower from both sides, as far as the time allows.
+        interval becomes narrower from both sides, as far as the time allows. Else without effect.
     timeout
         Seconds that an evaluation may take with `complete`, about, beside the attacks; None: no
         limit.
@@ -423,8 +423,6 @@ class RobustnessSr(Metric):
                 f"certified values stand beside attacks in float32, which bounds by decomon do not "
                 f"cover: use method='crown' or 'crown-ibp'. Received: method={method!r}"
             )
-        if complete and not certified:
-            raise ValueError("complete=True is of certified values: give certified=True as well")
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout must be seconds, or None. Received: {timeout!r}")
         refuse_channels_first(model, "RobustnessSr")
