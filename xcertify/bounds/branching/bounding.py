@@ -89,7 +89,7 @@ class Bounding:
     share_rate, multiplier_rate
         Of the optimisation of shares and multipliers.
     nb_candidates
-        How many entries are proposed for the next split.
+        How many entries are proposed for the next split, of all tensors together, about.
     """
 
     layout: Layout
@@ -97,9 +97,9 @@ class Bounding:
     options: Options
     budget: Budget
     refine: Container[int] | bool = False
-    share_rate: float = 0.1
-    multiplier_rate: float = 0.3
-    nb_candidates: int = 3
+    share_rate: float = 0.03
+    multiplier_rate: float = 0.05
+    nb_candidates: int = 16
 
     def roots(self, query: Query, optimizer: tuple[int, float] | None) -> list[Any]:
         """What is known of the tensors of N regions before any split, (N, D) each.
@@ -386,10 +386,23 @@ class Bounding:
         if not layout.tensors:
             nothing = ops.zeros((ops.shape(worst)[0], 1))
             return ops.cast(nothing, "int32"), ops.cast(nothing, "float64"), nothing
-        flat = layout.joined([scores[i] for i in layout.tensors], 1)
+        # Some of every tensor: early ones decide more than their own lines cost.
+        found, first = [], 0
+        for index in layout.tensors:
+            own = ops.reshape(scores[index], (ops.shape(worst)[0], layout.size(index)))
+            best, entries = ops.top_k(own, min(self._nb_of_each, layout.size(index)))
+            found.append((best, entries + first))
+            first += layout.size(index)
+        best, entries = (ops.concatenate(column, axis=1) for column in zip(*found))
+        best, order = ops.top_k(best, best.shape[1])
+        entries = backend.gather(entries, order)
         values = layout.joined([points[i] for i in layout.tensors], 1)
-        best, entries = ops.top_k(flat, min(self.nb_candidates, layout.nb_entries))
         return entries, backend.gather(values, entries), best
+
+    @property
+    def _nb_of_each(self) -> int:
+        """How many entries of each tensor are proposed."""
+        return max(1, self.nb_candidates // len(self.layout.tensors))
 
     def _gap(
         self,

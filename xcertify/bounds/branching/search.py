@@ -217,16 +217,26 @@ class Search:
         return entries, values
 
     def _best_candidates(self, parents: Arrays) -> np.ndarray:
-        """Which of the proposed entries leaves the better bound of the worse part, (M,)."""
+        """Which of the proposed entries improves both parts most, (M,): by the product of gains."""
         down, up = self._deviations(parents, parents["entries"], parents["at"])
-        margins = self.branching.probe(
-            self._query(parents), self._tensors(parents), parents["entries"], down, up
-        )
-        worse = np.where(np.isnan(margins), -np.inf, margins).min(axis=2)
-        gain = worse - parents["margin"][:, None]
-        gain = np.where(parents["scores"] > 0, gain, -np.inf)
-        # Where nothing is gained at once, the estimate decides.
-        return np.where(gain.max(axis=1) > 0, gain.argmax(axis=1), 0)
+        step = max(1, 2 * self.branching.batch_size // down.shape[1] // 2)
+        margins = []
+        for first in range(0, len(down), step):
+            some = slice(first, first + step)
+            of_some = {name: array[some] for name, array in parents.items()}
+            margins.append(
+                self.branching.probe(
+                    self._query(of_some),
+                    self._tensors(of_some),
+                    of_some["entries"],
+                    down[some],
+                    up[some],
+                )
+            )
+        missing = -parents["margin"][:, None, None]  # more than what closes a part is no gain
+        gains = np.fmin(np.fmax(np.concatenate(margins) + missing, 1e-3 * missing), missing)
+        product = np.where(parents["scores"] > 0, gains.prod(axis=2), -1.0)
+        return product.argmax(axis=1)
 
     def _deviations(
         self, branches: Arrays, entries: np.ndarray, at: np.ndarray
