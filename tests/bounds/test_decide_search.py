@@ -44,7 +44,8 @@ def test_more_branches_never_loosen(net, strategy):
         check(decision, net[2], net[0])
     for fewer, more in zip(found, found[1:]):
         # A search ends where it is decided: above 0 a lower bound may stay what it was.
-        assert (more.lower >= np.minimum(fewer.lower, 0)).all()
+        # Sums of a batch of another size are rounded in another order.
+        assert (more.lower >= np.minimum(fewer.lower, 0) - 1e-6).all()
         assert (more.upper <= np.maximum(fewer.upper, 0) + 1e-9).all()
         assert (more.nb_branches >= fewer.nb_branches).all()
         assert fewer.holds[~more.holds].sum() == 0 and fewer.violated[~more.violated].sum() == 0

@@ -393,7 +393,10 @@ def minimize_and_keep(
 
 def _where(chosen: Any, new: Any, old: Any) -> Any:
     """Entries (N, S, ...) of one tensor where (N, S) says so, else of another."""
-    return tf.where(chosen[(..., *[None] * (len(old.shape) - 2))], new, old)
+    axes = [1] * (len(old.shape) - 2)
+    return tf.where(
+        tf.reshape(chosen, tf.concat([tf.shape(chosen), tf.constant(axes, tf.int32)], 0)), new, old
+    )
 
 
 def tighten(lower: Any, upper: Any, places: Any, new_lower: Any, new_upper: Any) -> tuple:

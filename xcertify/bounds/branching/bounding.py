@@ -366,7 +366,7 @@ class Bounding:
             (parent,) = layout.graph.nodes[index].parents
             if parent not in scores:
                 continue
-            activation = layout.graph.nodes[index].operation.activation
+            activation = layout.activation(index)
             enclosure = passes.enclosures[parent]
             point, can_split = split_points(activation, *enclosure.absolute())
             points.setdefault(parent, point)
@@ -458,6 +458,7 @@ def split_points(activation: Activation, lower: Any, upper: Any) -> tuple[Any, A
 def _turned(passes: BackwardBounds, index: int) -> Any:
     """Where the first line under an activation is the steeper one, 1 or 0, (N, *shape)."""
     relaxed = passes.relaxations[index]
+    assert relaxed.alternative is not None  # as the options say
     steeper = relaxed.slopes[0] > relaxed.alternative.slopes[0]
     return ops.cast(steeper, relaxed.slopes[0].dtype)
 
@@ -479,9 +480,7 @@ def _misses_ball(passes: BackwardBounds) -> Any:
     """Which of N boxes lie outside of the ball that they are parts of, (N,) bool."""
     enclosure, domain = passes.enclosures[0], passes.domain
     if math.isinf(domain.norm):
-        return ops.zeros_like(
-            enclosure.lower[(slice(None), *[0] * (enclosure.lower.ndim - 1))], "bool"
-        )
+        return ops.zeros(ops.shape(enclosure.lower)[:1], "bool")
     nearest = ops.maximum(ops.maximum(enclosure.lower, -enclosure.upper), 0.0)
     nearest, radius = (ops.cast(x, "float64") for x in (nearest, domain.radius))
     scaled = ops.where(radius > 0, nearest / ops.maximum(radius, 1e-300), 0.0)

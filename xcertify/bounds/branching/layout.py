@@ -10,6 +10,7 @@ from keras import ops
 
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Elementwise
+from xcertify.bounds.graph.relaxations import Activation
 
 
 class Layout:
@@ -56,6 +57,12 @@ class Layout:
         """Of each of the tensors the layer that it belongs to, and its number of entries."""
         layers = tuple(self.graph.nodes[index].layer for index in self.tensors)
         return layers, tuple(map(self.size, self.tensors))
+
+    def activation(self, index: int) -> Activation:
+        """The function of one of the activations."""
+        operation = self.graph.nodes[index].operation
+        assert isinstance(operation, Elementwise)
+        return operation.activation
 
     def size(self, index: int) -> int:
         """Number of entries of a node."""

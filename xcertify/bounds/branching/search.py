@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
@@ -270,7 +271,7 @@ class Search:
             step = side - center
             slack = 2.0**-51 * (np.abs(step) + 2.0**-1000)
             round_outward(step + sign * slack, out, up=sign > 0)
-        return Query(query.norm, center, *sides, query.constants, query.radius)
+        return replace(query, center=center, lower=sides[0], upper=sides[1])
 
     def _cut(
         self, branches: Arrays, query: Query, lower: np.ndarray, upper: np.ndarray
