@@ -27,6 +27,7 @@ from xcertify.bounds.rules.registry import (
 )
 from xcertify.bounds.verifier import METHODS, Verifier
 from xcertify.keras_graph import UnsupportedLayerError
+from xcertify.targets import stays_in_class
 
 __all__ = [
     "FORMER_GRADIENT_METHODS",
@@ -48,6 +49,7 @@ __all__ = [
     "register_affine",
     "register_elementwise",
     "smooth_rectifier",
+    "stays_in_class",
     "supported_activations",
     "supported_layers",
     "supported_operations",

@@ -481,6 +481,7 @@ class Verifier(Settings):
 
         Examples
         --------
+        >>> from xcertify.bounds import stays_in_class
         >>> rows, limits = stays_in_class(classes, nb_outputs=10)
         >>> verifier.decide(Ball(images, 0.05, clip=(0, 1)), rows, limits, timeout=30.0).status
         """

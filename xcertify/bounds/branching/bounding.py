@@ -49,10 +49,9 @@ class Branches(NamedTuple):
         (N, S, *outputs).
     limits
         (N, S) float64: a branch is closed if some row is above its limit everywhere.
-    noise
-        (N, D): what the reference values of two passes can differ by.
     lower, upper
-        (N, D): sides of the tensors that are split, as deviations.
+        (N, D): sides of the tensors that are split, as deviations from the reference values of any
+        pass.
     shares
         (N, S, C) in [0, 1]: weights of the steeper one of two lines; or `FRESH`.
     below, above
@@ -63,7 +62,6 @@ class Branches(NamedTuple):
 
     rows: Any
     limits: Any
-    noise: Any
     lower: Any
     upper: Any
     shares: Any
@@ -266,8 +264,8 @@ class Bounding:
     ) -> BackwardBounds:
         """Backward passes over the intervals of branches."""
         layout, domain = self.layout, query.domain
-        lower = layout.parted(branches.lower - branches.noise, layout.tensors)
-        upper = layout.parted(branches.upper + branches.noise, layout.tensors)
+        lower = layout.parted(branches.lower, layout.tensors)
+        upper = layout.parted(branches.upper, layout.tensors)
         known = {i: Enclosure(None, lower[i], upper[i]) for i in layout.tensors}
         return BackwardBounds(
             layout.graph,

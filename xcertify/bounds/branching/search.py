@@ -185,7 +185,8 @@ class Search:
         some = np.flatnonzero(entries < nb_entries)
         if len(some):
             entry = entries[some]
-            each = {name: parents[name][some] for name in ("reference", "lower", "upper")}
+            names = ("reference", "noise", "lower", "upper")
+            each = {name: parents[name][some] for name in names}
             down, up = self._deviations(each, entry[:, None], values[some, None])
             children["upper"][2 * some, entry] = up[:, 0]
             children["lower"][2 * some + 1, entry] = down[:, 0]
@@ -245,7 +246,7 @@ class Search:
         """Values (M, k) of entries as deviations, rounded down and up, within their sides."""
         each = np.arange(len(entries))[:, None]
         step = at - branches["reference"][each, entries]
-        slack = 2.0**-51 * (np.abs(at) + np.abs(step))
+        slack = 2.0**-51 * (np.abs(at) + np.abs(step)) + branches["noise"][each, entries]
         down, up = (np.empty(step.shape, branches["lower"].dtype) for _ in range(2))
         round_outward(step - slack, down, up=False)
         round_outward(step + slack, up, up=True)
@@ -293,9 +294,18 @@ class Search:
 
     def _tensors(self, branches: Arrays) -> Branches:
         some = branches["problem"]
-        names = ("noise", "lower", "upper", "shares", "below", "above", "is_split")
+        sides = {}
+        for name, sign in (("lower", -1.0), ("upper", 1.0)):
+            # The reference values of the next pass may be others, by roundings in float64.
+            moved = branches[name].astype(np.float64) + sign * branches["noise"]
+            sides[name] = np.empty_like(branches[name])
+            round_outward(moved, sides[name], up=sign > 0)
+        names = ("shares", "below", "above", "is_split")
         return Branches(
-            self.problems.rows[some], self.problems.limits[some], *(branches[n] for n in names)
+            self.problems.rows[some],
+            self.problems.limits[some],
+            **sides,
+            **{name: branches[name] for name in names},
         )
 
     def _drop_decided(self) -> None:
