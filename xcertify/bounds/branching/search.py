@@ -87,8 +87,8 @@ class Search:
                 self._bound(children, self.nb_steps)
                 bar.update(len(children["problem"]))
                 bar.set_postfix(open=len(self.pool), worst=f"{problems.worst:.3g}")
-        if not len(self.pool):
-            return "branch and bound"
+        if not len(self.pool):  # or the time was up before some had their first branch
+            return "timeout" if problems.needed.any() else "branch and bound"
         return "no split" if not self._can_split(self.pool.places).any() else "nb_branches"
 
     # --- steps ------------------------------------------------------------------------------------
