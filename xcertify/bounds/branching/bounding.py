@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,7 +124,9 @@ class Bounding:
         domain = query.domain
         zero = ops.zeros_like(query.lower)
         points = dict(domain.known) | {0: Enclosure(query.center, zero, zero)}
-        interval.propagate(self.layout.graph, points, self.options, [self.node])
+        # Of reference values alone, whatever the network's own arithmetic is.
+        real = replace(self.options, network_dtype=None)
+        interval.propagate(self.layout.graph, points, real, [self.node])
         found = [passes.enclosures[i] for i in self.layout.tensors]
         noise = [2.01 * points[i].deviation for i in self.layout.tensors]
         columns = ([e.lower for e in found], [e.upper for e in found], [e.reference for e in found])
