@@ -114,8 +114,12 @@ def theirs(nb_threads: int) -> Callable[[Task], dict[str, Call]]:
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
     torch.set_num_threads(nb_threads)
+    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
     def made(task: Task) -> dict[str, Call]:
+        if task.method == "alpha-CROWN" and release >= (2, 14):
+            # There the gradient of torch.clamp is 0 at its ends, where the shares of lines begin.
+            raise RuntimeError("alpha-CROWN of auto_LiRPA gives CROWN's bounds from torch 2.14 on")
         network, images = in_torch(task.net), channels_first(task.inputs())
         settings: dict[str, Any] = {"eps": task.epsilon}
         asked: dict[str, Any] = {"method": task.method}
