@@ -1,0 +1,21 @@
+"""Certificates: what was proved, frozen."""
+
+from xcertify.certificates.base import Certificate, describe_weights, fingerprint
+from xcertify.certificates.deviations import DeviationCertificate
+from xcertify.certificates.gradients import GradientCertificate
+from xcertify.certificates.masks import MaskCertificate
+from xcertify.certificates.overlaps import OverlapCertificate
+from xcertify.certificates.radii import RadiusCertificate
+from xcertify.certificates.top_k import TopKCertificate
+
+__all__ = [
+    "Certificate",
+    "DeviationCertificate",
+    "GradientCertificate",
+    "MaskCertificate",
+    "OverlapCertificate",
+    "RadiusCertificate",
+    "TopKCertificate",
+    "describe_weights",
+    "fingerprint",
+]

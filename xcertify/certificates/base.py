@@ -1,0 +1,81 @@
+"""What every certificate says beside its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xcertify.bounds import Decision
+from xcertify.fingerprints import hash_of_weights
+from xcertify.radii import Interval
+from xcertify.regions import Region, describe_span
+
+
+@dataclass(frozen=True, repr=False)
+class Certificate:
+    """What every certificate says beside its numbers.
+
+    Attributes
+    ----------
+    region
+        The N regions that it is about, around the inputs: of a radius, the balls of the certified
+        radii. ``str(region)`` says it in words.
+    method
+        How the bounds were computed, a name of `Verifier`.
+    arithmetic
+        "real": proved for the network in real arithmetic; "float32": for its evaluation in float32
+        as well; "decomon": as decomon computes it; "none": nothing is proved. Behind it in
+        brackets, where the model computes in half precision: that this is not covered.
+    interval
+        The headline: of one number of each input, named below, what is proved and what an attack
+        found.
+    """
+
+    region: Region
+    method: str
+    arithmetic: str
+    interval: Interval
+
+    @property
+    def certified(self) -> np.ndarray:
+        """(N,): ``interval.certified``."""
+        return self.interval.certified
+
+    @property
+    def attacked(self) -> np.ndarray | None:
+        """(N,): ``interval.attacked``; None without an attack."""
+        return self.interval.attacked
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields with arrays as nested lists, ready for JSON; the region as a dictionary."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: plain(value) for name, value in fields.items()}
+
+    @property
+    def _how(self) -> str:
+        """Method and arithmetic, for `repr`."""
+        name, *note = self.arithmetic.split(" ", 1)
+        return " ".join([f"{self.method}, {name} arithmetic", *note])
+
+
+def plain(value: Any) -> Any:
+    """A field of a certificate as JSON has it."""
+    if isinstance(value, (Region, Interval, Decision)):
+        return value.to_dict()
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def describe_weights(gamma: Any, bias_radius: float | None) -> str:
+    """How far weights may move, in words that follow those of a region; "" if they may not."""
+    if not (np.any(gamma) or bias_radius):
+        return ""
+    biases = "" if bias_radius is None else f", biases within {bias_radius:g}"
+    return f", weights within {describe_span(gamma)} of their size{biases}"
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 of a Keras model's weights: their shapes, types and values, in order."""
+    return hash_of_weights(model)

@@ -1,0 +1,176 @@
+"""Certificates of explanations by gradients."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xcertify import criteria
+from xcertify.bounds import FORMER_GRADIENT_METHODS
+from xcertify.certificates.base import Certificate, describe_weights
+from xcertify.radii import Interval
+from xcertify.regions import Ball
+
+
+@dataclass(frozen=True, repr=False)
+class GradientCertificate(Certificate):
+    """Proved bounds of every explanation by gradients over a region (CertifiedGradient).
+
+    Attributes
+    ----------
+    interval
+        The largest distance of an explanation to that of the input, in units of its length
+        (``farthest()``): `certified` (N,).
+    lower, upper
+        (N, *input): no explanation of a point of the region, and of any of the weights, leaves
+        these bounds (the set E of the paper).
+    explanation
+        (N, *input): the explanation of the inputs themselves, that is defended.
+    targets
+        (N, K): weights of the logits whose sum is explained; one-hot rows for the cross-entropy.
+    settings
+        Arguments of the explainer, by name.
+    fingerprint
+        Hash of the model's weights, see `fingerprint`.
+
+    Guarantee
+    ---------
+    That of `Verifier.bound_gradient`, for the points of the region, the weights near the model's,
+    and every choice of a subgradient at kinks. What the methods and properties say is true of all
+    explanations between `lower` and `upper`, which may be more than there are.
+
+    Source: Wicker et al., Robust Explanation Constraints for Neural Networks, 2023, Definitions 1
+    and 2, section 4.1.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    explanation: np.ndarray
+    targets: np.ndarray
+    settings: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def _of_weights(self) -> str:
+        """How far weights move, for `repr`."""
+        return describe_weights(self.settings["gamma"], self.settings["bias_radius"])
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """(N, *input): the centers of the regions, with channels last."""
+        return self.region.center
+
+    @property
+    def delta(self) -> np.ndarray:
+        """(N, *input): no two explanations of the region differ by more (Definitions 1 and 2)."""
+        return np.nextafter(self.upper - self.lower, np.inf, dtype=self.upper.dtype)
+
+    @property
+    def signs(self) -> np.ndarray:
+        """(N, *input) int8: 1 or -1 where the sign is proved, else 0."""
+        return (self.lower > 0).astype(np.int8) - (self.upper < 0).astype(np.int8)
+
+    @property
+    def lipschitz(self) -> np.ndarray | None:
+        """(N,): the explained score changes by at most this times the distance of two points.
+
+        Both in the region, distances in its norm; for every one of the weights. None for
+        explanations that are not the gradient itself.
+        """
+        if self.settings["attribution"] != "gradient":
+            return None
+        sizes = np.maximum(np.abs(self.lower), np.abs(self.upper)).reshape(len(self.lower), -1)
+        order = {np.inf: 1, 2: 2, 1: np.inf}[self.region.norm]
+        return np.linalg.norm(sizes.astype(np.float64), order, axis=1) * (1 + 1e-12)
+
+    def within(self, tau: float, measure: str = "l2_ratio") -> np.ndarray:
+        """Where no explanation is farther than `tau` from `explanation`, (N,) bool.
+
+        No untargeted attack can succeed there; see `criteria.Within`.
+        """
+        return self.proves(criteria.Within(tau, measure))
+
+    def excludes(self, target_map: Any, tau: float, measure: str = "mse") -> np.ndarray:
+        """Where no explanation comes within `tau` of a map, (N,) bool.
+
+        No targeted attack can succeed there; see `criteria.Excludes`.
+        """
+        return self.proves(criteria.Excludes(target_map, tau, measure))
+
+    def proves(self, criterion: criteria.Criterion) -> np.ndarray:
+        """Where any criterion is proved, (N,) bool."""
+        return criterion.holds(self.lower, self.upper, self.explanation)
+
+    def farthest(self, measure: str = "l2_ratio") -> np.ndarray:
+        """Proved largest distance (least cosine) to `explanation`, (N,); see `criteria`."""
+        return criteria.farthest(self.lower, self.upper, self.explanation, measure)
+
+    def in_top(self, k: int) -> np.ndarray:
+        """Features proved to be among the k of largest magnitude, (N, *input) bool."""
+        return criteria.in_top(self.lower, self.upper, k)
+
+    def out_of_top(self, k: int) -> np.ndarray:
+        """Features proved not to be among the k of largest magnitude, (N, *input) bool."""
+        return criteria.out_of_top(self.lower, self.upper, k)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one .npz file, which `load` reads without executing anything."""
+        names = ("lower", "upper", "explanation", "inputs", "targets")
+        arrays = {name: getattr(self, name) for name in names} | {"epsilon": self.region.epsilon}
+        others = ("method", "arithmetic", "settings", "fingerprint")
+        text = {name: getattr(self, name) for name in others}
+        with open(path, "wb") as file:
+            np.savez_compressed(file, text=np.array(json.dumps(text)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GradientCertificate:
+        """Read what `save` wrote, in this version or an earlier one.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a gradient certificate.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        try:
+            text = json.loads(str(arrays.pop("text")))
+            text.pop("region", None)  # a sentence, in files of earlier versions
+            settings = text["settings"]
+            for named in (text, settings):
+                named["method"] = FORMER_GRADIENT_METHODS.get(named["method"], named["method"])
+            epsilon = arrays.pop("epsilon", settings["epsilon"])
+            region = Ball(arrays.pop("inputs"), epsilon, settings["norm"], settings["clip"])
+            sides = arrays["lower"], arrays["upper"]
+            interval = Interval(criteria.farthest(*sides, arrays["explanation"], "l2_ratio"))
+            return cls(region=region, interval=interval, **text, **arrays)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"the file must be a gradient certificate. Received: {os.fspath(path)!r} with "
+                f"{', '.join(arrays)}"
+            ) from error
+
+    def recheck(self, model: Any) -> np.ndarray:
+        """Deprecated: write ``xcertify.recheck.recheck(certificate, model)``."""
+        warnings.warn(
+            "GradientCertificate.recheck is deprecated. Write "
+            "xcertify.recheck.recheck(certificate, model)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        # by name: explainers make certificates, so that a certificate can import none
+        return importlib.import_module("xcertify.recheck").recheck(self, model)
+
+    def __repr__(self) -> str:
+        return (
+            f"<GradientCertificate: {self.settings['attribution']} of {len(self.lower)} inputs on "
+            f"{self.region}{self._of_weights}; mean width {self.delta.mean():.4g}, signs proved "
+            f"for {(self.signs != 0).mean():.1%} of the features, distance to the explanation at "
+            f"most {np.median(self.farthest()):.3g} times its length (median); {self._how}>"
+        )

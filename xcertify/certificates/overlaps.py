@@ -1,0 +1,69 @@
+"""Certificates of the adversarial overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xcertify.bounds import Decision
+from xcertify.certificates.base import Certificate
+
+
+@dataclass(frozen=True, repr=False)
+class OverlapCertificate(Certificate):
+    """Proved upper bounds of the adversarial overlap (EVA, Eq. 1), one entry per input.
+
+    The overlap of a region is the largest value of ``f_c' - f_c`` over its points and over all
+    other classes c'. Where it is negative the model gives class c on the whole region.
+
+    Attributes
+    ----------
+    interval
+        The overlap: `certified` (N,), that no point of the region exceeds; `attacked` (N,), that of
+        a point that was found, if there was an attack.
+    cell_overlaps
+        (N, cells): the same with the features of one cell held at their nominal value.
+    cells
+        (H, W), (T, W) or (W,): the cell that each feature belongs to.
+    targets
+        (N,) int: class c.
+    decision
+        Whether the predictions stay, for all N inputs, with counterexamples where they do not; its
+        `reason` says by what: the bounds of the method, or what `Verifier.decide` names. None
+        where the bounds alone were asked.
+
+    Guarantee
+    ---------
+    That of the `Verifier` method, on every point of the region; of `robust` that of `Decision`,
+    where it is what proves it.
+    """
+
+    cell_overlaps: np.ndarray
+    cells: np.ndarray
+    targets: np.ndarray
+    decision: Decision | None = None
+
+    @property
+    def overlap(self) -> np.ndarray:
+        """(N,): ``interval.certified``, no point of the region has a larger overlap."""
+        return self.interval.certified
+
+    @property
+    def robust(self) -> np.ndarray:
+        """(N,) bool: the prediction is proved to be c on the whole region."""
+        by_bounds = self.overlap < 0
+        return by_bounds if self.decision is None else by_bounds | self.decision.holds
+
+    def __repr__(self) -> str:
+        attacked = changed = ""
+        if self.decision is not None:
+            changed = f" and {int(self.decision.violated.sum())} to change"
+        if self.attacked is not None:
+            attacked = f", attacked {np.median(self.attacked):.4g}"
+        return (
+            f"<OverlapCertificate: {int(self.robust.sum())} of {len(self.robust)} predictions "
+            f"proved constant{changed} on {self.region}; overlap at most {self.overlap.max():.4g}, "
+            f"median {np.median(self.overlap):.4g}{attacked}; {self.cell_overlaps.shape[1]} cells; "
+            f"{self._how}>"
+        )

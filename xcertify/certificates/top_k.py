@@ -1,0 +1,74 @@
+"""Certificates of the most important cells of a map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xcertify.certificates.base import Certificate
+
+
+@dataclass(frozen=True, repr=False)
+class TopKCertificate(Certificate):
+    """Radii within which the most important cells of a map stay so (CORGI), one entry per input.
+
+    The true radius of an input, where the first cell leaves, is in `interval`.
+
+    Attributes
+    ----------
+    form
+        How maps were bounded, a form of `CORGI`.
+    k, k2
+        The k largest cells are proved to stay among the k2 largest.
+    interval
+        The radius, in units of the inputs: `certified` (N,), the largest one that was tested and
+        proved, 0 where none was; `attacked` (N,), the distance of the nearest point that was found
+        where a cell has left, inf where none was.
+    prediction_radius
+        (N,): the model is proved to give the target class within it; None if not asked for.
+    gap
+        (N,): the value of the k-th cell minus that of the next one, at the input.
+    cells
+        (N, k) int: the top k cells, the largest first, counted row by row through the map.
+    map_shape
+        (h, w) of the map.
+    targets
+        (N,) int: the class whose map it is.
+
+    Guarantee
+    ---------
+    Of `radius` and `prediction_radius`, that of `CORGI`. `attacked` is the distance of a point at
+    which the map was evaluated in float64; nearer ones may exist.
+    """
+
+    form: str
+    k: int
+    k2: int
+    prediction_radius: np.ndarray | None
+    gap: np.ndarray
+    cells: np.ndarray
+    map_shape: tuple[int, int]
+    targets: np.ndarray
+
+    @property
+    def radius(self) -> np.ndarray:
+        """(N,): ``interval.certified``."""
+        return self.interval.certified
+
+    @property
+    def joint_radius(self) -> np.ndarray:
+        """(N,): within it, both the cells and the class are proved."""
+        if self.prediction_radius is None:
+            raise ValueError("the class was not looked at: ask for it with prediction=True")
+        return np.minimum(self.radius, self.prediction_radius)
+
+    def __repr__(self) -> str:
+        found = ""
+        if self.attacked is not None:
+            found = f", attacked at {np.median(self.attacked):.4g}"
+        return (
+            f"<TopKCertificate: top {self.k} of {len(self.radius)} maps within the top {self.k2}, "
+            f"on {self.region}; median radius {np.median(self.radius):.4g}{found}; "
+            f"{self.form}, {self._how}>"
+        )
