@@ -6,6 +6,7 @@ from xcertify.certificates.gradients import GradientCertificate
 from xcertify.certificates.masks import MaskCertificate
 from xcertify.certificates.overlaps import OverlapCertificate
 from xcertify.certificates.radii import RadiusCertificate
+from xcertify.certificates.reasons import ReasonCertificate
 from xcertify.certificates.top_k import TopKCertificate
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "MaskCertificate",
     "OverlapCertificate",
     "RadiusCertificate",
+    "ReasonCertificate",
     "TopKCertificate",
     "describe_weights",
     "fingerprint",

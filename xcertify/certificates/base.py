@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xcertify.answers import Answers
 from xcertify.bounds import Decision
 from xcertify.fingerprints import hash_of_weights
 from xcertify.radii import Interval
@@ -63,7 +64,7 @@ class Certificate:
 
 def plain(value: Any) -> Any:
     """A field of a certificate as JSON has it."""
-    if isinstance(value, (Region, Interval, Decision)):
+    if isinstance(value, (Region, Interval, Decision, Answers)):
         return value.to_dict()
     return value.tolist() if isinstance(value, np.ndarray) else value
 
