@@ -138,15 +138,26 @@ class Answers:
         return rows, limits[:, :1]
 
     def stay(self, outputs: np.ndarray) -> np.ndarray:
-        """Where outputs (N, K) of other points give the same answers, (N,) bool; NaN: no.
-
-        Rows are evaluated in float64, as exact differences of float32 outputs nearly always are.
-        """
-        rows, limits = self.property()
+        """Where outputs (N, K) of other points give the same answers, (N,) bool; NaN: no."""
         outputs = np.asarray(outputs, np.float64)
-        values = np.einsum("npjk,nk->npj", rows.astype(np.float64), outputs)
-        broken = ((values <= limits).all(axis=2)).any(axis=1)
-        return ~broken & np.isfinite(outputs).all(axis=1)
+        own = np.take_along_axis(outputs, self.classes[:, None] % self.nb_outputs, axis=1)[:, 0]
+        finite = np.isfinite(outputs).all(axis=1)
+        if self.delta is not None:
+            _, limits = self._property_of_values(self.delta, self.values)
+            return finite & (own < -limits[:, 0, 0]) & (own > limits[:, 1, 0])
+        if self.nb_outputs == 1:
+            return finite & np.where(self.classes == 1, own > 0, own < 0)
+        numbers = np.arange(self.nb_outputs)
+        inside, others = numbers == self.classes[:, None], numbers != self.classes[:, None]
+        if self.towards is not None:
+            others = numbers == self.towards[:, None]
+        if self.class_groups is not None:
+            inside = self.class_groups == self.class_groups[self.classes][:, None]
+            others = ~inside
+        best, best_other = (
+            np.where(some, outputs, -np.inf).max(axis=1) for some in (inside, others)
+        )
+        return finite & (best > best_other)
 
     def check(self, outputs: np.ndarray) -> None:
         """Refuse answers that the model does not give at the inputs themselves.

@@ -2,5 +2,6 @@
 
 from xcertify.answers import Answers
 from xcertify.reasons.features import Features
+from xcertify.reasons.smallest import least_size
 
-__all__ = ["Answers", "Features"]
+__all__ = ["Answers", "Features", "least_size"]
