@@ -187,7 +187,8 @@ class Subsets:
         asked = with_others_held(asked, area.center, entries)
         radii = None if area.radii is None else area.radii[entries]
         part = Area(area.low[entries], area.high[entries], area.center[entries], radii, area.norm)
-        if asked.straight and (radii is None or len(entries) == 2):
+        even = radii is None or (len(entries) == 2 and len(set(radii)) == 1)
+        if asked.straight and even:
             if len(entries) <= 2:
                 value, _ = by_pieces(asked, part)
                 return value - 1e-7, value + 1e-7

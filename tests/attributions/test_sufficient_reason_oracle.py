@@ -2,10 +2,14 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from brute_force import Area, by_grid, by_pieces, read, with_property, worst
+from networks import functional
+from reasons_asked import Asked, check
 from rotation import rotating
 from subsets import (
     Subsets,
@@ -16,7 +20,7 @@ from subsets import (
     stays_within,
     with_others_held,
 )
-from tiny_networks import ARCHITECTURES, chain, tiny
+from tiny_networks import ARCHITECTURES, chain, draw_weights, tiny
 
 from xcertify.regions import Ball, Box
 
@@ -167,3 +171,136 @@ def test_worst_values_of_all_features_are_those_of_brute_force():
         expected = worst(subsets.net, subsets.area, subsets.rows, subsets.limits)
         lowest, highest = subsets.worst(3)
         assert lowest <= expected[1] and expected[0] <= highest
+
+
+# --- what is asked of certificates --------------------------------------------------------------
+
+
+def certificate_of(asked):
+    """A certificate by brute force: features are freed one after the other, as long as they may."""
+    nb, features = len(asked.region), asked.labels.shape[1:]
+    irrelevant, witnesses, smallest = np.zeros((nb, *features), bool), [], []
+    for sample in range(nb):
+        subsets, labels = asked.subsets(sample), asked.labels[sample]
+        names = np.unique(labels)
+        free, found = 0, {}
+        for number in range(len(names)):
+            if subsets.enough(free | 1 << number):
+                free |= 1 << number
+        for number, name in enumerate(names):
+            if not free >> number & 1:
+                found[int(name)] = point_that_changes(asked, sample, subsets, free | 1 << number)
+        irrelevant[sample] = np.isin(labels, [n for i, n in enumerate(names) if free >> i & 1])
+        witnesses.append(found)
+        smallest.append(subsets.smallest()[0])
+    sizes = np.array([len(found) for found in witnesses])
+    return SimpleNamespace(
+        irrelevant=irrelevant,
+        needed=~irrelevant,
+        unknown=np.zeros_like(irrelevant),
+        kept=~irrelevant,
+        features=asked.labels,
+        witnesses=witnesses,
+        reason=np.full(nb, ""),
+        sizes=sizes,
+        smallest=np.array(smallest),
+        minimal=np.ones(nb, bool),
+        targets=asked.predicted,
+        seconds=np.zeros(nb),
+        interval=SimpleNamespace(certified=sizes.astype(float), attacked=np.array(smallest)),
+        region=asked.region,
+    )
+
+
+def point_that_changes(asked, sample, subsets, free):
+    """The worst of many points, as float32."""
+    area, generator = subsets.area, np.random.default_rng(0)
+    share = np.round(generator.random((20_000, len(area.low))))
+    points = np.where((free >> subsets.numbers) & 1, area.low + share * (area.high - area.low), 0)
+    points = np.where((free >> subsets.numbers) & 1, points, area.center).astype("f4")
+    return points[subsets.value(points.astype("f8")).argmin()].reshape(asked.region.shape)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    inputs = np.random.default_rng(1).uniform(-1, 1, (4, 2, 3, 2)).astype("f4")
+    start = keras.Input((2, 3, 2))
+    x = keras.layers.Dense(3)(keras.layers.Dense(6, "relu")(keras.layers.Flatten()(start)))
+    return Asked.of(
+        draw_weights(functional(start, x), 3), Ball(inputs, 0.3), [[5, 5, 7], [1, 2, 3]]
+    )
+
+
+def test_a_certificate_by_brute_force_passes(asked):
+    certificate = certificate_of(asked)
+    check(certificate, asked)
+    assert 0 < certificate.sizes.mean() < 5
+
+
+def moved(certificate, sample, label, origin, target, size=0):
+    """A copy where a group has another word."""
+    maps = {name: getattr(certificate, name).copy() for name in (origin, target)}
+    group = certificate.features[sample] == label
+    maps[origin][sample, group], maps[target][sample, group] = False, True
+    copy = SimpleNamespace(**vars(certificate) | maps)
+    copy.kept = ~copy.irrelevant
+    copy.witnesses = [dict(found) for found in certificate.witnesses]
+    if target != "needed":
+        del copy.witnesses[sample][label]
+    copy.sizes = certificate.sizes.copy()
+    copy.sizes[sample] += size
+    copy.interval = SimpleNamespace(certified=copy.sizes, attacked=certificate.smallest)
+    return copy
+
+
+def wrong_certificates(right, asked):
+    sample = int(right.sizes.argmax())
+    label = next(iter(right.witnesses[sample]))
+    point = right.witnesses[sample][label]
+    yield "freed too many", moved(right, sample, label, "needed", "irrelevant", -1)
+    freed = int(right.features[right.irrelevant][0])
+    owner = int(np.argwhere(right.irrelevant)[0][0])
+    extra = moved(right, owner, freed, "irrelevant", "needed", 1)
+    extra.witnesses[owner][freed] = asked.region.center[owner]
+    yield "needs too many", extra
+    unknown = moved(right, sample, label, "needed", "unknown")
+    unknown.minimal, unknown.reason = right.minimal.copy(), right.reason.astype(object)
+    unknown.minimal[sample], unknown.reason[sample] = False, "time limit"
+    yield "gave up", unknown
+    for name, wrong in {
+        "outside": point + 0.31 * np.sign(point - asked.region.center[sample]),
+        "nominal": asked.region.center[sample],
+        "all moved": asked.region.lower[sample],
+        "NaN": point * np.nan,
+    }.items():
+        copy = SimpleNamespace(**vars(right))
+        copy.witnesses = [dict(found) for found in right.witnesses]
+        copy.witnesses[sample][label] = wrong.astype("f4")
+        yield name, copy
+    larger = SimpleNamespace(**vars(right))
+    larger.smallest = right.sizes + 1
+    larger.interval = SimpleNamespace(certified=right.sizes, attacked=larger.smallest)
+    yield "smallest", larger
+
+
+def test_wrong_certificates_are_found(asked):
+    right = certificate_of(asked)
+    names = set()
+    for name, wrong in wrong_certificates(right, asked):
+        with pytest.raises(AssertionError):
+            check(wrong, asked)
+        names.add(name)
+    assert len(names) == 8
+
+
+def test_one_sided_proofs_are_found():
+    """Upwards a feature is harmless, downwards it changes the class."""
+    model = tiny(chain("relu", units=4), 4)
+    kernel, end = np.diag([-1, 0.1, 0.1, 0.1]), [[-5.0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]]
+    model.set_weights([kernel, np.zeros(4), np.array(end), np.array([0.3, 0, -9])])
+    asked = Asked.of(model, Ball(np.zeros((1, 4), "f4"), 0.1))
+    right = certificate_of(asked)
+    check(right, asked)
+    assert right.needed.tolist() == [[True, False, False, False]]
+    with pytest.raises(AssertionError, match="not enough"):
+        check(moved(right, 0, 0, "needed", "irrelevant", -1), asked)
