@@ -29,6 +29,7 @@ from xcertify.metrics import (
     MuFidelity,
     RobustnessSr,
     Score,
+    SufficientSize,
 )
 from xcertify.regions import Ball, Box
 from xcertify.settings import Settings, _same_settings, setting_names
@@ -125,8 +126,8 @@ def whole():
     return Box(np.zeros((3, *SHAPE)), np.ones((3, *SHAPE)), images())
 
 
-def for_masks(kind, **settings):
-    return kind(network(), images(), LABELS, **settings)
+def for_masks(kind, targets=LABELS, **settings):
+    return kind(network(), images(), targets, **settings)
 
 
 def criterion_attack():
@@ -179,6 +180,16 @@ CASES = {
         | {"restarts": 2, "certified": True, "method": "ibp", "nb_halvings": 3}
         | {"complement": True, "complete": True, "timeout": 5.0},
         {"norm": 3, "timeout": -1.0},
+    ),
+    "SufficientSize": (
+        lambda: for_masks(SufficientSize, targets=None, nb_steps=2, restarts=1),
+        of_maps,
+        METRIC
+        | {"targets": np.argmax(network()(images()), axis=1), "epsilon": 0.3, "norm": 2}
+        | {"clip": (-0.5, 1.5), "groups": np.arange(16).reshape(4, 4) // 2, "grid_size": 2}
+        | {"steps": 4, "method": "ibp", "complete": False, "timeout": 5.0, "nb_steps": 3}
+        | {"restarts": 2},
+        {"norm": 3, "timeout": -1.0, "steps": 0},
     ),
     "Score": (
         lambda: Score(network()),

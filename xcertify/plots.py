@@ -536,8 +536,8 @@ def plot_curves(
 ) -> Figure:
     """Draw the mean curves of metrics: a panel for each metric, a line for each explainer.
 
-    A metric with certified values, such as `RobustnessSr`, gets a band from the mean of what is
-    proved to the mean of what was attacked: the true curve lies within it.
+    A metric whose values are intervals, such as `RobustnessSr` and `SufficientSize`, gets a band
+    from the mean of what is proved to the mean of what was attacked: the true curve lies within it.
 
     Parameters
     ----------
@@ -574,12 +574,17 @@ def plot_curves(
             (lines[name],) = axes.plot(
                 result.axis, result.mean_curve, style, color=colours[name], linewidth=1.5
             )
-            certified = getattr(result, "certified_curves", None)
-            if certified is not None:
-                below, above = np.mean(certified, axis=0), result.mean_curve
-                axes.fill_between(
-                    result.axis, below, above, color=colours[name], alpha=0.2, linewidth=0
-                )
+            for other in ("certified_curves", "attacked_curves"):
+                end = getattr(result, other, None)
+                if end is not None:
+                    axes.fill_between(
+                        result.axis,
+                        np.mean(end, axis=0),
+                        result.mean_curve,
+                        color=colours[name],
+                        alpha=0.2,
+                        linewidth=0,
+                    )
             axes.set_xlabel(result.axis_label, fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7, colors=_INK)

@@ -120,6 +120,9 @@ class RadiusSearch:
         `nb_halvings`.
     linear
         Whether the middle of two radii is their mean; else it is their geometric mean.
+    integers
+        Whether radii are whole numbers, as numbers of features are (with `linear`, and ends that
+        are whole): then it goes on until both ends are neighbours.
     values
         (N,) numbers below 0, such as margins, of which those of radii 0 are given here and those of
         the tested radii with each answer. The next radius is then interpolated instead of halved
@@ -168,6 +171,7 @@ class RadiusSearch:
         nb_halvings: int | None = None,
         tolerance: float | None = None,
         linear: bool = False,
+        integers: bool = False,
         values: np.ndarray | None = None,
         known: np.ndarray | None = None,
         test_low: Any = False,
@@ -177,11 +181,12 @@ class RadiusSearch:
         name: str = "radius",
         verbose: bool = False,
     ) -> None:
-        if nb_halvings is None and tolerance is None:
+        if nb_halvings is None and tolerance is None and not integers:
             raise ValueError("give nb_halvings, tolerance or both: without one it would not end")
         low, high = np.broadcast_arrays(np.asarray(low, np.float64), np.asarray(high, np.float64))
         self._low, self._high, self._end = low.copy(), high.copy(), high
         self._halvings, self._tolerance, self._linear = nb_halvings, tolerance, linear
+        self._integers = integers
         self._interpolation: Interpolation | None = None
         if values is not None and linear and nb_halvings is not None:
             self._interpolation = Interpolation(self._low, self._high, nb_halvings, values)
@@ -263,7 +268,7 @@ class RadiusSearch:
     def _undecided(self) -> np.ndarray:
         """Inputs that are still worth a test, (N,) bool."""
         tolerance = self._tolerance or 0.0
-        wide = self._low * (1 + tolerance) < self._high
+        wide = self._low * (1 + tolerance) < self._high - self._integers
         if self._interpolation is not None:
             wide &= self._interpolation.is_wide(self._low, self._high)
         return wide
@@ -274,7 +279,8 @@ class RadiusSearch:
             return self._interpolation.between(self._low, self._high, self._halvings)
         if self._linear:
             middle = (self._low + self._high) / 2
-            return np.where(self._rises, np.minimum(self._low + self._step, middle), middle)
+            middle = np.where(self._rises, np.minimum(self._low + self._step, middle), middle)
+            return np.maximum(np.floor(middle), self._low + 1) if self._integers else middle
         middle = np.sqrt(self._low * self._high)
         return np.where(self._rises, np.minimum(2 * self._low, middle), middle)
 

@@ -9,6 +9,7 @@ from xcertify.metrics.likeness import rank_correlation, top_k_overlap
 from xcertify.metrics.mu_fidelity import MuFidelity, mu_fidelity
 from xcertify.metrics.robustness import RobustnessResult, RobustnessSr, robustness_sr
 from xcertify.metrics.scores import Score
+from xcertify.metrics.sufficient_size import SufficiencyResult, SufficientSize, sufficient_size
 
 __all__ = [
     "ClassRetrieval",
@@ -22,6 +23,8 @@ __all__ = [
     "RobustnessResult",
     "RobustnessSr",
     "Score",
+    "SufficiencyResult",
+    "SufficientSize",
     "as_masks",
     "baseline_values",
     "deletion",
@@ -29,5 +32,6 @@ __all__ = [
     "mu_fidelity",
     "rank_correlation",
     "robustness_sr",
+    "sufficient_size",
     "top_k_overlap",
 ]

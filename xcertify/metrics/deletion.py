@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from xcertify.metrics.base import Metric, MetricResult, channels_last, inputs_of
 from xcertify.metrics.baselines import Baseline
-from xcertify.metrics.explanations import as_explanations, importance_ranks
+from xcertify.metrics.explanations import as_explanations, importance_ranks, step_counts
 from xcertify.metrics.replaced import ReplacedScores
 from xcertify.metrics.scores import Score
 
@@ -128,7 +128,7 @@ def importance_curves(
     name, done = ("Insertion", "inserted") if inserts else ("Deletion", "deleted")
     explanations = as_explanations(explanations, inputs)
     nb_features = explanations[0].size
-    counts = _step_counts(nb_features, steps, max_percentage_perturbed)
+    counts = step_counts(nb_features, steps, max_percentage_perturbed)
     ranks, tied = importance_ranks(explanations, counts, seed)
     scores = ReplacedScores(
         score,
@@ -156,28 +156,6 @@ def importance_curves(
         tied=tied,
         higher_is_better=inserts,
     )
-
-
-def _step_counts(nb_features: int, steps: int, max_percentage_perturbed: float) -> np.ndarray:
-    """Number of features that are changed at each point of the curve, (steps + 1,)."""
-    if not 0 < max_percentage_perturbed <= 1:
-        raise ValueError(
-            f"max_percentage_perturbed must be a share in ]0, 1]. "
-            f"Received: {max_percentage_perturbed!r}"
-        )
-    last = int(np.floor(nb_features * max_percentage_perturbed))
-    if not last:
-        raise ValueError(
-            f"max_percentage_perturbed={max_percentage_perturbed} of {nb_features} features is "
-            f"less than one: give at least {1 / nb_features:.3g}"
-        )
-    if isinstance(steps, bool) or steps != int(steps) or not (steps == -1 or steps >= 1):
-        raise ValueError(
-            f"steps must be a whole number of at least 1, or -1 for one feature per step. "
-            f"Received: {steps!r}"
-        )
-    steps = last if steps == -1 else min(int(steps), last)
-    return np.linspace(0, last, steps + 1, dtype=np.int32)
 
 
 class _ImportanceCurve(Metric):

@@ -80,6 +80,43 @@ def importance_ranks(
     return ranks.reshape(explanations.shape), tied
 
 
+def step_counts(nb_features: int, steps: int, max_percentage_perturbed: float = 1.0) -> np.ndarray:
+    """Numbers of features at the points of a curve, (steps + 1,), or fewer if there are fewer.
+
+    Parameters
+    ----------
+    nb_features
+        Number of all features.
+    steps
+        Number of steps, equally long up to rounding; -1 for one feature per step.
+    max_percentage_perturbed
+        Share of the features at which the curve ends, in ]0, 1].
+
+    Raises
+    ------
+    ValueError
+        For other steps and shares, and a share of less than a feature.
+    """
+    if not 0 < max_percentage_perturbed <= 1:
+        raise ValueError(
+            f"max_percentage_perturbed must be a share in ]0, 1]. "
+            f"Received: {max_percentage_perturbed!r}"
+        )
+    last = int(np.floor(nb_features * max_percentage_perturbed))
+    if not last:
+        raise ValueError(
+            f"max_percentage_perturbed={max_percentage_perturbed} of {nb_features} features is "
+            f"less than one: give at least {1 / nb_features:.3g}"
+        )
+    if isinstance(steps, bool) or steps != int(steps) or not (steps == -1 or steps >= 1):
+        raise ValueError(
+            f"steps must be a whole number of at least 1, or -1 for one feature per step. "
+            f"Received: {steps!r}"
+        )
+    steps = last if steps == -1 else min(int(steps), last)
+    return np.linspace(0, last, steps + 1, dtype=np.int32)
+
+
 def _of_inputs(explanations: Any, inputs: np.ndarray) -> np.ndarray:
     """An array of numbers, of a shape that explanations of these inputs may have."""
     explanations = np.asarray(explanations)
