@@ -114,6 +114,16 @@ class ReasonCertificate(Certificate):
         ordered = np.sort(self.features.reshape(len(self.features), -1), axis=1)
         return 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)
 
+    @property
+    def needed_share(self) -> np.ndarray:
+        """(N,) float64: the share of an input's groups that is needed."""
+        return np.array([len(found) for found in self.witnesses], int) / self.nb_groups
+
+    @property
+    def unknown_share(self) -> np.ndarray:
+        """(N,) float64: the share that is unknown; with the needed one, that of the set."""
+        return self.sizes / self.nb_groups - self.needed_share
+
     def entries(self, features: np.ndarray) -> np.ndarray:
         """Values (N, *features) at the entries of the inputs, (N, *input)."""
         if features.ndim < self.region.center.ndim:
