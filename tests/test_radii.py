@@ -29,6 +29,21 @@ def run(search, holds):
     return tried
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 5, 784])
+def test_whole_numbers_are_found_exactly(size, known):
+    most = np.random.default_rng(0).integers(0, size + 1, 30).astype(float)
+    start = np.floor(most / 2) * known
+    search = RadiusSearch(
+        start, size + 1, linear=True, integers=True, known=start if known else None
+    )
+    tried = run(search, lambda samples, radii: radii <= most[samples])
+    assert all((radii == np.floor(radii)).all() and radii.max() <= size for _, radii in tried)
+    assert len(tried) <= np.log2(size + 1) + 1 + 4 * known
+    np.testing.assert_array_equal(search.held, most)
+    np.testing.assert_array_equal(search.broken, np.where(most < size, most + 1, np.inf))
+
+
 def test_the_largest_radius_is_the_largest_that_was_tried_and_proved():
     limits = np.array([0.3, 2.0, 5.0, 0.0, 0.7])
 
