@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -29,6 +29,7 @@ class Asked:
     region: Region
     labels: np.ndarray
     properties: list[Property]
+    found: dict[int, Subsets] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -72,10 +73,12 @@ class Asked:
 
     def subsets(self, sample: int) -> Subsets:
         """All subsets of the groups of one input, in the order of their labels."""
-        numbers = np.unique(self.labels[sample], return_inverse=True)[1]
-        numbers = self.entries(numbers.reshape(self.labels[sample].shape)).ravel()
-        area = Area.of(self.region, sample)
-        return Subsets(self.net, area, numbers, *self.properties[sample])
+        if sample not in self.found:
+            numbers = np.unique(self.labels[sample], return_inverse=True)[1]
+            numbers = self.entries(numbers.reshape(self.labels[sample].shape)).ravel()
+            area = Area.of(self.region, sample)
+            self.found[sample] = Subsets(self.net, area, numbers, *self.properties[sample])
+        return self.found[sample]
 
     def answers(self, sample: int, points: np.ndarray) -> np.ndarray:
         """The property at points (B, *shape), by one call of the user's model."""

@@ -20,7 +20,7 @@ import numpy as np
 from brute_force import Affine, Area, Elementwise, Largest, Net, by_grid, by_pieces, property_values
 from brute_force import with_property as joined
 
-MOST_CORNERS = 200_000
+MOST_CORNERS = 60_000  # more than 3^10
 HAS_PROGRAMS = importlib.util.find_spec("scipy") is not None
 Property = tuple[np.ndarray, np.ndarray]  # rows (P, J, K) and limits (P, J): violated where <= 0
 
