@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.inputs import in_batches
-from xcertify.regions import Region
+from xcertify.regions import Region, refuse_few_changed
 from xcertify.tracing import repeat
 
 # (points, *given) -> what is sought, and what is climbed to find it, (B,) each
@@ -80,7 +80,13 @@ def arrays_of(region: Region) -> tuple[float, tuple[np.ndarray, ...]]:
     """Norm, and (center, lower, upper, radius of each feature), (N, *shape) each, of N regions.
 
     A box is the ball of the norm inf that has half its width as radius.
+
+    Raises
+    ------
+    ValueError
+        Where few features may change at a time, which ascents do not keep to.
     """
+    refuse_few_changed(region, "gradient ascent")
     norm, radius = region.norm, region.epsilon
     if radius is None or math.isinf(norm):
         norm, radius = math.inf, (region.upper - region.lower) / 2

@@ -5,7 +5,8 @@ Every region is the intersection of a box and a (possibly stretched) ball::
     { x : lower <= x <= upper  and  || (x - center) / epsilon ||_p <= 1 },
 
 which is closed under all operations of this file: clipping to a valid range, holding features
-fixed, and keeping only the positive or the negative half.
+fixed, and keeping only the positive or the negative half. Of such a set `Region.at_most` keeps the
+points at which only few features, whichever, have another value than in the center.
 """
 
 from __future__ import annotations
@@ -90,6 +91,10 @@ class Region:
         Radius of the ball part per feature, broadcastable to (N, *shape); None for a `Box`.
     clip
         Valid range (low, high) that a `Ball` was cut to, as it was given; else None.
+    nb_changed, groups
+        (N,) int, and (N, *shape) int32 with the number of each feature's group, -1 for those that
+        are in none: at most so many groups leave the center at the same time, see `at_most`. None
+        where all features may.
     """
 
     def __init__(
@@ -100,9 +105,12 @@ class Region:
         epsilon: np.ndarray | None = None,
         norm: float = math.inf,
         clip: tuple[Any, Any] | None = None,
+        nb_changed: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
     ) -> None:
         self.center, self.lower, self.upper = center, lower, upper
         self.epsilon, self.norm, self.clip = epsilon, norm, clip
+        self.nb_changed, self.groups = nb_changed, groups
 
     def __len__(self) -> int:
         return len(self.center)
@@ -120,15 +128,20 @@ class Region:
                 f"use region[{index}:{index + 1}]. Received: {index!r}"
             )
         epsilon = None if self.epsilon is None else self._full_epsilon()[index]
+        few = [None if a is None else a[index] for a in (self.nb_changed, self.groups)]
         sides = self.lower[index], self.upper[index]
-        return Region(self.center[index], *sides, epsilon, self.norm, self.clip)
+        return Region(self.center[index], *sides, epsilon, self.norm, self.clip, *few)
 
     def describe(self) -> str:
         """In words: a ball's norm, radius (from the least to the largest) and valid range."""
         if self.epsilon is None:
             widest = float(np.max(self.upper - self.lower)) if self.center.size else 0.0
-            return f"boxes of sides up to {widest:.3g}"
-        return describe_ball(self.epsilon, self.norm, self.clip)
+            found = f"boxes of sides up to {widest:.3g}"
+        else:
+            found = describe_ball(self.epsilon, self.norm, self.clip)
+        if self.nb_changed is None:
+            return found
+        return f"{found} with at most {describe_span(self.nb_changed)} groups of features changed"
 
     def __str__(self) -> str:
         return self.describe()
@@ -137,11 +150,15 @@ class Region:
         """The regions in words and numbers, with arrays as nested lists, ready for JSON."""
         radius = None if self.epsilon is None else self._full_epsilon().tolist()
         arrays = {"center": self.center, "lower": self.lower, "upper": self.upper}
+        if self.nb_changed is not None and self.groups is not None:
+            arrays |= {"nb_changed": self.nb_changed, "groups": self.groups}
         lists = {name: array.tolist() for name, array in arrays.items()}
         return {"description": self.describe(), "norm": self.norm, "epsilon": radius} | lists
 
     def resized(self, radii: Any) -> Ball:
         """Balls around the same inputs, of the same norm and valid range, with other radii (N,).
+
+        Of them as many groups leave the center at the same time as before.
 
         Raises
         ------
@@ -150,12 +167,19 @@ class Region:
         """
         if self.epsilon is None:
             raise ValueError("resized is of balls: a box has no radius. Make a Ball around inputs")
-        return Ball(self.center, as_column(radii, self.center), self.norm, self.clip)
+        balls = Ball(self.center, as_column(radii, self.center), self.norm, self.clip)
+        if self.nb_changed is not None and self.groups is not None:
+            balls._change_few(self.nb_changed, self.groups)
+        return balls
 
     def __repr__(self) -> str:
         kind = "Box" if self.epsilon is None else f"Ball(norm={self.norm})"
         widest = float(np.max(self.upper - self.lower)) if self.center.size else 0.0
-        return f"<{kind} regions: {len(self)} of shape {self.shape}, widest side {widest:.3g}>"
+        changed = "" if self.nb_changed is None else f", {describe_span(self.nb_changed)} changed"
+        return (
+            f"<{kind} regions: {len(self)} of shape {self.shape}, widest side {widest:.3g}"
+            f"{changed}>"
+        )
 
     def fix(self, mask: Any) -> Region:
         """The part of the region where some features keep their nominal value (EVA's B_u).
@@ -181,24 +205,91 @@ class Region:
                 f"mask must have the shape of one input, {self.shape}, or of the batch, "
                 f"{self.center.shape}. Received: {mask.shape}"
             )
-        epsilon = None
-        if self.epsilon is not None:
-            epsilon = np.where(mask, 0.0, self.epsilon)
-        return Region(
-            self.center,
-            np.where(mask, self.center, self.lower),
-            np.where(mask, self.center, self.upper),
-            epsilon,
-            self.norm,
-        )
+        epsilon = None if self.epsilon is None else np.where(mask, 0.0, self.epsilon)
+        lower, upper = (np.where(mask, self.center, side) for side in (self.lower, self.upper))
+        return self._part(lower, upper, epsilon)
 
     def positive(self) -> Region:
         """The part of the region where no feature is below its nominal value (EVA's B(+))."""
-        return Region(self.center, self.center, self.upper, self.epsilon, self.norm)
+        return self._part(self.center, self.upper, self.epsilon)
 
     def negative(self) -> Region:
         """The part of the region where no feature is above its nominal value (EVA's B(-))."""
-        return Region(self.center, self.lower, self.center, self.epsilon, self.norm)
+        return self._part(self.lower, self.center, self.epsilon)
+
+    def _part(self, lower: np.ndarray, upper: np.ndarray, epsilon: np.ndarray | None) -> Region:
+        """What is between other sides, and within other radii."""
+        few = self.nb_changed, self.groups
+        return Region(self.center, lower, upper, epsilon, self.norm, None, *few)
+
+    def at_most(self, nb_changed: Any, groups: Any = None, free: Any = None) -> Region:
+        """The part of the region where few groups of features leave their nominal values (l0).
+
+        ``{ x : at most nb_changed groups g, free ones aside, have x_g != center_g }``, whichever
+        groups these are.
+
+        Parameters
+        ----------
+        nb_changed
+            Integer from 0 on, for all regions or (N,).
+        groups
+            Integers, (*shape) or (N, *shape): number of the group of each feature, from 0 on and
+            below the number of features. Features of -1 are in no group: they may always leave
+            their nominal values. None: every feature is a group of its own, in row-major order.
+        free
+            Boolean, (N, G) for G groups: True for groups that may always leave their nominal
+            values, too.
+
+        Raises
+        ------
+        ValueError
+            If an argument does not fit, and where few features may change already.
+
+        Examples
+        --------
+        >>> Ball(images, 0.1).at_most(10)                     # any 10 entries
+        >>> pixels = np.arange(28 * 28).reshape(28, 28, 1)
+        >>> Ball(images, 0.1).at_most(10, groups=np.broadcast_to(pixels, (28, 28, 3)))
+        """
+        if self.nb_changed is not None:
+            raise ValueError(
+                "at_most holds for this region already: ask the region that it was made of. "
+                f"Received: {self!r}"
+            )
+        nb_changed = _counts(nb_changed, len(self))
+        groups = _groups(groups, self.center.shape)
+        if free is not None:
+            groups = np.where(_free(free, groups), np.int32(-1), groups)
+        region = Region(self.center, self.lower, self.upper, self.epsilon, self.norm, self.clip)
+        region._change_few(nb_changed, groups)
+        return region
+
+    def _change_few(self, nb_changed: np.ndarray, groups: np.ndarray) -> None:
+        self.nb_changed, self.groups = nb_changed, groups
+        held = (groups >= 0) & (as_column(nb_changed, groups) == 0)
+        if held.any():
+            self.lower, self.upper = (
+                np.where(held, self.center, side) for side in (self.lower, self.upper)
+            )
+            if self.epsilon is not None:
+                self.epsilon = np.where(held, 0.0, self.epsilon)
+
+    def count_changed(self, points: np.ndarray) -> np.ndarray:
+        """How many groups of features, free ones aside, leave the center at points.
+
+        Parameters
+        ----------
+        points
+            (..., N, *shape).
+
+        Returns
+        -------
+        counts
+            (..., N) int; zeros where `at_most` was not asked for.
+        """
+        if self.groups is None:
+            return np.zeros(points.shape[: points.ndim - len(self.shape)], int)
+        return (sums_by_group(points != self.center, self.groups) > 0).sum(axis=-1)
 
     def sides(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """`lower` and `upper` in another floating type, rounded outward."""
@@ -208,20 +299,28 @@ class Region:
         """Random points of the region, (nb_samples, N, *shape), for tests and empirical bounds.
 
         Uniform in a box; in a ball, uniform in the box around it and then drawn towards the
-        nominal input until the point is inside. All N regions share the same draws.
+        nominal input until the point is inside. Where few groups of features may leave the nominal
+        input, a random choice of them does. All N regions share the same draws.
         """
         generator = np.random.default_rng(seed)
         share = generator.random((nb_samples, 1, *self.shape), dtype=np.float32)
         points = self.lower + share * (self.upper - self.lower)
+        if self.groups is not None:
+            can_change = sums_by_group(self.upper > self.lower, self.groups) > 0  # (N, G)
+            order = generator.random((nb_samples, 1, can_change.shape[1]))
+            points = self.with_few(points, order * can_change)
         return self.project(points.astype(self.center.dtype))
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Points (..., N, *shape) of the region near the given ones.
 
-        Inside the box by clipping, then inside the ball by shrinking towards `center`; shrinking
-        keeps a point in the box, so the result is in both, after its rounding too.
+        Inside the box by clipping; where few groups of features may leave the `center`, all others
+        than those that are farthest from it go back there; then inside the ball by shrinking
+        towards `center`; shrinking keeps a point in the box, so the result is in both, after its
+        rounding too.
         """
         points = np.clip(points, self.lower, self.upper)
+        points = self.with_few(points)
         if self.epsilon is None or math.isinf(self.norm):
             return points
         epsilon = self._full_epsilon()
@@ -235,6 +334,23 @@ class Region:
         outward = np.abs(inside.astype(np.float64) - self.center) > np.abs(step)
         center = np.broadcast_to(self.center, inside.shape).astype(points.dtype)
         return np.where(outward, np.nextafter(inside, center), inside)
+
+    def with_few(self, points: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Points (..., N, *shape) at which as many groups leave the center as may, for `at_most`.
+
+        Those of the largest weights (..., N, G) stay where they are; by default, those that are
+        farthest from the center. All others go back to it.
+        """
+        if self.groups is None or self.nb_changed is None:
+            return points
+        if weights is None:
+            weights = sums_by_group(np.abs(points.astype(np.float64) - self.center), self.groups)
+        ranks = np.argsort(np.argsort(-weights, axis=-1, kind="stable"), axis=-1)
+        stays = ranks < self.nb_changed[:, None]  # (..., N, G)
+        places = np.maximum(self.groups, 0).reshape(len(self), -1)
+        stays = stays.reshape(-1, *stays.shape[-2:])
+        stays = np.take_along_axis(stays, places[None], axis=2).reshape(points.shape)
+        return np.where(stays | (self.groups < 0), points, self.center)
 
     def _full_epsilon(self) -> np.ndarray:
         return np.broadcast_to(np.asarray(self.epsilon), self.center.shape)
@@ -342,6 +458,15 @@ def refuse_other_regions(region: Any) -> None:
         )
 
 
+def refuse_few_changed(region: Region, what: str) -> None:
+    """A ValueError where few features may change at a time, which `what` would not keep to."""
+    if region.nb_changed is not None:
+        raise ValueError(
+            f"{what} is not available where at most some groups of features may change. Give the "
+            f"region without at_most, which holds more points. Received: {region}"
+        )
+
+
 def describe_ball(epsilon: Any, norm: Norm, clip: tuple[Any, Any] | None) -> str:
     """A ball in words: "l2 balls of radius 0.1 within (0.0, 1.0)"."""
     limits = "" if clip is None else f" within ({_side(clip[0])}, {_side(clip[1])})"
@@ -417,6 +542,65 @@ def _epsilon(epsilon: Any, center: np.ndarray) -> np.ndarray:
     _refuse(~np.isfinite(epsilon), "epsilon is NaN or infinite", "give a finite radius")
     _refuse(epsilon < 0, "epsilon is negative", "a radius is at least 0")
     return epsilon
+
+
+def _counts(nb_changed: Any, nb_samples: int) -> np.ndarray:
+    """How many groups may change, (N,) int."""
+    counts = np.asarray(nb_changed)
+    if counts.dtype.kind not in "iu" or counts.shape not in ((), (nb_samples,)):
+        raise ValueError(
+            f"nb_changed must be an integer, or {nb_samples} of them, one per sample. "
+            f"Received: {counts.dtype} of shape {counts.shape}"
+        )
+    if (counts < 0).any():
+        raise ValueError(f"nb_changed must be at least 0. Received: {counts.min()}")
+    return np.broadcast_to(counts.astype(np.int64), (nb_samples,))
+
+
+def _groups(groups: Any, size: tuple[int, ...]) -> np.ndarray:
+    """Numbers of groups, (N, *shape) int32."""
+    nb_features = math.prod(size[1:])
+    if groups is None:
+        groups = np.arange(nb_features).reshape(size[1:])
+    groups = np.asarray(groups)
+    if groups.dtype.kind not in "iu" or groups.shape not in (size[1:], size):
+        raise ValueError(
+            f"groups must be integers of the shape of one input, {size[1:]}, or of the batch, "
+            f"{size}: one group for each feature. Received: {groups.dtype} of shape {groups.shape}"
+        )
+    if groups.size and (groups.min() < -1 or groups.max() >= nb_features):
+        raise ValueError(
+            f"groups must be numbered from 0 on, -1 for what may always change, and below the "
+            f"number of features, {nb_features}: np.unique(groups, return_inverse=True)[1] numbers "
+            f"them so. Received: {groups.min()} to {groups.max()}"
+        )
+    return np.broadcast_to(groups.astype(np.int32), size)
+
+
+def _free(free: Any, groups: np.ndarray) -> np.ndarray:
+    """Which features belong to free groups, (N, *shape) bool, of free groups (N, G)."""
+    free, nb_groups = np.asarray(free), int(groups.max(initial=-1)) + 1
+    fits = free.ndim == 2 and len(free) == len(groups) and free.shape[1] >= nb_groups
+    if free.dtype != bool or not fits:
+        raise ValueError(
+            f"free must be boolean with one entry for each sample and group, "
+            f"{(len(groups), nb_groups)}. Received: {free.dtype} of shape {free.shape}"
+        )
+    if not free.shape[1]:
+        return np.zeros(groups.shape, bool)
+    samples = np.arange(len(groups)).reshape(-1, *[1] * (groups.ndim - 1))
+    return free[samples, np.maximum(groups, 0)]
+
+
+def sums_by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Sums (..., N, G) of values (..., N, *shape) at least 0 over groups (N, *shape)."""
+    nb_groups = int(groups.max(initial=0)) + 1
+    outer = values.shape[: values.ndim - groups.ndim + 1]
+    nb_rows = math.prod(outer)
+    places = (np.broadcast_to(groups, values.shape).reshape(nb_rows, -1) + 1).astype(np.int64)
+    places += np.arange(nb_rows)[:, None] * (nb_groups + 1)
+    sums = np.bincount(places.ravel(), values.ravel(), nb_rows * (nb_groups + 1))
+    return sums.reshape(*outer, nb_groups + 1)[..., 1:]
 
 
 def _clip(clip: tuple[Any, Any], center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from xcertify.checks import whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of, two_classes
 from xcertify.models import gradient_by
-from xcertify.regions import Region, as_column, as_norm
+from xcertify.regions import Region, as_column, as_norm, refuse_few_changed
 from xcertify.settings import Settings
 from xcertify.targets import target_classes
 from xcertify.tracing import repeat, traced
@@ -170,6 +170,7 @@ class MinimalPerturbation(Settings):
                 f"and a valid range (low, high) write Box(0 * inputs + low, 0 * inputs + high, "
                 f"inputs)"
             )
+        refuse_few_changed(region, "a search of nearest inputs")
         if mask is not None:
             region = region.fix(mask)
         logits = evaluate_in_batches(self._logits, self.batch_size, region.center)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xcertify.bounds.propagation.budget import batches
-from xcertify.regions import Region
+from xcertify.regions import Region, sums_by_group
 
 _BLOCK = 2**17  # coefficients that are looked at together, some MiB with all that is made of them
 
@@ -32,7 +32,8 @@ class LinearBounds:
 
     Guarantee
     ---------
-    That of the `Verifier` that made them.
+    That of the `Verifier` that made them. Where few groups of features may leave the center
+    (`Region.at_most`), the lines and all bounds that they give hold at such inputs only.
     """
 
     region: Region
@@ -132,33 +133,20 @@ def _largest_of_some(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Largest value of each line with each cell fixed, (N, S, cells), and without, (N, S)."""
     nb_samples, nb_rows = bias.shape
-    order = np.argsort(cells, axis=None, kind="stable")
-    starts = np.searchsorted(cells.reshape(-1)[order], np.arange(cells.max() + 1))
-
-    def per_cell(terms: np.ndarray) -> np.ndarray:
-        terms = terms.reshape(nb_samples, nb_rows, -1)
-        if len(starts) < len(order):
-            return np.add.reduceat(terms[..., order], starts, axis=-1)
-        return terms[..., order]
-
-    def without(by_cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        total = by_cell.sum(axis=-1)
-        return total[..., None] - by_cell, total
-
+    sums = _Sums(region, cells)
     center = region.center.astype(np.float64)
     below = (region.lower - center)[:, None]
     above = (region.upper - center)[:, None]
     # Products of float32 numbers are exact in float64; the sums are off by 1e-12 at the most.
     terms = coefficients * np.where(coefficients > 0, above, below)
-    by_cell = per_cell(terms)
-    fixed, full = without(by_cell)
+    fixed, full = sums.without_cells(terms)
     slack = 1e-12 * (np.abs(terms).reshape(nb_samples, nb_rows, -1).sum(axis=-1) + np.abs(bias))
     if not math.isinf(region.norm):
         # The ball part by its dual norm, over the features that can move the right way.
         usable = np.where(coefficients > 0, above, -below) > 0
         scaled = np.where(usable, np.abs(coefficients) * np.asarray(region.epsilon)[:, None], 0.0)
         if region.norm == 2:
-            ball_fixed, ball_full = without(per_cell(scaled**2))
+            ball_fixed, ball_full = sums.without_cells(scaled**2)
             room = 1e-12 * ball_full[..., None]
             ball_fixed = np.sqrt(np.maximum(ball_fixed, 0.0) + room)
             ball_full = np.sqrt(ball_full) * (1 + 1e-12)
@@ -167,6 +155,46 @@ def _largest_of_some(
         fixed, full = np.minimum(fixed, ball_fixed), np.minimum(full, ball_full)
     fixed = bias[..., None] + fixed + slack[..., None]
     return fixed, bias + full + slack
+
+
+class _Sums:
+    """Largest sums of terms at least 0 over regions: of all terms, or of so many groups of them.
+
+    Parameters
+    ----------
+    region
+        N regions.
+    cells
+        (*input) int.
+    """
+
+    def __init__(self, region: Region, cells: np.ndarray) -> None:
+        self._nb_changed, self._groups, self._cells = region.nb_changed, region.groups, cells
+        self._order = np.argsort(cells, axis=None, kind="stable")
+        numbers = np.arange(cells.max() + 1)
+        self._starts = np.searchsorted(cells.reshape(-1)[self._order], numbers)
+
+    def without_cells(self, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Without each cell, (N, S, cells), and of all, (N, S), for terms (N, S, *input)."""
+        if self._groups is not None:
+            full = self._of_few(terms)
+            each = [self._of_few(terms * (self._cells != c)) for c in range(len(self._starts))]
+            return np.stack(each, axis=-1), full
+        terms = terms.reshape(*terms.shape[:2], -1)[..., self._order]
+        if len(self._starts) < len(self._order):
+            terms = np.add.reduceat(terms, self._starts, axis=-1)
+        full = terms.sum(axis=-1)
+        return full[..., None] - terms, full
+
+    def _of_few(self, terms: np.ndarray) -> np.ndarray:
+        """The sum of the terms that are in no group and of the largest groups, (N, S)."""
+        assert self._groups is not None
+        assert self._nb_changed is not None
+        of_groups = sums_by_group(np.moveaxis(terms, 1, 0), self._groups)  # (S, N, G)
+        of_groups = -np.sort(-of_groups, axis=-1)
+        counts = np.arange(of_groups.shape[-1]) < self._nb_changed[:, None]  # (N, G)
+        free = np.where(self._groups[:, None] < 0, terms, 0.0).reshape(*terms.shape[:2], -1)
+        return (of_groups * counts).sum(axis=-1).T + free.sum(axis=-1)
 
 
 def _largest_without(scaled: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from keras import ops
 
 from xcertify.bounds.graph.operations import Enclosure
 from xcertify.bounds.propagation.crown import Domain
+from xcertify.bounds.propagation.sparsity import Sparsity
 from xcertify.regions import Region
 
 
@@ -35,6 +36,8 @@ class Query:
     weight_radii
         (N,) float64 each: none, the relative radius of all weights, or this and the radius of
         biases.
+    sparsity
+        How many groups of features leave the center at the same time; None where all may.
     """
 
     norm: float
@@ -44,6 +47,7 @@ class Query:
     constants: tuple[Any, ...] = ()
     radius: Any = None
     weight_radii: tuple[Any, ...] = ()
+    sparsity: Sparsity | None = None
 
     @classmethod
     def over(
@@ -65,7 +69,8 @@ class Query:
                 np.broadcast_to(np.asarray(region.epsilon), center.shape), radius, up=True
             )
         fixed = tuple(np.asarray(constant, dtype="float64") for constant in constants)
-        return cls(region.norm, center, lower, upper, fixed, radius, tuple(weight_radii))
+        sparsity = Sparsity.of(region, dtype)
+        return cls(region.norm, center, lower, upper, fixed, radius, tuple(weight_radii), sparsity)
 
     def map(self, function: Callable[[Any], Any]) -> Query:
         """The same with each value changed by a function: the one place that knows their order."""
@@ -77,6 +82,7 @@ class Query:
             tuple(map(function, self.constants)),
             None if self.radius is None else function(self.radius),
             tuple(map(function, self.weight_radii)),
+            None if self.sparsity is None else self.sparsity.map(function),
         )
 
     @property
@@ -108,7 +114,7 @@ class Query:
         zeros = [ops.zeros_like(constant, dtype=dtype) for constant in self.constants]
         fixed = [Enclosure(*sides) for sides in zip(self.constants, zeros, zeros)]
         inputs = [Enclosure(self.center, self.lower, self.upper), *fixed]
-        return Domain(dict(enumerate(inputs)), self.radius, self.norm)
+        return Domain(dict(enumerate(inputs)), self.radius, self.norm, self.sparsity)
 
 
 def round_outward(values: np.ndarray, out: np.ndarray, up: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 
 from xcertify.bounds.branching.attack import attack
+from xcertify.bounds.branching.attacked import WorstPoints
 from xcertify.bounds.branching.decide import STRATEGIES, Decider
 from xcertify.bounds.branching.decision import Decision
 from xcertify.bounds.branching.proof import ProofTree
@@ -38,7 +40,7 @@ from xcertify.checks import positive, whole_number
 from xcertify.fingerprints import hash_of_weights
 from xcertify.keras_graph import UnsupportedLayerError, layers_of
 from xcertify.radii import Interval
-from xcertify.regions import Ball, Norm, Region
+from xcertify.regions import Ball, Norm, Region, refuse_few_changed
 from xcertify.settings import Settings
 from xcertify.sharing import shared
 from xcertify.targets import MarginRows, target_classes
@@ -490,6 +492,7 @@ class Verifier(Settings):
         engines = self._derive_engine("crown"), self._derive_engine("alpha-crown")
         rows, limits = check_property(rows, limits, len(region), engines[0].nb_outputs, self.dtype)
         _checked(engines[0], region, None, constants)
+        refuse_few_changed(region, "decide")
         decider = Decider(
             engines,
             partial(self._bound, engines[0]),
@@ -566,12 +569,88 @@ class Verifier(Settings):
         if other != own:
             raise ValueError(f"the proof is for a verifier with {other}. Received: {own}")
         proof.check()
+        if region is not None:
+            refuse_few_changed(region, "recheck")
         check_question(proof, region, rows, limits, constants)
         engines = self._derive_engine("crown", dtype), self._derive_engine("alpha-crown", dtype)
         size = engines[0].nb_outputs
         check_property(proof.rows, proof.limits, len(proof.region), size, dtype)
         _checked(engines[0], proof.region, None, proof.constants)
         return recheck(proof, engines, partial(self._bound, engines[0]))
+
+    def attack(
+        self,
+        region: Region,
+        rows: Any,
+        limits: Any,
+        constants: Sequence[Any] = (),
+        *,
+        starts: Any = None,
+        nb_steps: int = 40,
+        restarts: int = 8,
+        seed: int = 0,
+        timeout: float | None = None,
+    ) -> WorstPoints:
+        """Look for points that violate a property, as `decide` does before it proves anything.
+
+        Parameters
+        ----------
+        region, rows, limits, constants
+            As for `decide`.
+        starts
+            (S, N, *input): points to begin with, instead of random ones; they are moved into the
+            regions.
+        nb_steps, restarts
+            Of the ascents; 0 restarts: the first points are all that is looked at.
+        seed
+            Of whatever is random.
+        timeout
+            Seconds after which nothing is begun, about; None: no limit.
+
+        Returns
+        -------
+        worst
+            `WorstPoints`: of each region the point that is nearest to a violation, or violates.
+
+        Raises
+        ------
+        ValueError
+            As `decide`; and for starts of another shape.
+
+        Guarantee
+        ---------
+        Where `violated`, that of "violated" in `Decision`. **No guarantee** that there is no
+        counterexample elsewhere.
+
+        Examples
+        --------
+        >>> rows, limits = stays_in_class(classes, nb_outputs=10)
+        >>> verifier.attack(Ball(images, 0.05, clip=(0, 1)), rows, limits).violated    # (N,) bool
+        """
+        self._refuse_decomon("attack")
+        _check_limits(timeout, None, "auto")
+        engine = self._derive_engine("crown")
+        rows, limits = check_property(rows, limits, len(region), engine.nb_outputs, self.dtype)
+        _checked(engine, region, None, constants)
+        engine.compare(region, region.center, constants)
+        if starts is not None and np.shape(starts)[1:] != region.center.shape:
+            raise ValueError(
+                f"starts must be points (S, N, *input), (S, *{region.center.shape}). "
+                f"Received: shape {np.shape(starts)}"
+            )
+        found = attack(
+            engine,
+            region,
+            rows,
+            limits,
+            [np.asarray(values) for values in constants],
+            starts=None if starts is None else np.asarray(starts),
+            nb_steps=whole_number("nb_steps", nb_steps),
+            restarts=restarts and whole_number("restarts", restarts),
+            seed=seed,
+            deadline=math.inf if timeout is None else time.monotonic() + timeout,
+        )
+        return WorstPoints(found.points, found.values, found.violated)
 
     @property
     def _bounded(self) -> dict[str, Any]:

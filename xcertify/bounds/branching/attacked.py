@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,26 @@ from xcertify.inputs import in_batches
 from xcertify.regions import Region
 
 _NB_ENTRIES = 2**22  # of all tensors of the network, for the points that are worked on together
+_NB_NUMBERS = 2**22  # of rows, which are looked at together
+
+
+class WorstPoints(NamedTuple):
+    """What an attack found in N regions.
+
+    Attributes
+    ----------
+    points
+        (N, *input): the worst points, in the type that the model gets.
+    values
+        (N,) float64: upper bounds of the values of the property there, in real arithmetic; inf
+        where no number of that type is inside the region.
+    violated
+        (N,) bool: where the point is a counterexample.
+    """
+
+    points: np.ndarray
+    values: np.ndarray
+    violated: np.ndarray
 
 
 class Attacked:
@@ -62,7 +83,8 @@ class Attacked:
         lower, upper = inner_box(region, self.dtype)
         center = np.clip(region.center.astype(self.dtype), lower, upper)
         radius = None if math.isinf(region.norm) else region.epsilon
-        self.region = Region(center, lower, upper, radius, region.norm)
+        few = region.nb_changed, region.groups
+        self.region = Region(center, lower, upper, radius, region.norm, None, *few)
         self.points, self.least = center.copy(), np.full(len(region), np.inf)
         self.values, self.violated = np.full(len(region), np.inf), np.zeros(len(region), bool)
         self._confirmed = np.full(len(region), np.inf)  # the least values that were
@@ -95,14 +117,19 @@ class Attacked:
         outputs = np.concatenate(found).reshape(nb_points, len(some), -1)  # (S, n, K)
         known = np.where(np.isfinite(outputs), np.abs(outputs), 0.0)
         self.sizes[some] = np.maximum(self.sizes[some], known.max(axis=(0, 2)))
-        return np.stack([self._values_of(n, outputs[:, i]) for i, n in enumerate(some)])
+        return self._values_of(some, outputs)
 
-    def _values_of(self, place: int, outputs: np.ndarray) -> np.ndarray:
-        """The same (S, P) for outputs (S, K) in one of the regions."""
-        rows, limits = np.asarray(self.rows[place], np.float64), self.limits[place]
+    def _values_of(self, some: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """The same (n, S, P) for outputs (S, n, K) of n regions."""
+        found = np.empty((len(some), len(outputs), *self.limits.shape[1:]))
+        step = max(1, _NB_NUMBERS // max(1, self.rows[:1].size))
         with np.errstate(invalid="ignore", over="ignore"):
-            values = outputs @ rows.reshape(-1, rows.shape[-1]).T
-            values = (values.reshape(-1, *limits.shape) - limits).max(axis=2)
+            for part in in_batches(np.arange(len(some)), step):
+                rows = np.asarray(self.rows[some[part]], np.float64)
+                rows = rows.reshape(len(part), -1, rows.shape[-1])  # (n, P J, K)
+                values = np.moveaxis(outputs[:, part], 0, 1) @ np.swapaxes(rows, 1, 2)
+                found[part] = values.reshape(found[part].shape)
+            values = (found - self.limits[some, None]).max(axis=3)
         return np.where(np.isnan(values), np.inf, values)
 
     def keep_worst(self, points: np.ndarray, values: np.ndarray, places: np.ndarray) -> None:

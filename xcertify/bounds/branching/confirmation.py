@@ -191,6 +191,7 @@ def move_inside(region: Region, points: np.ndarray, dtype: str) -> np.ndarray:
     center = region.center.astype(np.float64)
     lower, upper = inner_box(region, dtype)
     points = np.clip(points.astype(np.float64), lower, upper)  # upper, where nothing is between
+    points = region.with_few(points)
     if region.epsilon is None or math.isinf(region.norm):
         return points.astype(dtype)
     radius = np.broadcast_to(np.asarray(region.epsilon, np.float64), center.shape)
@@ -209,6 +210,8 @@ def contains(region: Region, points: np.ndarray) -> np.ndarray:
     lower, upper = inner_box(region, str(points.dtype))
     between = (points >= lower) & (points <= upper)
     inside = np.all(between.reshape(len(points), -1), axis=1)
+    if region.nb_changed is not None:
+        inside &= region.count_changed(points) <= region.nb_changed
     if region.epsilon is None or math.isinf(region.norm):
         return inside
     center = region.center.astype(np.float64)

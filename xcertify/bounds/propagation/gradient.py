@@ -103,9 +103,15 @@ def enclose_gradient(
         interval.propagate(backward, known, options, [graph.output])
         return known[graph.output], interval.finite(known)
     backward = varied(graph.graph, *weight_radii)
+    radius, sparsity = domain.radius, domain.sparsity
     bounds = BackwardBounds(
         backward,
-        Domain(known, None if domain.radius is None else each(domain.radius), domain.norm),
+        Domain(
+            known,
+            None if radius is None else each(radius),
+            domain.norm,
+            None if sparsity is None else sparsity.map(each),
+        ),
         options,
         [graph.output],
         refine=False if method == "crown-ibp" else range(graph.seed + 1, len(backward.nodes)),

@@ -64,7 +64,7 @@ class BackwardBounds(BackwardPasses):
             self.depth = depth_of(options.backward_depth, graph, list(targets))
         self._refined: dict[int, Any] = {}  # which entries, (N, D) bool
         self.is_nonlinear = {index: False for index in self.enclosures}
-        self.is_nonlinear[0] = not math.isinf(domain.norm)
+        self.is_nonlinear[0] = not domain.is_box
         self._refinable: Container[int] = ()
         if refine:
             self._refinable = range(len(graph.nodes)) if isinstance(refine, bool) else refine
