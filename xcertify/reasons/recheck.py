@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from xcertify.answers import Answers
 from xcertify.bounds import Verifier, contains
 from xcertify.certificates import ReasonCertificate
 from xcertify.inputs import in_batches
@@ -72,10 +73,13 @@ def _witnessed(
     points = [point for own in certificate.witnesses for point in own.values()]
     for some in in_batches(np.arange(len(samples)), _NB_AT_ONCE):
         found = np.stack([points[number] for number in some]).astype(np.float32)
-        good[some], changed[some] = _looked_at(
+        inside, changed[some] = _looked_at(
             certificate, features, samples[some], labels[some], found
         )
-        good[some] &= _answers_differ(certificate, model, verifier, start, samples[some], found)
+        some, found = some[inside], found[inside]
+        if len(some):
+            own = certificate.answers[samples[some]]
+            good[some] = _answers_differ(own, model, verifier, start, found)
     proved = np.ones(len(certificate.region), bool)
     np.logical_and.at(proved, samples, good)
     for sample in np.flatnonzero(proved):
@@ -101,18 +105,16 @@ def _looked_at(
 
 
 def _answers_differ(
-    certificate: ReasonCertificate,
+    answers: Answers,
     model: keras.Model,
     verifier: Verifier,
     start: str | None,
-    samples: np.ndarray,
     points: np.ndarray,
 ) -> np.ndarray:
-    """Which of M witnesses have another answer, (M,) bool.
+    """Which of M points have another answer, (M,) bool.
 
     By a call of the model; where its roundings leave the answer, by its network in float64.
     """
-    answers = certificate.answers[samples]
     outputs = np.asarray(logits_of(model, start)(points))
     other = ~answers.stay(outputs) & np.isfinite(outputs).all(axis=1)
     left = np.flatnonzero(~other)
