@@ -95,6 +95,12 @@ class Answers:
             raise ValueError(_ONE_QUESTION)
         if (self.delta is None) != (self.values is None):
             raise ValueError("delta and values belong together: give both of them, or neither")
+        for name, array in (("delta", self.delta), ("values", self.values)):
+            if array is not None and (array.shape, array.dtype.kind) != (
+                np.shape(self.classes),
+                "f",
+            ):
+                raise ValueError(f"{name} must be numbers (N,). Received: shape {array.shape}")
         _check_classes("targets", self.classes, self._nb_classes)
         if self.towards is not None:
             self._check_towards(self.towards)

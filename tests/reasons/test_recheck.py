@@ -195,6 +195,24 @@ def test_contradictions(fields, message):
         recheck(wrong, model)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("needed", np.zeros((2, 3), bool), r"needed .* shape \(2, 4\). Received: bool of shape"),
+        ("unknown", np.zeros((2, 4), int), "unknown .* Received: int64"),
+        ("features", np.zeros((2, 4)), "features .* Received: float64"),
+        ("sizes", np.array([2]), "sizes"),
+        ("smallest", np.array([2.0, 0.0]), "smallest"),
+        ("answers", Answers(np.array([1]), 2), "an answer for each of the 2 inputs.* 2 and 1"),
+        ("answers", Answers(np.array([1, 1]), 3), "is for 3 outputs. Received: a model of 2"),
+    ],
+)
+def test_other_shapes(name, value, message):
+    model, certificate = sums()
+    with pytest.raises(ValueError, match=message):
+        recheck(dataclasses.replace(certificate, **{name: value}), model)
+
+
 def test_witnesses_that_are_missing():
     model, certificate = sums()
     for witnesses in ([{}, {}], [{0: np.ones(4)}, {}], certificate.witnesses[:1]):

@@ -138,6 +138,7 @@ class ReasonCertificate(Certificate):
         ValueError
             Naming the first input of which something is wrong.
         """
+        self._check_shapes()
         words = np.stack([self.irrelevant, self.needed, self.unknown])
         _refuse((words.sum(axis=0) != 1), "a feature is not exactly one of the three words")
         _refuse((self.smallest < 0) | (self.smallest > self.sizes), "smallest is not up to sizes")
@@ -151,16 +152,38 @@ class ReasonCertificate(Certificate):
         for word in words:
             mixed = [np.isin(own[~mask], own[mask]).any() for own, mask in zip(self.features, word)]
             _refuse(np.array(mixed), "a group of features has more than one word")
-        if len(self.witnesses) != len(self.region):
-            raise ValueError(
-                f"witnesses must be a dictionary for each input. Received: {len(self.witnesses)}"
-            )
         asked = [
             set(found) != set(own[mask].tolist())
             or any(np.shape(point) != self.region.shape for point in found.values())
             for found, own, mask in zip(self.witnesses, self.features, self.needed)
         ]
         _refuse(np.array(asked), "witnesses are not one input for each group that is needed")
+
+    def _check_shapes(self) -> None:
+        """A ValueError for arrays that are not what the class says."""
+        shape = self.region.center.shape
+        maps = shape[:-1] if len(shape) == 4 else shape
+        for names, kinds, wanted in (
+            (("irrelevant", "needed", "unknown"), "b", maps),
+            (("features",), "iu", maps),
+            (("contributions",), "f", maps),
+            (("sizes", "smallest", "targets"), "iu", shape[:1]),
+            (("seconds",), "f", shape[:1]),
+            (("reason",), "UO", shape[:1]),
+        ):
+            for name in names:
+                array = np.asarray(getattr(self, name))
+                if array.dtype.kind not in kinds or array.shape != wanted:
+                    raise ValueError(
+                        f"{name} of the certificate must have the shape {wanted}. Received: "
+                        f"{array.dtype} of shape {array.shape}"
+                    )
+        if not len(self.witnesses) == len(self.answers) == len(self.region):
+            raise ValueError(
+                f"the certificate must have witnesses and an answer for each of the "
+                f"{len(self.region)} inputs. Received: {len(self.witnesses)} and "
+                f"{len(self.answers)}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields with arrays as nested lists, ready for JSON; regions and answers, too."""

@@ -46,6 +46,11 @@ def recheck_reasons(certificate: ReasonCertificate, model: keras.Model) -> np.nd
     verifier, start = logits_verifier(model, "float64")
     region, answers = certificate.region, certificate.answers
     outputs = verifier.evaluate(region.center).reshape(len(region), -1)
+    if outputs.shape[1] != answers.nb_outputs:
+        raise ValueError(
+            f"the certificate is for {answers.nb_outputs} outputs. Received: a model of "
+            f"{outputs.shape[1]}"
+        )
     found = answers.stay(outputs)
     if answers.values is not None:
         own = np.take_along_axis(outputs, answers.classes[:, None], axis=1)[:, 0]
