@@ -62,7 +62,7 @@ EPSILON = 0.05  # of FAME
 CLIP = (0.0, 1.0)
 PUBLISHED = {  # figures of one kind of set: size, seconds
     "FAME": ("fame_size", "fame_total_seconds"),
-    "FAME, first phase": ("fame_knapsack_size", None),
+    "FAME, before its last phase": ("fame_knapsack_size", None),
     "VeriX+": ("verix_size", "verix_seconds"),
 }
 KINDS = ("needed", "unknown")  # of the features of a set
@@ -249,7 +249,7 @@ def run_fame(arguments: argparse.Namespace) -> None:
         about = [{"part": "fame", "network": name, **figures} for figures in each(published)]
         if not explain_each(f"fame/{name}", asked, records, arguments.output, about):
             break
-        key = f"fame/{name}/in one call"
+        key = f"fame/{name}/{len(about)} in one call"
         if key not in records:
             about_all = {"part": "fame, one call", "network": name}
             records[key] = about_all | in_one_call(asked.explainers, asked.network)
@@ -414,24 +414,36 @@ def column(records: Iterable[Record], name: str) -> np.ndarray:
 def fame_tables(records: list[Record]) -> str:
     """Sizes and seconds beside the published ones, the pairs, and what was confirmed."""
     columns = ("network", "sets of", "images", "mean size", "median size", "unknown")
-    found = [*header(*columns, "proved minimal", "median s", "mean s", "longest s")]
-    pairs = header("network", "beside", "images", "smaller", "equal", "larger", "mean difference")
+    found = header(*columns, "proved minimal", "median s", "mean s", "longest s")
     for (name,), some in by(records, "network").items():
         for kind, words in {"": "SufficientReason", "first_": "its first pass"}.items():
             unknown, minimal = (column(some, kind + key) for key in ("unknown", "minimal"))
             shown = f"{unknown.mean():.1f}", f"{minimal.mean():.0%}"
             seconds = quantiles(column(some, f"{kind}seconds"))
             found.append(row(name, words, *of_sizes(column(some, f"{kind}size")), *shown, *seconds))
-        for words, (size, seconds) in PUBLISHED.items():
-            known = [record for record in some if record[size] >= 0]  # -1: none was published
-            if not known:
-                continue
-            published, own = column(known, size), column(known, "size")
-            took = quantiles(column(known, seconds)) if seconds else ["-"] * 3
-            found.append(row(name, words, *of_sizes(published), "-", "-", *took))
-            less = [int(sum(np.sign(own - published) == sign)) for sign in (-1, 0, 1)]
-            pairs.append(row(name, words, len(known), *less, f"{np.mean(own - published):+.1f}"))
-    return "\n".join(found) + "\n\n" + "\n".join(pairs) + "\n\n" + confirmed_table(records)
+        for words, size, clock, known in published_of(some):
+            seconds = quantiles(column(known, clock)) if clock else ["-"] * 3
+            found.append(row(name, words, *of_sizes(column(known, size)), "-", "-", *seconds))
+    return "\n\n".join(("\n".join(found), pairs_table(records), confirmed_table(records)))
+
+
+def pairs_table(records: list[Record]) -> str:
+    """For how many images the own set is smaller than a published one."""
+    found = header("network", "beside", "images", "smaller", "equal", "larger", "mean difference")
+    for (name,), some in by(records, "network").items():
+        for words, size, _, known in published_of(some):
+            more = column(known, "size") - column(known, size)
+            counts = [int((np.sign(more) == sign).sum()) for sign in (-1, 0, 1)]
+            found.append(row(name, words, len(known), *counts, f"{more.mean():+.1f}"))
+    return "\n".join(found)
+
+
+def published_of(records: list[Record]) -> Iterable[tuple[str, str, str | None, list[Record]]]:
+    """Kinds of published sets with the names of their figures, and the images that have one."""
+    for words, (size, clock) in PUBLISHED.items():
+        known = [record for record in records if record[size] >= 0]  # -1: there is none
+        if known:
+            yield words, size, clock, known
 
 
 def of_sizes(values: np.ndarray) -> list[str]:
@@ -488,14 +500,17 @@ def one_call_table(records: list[Record]) -> str:
 def check_table(records: list[Record]) -> str:
     """Published sets."""
     statuses = ("proved", "refuted", "undecided")
-    columns = ("network", "published sets", *statuses, "broken by attacks", "proved and broken")
+    columns = ("network", "published sets", *statuses, "counterexamples confirmed", "attacks a set")
+    columns += ("broken by attacks", "proved and broken")
     found = header(*columns, "median s", "mean s", "longest s")
     for (name,), some in by(records, "network").items():
         status, broken = column(some, "status"), column(some, "broken")
         counts = [int((status == word).sum()) for word in statuses]
         both = int(((status == "proved") & broken).sum())
         seconds = quantiles(column(some, "seconds"))
-        found.append(row(name, len(some), *counts, int(broken.sum()), both, *seconds))
+        confirmed = sum((record["counterexample"] or 0) > 0 for record in some)  # NaN is not
+        counts += [confirmed, column(some, "nb_attacks").min(), int(broken.sum()), both]
+        found.append(row(name, len(some), *counts, *seconds))
     for (name,), some in by(records, "network").items():
         refuted = [r["index"] for r in some if r["status"] == "refuted" or r["broken"]]
         found.append(f"\n{name}: refuted or broken are the images {refuted}")

@@ -113,7 +113,7 @@ def test_published_sets(folder, monkeypatch, capsys):
     settings = ("--folder", folder, "--networks", "net", "--attacks", 20, "--output", output)
     run(monkeypatch, "check", *settings)
     printed = capsys.readouterr().out
-    assert "| net | 2 | 1 | 1 | 0 | 1 | 0 |" in printed  # sets, words, broken, contradictions
+    assert "| net | 2 | 1 | 1 | 0 | 1 | 20 | 1 | 0 |" in printed  # no set is proved and broken
     assert "refuted or broken are the images [7]" in printed
     found = sufficient_reason.stored(output)["check/net/7"]
     assert found["counterexample"] > 0
@@ -123,7 +123,7 @@ def test_published_sets(folder, monkeypatch, capsys):
 
 def test_a_run_goes_on_where_it_stopped(folder, monkeypatch, capsys):
     half = run_fame(monkeypatch, folder, "--nb-inputs", 1)
-    assert list(half) == ["fame/net/4", "fame/net/in one call"]
+    assert list(half) == ["fame/net/4", "fame/net/1 in one call"]
     record = half["fame/net/4"]
     assert (record["size"], record["kept"], record["proved_again"]) == (1, [0], "proved")
     assert (record["minimal"], record["smallest"], record["nb_witnesses"]) == (True, 1, 1)
