@@ -1,11 +1,13 @@
 import sys
 
+import keras
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from xcertify.certificates import GradientCertificate, TopKCertificate
+from xcertify.answers import Answers
+from xcertify.certificates import GradientCertificate, ReasonCertificate, TopKCertificate
 from xcertify.plots import (
     draw_attribution,
     draw_image,
@@ -16,6 +18,7 @@ from xcertify.plots import (
     plot_comparison,
     plot_curves,
     plot_gradient_certificate,
+    plot_reasons,
     plot_top_k,
 )
 from xcertify.radii import Interval
@@ -279,3 +282,163 @@ def test_top_k_cells_are_outlined_below_their_interval(maps):
     (outline,) = first.collections
     corners = outline.get_paths()[0].vertices
     assert corners.min() == pytest.approx(3.5, abs=0.3)  # the lower right quarter of 8x8 pixels
+
+
+NEEDED, UNKNOWN = (1, 2), (6, 5)
+
+
+def reason_certificate(inputs, words, witnesses, features=None, **answers):
+    """Of hand-made words (N, *features): 0 irrelevant, 1 unknown, 2 needed."""
+    words, nb = np.asarray(words), len(inputs)
+    if features is None:
+        features = np.broadcast_to(np.arange(words[0].size).reshape(words[0].shape), words.shape)
+    kept = [np.unique(own[word > 0]).size for own, word in zip(features, words)]
+    return ReasonCertificate(
+        region=Ball(inputs, 0.25, clip=(0, 1)), method="crown", arithmetic="real",
+        interval=Interval(np.array(kept, float), np.zeros(nb)), irrelevant=words == 0,
+        needed=words == 2, unknown=words == 1, features=features, sizes=np.array(kept),
+        smallest=np.zeros(nb, int), witnesses=witnesses, targets=np.zeros(nb, int),
+        answers=Answers(np.zeros(nb, int), 2, **answers), contributions=words.astype("f4"),
+        seconds=np.ones(nb), reason=np.full(nb, ""), settings={}, fingerprint="",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def reasons():
+    """Two images: one of a needed and an unknown pixel with two witnesses, one that needs none."""
+    images = np.full((2, 8, 8, 1), 0.5, "f4")
+    words = np.zeros((2, 8, 8), int)
+    words[(0, *NEEDED)], words[(0, *UNKNOWN)], words[0, 0, 0] = 2, 1, 2
+    near, far = images[0].copy(), images[0].copy()
+    near[NEEDED], near[4, 4] = 0.75, 0.25
+    far[:] = 0.75
+    return reason_certificate(images, words, [{0: far, 10: near}, {}])
+
+
+def test_needed_pixels_are_marked_beside_the_nearest_witness(reasons):
+    figure = plot_reasons(reasons)
+    assert len(figure.axes) == 2 * 5
+    nominal, enough, witness, difference, bar = figure.axes[:5]
+    titles = [axes.get_title() for axes in (nominal, enough, witness)]
+    assert titles[:2] == ["class 0", "3 of 64 features are enough\n2 needed, 1 unknown"]
+    assert titles[2].endswith("another answer")
+    shown = enough.images[-1].get_array()
+    red, _, blue = shown[NEEDED]
+    assert red > blue + 0.3
+    red, _, blue = shown[UNKNOWN]
+    assert blue > red + 0.3
+    assert np.ptp(shown[4, 4]) == 0
+    assert shown[4, 4, 0] > 0.7
+    (dots,) = enough.lines
+    np.testing.assert_array_equal(dots.get_xydata(), [UNKNOWN[::-1]])
+    near = reasons.witnesses[0][10]
+    np.testing.assert_allclose(witness.images[-1].get_array(), near[..., 0])
+    np.testing.assert_allclose(difference.images[-1].get_array(), (near - 0.5)[..., 0])
+    assert difference.images[-1].get_clim() == bar.get_ylim() == (-0.25, 0.25)
+    for axes in (enough, witness, difference):
+        (frame,) = axes.patches
+        assert frame.get_bbox().extents.tolist() == [0.5, -0.5, 3.5, 2.5]  # around (1, 2)
+    _, nothing, missing, *_ = figure.axes[5:]
+    assert nothing.get_title().startswith("0 of 64 features are enough")
+    assert missing.get_title() == "no witness"
+    words = [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()]
+    assert words == ["needed", "unknown", "irrelevant"]
+    FigureCanvasAgg(figure).draw()
+
+
+def always(number, shape):
+    """A model that gives every input the same of two classes."""
+    model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.set_weights([0 * model.get_weights()[0], np.eye(2)[number]])
+    return model
+
+
+def test_another_witness_may_be_shown_with_its_answer(reasons):
+    model = always(1, (8, 8, 1))
+    figure = plot_reasons(reasons, model=model, shown=[0, None], class_names=["a cat", "a dog"])
+    nominal, _, witness, *_ = figure.axes
+    assert nominal.get_title() == "a cat"
+    assert witness.get_title().endswith(":\na dog")
+    assert np.ptp(witness.images[-1].get_array()) == 0
+    (frame,) = witness.patches
+    assert frame.get_bbox().extents.tolist() == [-1.5, -1.5, 1.5, 1.5]
+    with pytest.raises(ValueError, match=r"Received: 20 for sample 0"):
+        plot_reasons(reasons, shown=[20, None])
+    with pytest.raises(ValueError, match="one per map, 2"):
+        plot_reasons(reasons, shown=[0])
+
+
+def test_other_pictures_and_units_of_images(reasons):
+    drawn = np.random.default_rng(0).random((2, 8, 8, 1))
+    figure = plot_reasons(reasons, drawn)
+    np.testing.assert_allclose(figure.axes[0].images[-1].get_array(), drawn[0, ..., 0])
+    with pytest.raises(ValueError, match=r"Received: \(1, 8, 8, 1\)"):
+        plot_reasons(reasons, drawn[:1])
+    figure = plot_reasons(reasons, to_units=lambda points: points - 0.25)
+    np.testing.assert_allclose(figure.axes[0].images[-1].get_array(), 0.25)
+    assert figure.axes[3].images[-1].get_clim() == (-0.25, 0.25)  # of a difference
+    given = Figure()
+    assert plot_reasons(reasons, figure=given) is given
+    if "matplotlib.pyplot" in sys.modules:
+        assert not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_reasons_of_series_run_to_the_right():
+    series = np.full((1, 6, 2), 0.5, "f4")
+    words = np.zeros((1, 6, 2), int)
+    words[0, 4, 1], words[0, 2, 0] = 2, 1
+    moved = series[0].copy()
+    moved[4, 1] = 0.75
+    figure = plot_reasons(reason_certificate(series, words, [{9: moved}]))
+    _, enough, _, difference, _ = figure.axes
+    red, _, blue = enough.images[-1].get_array()[1, 4]
+    assert red > blue + 0.3
+    assert difference.images[-1].get_array()[1, 4] == 0.25
+    (frame,) = difference.patches
+    assert frame.get_bbox().extents.tolist() == [3.5, 0.5, 4.5, 1.5]
+
+
+def test_reasons_of_tables_are_lists_with_what_would_change_the_answer():
+    rows = np.float32([[0.5, 0, 1, 0.5, 0.5]])
+    features = np.array([[3, 7, 7, 8, 9]])
+    moved = np.float32([0.5, 0.25, 0.75, 0.25, 0.5])
+    found = reason_certificate(
+        rows, [[1, 2, 2, 0, 0]], [{7: moved}], features, class_groups=np.array([4, 5])
+    )
+    names = ["age", "housing=own", "housing=rent", "amount", "rate"]
+    scale = np.array([100, 1, 1, 10_000, 1])
+    settings = {"feature_names": names, "to_units": lambda points: points * scale}
+    figure = plot_reasons(found, model=always(1, (5,)), **settings)
+    (axes,) = figure.axes
+    listed = [label.get_text() for label in axes.get_yticklabels()]
+    assert listed == ["housing = rent", "age = 50", "amount = 5,000", "rate = 0.5"]
+    assert [label.get_fontweight() for label in axes.get_yticklabels()][:2] == ["bold", "normal"]
+    assert [bar.get_width() for bar in axes.patches] == [1, -1]  # as far as they may
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["own 0 → 0.25, ...", "5,000 → 2,500"]
+    title = axes.get_title(loc="left")
+    assert title.startswith("class 0: 2 of 4 features are enough (1 needed, 1 unknown)")
+    assert "a change to class 1" in title
+    few = plot_reasons(found, most=3, group_names={7: "home"}, **settings).axes[0]
+    assert "1 more are not listed" in few.get_title(loc="left")
+    assert few.get_yticklabels()[0].get_text() == "home = rent"
+    with pytest.raises(ValueError, match="feature_names must be one per map, 5"):
+        plot_reasons(found, feature_names=names[:3])
+    # without names, and without a witness
+    plain = reason_certificate(rows, [[1, 0, 0, 0, 0]], [{}])
+    axes = plot_reasons(plain).axes[0]
+    assert axes.get_yticklabels()[0].get_text() == "feature 0 = 0.5"
+    assert not axes.patches
+    assert "\n" not in axes.get_title(loc="left")
+
+
+def test_reasons_of_other_questions_name_their_answers():
+    rows, moved = np.float32([[0.5, 0.5]]), np.float32([0.75, 0.5])
+    model = always(1, (2,))
+    towards = reason_certificate(rows, [[2, 0]], [{0: moved}], towards=np.array([1]))
+    assert "a change to class 1" in plot_reasons(towards, model=model).axes[0].get_title(loc="left")
+    output = {"delta": np.array([0.5]), "values": np.array([1.25])}
+    within = reason_certificate(rows, [[2, 0]], [{0: moved}], **output)
+    title = plot_reasons(within, model=always(0, (2,))).axes[0].get_title(loc="left")
+    assert title.startswith("1.25 ± 0.5: 1 of 2 features is enough")
+    assert "a change to 1;" in title

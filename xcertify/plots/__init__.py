@@ -18,6 +18,7 @@ from xcertify.plots.maps import (
     plot_attributions,
     plot_comparison,
 )
+from xcertify.plots.reasons import plot_reasons
 
 __all__ = [
     "draw_attribution",
@@ -30,5 +31,6 @@ __all__ = [
     "plot_comparison",
     "plot_curves",
     "plot_gradient_certificate",
+    "plot_reasons",
     "plot_top_k",
 ]
