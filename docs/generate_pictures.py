@@ -109,6 +109,9 @@ def draw_curves(model, digits: np.ndarray, classes: np.ndarray, maps: dict) -> N
         "robustness-sr": metrics.RobustnessSr(
             *arguments, norm=np.inf, certified=True, fractions=(0.05, 0.1, 0.2, 0.4), restarts=1
         ),
+        "sufficient-size": metrics.SufficientSize(
+            *arguments, epsilon=0.08, clip=CLIP, steps=28, complete=False
+        ),
         "class-retrieval": metrics.ClassRetrieval(*arguments),
         "feature-relevance": metrics.FeatureRelevance(*arguments, steps=28, activation="softmax"),
     }
