@@ -21,7 +21,7 @@ from xcertify.metrics.explanations import as_explanations, importance_ranks, ste
 from xcertify.models import refuse_channels_first
 from xcertify.radii import Interval, RadiusSearch, keeps_class
 from xcertify.reasons import Answers, Features
-from xcertify.regions import Ball, Norm, Region
+from xcertify.regions import Ball, Norm, Region, as_norm
 from xcertify.targets import target_classes
 
 _DECIDED = 0.4  # most of the time that is left, for each round of decisions
@@ -379,7 +379,7 @@ class SufficientSize(Metric):
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout must be seconds, or None. Received: {timeout!r}")
         refuse_channels_first(model, "SufficientSize")
-        self.epsilon, self.norm, self.clip = epsilon, norm, clip
+        self.epsilon, self.norm, self.clip = epsilon, as_norm(norm), clip
         self.groups, self.grid_size, self.steps = groups, grid_size, steps
         self.method, self.complete, self.timeout = method, complete, timeout
         self.nb_steps, self.restarts = nb_steps, restarts
