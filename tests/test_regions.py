@@ -217,3 +217,94 @@ def test_parts_of_a_batch():
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- few features that change -------------------------------------------------------------------
+
+IMAGES = np.full((3, 2, 3, 2), 0.5, "float32")
+PIXELS = np.arange(6).reshape(2, 3, 1).repeat(2, axis=2)
+
+
+@pytest.mark.parametrize("norm", [np.inf, 2, 1])
+@pytest.mark.parametrize("groups", [None, PIXELS, np.array([[[0, -1]] * 3, [[1, 2]] * 3])])
+def test_at_most_some_groups_leave_the_center(groups, norm):
+    nb_changed = np.array([0, 1, 4])
+    whole = Ball(IMAGES, 0.25, norm, clip=(0.3, 1))
+    region = whole.at_most(nb_changed, groups)
+    assert (region.nb_changed == nb_changed).all()
+    assert region.groups.shape == IMAGES.shape and region.groups.dtype == np.int32
+    nb_groups = min(4, region.groups.max() + 1)
+    for points in (region.sample(200), region.project(whole.sample(200) * 2 - 0.5)):
+        counts = region.count_changed(points)
+        assert (counts <= nb_changed).all() and counts.max(axis=0).tolist() == [0, 1, nb_groups]
+        steps = (points.astype("f8") - IMAGES).reshape(200, 3, -1)
+        assert (np.linalg.norm(steps, norm, axis=2) <= 0.25 + 1e-6).all()
+        assert (points >= region.lower).all() and (points <= region.upper).all()
+        np.testing.assert_array_equal(region.project(points), points)
+        assert (points != IMAGES)[..., region.groups[0] == -1].all()
+    drawn = (region.sample(200) != IMAGES).any(axis=0)
+    assert drawn[1:].all() and (drawn[0] == (region.groups[0] == -1)).all()
+
+
+def test_what_deviates_most_stays():
+    box = Box([[-1.0] * 4], [[1.0] * 4]).at_most(1, [0, 0, 1, 2])
+    points = np.array([[[0.3, -0.3, 0.5, 0.1]], [[0.1, 0.1, -0.5, 0.4]], [[0, 0, 0, 3.0]]])
+    expected = [[[0.3, -0.3, 0, 0]], [[0, 0, -0.5, 0]], [[0, 0, 0, 1]]]
+    np.testing.assert_array_equal(box.project(points), expected)
+    assert box.count_changed(points).tolist() == [[3], [3], [1]]
+    assert Box([[-1.0]], [[1.0]]).count_changed(np.ones((5, 1, 1))).tolist() == [[0]] * 5
+
+
+def test_free_groups_always_move():
+    free = np.zeros((3, 6), bool)
+    free[0, [0, 5]] = free[1, :] = True
+    region = Ball(IMAGES, 0.2).at_most(1, PIXELS, free)
+    assert (region.groups[0, ..., 0] == [[-1, 1, 2], [3, 4, -1]]).all()
+    assert (region.groups[1] == -1).all() and (region.groups[2] == PIXELS).all()
+    points = region.sample(50)
+    assert (points[:, 1] != 0.5).all() and (region.count_changed(points) <= 1).all()
+    assert (points[:, 0, 0, 0] != 0.5).all()
+
+
+def test_parts_of_regions_in_which_few_features_change():
+    whole = Ball(IMAGES, 0.2, 2, clip=(0.4, 1))
+    region = whole.at_most(np.array([1, 2, 3]), PIXELS)
+    for part in (region.positive(), region.negative(), region.fix(PIXELS == 2), region[:]):
+        assert part.nb_changed.tolist() == [1, 2, 3] and (part.groups == PIXELS).all()
+        assert (region.count_changed(part.sample(20)) <= [1, 2, 3]).all()
+    some = region[np.array([2, 0])]
+    assert some.nb_changed.tolist() == [3, 1] and some.groups.shape == (2, 2, 3, 2)
+    other = region.resized([0.1, 0.2, 0.3])
+    assert other.nb_changed.tolist() == [1, 2, 3] and isinstance(other, Ball)
+    assert "at most 1 to 3 groups of features changed" in str(region) and "1 to 3" in repr(region)
+    assert "changed" not in str(whole) + repr(whole)
+    assert region.to_dict()["nb_changed"] == [1, 2, 3] and "groups" not in whole.to_dict()
+    assert whole.nb_changed is None and whole.groups is None
+    # where none may change, the others are held
+    held = whole.at_most(np.array([0, 1, 0]), np.where(PIXELS == 1, -1, PIXELS))
+    assert ((held.upper > held.lower)[0] == (PIXELS == 1)).all() and held.clip == (0.4, 1)
+    assert (held.upper[1] == whole.upper[1]).all()
+    wide = held.resized(np.full(3, 0.3))
+    assert ((wide.upper > wide.center)[2] == (PIXELS == 1)).all() and (wide.upper[1] > 0.7).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nb_changed": 1.5}, r"nb_changed must be an integer, or 3 of them.*Received: float64"),
+        ({"nb_changed": [1, 2]}, r"or 3 of them, one per sample. Received: int64 of shape \(2,\)"),
+        ({"nb_changed": True}, "nb_changed must be an integer.*Received: bool"),
+        ({"nb_changed": [1, 2, -1]}, "nb_changed must be at least 0. Received: -1"),
+        ({"groups": np.zeros((2, 3), int)}, r"groups must be .*\(2, 3, 2\).*Received: int64 of sh"),
+        ({"groups": PIXELS * 1.0}, "groups must be integers.*Received: float64"),
+        ({"groups": PIXELS * 3}, r"below the number of features, 12: np.unique.*: 0 to 15"),
+        ({"groups": PIXELS - 2}, "from 0 on, -1 for what may always change.*Received: -2 to 3"),
+        ({"free": np.ones((3, 12))}, r"free must be boolean .*\(3, 12\). Received: float64"),
+        ({"free": np.ones((3, 5), bool), "groups": PIXELS}, r"\(3, 6\). Received: bool .*\(3, 5\)"),
+    ],
+)
+def test_refusals_of_at_most(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Ball(IMAGES, 0.1).at_most(**{"nb_changed": 1} | settings)
+    with pytest.raises(ValueError, match="at_most holds for this region already"):
+        Ball(IMAGES, 0.1).at_most(1).at_most(2)

@@ -8,7 +8,7 @@ from networks import NETWORKS, TWINS, functional, randomize, sequential
 from rotation import rotating
 
 from xcertify.bounds import UnsupportedLayerError, Verifier, backend
-from xcertify.regions import Ball, Box
+from xcertify.regions import Ball, Box, as_column
 
 METHODS = ("ibp", "crown-ibp", "crown")
 L = keras.layers
@@ -101,6 +101,22 @@ def test_batch_of_n_is_n_batches_of_one(name, method):
         alone = verifier.bound_outputs(region[sample : sample + 1])
         np.testing.assert_allclose(alone[0][0], together[0][sample], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(alone[1][0], together[1][sample], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("norm", [np.inf, 2])
+@pytest.mark.parametrize("name", ["dense_relu", "convolutions", "max_pooling", "residual"])
+def test_what_is_refined_does_not_depend_on_other_samples(name, norm):
+    """Of small regions few neurons are unstable: more than these may not be refined."""
+    model = NETWORKS[name]()
+    inputs = inputs_of(model, 4)
+    region = Ball(inputs, as_column(np.array([0.01, 0.1, 0.5, 2.0]), inputs), norm)
+    verifier = Verifier(model, "crown")
+    lower, upper = verifier.bound_outputs(region)
+    for sample in range(4):
+        alone = np.stack(verifier.bound_outputs(region[sample : sample + 1]))[:, 0]
+        width = (upper - lower)[sample].max()
+        np.testing.assert_allclose(alone, (lower[sample], upper[sample]), 1e-6, 2e-6 * width)
 
 
 def test_memory_budget_changes_nothing():

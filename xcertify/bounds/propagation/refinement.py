@@ -99,6 +99,8 @@ class BackwardBounds(BackwardPasses):
                 way = patches.of(part)
                 rows = way.unit_rows(part, self.options.dtype)
             bounds = self.best_upper_bounds(way, rows)
+            # Unmarked entries, where other samples have more, stay: or bounds depended on those.
+            bounds = ops.where(backend.gather(mask, part)[:, None], bounds, float("inf"))
             return backend.tighten(lower, upper, part, -bounds[:, 1], bounds[:, 0])
 
         nb_at_once = self.nb_rows_at_once(route if patches is None else patches.of(chosen))

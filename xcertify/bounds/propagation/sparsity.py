@@ -24,7 +24,7 @@ from xcertify.bounds.propagation.routes import BLOCK, total
 from xcertify.bounds.rounding import as_upper, relative_error
 from xcertify.regions import Region
 
-_NB_HALVINGS = 20
+_NB_HALVINGS = 16
 
 
 class Sparsity(NamedTuple):
