@@ -316,11 +316,13 @@ def reasons():
 
 
 def test_needed_pixels_are_marked_beside_the_nearest_witness(reasons):
+    np.testing.assert_allclose(reasons.needed_share, [2 / 64, 0])
+    np.testing.assert_allclose(reasons.unknown_share, [1 / 64, 0])
     figure = plot_reasons(reasons)
     assert len(figure.axes) == 2 * 5
     nominal, enough, witness, difference, bar = figure.axes[:5]
     titles = [axes.get_title() for axes in (nominal, enough, witness)]
-    assert titles[:2] == ["class 0", "3 of 64 features are enough\n2 needed, 1 unknown"]
+    assert titles[:2] == ["class 0", "3 of 64 are enough\n2 needed, 1 unknown"]
     assert titles[2].endswith("another answer")
     shown = enough.images[-1].get_array()
     red, _, blue = shown[NEEDED]
@@ -339,8 +341,10 @@ def test_needed_pixels_are_marked_beside_the_nearest_witness(reasons):
         (frame,) = axes.patches
         assert frame.get_bbox().extents.tolist() == [0.5, -0.5, 3.5, 2.5]  # around (1, 2)
     _, nothing, missing, *_ = figure.axes[5:]
-    assert nothing.get_title().startswith("0 of 64 features are enough")
+    assert nothing.get_title().startswith("0 of 64 are enough")
     assert missing.get_title() == "no witness"
+    limits = {axes.get_xlim() for axes in (nominal, enough, witness, difference)}
+    assert limits == {(-0.5, 7.5)}  # whatever is drawn over an image
     words = [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()]
     assert words == ["needed", "unknown", "irrelevant"]
     FigureCanvasAgg(figure).draw()

@@ -187,13 +187,12 @@ class _Reason:
             return f"{_number(answers.values[self._number])} ± {answers.delta[self._number]:.2g}"
         return self._name(target)
 
-    @property
-    def size(self) -> str:
+    def enough(self, what: str = "") -> str:
         """How many features are enough."""
         count = int(self._certificate.sizes[self._number])
         total = int(self._certificate.nb_groups[self._number])
         verb = "is" if count == 1 else "are"
-        return f"{count} of {total} features {verb} enough"
+        return f"{count} of {total} {what}{verb} enough"
 
     def nb(self, word: str) -> int:
         """Number of groups that a word is said of."""
@@ -229,7 +228,7 @@ def _plot_maps(reasons: list[_Reason], size: float, figure: Figure | None) -> Fi
         _draw_input(columns[0], reason.drawn)
         columns[0].set_title(reason.answer, fontsize=8)
         _draw_words(columns[1], reason)
-        columns[1].set_title(f"{reason.size}\n{_counts(reason)}", fontsize=8)
+        columns[1].set_title(f"{reason.enough()}\n{_counts(reason)}", fontsize=8)
         bar = figure.add_subplot(grid[row, -1])
         if reason.label is None:
             for axes in (*columns[2:], bar):
@@ -272,6 +271,7 @@ def _draw_words(axes: Axes, reason: _Reason) -> None:
         draw_series(axes, reason.drawn, np.zeros(words.shape))
         behind = np.where(marked, 0.6 * colours + 0.4, 0.9).transpose(1, 0, 2)
         axes.imshow(behind, aspect="auto", zorder=0)
+    axes.set_autoscale_on(False)
     rows, columns = np.nonzero(words == _UNKNOWN)
     if reason.drawn.ndim == 2:
         rows, columns = columns, rows
@@ -296,6 +296,7 @@ def _frame(axes: Axes, reason: _Reason) -> None:
         places, away = places[:, ::-1], 1.5  # along x, along y
     low, high = places.min(axis=0) - away, places.max(axis=0) + away
     frame = Rectangle(low, *(high - low), fill=False, edgecolor="black", linewidth=1)
+    axes.set_autoscale_on(False)
     frame.set_path_effects([Stroke(linewidth=2.4, foreground="white"), Normal()])
     axes.add_patch(frame)
 
@@ -412,7 +413,7 @@ def _draw_list(
 
 def _title(reason: _Reason, nb_listed: int) -> str:
     nb_left = len(np.unique(reason.labels)) - nb_listed
-    text = f"{reason.answer}: {reason.size} ({_counts(reason)})"
+    text = f"{reason.answer}: {reason.enough('features ')} ({_counts(reason)})"
     if nb_left:
         text += f"; {nb_left} more are not listed"
     if reason.label is None:
