@@ -11,6 +11,7 @@ from tiny_networks import draw_weights, tiny
 from xcertify.bounds import Verifier, stays_in_class
 from xcertify.metrics import SufficientSize, sufficient_size
 from xcertify.plots import plot_curves
+from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
 
 L = keras.layers
@@ -238,3 +239,14 @@ def test_other_classes_and_ties_of_the_model_are_refused(images, maps):
     maps[2, 0, 0] = np.nan
     with pytest.raises(ValueError, match="sample 2"):
         sufficient_size(linear(), images, None, maps)
+
+
+def test_an_attack_within_what_is_proved_fails_loudly(images, maps, monkeypatch):
+    metric = SufficientSize(linear(), images, epsilon=0.3, complete=False)
+
+    def wrong_bounds(region, rows, constants=()):
+        return np.full(rows.shape[:2], -2.0), np.full(rows.shape[:2], -1.0)
+
+    monkeypatch.setattr(metric._verifier, "bound_rows", wrong_bounds)
+    with pytest.raises(ContradictionError, match="numbers of free features, in linf balls"):
+        metric.evaluate(maps)

@@ -19,7 +19,7 @@ from xcertify.logits import logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.explanations import as_explanations, importance_ranks, step_counts
 from xcertify.models import refuse_channels_first
-from xcertify.radii import Interval, RadiusSearch, keeps_class
+from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
 from xcertify.reasons import Answers, Features
 from xcertify.regions import Ball, Norm, Region, as_norm
 from xcertify.targets import target_classes
@@ -157,6 +157,14 @@ def sizes_of(
                 share = len(some) / (len(ranks) - some[0])
                 now = time.monotonic()
                 search.decide(now + share * (deadline - now), seed)
+            compare_radii(
+                search.freed,
+                search.refuted,
+                what="another class",
+                method=verifier.method,
+                region=f"numbers of free features, in {region[some].describe()}",
+                samples=some,
+            )
             freed[some], refuted[some] = search.freed, search.refuted
             bar.update(len(some))
     sizes = nb_features - freed
@@ -216,8 +224,9 @@ class _SizeSearch:
         self.refuted = search.broken
 
     def bound(self) -> None:
-        """Most free features for which bounds are enough."""
-        search = RadiusSearch(0, self._ends, linear=True, integers=True)
+        """Most free features for which bounds are enough; up to what is refuted, which none are."""
+        ends = np.minimum(self.refuted, self._nb_features)
+        search = RadiusSearch(0, ends, linear=True, integers=True, test_high="last")
         for some, nb_free in search:
             region = self._with_free(some, nb_free)
             search.answer(keeps_class(self._verifier, region, self._classes[some]))
@@ -225,7 +234,8 @@ class _SizeSearch:
 
     def decide(self, deadline: float, seed: int) -> None:
         """What is between both ends, by branch and bound."""
-        search = RadiusSearch(self.freed, self._ends, linear=True, integers=True, known=self.freed)
+        ends = np.minimum(self.refuted, self._nb_features + 1)  # the first that is not to be tried
+        search = RadiusSearch(self.freed, ends, linear=True, integers=True, known=self.freed)
         for some, nb_free in search:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -241,11 +251,6 @@ class _SizeSearch:
             search.answer(decision.holds, broken=np.where(decision.violated, nb_free, np.inf))
         self.freed = search.held
         self.refuted = np.minimum(self.refuted, search.broken)
-
-    @property
-    def _ends(self) -> np.ndarray:
-        """Numbers of free features that are known or taken not to hold, (N,)."""
-        return np.minimum(self.refuted, self._nb_features + 1)
 
     def _with_free(self, some: np.ndarray, nb_free: np.ndarray) -> Region:
         """The regions of some inputs (M,), of which the least important features (M,) are free."""
@@ -324,6 +329,8 @@ class SufficientSize(Metric):
         For arguments that do not fit; the message says which and what to do.
     UnsupportedLayerError
         For a model that cannot be bounded.
+    ContradictionError
+        If an attack succeeds where the class is proved to stay: a bug, to be reported.
 
     Guarantee
     ---------
