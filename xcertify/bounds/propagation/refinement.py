@@ -99,7 +99,7 @@ class BackwardBounds(BackwardPasses):
                 way = patches.of(part)
                 rows = way.unit_rows(part, self.options.dtype)
             bounds = self.best_upper_bounds(way, rows)
-            # Unmarked entries, where other samples have more, stay: or bounds depended on those.
+            # Others fill up the rows where another sample has more: bounds must not depend on it.
             bounds = ops.where(backend.gather(mask, part)[:, None], bounds, float("inf"))
             return backend.tighten(lower, upper, part, -bounds[:, 1], bounds[:, 0])
 
