@@ -650,7 +650,7 @@ class Verifier(Settings):
             seed=seed,
             deadline=math.inf if timeout is None else time.monotonic() + timeout,
         )
-        return WorstPoints(found.points, found.values, found.violated)
+        return WorstPoints(found.points, found.least, found.violated)
 
     @property
     def _bounded(self) -> dict[str, Any]:

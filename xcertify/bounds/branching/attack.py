@@ -22,6 +22,7 @@ from xcertify.regions import Region, as_column
 _STEPS = 0.5, 0.1, 0.5, 0.02  # lengths of the first steps of restarts in turn, of the radius
 _ENOUGH = 1e-5  # a violation of this size, relative to the outputs, is not climbed any further
 _NB_AIMS, _MORE_AIMS = 4, 32  # the nearest conjunctions that restarts try; the second tries more
+_GIVEN_AIMS = 2  # the same from points that are given, which are near a violation already
 _NB_QUICK = 2  # restarts of an attack that does nothing beside
 _SHARE_OF_STEP = 0.015  # a step uncompiled takes this share of the time to compile the loop
 
@@ -33,6 +34,7 @@ def attack(
     limits: np.ndarray,
     constants: Sequence[np.ndarray] = (),
     *,
+    starts: np.ndarray | None = None,
     nb_steps: int = 40,
     restarts: int = 8,
     seed: int = 0,
@@ -40,9 +42,9 @@ def attack(
 ) -> Attacked:
     """Look for points of N regions that violate a property.
 
-    Random points first; then ascents from those nearest to a violation of each conjunction, from
-    the worst point so far, and from anywhere. A region is left alone once a counterexample is
-    found.
+    Random points, or given ones, first; then ascents from those nearest to a violation of each
+    conjunction, from the worst point so far, and from anywhere. A region is left alone once a
+    counterexample is found.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ def attack(
         (N, P, J, K) and (N, P, J): a property, see `Verifier.decide`.
     constants
         The inputs that do not vary, (N, *shape) each.
+    starts
+        (S, N, *input): points to begin with, instead of random ones.
     nb_steps, restarts
         Of the ascents. With more than two restarts, regions of few features are searched without
         gradients, too.
@@ -67,7 +71,7 @@ def attack(
     What the attack does not find may exist all the same.
     """
     attacked = Attacked(engine, region, rows, limits, constants)
-    random_points = RandomPoints(attacked, seed)
+    random_points = RandomPoints(attacked, seed, starts)
     random_points.sample(deadline)
     ascents = Ascents(attacked, random_points, nb_steps)
     first, at_once = 0, 1
@@ -77,7 +81,6 @@ def attack(
         if restarts > _NB_QUICK:
             random_points.breed(first, deadline)
         first, at_once = last, max(1, last)  # twice as many at a time
-    attacked.confirm_others()
     return attacked
 
 
@@ -96,6 +99,7 @@ class Ascents:
 
     def __init__(self, attacked: Attacked, random_points: RandomPoints, nb_steps: int) -> None:
         self._attacked, self._random, self._nb_steps = attacked, random_points, nb_steps
+        self._nb_aims = [_GIVEN_AIMS] * 2 if random_points.are_given else [_NB_AIMS, _MORE_AIMS]
 
     def climb(self, restarts: range, deadline: float) -> None:
         """Ascents of all regions that are open, from some of the starts."""
@@ -114,7 +118,7 @@ class Ascents:
         places = np.flatnonzero(attacked.open)
         reached = attacked.reached[places]
         aims = np.argsort(reached, axis=1, kind="stable")
-        aims = aims[:, : _MORE_AIMS if number == 1 else _NB_AIMS]
+        aims = aims[:, : self._nb_aims[number == 1]]
         starts = np.stack(np.broadcast_arrays(places[:, None], aims, number), axis=2)
         return starts[attacked.possible[places[:, None], aims]]
 
@@ -133,16 +137,17 @@ class Ascents:
     def _points(self, number: int, places: np.ndarray, aims: np.ndarray) -> np.ndarray:
         """Where a restart begins, (B, *input)."""
         attacked, turn, kind = self._attacked, *divmod(number, 4)
-        region = attacked.region[places]
         if kind in (1, 3) and number > 1:
             return attacked.points[places]
         if kind == 2 and turn % 2 == 0:
-            return random_start(region, self._random.shares(number, 2)[turn // 2 % 2])
+            shares = self._random.shares(number, 2)[turn // 2 % 2]
+            return random_start(attacked.region[places], shares)
         order = self._random.order
         which = order[places, number // 2 % order.shape[1], aims]
-        points = np.empty_like(region.center)
+        points = np.empty((len(places), *attacked.region.shape), attacked.dtype)
         for one in np.unique(which):
-            points[which == one] = self._random.start(region[which == one], one)
+            own = which == one
+            points[own] = self._random.start(attacked.region[places[own]], places[own], one)
         return points
 
     def _ascend(

@@ -26,8 +26,7 @@ class WorstPoints(NamedTuple):
     points
         (N, *input): the worst points, in the type that the model gets.
     values
-        (N,) float64: upper bounds of the values of the property there, in real arithmetic; inf
-        where no number of that type is inside the region.
+        (N,) float64: those of the property there, as the model's type computes them.
     violated
         (N,) bool: where the point is a counterexample.
     """

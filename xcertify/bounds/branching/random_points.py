@@ -19,7 +19,7 @@ _MOVED = 0.6  # share of the features in which a child differs
 
 
 class RandomPoints:
-    """Random points, by the same draws for all regions.
+    """Random points, by the same draws for all regions, or points that are given.
 
     Parameters
     ----------
@@ -27,6 +27,8 @@ class RandomPoints:
         The regions; takes what is found.
     seed
         Of the draws.
+    given
+        (S, N, *input): these points, moved into the regions, take the place of random ones.
 
     Attributes
     ----------
@@ -34,13 +36,19 @@ class RandomPoints:
         (N, T, P): the T points that are nearest to a violation of each conjunction, see `start`.
     """
 
-    def __init__(self, attacked: Attacked, seed: int) -> None:
-        self._attacked, self._seed = attacked, seed
+    def __init__(self, attacked: Attacked, seed: int, given: np.ndarray | None = None) -> None:
+        self._attacked, self._seed, self._given = attacked, seed, given
         count = min(_MOST, max(_FEWEST, _NUMBER // math.prod(attacked.region.shape)))
         count = min(count, max(_FEWEST, 8 * attacked.nb_at_once))
-        self._shares = self.shares(0, count)
+        self._shares = self.shares(0, count if given is None else 0)
+        count = self._count = count if given is None else len(given)
         nb_regions, nb_conjunctions = attacked.reached.shape
         self.order = np.zeros((nb_regions, min(_NB_BEST, count + 1), nb_conjunctions), np.int32)
+
+    @property
+    def are_given(self) -> bool:
+        """Whether they are not random."""
+        return self._given is not None
 
     def shares(self, stream: int, count: int) -> np.ndarray:
         """Shares (count, *input) of the sides of a box: random ones and corners in turn."""
@@ -49,23 +57,26 @@ class RandomPoints:
         shares[1::2] = np.round(shares[1::2])
         return shares
 
-    def start(self, region: Region, number: int) -> np.ndarray:
-        """One of the points in each region, (N, *input); point 0 is the center."""
-        return random_start(region, self._shares[number - 1]) if number else region.center
+    def start(self, region: Region, places: np.ndarray, number: int) -> np.ndarray:
+        """One of the points in some regions, numbers `places` (n,), (n, *input); 0 is the center."""
+        if number == 0:
+            return region.center
+        if self._given is None:
+            return random_start(region, self._shares[number - 1])
+        return region.project(self._given[number - 1, places].astype(region.center.dtype))
 
     def sample(self, deadline: float) -> None:
         """Look at the centers and at random points."""
-        for some in self._attacked.in_turn(len(self._shares) + 1, deadline):
+        for some in self._attacked.in_turn(self._count + 1, deadline):
             self._sample(some)
             self._attacked.confirm(some)
 
     def _sample(self, some: np.ndarray) -> None:
         """The same for some of the regions."""
-        attacked, region = self._attacked, self._attacked.region[some]
-        values = []
-        for first in range(0, len(self._shares) + 1, attacked.nb_at_once):
-            numbers = range(first, min(first + attacked.nb_at_once, len(self._shares) + 1))
-            points = np.stack([self.start(region, number) for number in numbers])
+        attacked, region, values = self._attacked, self._attacked.region[some], []
+        for first in range(0, self._count + 1, attacked.nb_at_once):
+            numbers = range(first, min(first + attacked.nb_at_once, self._count + 1))
+            points = np.stack([self.start(region, some, number) for number in numbers])
             values.append(attacked.look_at(points, some))
         found = np.concatenate(values, axis=1)  # (n, S, P)
         self.order[some] = np.argsort(found, axis=1)[:, : self.order.shape[1]]
@@ -73,7 +84,7 @@ class RandomPoints:
         best = found.min(axis=2).argmin(axis=1)  # (n,)
         for number in np.unique(best):
             own = best == number
-            points = self.start(region[own], number)
+            points = self.start(region[own], some[own], number)
             attacked.keep_worst(points, found[own, number].min(axis=1), some[own])
 
     def breed(self, turn: int, deadline: float) -> None:
