@@ -101,6 +101,25 @@ def test_largest_sums_are_no_less_than_the_true_ones_and_hardly_more(name, dtype
     assert (found[:, :, :2] <= exact[:, :, :2] * (1 + allowed)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_large_groups_are_rounded_upward(dtype):
+    """More than are summed in the working type."""
+    generator = np.random.default_rng(0)
+    rows = np.repeat(np.arange(3)[:, None], 1000, axis=1)
+    for groups, terms in (
+        (rows, generator.random((1, 2, 5, 3, 1000)) ** 8),
+        (rows % 1, np.full((1, 2, 5, 3, 1000), 0.1)),
+        (generator.integers(-1, 3, rows.shape), generator.random((1, 2, 5, 3, 1000)) ** 8),
+    ):
+        sparsity = Sparsity.of(Ball(uniform((1, 3, 1000)), 0.1).at_most(1, groups), dtype)
+        sparsity, terms = sparsity.map(tf.constant), terms.astype(dtype)
+        found = np.asarray(sparsity.largest_sum(terms, sparsity.numbers[:, None, None]))
+        wide = terms.astype(np.longdouble)
+        free = np.where(groups < 0, wide, 0).sum(axis=(3, 4))
+        exact = free + np.max([np.where(groups == g, wide, 0).sum((3, 4)) for g in range(3)], 0)
+        assert (found >= exact).all() and (found <= exact * (1 + 3e-5)).all()
+
+
 # --- by hand ------------------------------------------------------------------------------------
 
 
