@@ -290,8 +290,9 @@ def enclose_points(
     """
     enclosures = {}
     for number, values in enumerate(inputs):
-        zeros = ops.zeros(values.shape, "float64")
-        enclosures[number] = Enclosure(ops.convert_to_tensor(values), zeros, zeros)
+        values = ops.convert_to_tensor(values)
+        zeros = ops.zeros_like(values, "float64")
+        enclosures[number] = Enclosure(values, zeros, zeros)
     interval.propagate(graph, enclosures, Options("float64", precision), targets)
     return enclosures
 
@@ -332,17 +333,15 @@ def evaluate_model(
             if tensor.shape[0] is not None:  # a fixed batch of equal inputs
                 one = np.repeat(one, tensor.shape[0], axis=0)
             given.append(ops.convert_to_tensor(one.astype(np.float64), tensor.dtype))
-        if not isinstance(model, keras.Sequential):
-            given = [keras.tree.pack_sequence_as(model.input, given)]
         try:
-            outputs = keras.tree.flatten(backend.by_cpu(partial(model, *given, **how)))
+            call = partial(call_model, model, output, *given, **how)
+            values = np.asarray(backend.by_cpu(call))
         except Exception as error:
             failure = error
             found.append(None)
             continue
-        values = np.asarray(ops.cast(outputs[output], "float64"))
         # Kernels treat the last rows of a batch in another way than the first, up to roundings.
-        dtype = keras.backend.standardize_dtype(outputs[output].dtype)
+        dtype = keras.backend.standardize_dtype(model.outputs[output].dtype)
         slack = {"float64": 1e-7, "float32": 1e-3}.get(dtype, 0.1) * np.abs(values).max(initial=0)
         with np.errstate(invalid="ignore"):  # an overflow is no number to compare with
             same = (np.abs(values - values[:1]) <= slack).all()
@@ -355,6 +354,14 @@ def evaluate_model(
         ) from failure
     missing = np.full(known[0].shape, np.nan)
     return np.concatenate([missing if values is None else values for values in found])
+
+
+def call_model(model: keras.Model, output: int, *inputs: Any, **how: Any) -> Any:
+    """One output of a model, called with tensors (P, *shape) in its types, (P, *shape) float64."""
+    given = list(inputs)
+    if not isinstance(model, keras.Sequential):
+        given = [keras.tree.pack_sequence_as(model.input, given)]
+    return ops.cast(keras.tree.flatten(model(*given, **how))[output], "float64")
 
 
 def _differs(

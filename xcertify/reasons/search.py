@@ -27,8 +27,9 @@ _NB_ROUNDS = 3
 _NB_ROWS = 32  # of output rows that linear bounds look at, those nearest to another answer
 _NB_COEFFICIENTS = 2**24  # of lines that are held at once
 _EFFORT, _MORE = 250, 8  # branches of a decision, and how many times as many in the next turn
-_QUICK, _THOROUGH = (20, 2), (40, 4)  # steps and restarts of attacks
-_FEW = 0.1  # of the groups that are left, which are not worth another search for more of them
+_QUICK, _THOROUGH = (20, 1), (40, 4)  # steps and restarts of attacks
+_NB_TRIES = 2  # of groups together, which attacks do not refute but decisions do
+_NB_NEAREST, _NB_TASKS = 3, 128  # groups of a sample, and of all, that are decided at a time
 _NB_STARTS = 4  # points that attacks begin with, for each input
 
 
@@ -85,6 +86,9 @@ class Search:
         self._no_cap = found.irrelevant.shape[1] + 1
         self._cap = np.full(nb_inputs, self._no_cap)  # so many were not decided
         self._one_by_one = np.zeros(nb_inputs, bool)
+        self._is_large = np.zeros(nb_inputs, bool)  # what is irrelevant, so that attacks are near
+        self._values = np.full(found.irrelevant.shape, np.inf)  # that attacks on one group reached
+        self._nearest = np.full(nb_inputs, np.inf)  # the least of them, reached at the first start
         self._starts = np.repeat(found.worst[None], _NB_STARTS, axis=0)
 
     def run(self) -> str:
@@ -222,6 +226,7 @@ class Search:
                     f"{sample}: this is a bug, please report it with the model"
                 )
             found.note_worst(some, worst)
+            self._nearest[some] = np.inf
         self._grown[samples] = False
         is_open = np.zeros(found.open.shape, bool)
         is_open[samples] = found.open[samples]
@@ -230,10 +235,9 @@ class Search:
             refuted = np.zeros(len(tasks), bool)
             for part in in_batches(np.arange(len(tasks)), self._batch_size):
                 some, own = tasks[part], groups[part]
-                masks = found.irrelevant[some].copy()
-                masks[np.arange(len(some)), own] = True
-                worst = self._attacked(some, masks, self._ends(some, own), *effort)
-                refuted[part] = worst.violated
+                worst = self._attacked(some, self._with(some, own), self._ends(some, own), *effort)
+                refuted[part], self._values[some, own] = worst.violated, worst.values
+                self._keep_nearest(some, worst)
                 self._need(some[worst.violated], own[worst.violated], worst.points[worst.violated])
             tasks, groups = tasks[~refuted], groups[~refuted]
 
@@ -264,13 +268,26 @@ class Search:
                 seed=self._seed,
             )
 
+    def _keep_nearest(self, samples: np.ndarray, worst: WorstPoints) -> None:
+        """Of points (M, *input) that are no other answers, keep the nearest to one of each sample.
+
+        Should the group that moves there become irrelevant, attacks go on from there.
+        """
+        values = np.where(worst.violated, np.inf, worst.values)
+        order = np.lexsort((values, samples))
+        samples, firsts = np.unique(samples[order], return_index=True)
+        best = order[firsts]
+        near = values[best] < self._nearest[samples]
+        self._nearest[samples[near]] = values[best[near]]
+        self._starts[0, samples[near]] = worst.points[best[near]]
+
     def _starts_of(self, samples: np.ndarray) -> np.ndarray:
         """Where attacks begin: the worst points, and other answers known, (S, M, *input)."""
         return np.concatenate([self._found.worst[samples][None], self._starts[:, samples]])
 
     def _keep_start(self, samples: np.ndarray, points: np.ndarray) -> None:
         """Points (M, *input) of different samples with another answer, where others may be near."""
-        self._starts[:, samples] = np.concatenate([points[None], self._starts[:-1, samples]])
+        self._starts[1:, samples] = np.concatenate([points[None], self._starts[1:-1, samples]])
 
     def _need(self, samples: np.ndarray, groups: np.ndarray, points: np.ndarray) -> None:
         self._found.need(samples, groups, points)
@@ -279,7 +296,12 @@ class Search:
     # --- decisions --------------------------------------------------------------------------------
 
     def _decide_all(self) -> None:
-        """Until nothing is open, or the time is over; what is hard is put aside, for more effort."""
+        """Until nothing is open, or the time is over; what is hard is put aside, for more effort.
+
+        While many groups can be freed together they are. Then those go first that attacks came
+        nearest to refute: once such a group is irrelevant, hardly any other can follow, and an
+        attack shows so.
+        """
         effort: int = _EFFORT
         while self._found.open.any():
             samples = np.flatnonzero(self._left.any(axis=1))
@@ -287,14 +309,14 @@ class Search:
                 self._aside[:], self._cap[:] = False, self._no_cap
                 effort *= _MORE
                 continue
+            grown = samples[self._grown[samples] & self._is_large[samples]]
+            if len(grown):
+                self._attack(grown)
             together = samples[~self._one_by_one[samples]]
             if len(together):
                 self._decide_together(together, effort)
-                continue
-            grown = samples[self._grown[samples]]
-            if len(grown):
-                self._attack(grown)
-            self._decide_one_by_one(samples, effort)
+            samples = np.flatnonzero((self._left & self._one_by_one[:, None]).any(axis=1))
+            self._decide_nearest(samples, effort)
 
     @property
     def _left(self) -> np.ndarray:
@@ -304,38 +326,41 @@ class Search:
     def _decide_together(self, samples: np.ndarray, effort: int) -> None:
         """Free as many groups in order as can be proved: at first the most that are not refuted.
 
-        Where these are few, groups are decided one by one from then on.
+        Where that is one or none, groups are decided one by one from then on.
         """
-        ranks, nb_left = self._left_in_order(samples)
-        counts = np.minimum(nb_left, self._cap[samples] - 1)
-        steps, failed = np.ones(len(samples), int), np.zeros(len(samples), int)
-        places, refuted = np.arange(len(samples)), np.arange(len(samples))
-        while len(places):
+        ranks, counts = self._left_in_order(samples)
+        counts = np.minimum(counts, self._cap[samples] - 1)
+        steps, failed, freed = np.ones((3, len(samples)), int) * [[1], [0], [0]]
+        tries = np.where(self._is_large[samples], _NB_TRIES, self._no_cap)
+        places = refuted = np.arange(len(samples))
+        while True:
             counts[refuted] = self._not_refuted(samples[refuted], ranks[refuted], counts[refuted])
-            places = places[counts[places] > 0]
+            places = places[(counts[places] > 0) & (tries[places] > 0)]
             if not len(places):
                 break
             some, count = samples[places], counts[places]
             new = ranks[places] < count[:, None]
             decision = self._decide(some, self._found.irrelevant[some] | new, effort)
             self._free(some[decision.holds], new[decision.holds])
+            freed[places[decision.holds]] = count[decision.holds]
             self._keep_start(some[decision.violated], decision.counterexamples[decision.violated])
-            self._cap[some] = np.where(decision.holds, failed[places] - count, self._cap[some])
-            failed[places] = np.where(decision.unknown, count, failed[places])
+            tries[places] -= decision.violated
+            failed[places[decision.unknown]] = count[decision.unknown]
+            counts[places] -= np.where(decision.unknown, steps[places], 1)
             steps[places] *= np.where(decision.unknown, 2, 1)
-            counts[places] = np.where(
-                decision.unknown, count - steps[places] // 2, count - decision.violated
-            )
             self._stop_if_interrupted(decision)
-            refuted = places[decision.violated]
-            places = places[~decision.holds]
-        few = counts < np.maximum(_FEW * nb_left, 2)
-        self._one_by_one[samples[few]] = True
-        self._cap[samples] = np.where(self._cap[samples] > 0, self._cap[samples], self._no_cap)
+            refuted, places = places[decision.violated], places[~decision.holds]
+        # what was not decided together with those that are free by now is not tried again
+        self._cap[samples] = np.where(failed > freed, failed - freed, self._no_cap)
+        self._one_by_one[samples], self._is_large[samples] = freed < 2, True
 
     def _left_in_order(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The rank of each group (M, G) among those left, G for others, and their number (M,)."""
         left, order = self._left[samples], self._ranked(samples)
+        if self._order is None:  # by what attacks reached, where they were made
+            values = np.take_along_axis(self._values[samples], order, axis=1)
+            by_value = np.argsort(-values, axis=1, kind="stable")
+            order = np.take_along_axis(order, by_value, axis=1)
         ordered = np.take_along_axis(left, order, axis=1)
         ranks = np.empty(order.shape, int)
         numbers = np.where(ordered, np.cumsum(ordered, axis=1) - 1, order.shape[1])
@@ -367,30 +392,41 @@ class Search:
         if len(samples):
             self._need(samples, ranks.argmin(axis=1), points)
 
-    def _decide_one_by_one(self, samples: np.ndarray, effort: int) -> None:
-        """Decide all groups that are left, each on its own; of those that are proved, free one."""
-        left = np.zeros(self._left.shape, bool)
-        left[samples] = self._left[samples]
-        tasks, groups = np.nonzero(left)
-        holds = np.zeros(left.shape, bool)
-        for part in in_batches(np.arange(len(tasks)), self._batch_size):
-            some, own = tasks[part], groups[part]
-            masks = self._found.irrelevant[some].copy()
-            masks[np.arange(len(some)), own] = True
-            decision = self._decide(some, masks, effort)
-            shown = decision.violated
-            self._need(some[shown], own[shown], decision.counterexamples[shown])
-            self._aside[some[decision.unknown], own[decision.unknown]] = True
-            holds[some[decision.holds], own[decision.holds]] = True
+    def _decide_nearest(self, samples: np.ndarray, effort: int) -> None:
+        """Decide the groups, each on its own, that attacks came nearest to refute; free one.
+
+        How many at a time depends on how many samples there are, but not what comes out.
+        """
+        if not len(samples):
+            return
+        left = self._left[samples]
+        values = np.where(left, self._values[samples], np.inf)
+        nb_nearest = max(_NB_NEAREST, _NB_TASKS // len(samples))
+        nearest = np.argsort(values, axis=1, kind="stable")[:, :nb_nearest]
+        places, numbers = np.nonzero(np.take_along_axis(left, nearest, axis=1))
+        some, own = samples[places], nearest[places, numbers]
+        status = np.full(nearest.shape, "", "U8")
+        for part in in_batches(np.arange(len(some)), self._batch_size):
+            decision = self._decide(some[part], self._with(some[part], own[part]), effort)
+            shown = part[decision.violated]
+            self._need(some[shown], own[shown], decision.counterexamples[decision.violated])
+            status[places[part], numbers[part]] = decision.status
             self._stop_if_interrupted(decision)
+        holds = status == "holds"
+        first = np.where(holds.any(axis=1), holds.argmax(axis=1), nearest.shape[1])
+        hard = (status == "unknown") & (np.arange(nearest.shape[1]) < first[:, None])
+        places, numbers = np.nonzero(hard)
+        self._aside[samples[places], nearest[places, numbers]] = True
         proved = np.flatnonzero(holds.any(axis=1))
-        order = self._ranked(proved)
-        first = np.take_along_axis(holds[proved], order, axis=1).argmax(axis=1)
-        new = np.zeros((len(proved), holds.shape[1]), bool)
-        np.put_along_axis(new, np.take_along_axis(order, first[:, None], axis=1), True, axis=1)
-        self._free(proved, new)
-        self._one_by_one[proved] = False
-        self._cap[proved] = self._no_cap
+        chosen = nearest[proved, first[proved]]
+        self._free(samples[proved], np.arange(left.shape[1]) == chosen[:, None])
+        self._one_by_one[samples[proved]] = False
+
+    def _with(self, samples: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Groups (M, G): the irrelevant ones of samples (M,), and one of `groups` (M,) each."""
+        masks = self._found.irrelevant[samples].copy()
+        masks[np.arange(len(samples)), groups] = True
+        return masks
 
     def _free(self, samples: np.ndarray, groups: np.ndarray) -> None:
         if len(samples):

@@ -37,6 +37,7 @@ from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
 
 _WEIGHT_STEPS = 12
 _LEAST_SLOPE = 0.05  # of the largest one
+_ROUNDINGS = 1e-6  # of an interval: what of it may be there by roundings alone
 FRESH = -1.0  # a share that is not known yet: that of the first lines
 
 
@@ -439,12 +440,13 @@ class Bounding:
 def split_points(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
     """Where intervals are split, float64, and whether that helps: the kink nearest to the middle.
 
-    Where there is no kink inside, the middle, of functions that bend.
+    Where there is no kink inside, the middle, of functions that bend. A part that was split at a
+    kink reaches over it by roundings, which is not inside: it would be split there for ever.
     """
-    middle = (lower + upper) / 2
+    middle, reach = (lower + upper) / 2, _ROUNDINGS * (upper - lower)
     point, nearest = middle, ops.full_like(middle, np.inf)
     for kink in activation.kinks:
-        inside = ops.logical_and(lower < kink, kink < upper)
+        inside = ops.logical_and(lower + reach < kink, kink < upper - reach)
         distance = ops.where(inside, ops.abs(middle - kink), np.inf)
         point = ops.where(distance < nearest, kink, point)
         nearest = ops.minimum(nearest, distance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,13 +12,14 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds import backend
-from xcertify.bounds.comparison import enclose_points, evaluate_model
+from xcertify.bounds.comparison import call_model, enclose_points, evaluate_model
 from xcertify.bounds.engine import Engine
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.rounding import relative_error
 from xcertify.regions import Region
 
 _NB_NUMBERS = 2**22  # of rows, which are looked at together
+_SHARE = 0.05  # of the time to compile what is asked of points, which a call takes uncompiled
 _UNDERFLOW = 1e-290  # what numbers too small for float64 can add up to
 
 
@@ -108,8 +110,7 @@ def confirm(
         wrong = values[some] <= 0
         if wrong.any():
             some, inputs = some[wrong], [array[wrong] for array in inputs]
-            outputs = _own_outputs(engine, inputs)
-            violated[some] = _least(outputs, outputs, rows[some], limits[some], 0.0) <= 0
+            violated[some] = _violates(engine, inputs, rows[some], limits[some])
     return points, values, violated
 
 
@@ -144,43 +145,107 @@ def _least(
 
 def _real_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Proved bounds (N, K) of the outputs in real arithmetic, at points and constants."""
-    output = engine.graph.output
-    with backend.full_precision():
-        enclosures = enclose_points(engine.graph, inputs, None, [output])
-        sides = [np.asarray(side) for side in enclosures[output].absolute()]
-        reference = np.abs(np.asarray(enclosures[output].reference))
-        finite = np.asarray(interval.finite(enclosures))
-    slack = relative_error(4, "float64") * reference + _UNDERFLOW
-    lower, upper = (
-        (side + sign * slack).reshape(len(finite), -1) for side, sign in zip(sides, (-1, 1))
-    )
+    lower, upper, reference, finite = _enclosed(engine, inputs, None, engine.graph.output)
+    slack = relative_error(4, "float64") * np.abs(reference) + _UNDERFLOW
+    lower, upper = lower - slack, upper + slack
     return np.where(finite[:, None], lower, -np.inf), np.where(finite[:, None], upper, np.inf)
 
 
-def _own_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """What the model itself computes of the outputs that are bounded, (N, K) float64.
+def _enclosed(
+    engine: Engine, inputs: Sequence[np.ndarray], precision: str | None, node: int
+) -> list[np.ndarray]:
+    """Sides and reference (N, D) of a node at points, and where all is finite, (N,).
 
-    NaN where it returns something else than its graph says, beyond its roundings. From a layer on
+    With what roundings in a precision can make of it, in any order of sums; None: real arithmetic.
+    """
+    graph = engine.graph
+
+    def enclosed(*inputs: Any) -> list[Any]:
+        enclosures = enclose_points(graph, inputs, precision, [node])
+        found = [*enclosures[node].absolute(), enclosures[node].reference]
+        size = math.prod(graph.nodes[node].shape)
+        return [*(ops.reshape(a, (-1, size)) for a in found), interval.finite(enclosures)]
+
+    shapes = [node.shape for node in graph.nodes[: graph.nb_inputs]]
+    signature = [((None, *shape), "float64") for shape in shapes]
+    ask = engine.compiled(("enclosed", precision, node), enclosed, signature)
+    with backend.full_precision():
+        found = ask(*inputs, share=_share(engine))
+    return [np.asarray(array) for array in found]
+
+
+def _violates(
+    engine: Engine, inputs: Sequence[np.ndarray], rows: np.ndarray, limits: np.ndarray
+) -> np.ndarray:
+    """Which of N points violate a property as the model itself computes it, (N,) bool.
+
+    Never where it returns something else than its graph says, beyond its roundings. From a layer on
     (`start_layer`), or before a head, a model cannot be called: its graph is in its place, in the
     type that it gets.
     """
     network, graph = engine.network, engine.graph
-    returned = np.zeros((len(inputs[0]), 0))
-    if network.start_layer is None:
-        returned = evaluate_model(
-            network.model, network.in_order(inputs), network.output_number, training=False
-        ).reshape(len(inputs[0]), -1)
-        if graph.output == graph.result:
-            return returned
-    with backend.full_precision():
-        given = [ops.convert_to_tensor(array, given_type(engine)) for array in inputs]
-        outputs = np.asarray(graph.evaluate(given)).astype(np.float64).reshape(len(returned), -1)
-        if network.start_layer is None:
-            result = enclose_points(graph, inputs, network.precision, [graph.result])[graph.result]
-            lower, upper = (np.asarray(side).reshape(returned.shape) for side in result.absolute())
-            other = ~((returned >= lower - 1e-30) & (returned <= upper + 1e-30)).all(axis=1)
-            outputs[other] = np.nan
-    return outputs
+
+    def violate(outputs: np.ndarray, upper: np.ndarray | None = None) -> np.ndarray:
+        upper = outputs if upper is None else upper
+        return _least(outputs, upper, rows, limits, 0.0) <= 0
+
+    if network.start_layer is not None or graph.output != graph.result:
+        with backend.full_precision():
+            given = [ops.convert_to_tensor(array, given_type(engine)) for array in inputs]
+            outputs = np.asarray(graph.evaluate(given)).astype(np.float64)
+        found = violate(outputs.reshape(len(outputs), -1))
+        if network.start_layer is not None:
+            return found
+    together = _own_outputs(engine, inputs)
+    lower, upper, *_ = _enclosed(engine, inputs, network.precision, graph.result)
+    is_own = ((together >= lower - 1e-30) & (together <= upper + 1e-30)).all(axis=1)
+    if graph.output != graph.result:
+        return found & is_own
+    # Called with one input, the model may round in another way than with all of them together.
+    violated = is_own & violate(together) & violate(lower, upper)
+    for number in np.flatnonzero(~violated):
+        one = [array[number : number + 1] for array in inputs]
+        own = evaluate_model(
+            network.model, network.in_order(one), network.output_number, training=False
+        ).reshape(1, -1)
+        some = rows[number : number + 1], limits[number : number + 1]
+        violated[number] = _least(own, own, *some, 0.0)[0] <= 0
+    return violated
+
+
+def _own_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """What the model returns for N points together, (N, K) float64; NaN where it cannot be called.
+
+    A model of a fixed batch is called with so many at a time.
+    """
+    network = engine.network
+    tensors = network.model.inputs
+    ask = engine.compiled(
+        ("model",),
+        partial(call_model, network.model, network.output_number, training=False),
+        [(tuple(tensor.shape), tensor.dtype) for tensor in tensors],
+    )
+    given = [
+        ops.cast(values, tensor.dtype) for values, tensor in zip(network.in_order(inputs), tensors)
+    ]
+    nb_points, sizes = len(inputs[0]), {tensor.shape[0] for tensor in tensors} - {None}
+    step, found = min(sizes, default=nb_points), []
+    for first in range(0, nb_points, step):
+        places = np.minimum(np.arange(first, first + step), nb_points - 1)
+        try:
+            with backend.full_precision():
+                outputs = np.asarray(ask(*(ops.take(a, places, axis=0) for a in given), share=_share(engine)))
+        except Exception:  # whatever a user's model raises: it is called with one point then
+            return np.full((nb_points, 1), np.nan)
+        found.append(outputs.reshape(step, -1)[: nb_points - first])
+    return np.concatenate(found)
+
+
+def _share(engine: Engine) -> float:
+    """Of the time to compile a function, what it takes uncompiled."""
+    if engine.compile == "auto":
+        return _SHARE
+    return math.inf if engine.compile else 0.0
 
 
 # --- inside -------------------------------------------------------------------------------------

@@ -160,16 +160,17 @@ class Decider:
             values = np.einsum("mjk,mk->mj", rows.astype(np.float64), outputs)
             values = np.max(values - problems.limits[some], axis=1)
         values = np.where(np.isnan(values), np.inf, values)
-        for region in np.unique(regions):
-            own = np.flatnonzero(regions == region)
-            best = own[values[own].argmin()]
-            if values[best] >= self._values[region] or problems.violated[region]:
-                continue
-            place = np.array([region])
-            point, value, violated = self._confirm(place, points[best : best + 1])
-            if value[0] < self._values[region]:
-                self._points[region], self._values[region] = point[0], value[0]
-                problems.violated[region] = violated[0]
+        order = np.lexsort((values, regions))
+        regions, firsts = np.unique(regions[order], return_index=True)
+        best = order[firsts]
+        new = (values[best] < self._values[regions]) & ~problems.violated[regions]
+        regions, best = regions[new], best[new]
+        if len(regions):
+            points, values, violated = self._confirm(regions, points[best])
+            new = values < self._values[regions]
+            regions = regions[new]
+            self._points[regions], self._values[regions] = points[new], values[new]
+            problems.violated[regions] = violated[new]
         self._note("branch and bound")
 
     def _confirm(self, regions: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, ...]:

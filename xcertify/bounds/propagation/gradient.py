@@ -118,7 +118,7 @@ def enclose_gradient(
         relax=True,
         budget=budget,
     )
-    if bounds.is_nonlinear[graph.output]:
+    if not bounds.is_exact[graph.output]:
         widths = bounds.enclosures[graph.output]
         bounds.refine(graph.output, widths.upper > widths.lower)
     return bounds.enclosures[graph.output], interval.finite(bounds.enclosures)
