@@ -27,6 +27,7 @@ _NB_ROUNDS = 3
 _NB_ROWS = 32  # of output rows that linear bounds look at, those nearest to another answer
 _NB_COEFFICIENTS = 2**24  # of lines that are held at once
 _EFFORT, _MORE = 250, 8  # branches of a decision, and how many times as many in the next turn
+_MOST = 100_000  # branches of one decision: what is left then is a near tie
 _QUICK, _THOROUGH = (20, 1), (40, 4)  # steps and restarts of attacks
 _NB_TRIES = 2  # of groups together, which attacks do not refute but decisions do
 _NB_NEAREST, _NB_TASKS = 3, 128  # groups of a sample, and of all, that are decided at a time
@@ -92,19 +93,20 @@ class Search:
         self._starts = np.repeat(found.worst[None], _NB_STARTS, axis=0)
 
     def run(self) -> str:
-        """Until nothing is open, and why something is: "", "bounds", "time limit", "interrupted"."""
+        """Until nothing is open, and why something is.
+
+        "", "bounds", "branches", "time limit", "interrupted".
+        """
         try:
             self._bound()
             if self._complete:
-                self._decide_all()
-            else:
-                self._attack(np.flatnonzero(self._found.open.any(axis=1)))
-                return "bounds" if self._found.open.any() else ""
+                return self._decide_all()
+            self._attack(np.flatnonzero(self._found.open.any(axis=1)))
+            return "bounds" if self._found.open.any() else ""
         except TimeLimit:
             return "time limit"
         except KeyboardInterrupt:
             return "interrupted"
-        return ""
 
     # --- linear bounds ----------------------------------------------------------------------------
 
@@ -295,8 +297,10 @@ class Search:
 
     # --- decisions --------------------------------------------------------------------------------
 
-    def _decide_all(self) -> None:
+    def _decide_all(self) -> str:
         """Until nothing is open, or the time is over; what is hard is put aside, for more effort.
+
+        A near tie is never decided, so that effort has an end, too: then it gives "branches".
 
         While many groups can be freed together they are. Then those go first that attacks came
         nearest to refute: once such a group is irrelevant, hardly any other can follow, and an
@@ -306,6 +310,8 @@ class Search:
         while self._found.open.any():
             samples = np.flatnonzero(self._left.any(axis=1))
             if not len(samples):
+                if effort * _MORE > _MOST:
+                    return "branches"
                 self._aside[:], self._cap[:] = False, self._no_cap
                 effort *= _MORE
                 continue
@@ -317,6 +323,7 @@ class Search:
                 self._decide_together(together, effort)
             samples = np.flatnonzero((self._left & self._one_by_one[:, None]).any(axis=1))
             self._decide_nearest(samples, effort)
+        return ""
 
     @property
     def _left(self) -> np.ndarray:
