@@ -55,8 +55,8 @@ class ReasonCertificate(Certificate):
     seconds
         (N,) float64: time that each input took.
     reason
-        (N,) words: why features are unknown ("time limit", "interrupted", "bounds"); "" where none
-        is.
+        (N,) words: why features are unknown ("time limit", "interrupted", "bounds", and "branches"
+        for near ties); "" where none is.
     settings
         Arguments of the explainer that matter, by name.
     fingerprint
