@@ -17,6 +17,7 @@ from xcertify.attributions.greedy_as import GreedyAS
 from xcertify.attributions.perturbations import Occlusion, Rise
 from xcertify.attributions.relex import RelEx
 from xcertify.attributions.sampled_eva import SampledEVA
+from xcertify.attributions.sufficient_reason import SufficientReason
 
 __all__ = [
     "CORGI",
@@ -36,5 +37,6 @@ __all__ = [
     "Saliency",
     "SampledEVA",
     "SmoothGrad",
+    "SufficientReason",
     "TargetedExplanation",
 ]

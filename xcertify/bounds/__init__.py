@@ -2,8 +2,8 @@
 
 # Importing the rules fills the registry.
 from xcertify.bounds import rules as rules
-from xcertify.bounds.branching.confirmation import contains
 from xcertify.bounds.branching.attacked import WorstPoints
+from xcertify.bounds.branching.confirmation import contains
 from xcertify.bounds.branching.decision import Decision
 from xcertify.bounds.branching.proof import ProofTree
 from xcertify.bounds.branching.radius import decided_radii

@@ -163,7 +163,7 @@ def check(
     outputs = precise.evaluate(region.center).reshape(len(given), -1)
     answers = Answers.of(
         outputs,
-        _asked(outputs, targets, delta),
+        asked_outputs(outputs, targets, delta),
         towards=towards,
         class_groups=class_groups,
         delta=delta,
@@ -257,7 +257,7 @@ def _mask_of(
     return mask.reshape(features)
 
 
-def _asked(outputs: np.ndarray, targets: Any, delta: Any) -> np.ndarray:
+def asked_outputs(outputs: np.ndarray, targets: Any, delta: Any) -> np.ndarray:
     """The classes, or with `delta` the numbers of outputs, that are asked about, (N,) int."""
     if delta is None or targets is not None:
         is_single = delta is not None and outputs.shape[1] == 1

@@ -234,7 +234,9 @@ def _own_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> np.ndarray:
         places = np.minimum(np.arange(first, first + step), nb_points - 1)
         try:
             with backend.full_precision():
-                outputs = np.asarray(ask(*(ops.take(a, places, axis=0) for a in given), share=_share(engine)))
+                outputs = np.asarray(
+                    ask(*(ops.take(a, places, axis=0) for a in given), share=_share(engine))
+                )
         except Exception:  # whatever a user's model raises: it is called with one point then
             return np.full((nb_points, 1), np.nan)
         found.append(outputs.reshape(step, -1)[: nb_points - first])
