@@ -520,7 +520,8 @@ def check_table(records: list[Record]) -> str:
 def nets_table(records: list[Record]) -> str:
     """Sizes, unknown shares and times of networks of other kinds."""
     columns = ("network", "epsilon", "inputs", "groups", "mean size", "first pass", "unknown")
-    found = header(*columns, "proved minimal", "at least", "median s", "mean s", "longest s")
+    columns += ("proved minimal", "at least", "robust")  # the empty set is sufficient
+    found = header(*columns, "median s", "mean s", "longest s")
     for (name, epsilon), some in by(records, "network", "epsilon").items():
         groups = column(some, "nb_groups").mean()
         size, first, unknown, least = (
@@ -538,7 +539,8 @@ def nets_table(records: list[Record]) -> str:
             f"{unknown / groups:.1%}",
             f"{column(some, 'minimal').mean():.0%}",
         ]
-        found.append(row(*cells, f"{least:.1f}", *quantiles(column(some, "seconds"))))
+        cells += [f"{least:.1f}", f"{(column(some, 'size') == 0).mean():.0%}"]
+        found.append(row(*cells, *quantiles(column(some, "seconds"))))
     return "\n".join(found) + "\n\n" + confirmed_table(records)
 
 
