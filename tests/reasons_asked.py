@@ -44,7 +44,8 @@ class Asked:
 
         `labels` (*features) or (N, *features); None: every feature is its own.
         """
-        net = read(logits_of(model))
+        plain = logits_of(model)  # which may be a Sequential model, that has no list of layers
+        net = read(keras.Model(plain.inputs[0], plain.outputs[0]))
         outputs = net.values(region.center.astype("f8").reshape(len(region), -1))
         nb = outputs.shape[1]
         predicted = outputs.argmax(1) if nb > 1 else (outputs[:, 0] > 0).astype(int)

@@ -649,6 +649,7 @@ class Verifier(Settings):
             restarts=restarts and whole_number("restarts", restarts),
             seed=seed,
             deadline=math.inf if timeout is None else time.monotonic() + timeout,
+            proves_all=False,
         )
         return WorstPoints(found.points, found.least, found.violated)
 

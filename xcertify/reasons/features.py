@@ -115,7 +115,8 @@ class Features:
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sums (N, G) float64 of values (N, *shape) or (N, *features) over each group."""
         numbers = self.places if values.shape == self.places.shape else self.numbers
-        flat = numbers.reshape(len(self), -1) + self.nb_groups * np.arange(len(self))[:, None]
+        first = self.nb_groups * np.arange(len(self))
+        flat = numbers + first.reshape(-1, *[1] * (numbers.ndim - 1))
         size = len(self) * self.nb_groups
         found = np.bincount(flat.ravel(), np.asarray(values, np.float64).ravel(), size)
         return found.reshape(len(self), self.nb_groups)

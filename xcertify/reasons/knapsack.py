@@ -1,10 +1,10 @@
 """Knapsack: as many groups of features as linear bounds allow to be free at the same time.
 
 A line under an output row, ``bias + coefficients . (x - center)``, holds on all parts of the region
-that it was made for. Freeing group g lowers it by at most its cost, so that a set of groups is
-proved to be irrelevant where for every row the costs add up to less than the room, ``bias - limit``.
-As many groups as possible is a knapsack problem with one constraint a row (FAME, Boumazouza et al.,
-2026); its Lagrangian has a price for each row, and frees the groups that are cheap at these prices.
+that it was made for. Freeing group g lowers it by at most its cost. So a set of groups is proved to
+be irrelevant where for every row the costs add up to less than the room, ``bias - limit``. As many
+groups as possible is a knapsack problem with one constraint a row (FAME, Boumazouza et al., 2026).
+Its Lagrangian has a price for each row, and frees the groups that are cheap at these prices.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def largest_sets(
     prices
         (M, S): those that it was chosen with.
     """
-    has_room = (room > 0).all(axis=1)
+    has_room = np.all(room > 0, axis=1, keepdims=True)
     shares = costs / np.where(room > 0, room * (1 - _SLACK), 1.0)[..., None]
     chosen, best, best_prices = np.zeros(allowed.shape, bool), np.full(len(room), -1), prices
     for turn in range(1 if order is not None else _NB_TURNS):
@@ -104,7 +104,7 @@ def largest_sets(
         best_prices = np.where(better[:, None], prices, best_prices)
         prices = prices * np.exp(_RATE / math.sqrt(1 + turn) * np.minimum(spent, 1.0))
         prices /= prices.sum(axis=1, keepdims=True)
-    return chosen & has_room[:, None], best_prices
+    return chosen & has_room, best_prices
 
 
 def at_prices(costs: np.ndarray, room: np.ndarray, prices: np.ndarray) -> np.ndarray:

@@ -29,12 +29,11 @@ def order_of(maps: Any, features: Features) -> np.ndarray:
     maps = np.asarray(maps)
     if maps.dtype.kind not in "fiub":
         raise ValueError(f"order must be an explainer or a map of numbers. Received: {maps.dtype}")
-    if len(features.shape) == 3 and maps.shape[-1:] == (1,):
-        if maps.shape[:-1] in (shape, shape[1:]):
-            maps = maps[..., 0]
+    is_image = len(features.shape) == 3 and maps.shape in ((*shape, 1), (*shape[1:], 1))
+    maps = maps[..., 0] if is_image else maps
     if maps.shape not in (shape, shape[1:]):
         raise ValueError(
-            f"order must be an explainer, or a map of the features, {shape[1:]}, or of those of each "
+            f"order must be an explainer, or a map of the features, {shape[1:]}, or one for each "
             f"input, {shape}. Received: shape {maps.shape}"
         )
     if np.isnan(maps).any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -53,27 +54,25 @@ class Sets:
     def none(cls, features: Features, reason: str) -> Sets:
         """Nothing is known."""
         nb_inputs, shape = len(features), features.keys.shape
-        nothing = [np.zeros(shape, kind) for kind in (bool, bool, float)]
         return cls(
-            *nothing[:2],
-            [{} for _ in range(nb_inputs)],
-            np.zeros(nb_inputs, int),
-            nothing[2],
-            np.zeros(nb_inputs),
-            np.full(nb_inputs, reason, object),
+            irrelevant=np.zeros(shape, bool),
+            needed=np.zeros(shape, bool),
+            witnesses=[{} for _ in range(nb_inputs)],
+            smallest=np.zeros(nb_inputs, int),
+            contributions=np.zeros(shape),
+            seconds=np.zeros(nb_inputs),
+            reason=np.full(nb_inputs, reason, object),
         )
 
     @classmethod
     def joined(cls, parts: Sequence[Sets]) -> Sets:
         """Those of all inputs, of those of some each."""
-        return cls(
-            **{
-                name: sum((vars(part)[name] for part in parts), [])
-                if name == "witnesses"
-                else np.concatenate([vars(part)[name] for part in parts])
-                for name in vars(parts[0])
-            }
-        )
+        fields: dict[str, Any] = {
+            name: np.concatenate([vars(part)[name] for part in parts])
+            for name in vars(parts[0])
+            if name != "witnesses"
+        }
+        return cls(**fields, witnesses=[own for part in parts for own in part.witnesses])
 
     def or_smaller(self, other: Sets) -> Sets:
         """Of each input the smaller set of both; the seconds are those of both."""

@@ -39,6 +39,7 @@ def attack(
     restarts: int = 8,
     seed: int = 0,
     deadline: float = math.inf,
+    proves_all: bool = True,
 ) -> Attacked:
     """Look for points of N regions that violate a property.
 
@@ -65,6 +66,8 @@ def attack(
         Of the random points, which are the same for all regions.
     deadline
         As `time.monotonic` tells the time: nothing is begun behind it.
+    proves_all
+        Whether the values of points that are no counterexamples are proved, too.
 
     No guarantee
     ------------
@@ -81,6 +84,8 @@ def attack(
         if restarts > _NB_QUICK:
             random_points.breed(first, deadline)
         first, at_once = last, max(1, last)  # twice as many at a time
+    if proves_all:
+        attacked.confirm_others()
     return attacked
 
 

@@ -105,7 +105,6 @@ class Decider:
             seed=self._seed,
             deadline=now + _ATTACKED * (self._deadline - now),
         )
-        found.confirm_others()
         better = found.values < self._values[left]
         self._points[left[better]] = found.points[better]
         self._values[left[better]] = found.values[better]

@@ -58,7 +58,7 @@ class RandomPoints:
         return shares
 
     def start(self, region: Region, places: np.ndarray, number: int) -> np.ndarray:
-        """One of the points in some regions, numbers `places` (n,), (n, *input); 0 is the center."""
+        """One of the points in some regions, those of places (n,): (n, *input); 0: the center."""
         if number == 0:
             return region.center
         if self._given is None:
