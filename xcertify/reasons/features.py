@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ class Features:
 
     def expand(self, values: np.ndarray) -> np.ndarray:
         """Values (N, G) of groups at their features, (N, *features)."""
-        flat = self.places.reshape(len(self), -1)
+        flat = self.places.reshape(len(self), math.prod(self.places.shape[1:]))
         return np.take_along_axis(np.asarray(values), flat, axis=1).reshape(self.places.shape)
 
     def to_inputs(self, values: np.ndarray) -> np.ndarray:
