@@ -70,7 +70,7 @@ def gradient_graph(network: Graph, loss: str) -> GradientGraph:
     if loss == "cross-entropy":
         head = Elementwise(SIGMOID) if shape == (1,) else Softmax(-1)
         forward.nodes.append(Node(head, (network.output,), shape, "probabilities"))
-    nodes = [*forward.nodes, Node(Input(), (), shape, "seed")]
+    nodes = [*forward.nodes, Node(Input(is_point=True), (), shape, "seed")]
     seed = first = len(forward.nodes)
     if loss == "cross-entropy":
         nodes.append(Node(_difference(), (seed - 1, seed), shape, "seed"))

@@ -198,7 +198,10 @@ class Operation:
 
 
 class Input(Operation):
-    """What is given, and not computed from other tensors."""
+    """What is given, and not computed from other tensors; `is_point` says that it does not vary."""
+
+    def __init__(self, is_point: bool = False) -> None:
+        self.is_point = is_point
 
 
 class Affine(Operation):

@@ -65,7 +65,7 @@ def build_graph(
                 f"The input shape {shape} of the model '{model.name}' is not fully known. Rebuild "
                 f"the model with a fixed input shape."
             )
-        graph.nodes.append(Node(Input(), (), shape, tensor.name))
+        graph.nodes.append(Node(Input(is_point=bool(graph.nodes)), (), shape, tensor.name))
     (graph.result,) = _walk(graph, inputs, [wanted], range(len(inputs)), find_rule, prefix="")
     graph.output = graph.result
     return graph

@@ -10,6 +10,7 @@ import math
 
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Affine, Elementwise
+from xcertify.bounds.propagation.exactness import exact_tensors
 from xcertify.bounds.propagation.routes import Patches, Route, patch_routes
 
 Depth = int | None
@@ -61,10 +62,9 @@ def source_of(graph: Graph, index: int) -> tuple[int, list[int]]:
 def work(graph: Graph, targets: list[int], depth: Depth) -> float:
     """Products for one sample if all entries of all inner tensors have a row of this depth."""
     total = 0.0
-    for start in inner_tensors(graph, targets):
+    exact = exact_tensors(graph, graph.ancestors(targets))
+    for start in inner_tensors(graph, targets) - exact:
         route = Route(graph, start, ends_of(graph, start, depth))
-        if not any(not graph.nodes[i].operation.exact_affine for i in route.passed):
-            continue  # intervals are as good
         patches = patch_routes(route)
         seen = route if patches is None else Patches(patches, [])
         row = 0.0

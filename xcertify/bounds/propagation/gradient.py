@@ -118,7 +118,7 @@ def enclose_gradient(
         relax=True,
         budget=budget,
     )
-    if not bounds.is_exact[graph.output]:
+    if graph.output not in bounds.exact:
         widths = bounds.enclosures[graph.output]
         bounds.refine(graph.output, widths.upper > widths.lower)
     return bounds.enclosures[graph.output], interval.finite(bounds.enclosures)

@@ -10,18 +10,12 @@ from keras import ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Graph
-from xcertify.bounds.graph.operations import (
-    Affine,
-    Constant,
-    Elementwise,
-    Enclosure,
-    Options,
-    Relaxed,
-)
+from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options, Relaxed
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.crown import BackwardPasses, Domain
 from xcertify.bounds.propagation.depth import Depth, depth_of, ends_of, source_of
+from xcertify.bounds.propagation.exactness import exact_tensors
 from xcertify.bounds.propagation.routes import Route, patch_routes, unit_rows
 from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
 
@@ -49,8 +43,8 @@ class BackwardBounds(BackwardPasses):
     depth
         Through how many nonlinear layers rows of inner tensors go back before they are closed by
         intervals; None: to the input.
-    is_exact
-        For each node whether the interval of each entry is exact, but for roundings.
+    exact
+        Nodes whose intervals are exact for every entry, but for roundings.
     """
 
     def __init__(
@@ -70,9 +64,7 @@ class BackwardBounds(BackwardPasses):
         if refine:
             self.depth = depth_of(options.backward_depth, graph, list(targets))
         self._refined: dict[int, Any] = {}  # which entries, (N, D) bool
-        self.is_exact = {index: index > 0 or domain.is_box for index in self.enclosures}
-        # Of nodes that are boxes, entries that do not depend on each other, the inputs behind them.
-        self._boxes = {index: {index} for index, exact in self.is_exact.items() if exact}
+        self.exact = exact_tensors(graph, graph.ancestors(targets), domain.is_box)
         self._refinable: Container[int] = ()
         if refine:
             self._refinable = range(len(graph.nodes)) if isinstance(refine, bool) else refine
@@ -81,7 +73,7 @@ class BackwardBounds(BackwardPasses):
             self.enclosures,
             options,
             targets,
-            before=self._refine_inputs if refine else self._note_exact,
+            before=self._refine_inputs if refine else None,
             after=self.relaxations.make if relax else self.relaxations.make_affine,
         )
 
@@ -124,35 +116,8 @@ class BackwardBounds(BackwardPasses):
         nodes = enumerate(self.graph.nodes)
         return self.route(start, {i for i, node in nodes if not node.operation.exact_affine})
 
-    def _note_exact(self, index: int) -> None:
-        """Intervals are exact behind one affine operation on a box, and behind those by entries.
-
-        Behind two that mix entries they are not: the outputs of the first depend on each other.
-        """
-        node = self.graph.nodes[index]
-        operation, parents = node.operation, node.parents
-        if not isinstance(operation, Affine):
-            exact = operation.exact_affine and all(self.is_exact[parent] for parent in parents)
-            self.is_exact[index] = exact
-            return
-        if isinstance(operation, Constant):
-            self.is_exact[index], self._boxes[index] = True, set()
-            return
-        window = operation.window
-        in_place = window is not None and not window.axes and window.mixed is None
-        by_entries = in_place or operation.nb_terms <= 1
-        boxes = [self._boxes[parent] for parent in parents if parent in self._boxes]
-        inputs = set().union(*boxes)
-        is_box = len(boxes) == len(parents) and len(inputs) == sum(map(len, boxes))
-        is_one = len(parents) == 1 or operation.nb_terms == 0
-        known = by_entries and is_one and all(self.is_exact[parent] for parent in parents)
-        self.is_exact[index] = is_box or known
-        if is_box and by_entries and (in_place or operation.nb_terms_back <= 1):
-            self._boxes[index] = inputs
-
     def _refine_inputs(self, index: int) -> None:
         """Tighten the inputs of a nonlinear operation where that tightens its relaxation."""
-        self._note_exact(index)
         node = self.graph.nodes[index]
         if node.operation.exact_affine:
             return
@@ -162,7 +127,7 @@ class BackwardBounds(BackwardPasses):
                 continue
             source, between, mask = self._source(parent, mask)
             affine = self.graph.nodes[source].operation.exact_affine
-            if source in self._refinable and affine and not self.is_exact[source]:
+            if source in self._refinable and affine and source not in self.exact:
                 self.refine(source, mask)
                 for later in between:
                     interval.step(self.graph, later, self.enclosures, self.options)
