@@ -17,6 +17,7 @@ from xcertify.certificates import ReasonCertificate
 from xcertify.recheck import recheck
 from xcertify.regions import Ball
 from xcertify.testing import check_explainer
+from xcertify.testing.examples import SHAPES, small_model, some_inputs
 
 L = keras.layers
 EPSILON = 0.25
@@ -304,7 +305,7 @@ def test_questions_that_exclude_each_other(net):
     for first, second in (("towards", "delta"), ("delta", "class_groups")):
         settings = {name: values[name] for name in (first, second)}
         with pytest.raises(ValueError, match=f"{first}.*{second}|{second}.*{first}"):
-            SufficientReason(model, EPSILON, **settings).certify(points)
+            SufficientReason(model, EPSILON, **settings).certify(points, np.ones(6, int))
     with pytest.raises(ValueError, match="groups and grid_size|grid_size and groups"):
         SufficientReason(model, EPSILON, groups=np.zeros(8, int), grid_size=2).certify(points)
 
@@ -380,13 +381,22 @@ def test_maps_of_images_and_groups():
 
 @pytest.mark.parametrize("kind", ["images", "tabular", "time series"])
 def test_the_contract_of_explainers(kind):
-    build = lambda model: SufficientReason(model, 0.02, time_limit=None, ranked=True)  # noqa: E731
-    from xcertify.testing.examples import SHAPES, small_model, some_inputs
-
+    """With a class that all models of the contract give, since no other target is explained."""
     model = small_model(SHAPES[kind])
-    inputs = some_inputs(SHAPES[kind])
-    predicted = model.predict_on_batch(inputs).argmax(1)
-    check_explainer(build, model, inputs, predicted, kind=kind, leave_out=("targets",))
+    model.layers[-1].bias.assign([0.0, 9.0, 0.0])
+    features = SHAPES[kind][:2]
+    numbers = np.arange(np.prod(features)).reshape(features)
+    changes = {"groups": numbers // 3, "order": numbers, "towards": 2, "delta": 0.01}
+    changes |= {"class_groups": [0, 1, 0], "grid_size": 2, "epsilon": 0.9, "clip": (-1.0, 2.0)}
+    check_explainer(
+        lambda model: SufficientReason(model, 0.02, time_limit=None, ranked=True),
+        model,
+        some_inputs(SHAPES[kind]),
+        np.ones(3, int),
+        kind=kind,
+        leave_out=("targets",),
+        changes=changes,
+    )
 
 
 # --- files --------------------------------------------------------------------------------------

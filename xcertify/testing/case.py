@@ -193,9 +193,13 @@ class Case:
 
 
 def arrays_of(certificate: Any) -> dict[str, np.ndarray]:
-    """The fields of a certificate that are arrays, by name."""
+    """The fields of a certificate that are arrays of numbers, by name, but for times."""
     fields = {f.name: getattr(certificate, f.name) for f in dataclasses.fields(certificate)}
-    return {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
+    return {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and name != "seconds"
+    }
 
 
 def _largest(array: np.ndarray) -> float:
