@@ -17,6 +17,13 @@ from xcertify.regions import Ball
 L = keras.layers
 NO_LIMIT = {"time_limit": None}
 pytestmark = pytest.mark.usefixtures("eager")
+NB_LONG, TODAY = 15, 3
+
+
+def sometimes(number):
+    """A long test, of which the default run holds others every day."""
+    today = number in rotating(NB_LONG, TODAY)
+    return (lambda test: test) if today else pytest.mark.slow
 
 
 def points(nb, shape, seed=0, low=-1.0, high=1.0):
@@ -123,6 +130,7 @@ def test_what_cannot_move_is_irrelevant():
     assert certificate.irrelevant.all() and certificate.reason[0] == ""
 
 
+@sometimes(0)
 @pytest.mark.parametrize("norm", [np.inf, 2])
 @pytest.mark.parametrize("seed", rotating(500, 2))
 def test_balls_and_valid_ranges(norm, seed):
@@ -145,6 +153,7 @@ def second_best(model, inputs):
     return np.argsort(model.predict(inputs, verbose=0))[:, -2]
 
 
+@sometimes(1)
 @pytest.mark.parametrize("head", [None, "softmax"])
 def test_one_class_beats_another(head):
     model, inputs = network((6,), 4, head, seed=1), points(4, (6,), 2)
@@ -167,6 +176,7 @@ def test_one_class_for_all():
     reasons(model, inputs, 0.3, towards=other, ours=lambda own, f: beats(own, [other], 3))
 
 
+@sometimes(2)
 @pytest.mark.parametrize("groups", [[0, 0, 1, 1], [5, 2, 5, 7]])
 def test_the_label_of_a_group_of_classes_stays(groups):
     for head in (None, "softmax"):
@@ -180,6 +190,7 @@ def test_the_label_of_a_group_of_classes_stays(groups):
         )
 
 
+@sometimes(3)
 @pytest.mark.parametrize("delta", [0.05, 0.4])
 def test_one_output_stays_near_its_value(delta):
     inputs = points(4, (5,), 5)
@@ -191,6 +202,7 @@ def test_one_output_stays_near_its_value(delta):
     reasons(several, inputs, 0.2, delta=delta, targets=targets, ours=ours)
 
 
+@sometimes(4)
 @pytest.mark.parametrize("head", [None, "sigmoid"])
 @pytest.mark.parametrize("seed", rotating(500, 1))
 def test_a_single_logit(head, seed):
@@ -198,6 +210,7 @@ def test_a_single_logit(head, seed):
     reasons(model, inputs, 0.3)
 
 
+@sometimes(5)
 @pytest.mark.parametrize("seed", rotating(500, 1))
 def test_a_softmax_changes_nothing(seed):
     model, plain = network((6,), 3, "softmax", seed), network((6,), 3, None, seed)
@@ -209,6 +222,7 @@ def test_a_softmax_changes_nothing(seed):
 # --- groups and shapes --------------------------------------------------------------------------
 
 
+@sometimes(6)
 @pytest.mark.parametrize("seed", rotating(500, 1))
 def test_one_hot_columns(seed):
     groups = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 4])
@@ -216,6 +230,7 @@ def test_one_hot_columns(seed):
     reasons(model, points(4, (10,), seed), 0.2, groups=groups, labels=groups)
 
 
+@sometimes(7)
 def test_labels_are_names():
     """Whatever numbers, in whatever order; the witnesses have them as keys."""
     groups = np.array([70, 3, 70, 1000, 3, 9])
@@ -225,6 +240,7 @@ def test_labels_are_names():
     assert set().union(*certificate.witnesses) <= {3, 9, 70, 1000}
 
 
+@sometimes(8)
 @pytest.mark.parametrize("seed", rotating(500, 1))
 def test_superpixels_of_each_image(seed):
     model, inputs = network((3, 4, 2), seed=seed), points(3, (3, 4, 2), seed)
@@ -234,6 +250,7 @@ def test_superpixels_of_each_image(seed):
     reasons(model, inputs, 0.1, groups=groups, labels=groups)
 
 
+@sometimes(9)
 def test_a_grid():
     model, inputs = network((5, 4, 1), seed=6), points(3, (5, 4, 1), 6)
     cells = grid_cells((5, 4, 1), 3)
@@ -242,6 +259,7 @@ def test_a_grid():
     reasons(model, inputs, 0.15, grid_size=(2, 4), labels=cells)
 
 
+@sometimes(10)
 @pytest.mark.parametrize("seed", rotating(500, 1))
 def test_pixels_with_their_channels(seed):
     inputs = keras.Input((3, 3, 2))
@@ -251,6 +269,7 @@ def test_pixels_with_their_channels(seed):
     assert certificate.irrelevant.shape == (3, 3, 3)
 
 
+@sometimes(11)
 def test_channels_first():
     inputs = keras.Input((2, 3, 3))
     x = L.Conv2D(3, 2, activation="relu")(L.Permute((2, 3, 1))(inputs))
@@ -268,6 +287,7 @@ def test_channels_first():
     assert maps.shape == (3, 3, 3, 1)
 
 
+@sometimes(12)
 @pytest.mark.parametrize("by_time", [False, True])
 def test_time_series(by_time):
     inputs = keras.Input((5, 2))
@@ -291,7 +311,7 @@ def check_architecture(name, seed, nb_inputs=4, norm=np.inf):
     reasons(model, points(4, (nb_inputs,), seed), 0.15 if norm == np.inf else 0.25, norm=norm)
 
 
-@pytest.mark.parametrize("name", [NAMES[number] for number in rotating(len(NAMES), 4)])
+@pytest.mark.parametrize("name", [NAMES[number] for number in rotating(len(NAMES), 2)])
 def test_architectures(name):
     check_architecture(name, rotating(1000, 1)[0])
 
@@ -313,7 +333,7 @@ def check_activation(name, seed):
 
 
 @pytest.mark.parametrize(
-    "name", ["tanh", *(ACTIVATIONS[number] for number in rotating(len(ACTIVATIONS), 2))]
+    "name", ["tanh", *(ACTIVATIONS[number] for number in rotating(len(ACTIVATIONS), 1))]
 )
 def test_activations(name):
     check_activation(name, rotating(1000, 1)[0])
@@ -366,6 +386,7 @@ def test_several_orders_are_chosen_from_for_each_input():
     assert found.sizes.tolist() == [1, 1]
 
 
+@sometimes(13)
 def test_an_explainer_gives_the_order():
     model, inputs = network((6,), seed=8), points(4, (6,), 8)
     eva = EVA(model, 0.3, mode="exact")
@@ -376,6 +397,7 @@ def test_an_explainer_gives_the_order():
     assert (several.sizes <= by_explainer.sizes).all()
 
 
+@sometimes(14)
 def test_an_explainer_of_images_gives_the_order():
     inputs = keras.Input((3, 3, 2))
     x = L.Conv2D(3, 2, activation="relu")(inputs)
