@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from xcertify.attributions import EVA, EVAHybrid
+from xcertify.attributions import EVA, EVAHybrid, SufficientReason
+from xcertify.certificates import ReasonCertificate
 from xcertify.commands import explain, main
+from xcertify.recheck import recheck
 
 
 @pytest.fixture
@@ -100,6 +102,41 @@ def test_explainer_without_certificates(folder):
     np.testing.assert_array_equal(saved["explanations"], maps)
 
 
+def test_features_that_are_enough_are_saved_as_a_certificate_that_can_be_read(folder, capsys):
+    command = (
+        "explain model.keras images.npy --explainer sufficient-reason --epsilon 0.1 --clip 0 1 "
+        "--time-limit none --first 2"
+    )
+    assert main([*command.split(), "--figure", "maps.png"]) == 0
+    certificate = ReasonCertificate.load("maps.npz")
+    assert certificate.minimal.all() and (certificate.sizes > 0).any()
+    assert recheck(certificate, keras.models.load_model("model.keras")).all()
+    np.testing.assert_array_equal(certificate.inputs, np.load("images.npy")[:2])
+    saved = np.load("maps.npz")
+    np.testing.assert_array_equal(saved["explanations"], certificate.maps())
+    words = [str(saved[name]) for name in explain.WORDS]
+    assert words == [str(getattr(certificate, name)) for name in explain.WORDS]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = [
+        [int(word) for word in line[:6]] for line in lines if len(line) >= 6 and line[0].isdigit()
+    ]
+    counts = certificate.targets, certificate.sizes, certificate.smallest
+    assert [[line[1], line[2], line[5]] for line in shown] == np.transpose(counts).tolist()
+    assert all(line[2] == line[3] + line[4] for line in shown)
+    assert (folder / "maps.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_questions_about_what_is_enough(folder):
+    command = "explain model.keras images.npy --explainer SufficientReason --epsilon 0.1 --first 2"
+    question = ["--towards", "1", "--no-complete", "--no-certify"]
+    assert main([*command.split(), *question]) == 0
+    explainer = SufficientReason(
+        keras.models.load_model("model.keras"), 0.1, towards=1, complete=False
+    )
+    maps = explainer.explain(np.load("images.npy")[:2])
+    np.testing.assert_array_equal(np.load("maps.npz")["explanations"], maps)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,6 +157,7 @@ def test_explainer_without_certificates(folder):
         ("model.keras images.npy --clip 0 0.5", "center leaves the valid range"),
         ("model.keras images.npy --nb-samples 5", "EVA has no setting --nb-samples"),
         ("model.keras images.npy --explainer eva-hybrid", "EVAHybrid needs --latent-layer"),
+        ("model.keras images.npy --delta 1", "EVA has no setting --delta"),
         ("model.keras images.npy --output none/maps.npz", "no such folder: none"),
     ],
 )

@@ -80,7 +80,7 @@ def test_explainers_have_the_names_of_their_classes(name, capsys):
     assert capsys.readouterr().err == ""
     with pytest.raises(SystemExit, match="2"):
         parsed(*files, "--explainer", "lime")
-    assert "argument --explainer: must be EVA or EVAHybrid. Received: lime" in (
+    assert "argument --explainer: must be EVA, EVAHybrid or SufficientReason. Received: lime" in (
         capsys.readouterr().err
     )
 

@@ -150,16 +150,7 @@ class SufficientReason(Certifying, ClassExplainer):
         return asked_outputs(self._logits(inputs), targets, self.delta)
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        found = self._certify(self._region(inputs), classes)
-        words = np.stack([found.irrelevant, found.unknown, found.needed])
-        maps = np.tensordot([0.0, 0.5, 1.0], words, 1)
-        if self.ranked:
-            flat = found.contributions.reshape(len(maps), -1)
-            ordered = np.sort(flat, axis=1)  # equal contributions have equal ranks
-            below = np.stack([np.searchsorted(all_, own) for all_, own in zip(ordered, flat)])
-            ranks = (below / flat.shape[1]).reshape(maps.shape)
-            maps = np.tensordot([0.0, 0.375, 0.75], words, 1) + 0.25 * ranks
-        return maps[..., None] if inputs.ndim == 4 else maps
+        return self._certify(self._region(inputs), classes).maps(ranked=self.ranked)
 
     def _certify(self, region: Region, classes: np.ndarray) -> ReasonCertificate:
         shape = region.shape

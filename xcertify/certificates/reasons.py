@@ -124,6 +124,30 @@ class ReasonCertificate(Certificate):
         """(N,) float64: the share that is unknown; with the needed one, that of the set."""
         return self.sizes / self.nb_groups - self.needed_share
 
+    def maps(self, *, ranked: bool = False) -> np.ndarray:
+        """What `SufficientReason.explain` shows: 1 needed, .5 unknown, 0 irrelevant.
+
+        Parameters
+        ----------
+        ranked
+            Whether to show, within each word, what features contribute to the bound: then needed
+            ones are from .75 to 1, unknown ones from .375 to .625 and irrelevant ones below .25.
+
+        Returns
+        -------
+        maps
+            (N, H, W, 1) for images, else the shape of the inputs.
+        """
+        words = np.stack([self.irrelevant, self.unknown, self.needed])
+        maps = np.tensordot([0.0, 0.5, 1.0], words, 1)
+        if ranked:
+            flat = self.contributions.reshape(len(maps), -1)
+            ordered = np.sort(flat, axis=1)  # equal contributions have equal ranks
+            below = np.stack([np.searchsorted(all_, own) for all_, own in zip(ordered, flat)])
+            ranks = (below / flat.shape[1]).reshape(maps.shape)
+            maps = np.tensordot([0.0, 0.375, 0.75], words, 1) + 0.25 * ranks
+        return maps[..., None] if self.region.center.ndim == 4 else maps
+
     def entries(self, features: np.ndarray) -> np.ndarray:
         """Values (N, *features) at the entries of the inputs, (N, *input)."""
         if features.ndim < self.region.center.ndim:
@@ -198,6 +222,17 @@ class ReasonCertificate(Certificate):
         ValueError
             For regions that are neither a `Ball` nor a `Box`.
         """
+        with open(path, "wb") as file:
+            np.savez_compressed(file, **self.arrays())
+
+    def arrays(self) -> dict[str, Any]:
+        """What `save` writes, by name; a file may hold further arrays beside these.
+
+        Raises
+        ------
+        ValueError
+            For regions that are neither a `Ball` nor a `Box`.
+        """
         arrays: dict[str, Any] = {n: np.asarray(getattr(self, n)) for n in _ARRAYS}
         samples = [n for n, own in enumerate(self.witnesses) for _ in own]
         points = [point for own in self.witnesses for point in own.values()]
@@ -207,9 +242,7 @@ class ReasonCertificate(Certificate):
         text: dict[str, Any] = {name: getattr(self, name) for name in _WORDS}
         text["answers"] = self.answers.to_dict()
         region_arrays, text["region"] = _parts(self.region)
-        arrays |= region_arrays | {"text": np.array(json.dumps(_written(text)))}
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        return arrays | region_arrays | {"text": np.array(json.dumps(_written(text)))}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ReasonCertificate:

@@ -11,7 +11,8 @@ from xcertify.commands.old_words import OldOption, advise
 if TYPE_CHECKING:
     from xcertify.attributions.base import Explainer
 
-EXPLAINERS = ("EVA", "EVAHybrid")  # classes of `xcertify.attributions`
+EXPLAINERS = ("EVA", "EVAHybrid", "SufficientReason")  # classes of `xcertify.attributions`
+_NAMES = f"{', '.join(EXPLAINERS[:-1])} or {EXPLAINERS[-1]}"
 
 
 def _explainer_name(text: str) -> str:
@@ -19,7 +20,7 @@ def _explainer_name(text: str) -> str:
     for name in EXPLAINERS:
         if text.replace("-", "").lower() == name.lower():
             return name
-    raise argparse.ArgumentTypeError(f"must be {' or '.join(EXPLAINERS)}. Received: {text}")
+    raise argparse.ArgumentTypeError(f"must be {_NAMES}. Received: {text}")
 
 
 class _Method(argparse.Action):
@@ -66,6 +67,25 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "method": {"action": _Method, "metavar": "NAME", "help": "bound method, such as crown"},
     "latent-layer": {"metavar": "NAME", "help": "EVAHybrid: the layer bounded by samples"},
     "nb-samples": {"type": int, "metavar": "INT", "help": "EVAHybrid: samples per region"},
+    "towards": {
+        "type": int,
+        "metavar": "CLASS",
+        "help": "SufficientReason: the class has to stay above this one only",
+    },
+    "delta": {
+        "type": float,
+        "metavar": "D",
+        "help": "SufficientReason: of a regression, how far its output may move",
+    },
+    "time-limit": {
+        "type": lambda text: None if text == "none" else float(text),
+        "metavar": "SECONDS|none",
+        "help": "SufficientReason: for each input, about",
+    },
+    "complete": {
+        "action": argparse.BooleanOptionalAction,
+        "help": "SufficientReason: whether branch and bound decides what is left",
+    },
     "batch-size": {"type": int, "metavar": "INT", "help": "regions bounded at once"},
     "seed": {"type": int, "metavar": "INT", "help": "seed of whatever is random"},
 }
@@ -78,7 +98,7 @@ def add_explainer_arguments(parser: argparse.ArgumentParser) -> None:
         type=_explainer_name,
         metavar="NAME",
         default=EXPLAINERS[0],
-        help=f"{' or '.join(EXPLAINERS)}, in capitals or not, with hyphens or without",
+        help=f"{_NAMES}, in capitals or not, with hyphens or without",
     )
     group = parser.add_argument_group("settings of the explainer (default: its own)")
     for name, setting in SETTINGS.items():
