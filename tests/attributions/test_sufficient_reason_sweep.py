@@ -63,7 +63,7 @@ def sweep(name, seed):
     if generator.random() < 0.3:
         epsilon = epsilon * (generator.random((NB_SAMPLES, NB_INPUTS)) < 0.8)
     settings |= {"norm": norm, "clip": clip, "groups": groups, "epsilon": epsilon}
-    for argument in ("towards", "delta", "class_groups", *settings):
+    for argument in ("towards", "delta", "class_groups"):
         setattr(explainer, argument, None)
     for argument, value in settings.items():
         setattr(explainer, argument, value)
