@@ -21,6 +21,7 @@ def _average_pooling(layer: Any, emit: Emitter, node: int) -> int:
     shape = emit.shape(node)
     axes = spatial_axes(layer, shape)
     nb_terms = math.prod(layer.pool_size)
+    uses = math.prod(math.ceil(k / s) for k, s in zip(layer.pool_size, layer.strides))
 
     def total(padding: str) -> Callable[[Any], Any]:
         parts = [
@@ -38,7 +39,7 @@ def _average_pooling(layer: Any, emit: Emitter, node: int) -> int:
     totals = Affine(
         total(layer.padding),
         nb_terms=nb_terms,
-        nb_terms_back=nb_terms,
+        nb_terms_back=uses,
         window=window_of(layer, shape, layer.pool_size, layer.strides),
         patchwise=Affine(total("valid")),
     )
