@@ -68,6 +68,9 @@ class Compiled:
     variables
         Keras variables that it reads. Their values are further arguments of the graph, passed at
         every call: a compiled function cannot hold old ones.
+    only_if_possible
+        Whether it is run without a graph for ever where none can be made, as of a user's layer of
+        NumPy arrays; else what fails is raised.
     """
 
     def __init__(
@@ -75,11 +78,13 @@ class Compiled:
         function: Callable,
         signature: Sequence[tuple[tuple, str]],
         variables: Sequence[Any] = (),
+        only_if_possible: bool = False,
     ) -> None:
         self._function, self._signature, self._variables = function, signature, variables
         self._dtypes = [dtype for _, dtype in signature]
         self._spent = 0.0
         self._graph: Callable | None = None
+        self._only_if_possible, self._is_impossible = only_if_possible, False
         self._lock = threading.Lock()
 
     def __call__(self, *arrays: Any, share: float = math.inf) -> Any:
@@ -106,8 +111,14 @@ class Compiled:
     def trace(self) -> None:
         """Make the graph now, once, also where several threads ask for it."""
         with self._lock:
-            if self._graph is None:
+            if self._graph is not None or self._is_impossible:
+                return
+            try:
                 self._graph = _bare(self._traced())
+            except Exception:
+                if not self._only_if_possible:
+                    raise
+                self._is_impossible = True
 
     def _traced(self) -> Any:
         if not self._variables:

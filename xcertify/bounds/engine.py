@@ -208,15 +208,21 @@ class Engine:
         return self.compiled(key, traced, [rows.signature, *form.values])
 
     def compiled(
-        self, key: tuple, function: Callable, signature: Sequence[tuple[tuple, str]]
+        self,
+        key: tuple,
+        function: Callable,
+        signature: Sequence[tuple[tuple, str]],
+        only_if_possible: bool = False,
     ) -> backend.Compiled:
         """A function of tensors and of the network's current weights, compiled once for each key.
 
-        `signature` as for `backend.Compiled`.
+        `signature` and `only_if_possible` as for `backend.Compiled`.
         """
-        return self._keep(
-            ("compiled", *key), lambda: backend.Compiled(function, signature, self._variables)
-        )
+
+        def make() -> backend.Compiled:
+            return backend.Compiled(function, signature, self._variables, only_if_possible)
+
+        return self._keep(("compiled", *key), make)
 
     def _share(
         self, question: Question | None, nb_samples: int, nb_rows: int, filled: float = 0.0

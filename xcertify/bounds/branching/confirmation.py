@@ -21,6 +21,7 @@ from xcertify.regions import Region
 _NB_NUMBERS = 2**22  # of rows, which are looked at together
 _SHARE = 0.05  # of the time to compile what is asked of points, which a call takes uncompiled
 _UNDERFLOW = 1e-290  # what numbers too small for float64 can add up to
+_FLUSHED = 1e-30  # what numbers too small for the model's own type can add up to
 
 
 def given_type(engine: Engine) -> str:
@@ -94,7 +95,8 @@ def confirm(
     for those of its valid range), its value is at most 0 in real arithmetic, and the property is
     violated by the outputs that the model itself returns for it; where a softmax or sigmoid is left
     out, by the logits as the model computes them, and the model's outputs are those of such logits.
-    NaN violates nothing.
+    NaN violates nothing. Called with several points together a model may round in another way than
+    with one: what it returns so counts where no roundings, sums in any order, could undo it.
     """
     points = move_inside(region, points, given_type(engine))
     inside = contains(region, points) & _is_given(engine, points)
@@ -179,38 +181,45 @@ def _violates(
 ) -> np.ndarray:
     """Which of N points violate a property as the model itself computes it, (N,) bool.
 
-    Never where it returns something else than its graph says, beyond its roundings. From a layer on
-    (`start_layer`), or before a head, a model cannot be called: its graph is in its place, in the
-    type that it gets.
+    Where a head is left out, never where the model returns something else than its graph says,
+    beyond its roundings. From a layer on (`start_layer`), or before a head, a model cannot be
+    called: its graph is in its place, in the type that it gets.
     """
     network, graph = engine.network, engine.graph
+    has_head = graph.output != graph.result
 
-    def violate(outputs: np.ndarray, upper: np.ndarray | None = None) -> np.ndarray:
-        upper = outputs if upper is None else upper
-        return _least(outputs, upper, rows, limits, 0.0) <= 0
+    def violate(lower: np.ndarray, upper: np.ndarray, some: Any = slice(None)) -> np.ndarray:
+        return _least(lower, upper, rows[some], limits[some], 0.0) <= 0
 
-    if network.start_layer is not None or graph.output != graph.result:
+    if has_head or network.start_layer is not None:
         with backend.full_precision():
             given = [ops.convert_to_tensor(array, given_type(engine)) for array in inputs]
             outputs = np.asarray(graph.evaluate(given)).astype(np.float64)
-        found = violate(outputs.reshape(len(outputs), -1))
+        outputs = outputs.reshape(len(outputs), -1)
+        found = violate(outputs, outputs)
         if network.start_layer is not None:
             return found
+    lower, upper, _, finite = _enclosed(engine, inputs, network.precision, graph.result)
+    lower, upper = lower - _FLUSHED, upper + _FLUSHED
+
+    def is_own(outputs: np.ndarray, some: Any = slice(None)) -> np.ndarray:
+        return ((outputs >= lower[some]) & (outputs <= upper[some])).all(axis=1)
+
     together = _own_outputs(engine, inputs)
-    lower, upper, *_ = _enclosed(engine, inputs, network.precision, graph.result)
-    is_own = ((together >= lower - 1e-30) & (together <= upper + 1e-30)).all(axis=1)
-    if graph.output != graph.result:
-        return found & is_own
-    # Called with one input, the model may round in another way than with all of them together.
-    violated = is_own & violate(together) & violate(lower, upper)
-    for number in np.flatnonzero(~violated):
-        one = [array[number : number + 1] for array in inputs]
-        own = evaluate_model(
-            network.model, network.in_order(one), network.output_number, training=False
-        ).reshape(1, -1)
-        some = rows[number : number + 1], limits[number : number + 1]
-        violated[number] = _least(own, own, *some, 0.0)[0] <= 0
-    return violated
+    own = is_own(together)
+    if has_head:
+        left = np.flatnonzero(found & ~own)
+    else:
+        # Called with one input, the model may round in another way than with all of them together.
+        found = own & finite & violate(together, together) & violate(lower, upper)
+        found &= "16" not in network.precision  # of which sides prove nothing
+        left = np.flatnonzero(~found)
+    if len(left):
+        ones = network.in_order([array[left] for array in inputs])
+        alone = evaluate_model(network.model, ones, network.output_number, training=False)
+        alone = alone.reshape(len(left), -1)
+        found[left] = is_own(alone, left) if has_head else violate(alone, alone, left)
+    return found
 
 
 def _own_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -224,6 +233,7 @@ def _own_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> np.ndarray:
         ("model",),
         partial(call_model, network.model, network.output_number, training=False),
         [(tuple(tensor.shape), tensor.dtype) for tensor in tensors],
+        only_if_possible=True,
     )
     given = [
         ops.cast(values, tensor.dtype) for values, tensor in zip(network.in_order(inputs), tensors)
@@ -234,12 +244,11 @@ def _own_outputs(engine: Engine, inputs: Sequence[np.ndarray]) -> np.ndarray:
         places = np.minimum(np.arange(first, first + step), nb_points - 1)
         try:
             with backend.full_precision():
-                outputs = np.asarray(
-                    ask(*(ops.take(a, places, axis=0) for a in given), share=_share(engine))
-                )
+                some = (ops.take(values, places, axis=0) for values in given)
+                outputs = np.asarray(ask(*some, share=_share(engine)))
+            found.append(outputs.reshape(step, -1)[: nb_points - first])
         except Exception:  # whatever a user's model raises: it is called with one point then
             return np.full((nb_points, 1), np.nan)
-        found.append(outputs.reshape(step, -1)[: nb_points - first])
     return np.concatenate(found)
 
 
