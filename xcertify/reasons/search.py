@@ -30,7 +30,7 @@ _EFFORT, _MORE = 250, 8  # branches of a decision, and how many times as many in
 _MOST = 100_000  # branches of one decision: what is left then is a near tie
 _QUICK, _THOROUGH = (20, 1), (40, 4)  # steps and restarts of attacks
 _NB_TRIES = 2  # of groups together, which attacks do not refute but decisions do
-_NB_NEAREST, _NB_TASKS = 3, 128  # groups of a sample, and of all, that are decided at a time
+_NB_NEAREST, _NB_TASKS = 2, 48  # groups of a sample, and of all, that are decided at a time
 _NB_STARTS = 4  # points that attacks begin with, for each input
 
 
@@ -244,12 +244,12 @@ class Search:
             tasks, groups = tasks[~refuted], groups[~refuted]
 
     def _ends(self, samples: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """The worst points (2, M, *input) with a group (M,) of samples (M,) at its two ends."""
+        """Where attacks begin, with a group (M,) at its two ends: (S, M, *input)."""
         found = self._found
         own = found.features[samples].numbers == groups.reshape(-1, *[1] * len(found.region.shape))
-        region, worst = found.region[samples], found.worst[samples]
-        ends = [np.where(own, side, worst) for side in (region.lower, region.upper)]
-        return np.concatenate([ends, self._starts[:, samples]])
+        region, starts = found.region[samples], self._starts_of(samples)
+        ends = [np.where(own, side, starts) for side in (region.lower, region.upper)]
+        return np.concatenate(ends)
 
     def _attacked(
         self,
@@ -269,6 +269,12 @@ class Search:
                 restarts=restarts,
                 seed=self._seed,
             )
+
+    def _keep_one(self, samples: np.ndarray, points: np.ndarray) -> None:
+        """Of points (M, *input) with another answer the first one of each sample, for attacks."""
+        samples, firsts = np.unique(samples, return_index=True)
+        self._keep_start(samples, points[firsts])
+        self._grown[samples] = True
 
     def _keep_nearest(self, samples: np.ndarray, worst: WorstPoints) -> None:
         """Of points (M, *input) that are no other answers, keep the nearest to one of each sample.
@@ -418,6 +424,7 @@ class Search:
             shown = part[decision.violated]
             self._need(some[shown], own[shown], decision.counterexamples[decision.violated])
             status[places[part], numbers[part]] = decision.status
+            self._keep_one(some[shown], decision.counterexamples[decision.violated])
             self._stop_if_interrupted(decision)
         holds = status == "holds"
         first = np.where(holds.any(axis=1), holds.argmax(axis=1), nearest.shape[1])
