@@ -17,8 +17,8 @@ TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 each = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 
 
-def test_there_are_eight():
-    assert [path.stem[:2] for path in TUTORIALS] == [f"{number}_" for number in range(1, 9)]
+def test_there_are_nine():
+    assert [path.stem[:2] for path in TUTORIALS] == [f"{number}_" for number in range(1, 10)]
 
 
 @each
