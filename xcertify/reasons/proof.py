@@ -11,6 +11,7 @@ from xcertify.bounds import Verifier
 from xcertify.reasons.found import Found
 
 _LEAST_SECONDS = 1.0  # for each input, if the time is over
+_MOST = 100_000  # branches of one proof
 
 
 def prove(
@@ -57,6 +58,7 @@ def prove(
                 rows[samples],
                 limits[samples],
                 timeout=left if math.isfinite(left) else None,
+                nb_branches=_MOST,
                 seed=seed,
             )
         if "interrupted" in decision.reason:

@@ -26,6 +26,7 @@ _FACTORS = 1.0, 1.04, 1.1, 1.25, 1.6  # of later ones, in units of the largest s
 _NB_ROUNDS = 3
 _NB_ROWS = 32  # of output rows that linear bounds look at, those nearest to another answer
 _NB_COEFFICIENTS = 2**24  # of lines that are held at once
+_DECIDED = 0.8  # share of the time, the rest is for attacks on what is free by then
 _EFFORT, _MORE = 250, 8  # branches of a decision, and how many times as many in the next turn
 _MOST = 100_000  # branches of one decision: what is left then is a near tie
 _QUICK, _THOROUGH = (20, 1), (40, 4)  # steps and restarts of attacks
@@ -43,8 +44,8 @@ class Search:
 
     Parameters
     ----------
-    verifier
-        Of the logits, by "crown" or "alpha-crown".
+    verifiers
+        Of the logits: in float32, and in float64 for what roundings leave undecided.
     found
         What is known; takes what is found.
     rows, limits
@@ -65,7 +66,7 @@ class Search:
 
     def __init__(
         self,
-        verifier: Verifier,
+        verifiers: tuple[Verifier, Verifier],
         found: Found,
         rows: np.ndarray,
         limits: np.ndarray,
@@ -77,8 +78,11 @@ class Search:
         seed: int,
         progress: tqdm,
     ) -> None:
-        self._verifier, self._found, self._rows, self._limits = verifier, found, rows, limits
-        self._complete, self._deadline = complete, deadline
+        self._verifier, self._precise = verifiers
+        self._found, self._rows, self._limits = found, rows, limits
+        self._complete, self._end = complete, deadline
+        now = time.monotonic()
+        self._deadline = now + (_DECIDED if complete else 1.0) * (deadline - now)
         self._batch_size, self._seed, self._progress = batch_size, seed, progress
         self._order = order
         nb_inputs = len(found.irrelevant)
@@ -104,9 +108,20 @@ class Search:
             self._attack(np.flatnonzero(self._found.open.any(axis=1)))
             return "bounds" if self._found.open.any() else ""
         except TimeLimit:
-            return "time limit"
+            return self._last_attack()
         except KeyboardInterrupt:
             return "interrupted"
+
+    def _last_attack(self) -> str:
+        """Witnesses for what is irrelevant now, in the rest of the time."""
+        self._deadline = self._end
+        try:
+            self._attack(np.flatnonzero(self._found.open.any(axis=1) & self._grown))
+        except TimeLimit:
+            pass
+        except KeyboardInterrupt:
+            return "interrupted"
+        return "time limit"
 
     # --- linear bounds ----------------------------------------------------------------------------
 
@@ -453,7 +468,8 @@ class Search:
         self._check_time()
         left = self._deadline - time.monotonic()
         with self._found.timed(samples):
-            return self._verifier.decide(
+            verifier = self._verifier if effort == _EFFORT else self._precise
+            return verifier.decide(
                 *self._asked(samples, masks),
                 timeout=left if math.isfinite(left) else None,
                 nb_branches=effort,

@@ -17,6 +17,7 @@ from xcertify.reasons.found import Found
 from xcertify.reasons.proof import prove
 from xcertify.reasons.search import Search
 from xcertify.reasons.smallest import least_size
+from xcertify.reasons.sparse import make_sparse
 from xcertify.regions import Region
 
 _SEARCHED = 0.75  # share of the time, the rest is for the last proof
@@ -121,7 +122,7 @@ def sufficient_sets(
     found = Found(region, features)
     now = time.monotonic()
     search = Search(
-        verifiers[0],
+        verifiers,
         found,
         rows,
         limits,
@@ -134,6 +135,15 @@ def sufficient_sets(
     )
     reason = search.run()
     prove(verifiers[1], found, rows, limits, deadline=deadline, seed=seed)
+    make_sparse(
+        verifiers[0],
+        found,
+        rows,
+        limits,
+        deadline=deadline,
+        batch_size=batch_size,
+        seed=seed,
+    )
     is_open = found.open.any(axis=1)
     smallest = []
     for sample, own in enumerate(found.witnesses):
