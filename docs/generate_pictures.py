@@ -113,7 +113,7 @@ def draw_reasons(train_digits: Images, test_digits: Images) -> None:
     classes = predict(model, images)
     print(f"784-10-10-10: {np.mean(classes == labels):.1%} of the test digits right")
     known = classes == labels
-    digits = images[known][one_of_each(labels[known], 10)][[2, 3, 8]]
+    digits = images[known][one_of_each(labels[known], 20)][[7, 9, 15]]
     certificate = attributions.SufficientReason(model, epsilon=0.05, clip=CLIP).certify(digits)
     names = [f"a {c}" for c in range(10)]
     save(plots.plot_reasons(certificate, model=model, class_names=names), "sufficient-reason")

@@ -166,7 +166,7 @@ class ReasonCertificate(Certificate):
         words = np.stack([self.irrelevant, self.needed, self.unknown])
         _refuse((words.sum(axis=0) != 1), "a feature is not exactly one of the three words")
         _refuse((self.smallest < 0) | (self.smallest > self.sizes), "smallest is not up to sizes")
-        if self.answers.delta is None:
+        if self.answers.delta is None or self.answers.nb_outputs > 1:
             _refuse(self.targets != self.answers.classes, "the targets are not those of answers")
         labels = [
             np.unique(own[kept], return_index=False) for own, kept in zip(self.features, self.kept)

@@ -223,7 +223,9 @@ def masks_of(sets: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]
     entries = shape[1:]
     features = entries[:-1] if len(entries) == 3 else entries
     masks = [_mask_of(one, features, entries, number) for number, one in enumerate(sets)]
-    sizes = np.array([mask.sum() for mask in masks], int)
+    # of masks of entries, the features of which any entry is kept
+    each = [mask if mask.shape == features else mask.any(axis=-1) for mask in masks]
+    sizes = np.array([mask.sum() for mask in each], int)
     whole = [mask if mask.shape == entries else mask[..., None] for mask in masks]
     return np.stack([np.broadcast_to(mask, entries) for mask in whole]), sizes
 
