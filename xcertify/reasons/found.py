@@ -61,6 +61,12 @@ class Found:
         """The parts of the regions of samples (M,) where only some groups (M, G) move."""
         return self.region[samples].fix(~self.features[samples].to_inputs(groups))
 
+    def with_one(self, samples: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """The irrelevant groups of samples (M,), and one of `groups` (M,) each: (M, G)."""
+        masks = self.irrelevant[samples].copy()
+        masks[np.arange(len(samples)), groups] = True
+        return masks
+
     def free(self, samples: np.ndarray, groups: np.ndarray) -> None:
         """Groups (M, G) of different samples (M,) are irrelevant, together with all that are."""
         self.step += 1
