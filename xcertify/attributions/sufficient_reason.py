@@ -27,7 +27,7 @@ from xcertify.reasons.order import order_of
 from xcertify.reasons.sets import Sets, sufficient_sets
 from xcertify.regions import Region, as_norm
 
-METHODS = ("crown", "crown-ibp", "alpha-crown")
+METHODS = ("crown", "crown-ibp")
 _NB_ENTRIES = 2**17  # of the inputs that are worked on together
 SETTINGS = (
     *("groups", "grid_size", "order", "towards", "delta", "class_groups", "time_limit"),
@@ -82,7 +82,7 @@ class SufficientReason(Certifying, ClassExplainer):
     ranked
         Whether maps show, within each word, what features contribute to the bound.
     method
-        Of the linear bounds: "crown", "crown-ibp" or "alpha-crown".
+        Of the linear bounds: "crown" or "crown-ibp".
     batch_size
         Most regions that are bounded or attacked at once.
     seed
