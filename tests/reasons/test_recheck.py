@@ -83,8 +83,18 @@ def test_rechecked():
     np.testing.assert_array_equal(certificate.kept[0], [True, False, True, False])
     np.testing.assert_array_equal(certificate.certified, [2, 3])
     np.testing.assert_array_equal(certificate.attacked, [2, 0])
-    assert "2.5 of 4 features are proved to be enough, at least 1 are needed" in repr(certificate)
+    assert "2.5 of 4 features are proved to be enough, fewer than 1 are not" in repr(certificate)
     assert "so that the class stays on linf balls of radius 1; 1 sets" in repr(certificate)
+
+
+def test_certificates_of_some_inputs():
+    model, certificate = sums()
+    some = certificate[np.array([1])]
+    assert len(certificate) == 2 and len(some) == 1 and len(some.interval) == 1
+    np.testing.assert_array_equal(some.needed, certificate.needed[1:])
+    assert some.witnesses == certificate.witnesses[1:]
+    some.check()
+    assert recheck(certificate[:1], model).tolist() == recheck(certificate, model)[:1].tolist()
 
 
 @pytest.mark.parametrize("kind", ["ball", "clip", "radii", "box"])

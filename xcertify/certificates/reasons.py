@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,15 @@ class ReasonCertificate(Certificate):
     reason: np.ndarray
     settings: dict[str, Any]
     fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: slice | np.ndarray) -> ReasonCertificate:
+        """What is said of some inputs, by a slice or an array of indices."""
+        some = {name: getattr(self, name)[index] for name in (*_ARRAYS, "interval", "answers")}
+        witnesses = [self.witnesses[n] for n in np.arange(len(self))[index]]
+        return replace(self, region=self.region[index], witnesses=witnesses, **some)
 
     @property
     def inputs(self) -> np.ndarray:
@@ -282,10 +291,10 @@ class ReasonCertificate(Certificate):
 
     def __repr__(self) -> str:
         shares = [f"{np.median(self.sizes):g} of {np.median(self.nb_groups):g} features"]
-        shares += [f"at least {np.median(self.smallest):g} are"]
+        shares += [f"fewer than {np.median(self.smallest):g} are not"]
         return (
-            f"<ReasonCertificate: {shares[0]} are proved to be enough, {shares[1]} needed (medians "
-            f"of {len(self.sizes)}), so that the {self.answers.describe()} on {self.region}; "
+            f"<ReasonCertificate: {shares[0]} are proved to be enough, {shares[1]} (medians of "
+            f"{len(self.sizes)}), so that the {self.answers.describe()} on {self.region}; "
             f"{int(self.minimal.sum())} sets proved minimal; {self._how}>"
         )
 
