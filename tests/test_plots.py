@@ -424,7 +424,7 @@ def test_reasons_of_tables_are_lists_with_what_would_change_the_answer():
     assert title.startswith("class 0: 2 of 4 features are enough (1 needed, 1 unknown)")
     assert "a change to class 1" in title
     few = plot_reasons(found, most=3, group_names={7: "home"}, **settings).axes[0]
-    assert "1 more are not listed" in few.get_title(loc="left")
+    assert "1 more are not listed" in few.get_title(loc="right")
     assert few.get_yticklabels()[0].get_text() == "home = rent"
     with pytest.raises(ValueError, match="feature_names must be one per map, 5"):
         plot_reasons(found, feature_names=names[:3])
@@ -433,16 +433,18 @@ def test_reasons_of_tables_are_lists_with_what_would_change_the_answer():
     axes = plot_reasons(plain).axes[0]
     assert axes.get_yticklabels()[0].get_text() == "feature 0 = 0.5"
     assert not axes.patches
-    assert "\n" not in axes.get_title(loc="left")
+    assert "\n" not in axes.get_title(loc="right")
 
 
 def test_reasons_of_other_questions_name_their_answers():
     rows, moved = np.float32([[0.5, 0.5]]), np.float32([0.75, 0.5])
     model = always(1, (2,))
     towards = reason_certificate(rows, [[2, 0]], [{0: moved}], towards=np.array([1]))
-    assert "a change to class 1" in plot_reasons(towards, model=model).axes[0].get_title(loc="left")
+    assert "a change to class 1" in plot_reasons(towards, model=model).axes[0].get_title(
+        loc="right"
+    )
     output = {"delta": np.array([0.5]), "values": np.array([1.25])}
     within = reason_certificate(rows, [[2, 0]], [{0: moved}], **output)
-    title = plot_reasons(within, model=always(0, (2,))).axes[0].get_title(loc="left")
+    title = plot_reasons(within, model=always(0, (2,))).axes[0].get_title(loc="right")
     assert title.startswith("1.25 ± 0.5: 1 of 2 features is enough")
     assert "a change to 1;" in title

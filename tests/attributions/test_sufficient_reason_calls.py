@@ -379,8 +379,13 @@ def test_maps_of_images_and_groups():
             np.testing.assert_array_equal(maps[..., 0], found.needed + 0.5 * found.unknown)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["images", "tabular", "time series"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "tabular",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("images", "time series")),
+    ],
+)
 def test_the_contract_of_explainers(kind):
     """With a class that all models of the contract give, since no other target is explained."""
     model = small_model(SHAPES[kind])

@@ -229,7 +229,7 @@ class SufficientReason(Certifying, ClassExplainer):
                         progress=progress,
                     )
                     best = best.or_smaller(sets) if number else sets
-                    interrupted = "interrupted" in sets.reason
+                    interrupted = sets.interrupted
                 yield best
 
     def _orders(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ class Sets:
         (N,).
     reason
         (N,) words: why something is unknown.
+    interrupted
+        Whether the search was (Ctrl-C).
     """
 
     irrelevant: np.ndarray
@@ -50,6 +53,7 @@ class Sets:
     contributions: np.ndarray
     seconds: np.ndarray
     reason: np.ndarray
+    interrupted: bool = False
 
     @classmethod
     def none(cls, features: Features, reason: str) -> Sets:
@@ -71,7 +75,7 @@ class Sets:
         fields: dict[str, Any] = {
             name: np.concatenate([vars(part)[name] for part in parts])
             for name in vars(parts[0])
-            if name != "witnesses"
+            if name not in ("witnesses", "interrupted")
         }
         return cls(**fields, witnesses=[own for part in parts for own in part.witnesses])
 
@@ -135,15 +139,19 @@ def sufficient_sets(
     )
     reason = search.run()
     prove(verifiers[1], found, rows, limits, deadline=deadline, seed=seed)
-    make_sparse(
-        verifiers[0],
-        found,
-        rows,
-        limits,
-        deadline=deadline,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    interrupted = reason == "interrupted"
+    try:
+        make_sparse(
+            verifiers[0],
+            found,
+            rows,
+            limits,
+            deadline=-math.inf if interrupted else deadline,
+            batch_size=batch_size,
+            seed=seed,
+        )
+    except KeyboardInterrupt:  # witnesses as they were are as good
+        interrupted = True
     is_open = found.open.any(axis=1)
     smallest = []
     for sample, own in enumerate(found.witnesses):
@@ -157,4 +165,5 @@ def sufficient_sets(
         found.contributions,
         found.seconds,
         np.where(is_open, reason or "time limit", "").astype(object),
+        interrupted,
     )
