@@ -134,7 +134,8 @@ def test_every_depth_is_sound_and_lies_between_crown_ibp_and_crown(name):
         lower, upper = assert_sound(model, region, "crown", backward_depth=depth)
         widths.append((upper - lower).mean())
     crown_ibp = Verifier(model, "crown-ibp").bound_outputs(region)
-    np.testing.assert_allclose(widths[0], (crown_ibp[1] - crown_ibp[0]).mean(), rtol=1e-5)
+    # behind two linear layers in a row rows of depth 0 are tighter than intervals
+    assert widths[0] <= (crown_ibp[1] - crown_ibp[0]).mean() * (1 + 1e-5)
     assert widths[-1] <= widths[1] * (1 + 1e-5) <= widths[0] * (1 + 1e-4)
 
 
