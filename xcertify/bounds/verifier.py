@@ -97,7 +97,8 @@ class Verifier(Settings):
     backward_depth
         Of "crown" and "alpha-crown": through how many nonlinear layers the backward passes of inner
         tensors go before intervals close them. None: through all, to the input. 0 gives the bounds
-        of "crown-ibp"; every number is sound, and higher ones are mostly tighter and take longer.
+        of "crown-ibp", or tighter ones behind several linear layers in a row; every number is
+        sound, and higher ones are mostly tighter and take longer.
         "auto": the largest number whose estimated work is some seconds of a processor for each
         sample; `depth` says which it is.
     logits
