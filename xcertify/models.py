@@ -72,6 +72,51 @@ def channels_last_layer(model: Any) -> str | None:
     return None
 
 
+def layer_name(model: Any, layer: str | int, argument: str) -> str:
+    """Name of a layer that is given by its name, or by its number in `model.layers`.
+
+    Parameters
+    ----------
+    model
+        Built Sequential or functional Keras model.
+    layer
+        A name is returned as it is. 0 is the first layer, -1 the last.
+    argument
+        What it was given as, for the message.
+
+    Raises
+    ------
+    ValueError
+        For a model whose layers are not known, a number that it does not have, and what is neither.
+    """
+    if not is_graph(model):
+        raise ValueError(
+            f"{argument} is a layer of a built Sequential or functional Keras model; the layers of "
+            f"subclassed models and of functions are not known: rebuild the model as one of these. "
+            f"Received: {argument}={layer!r} for {getattr(model, 'name', model)!r} of class "
+            f"{type(model).__module__.split('.')[0]}.{type(model).__name__}"
+        )
+    if isinstance(layer, str):
+        return layer
+    names = [one.name for one in model.layers]
+    whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
+    if not whole or not -len(names) <= layer < len(names):
+        raise ValueError(
+            f"{argument} must be the name of a layer, or its number in model.layers, from 0 to "
+            f"{len(names) - 1} (-1 is the last); the layers are {', '.join(names)}. "
+            f"Received: {layer!r}"
+        )
+    return names[layer]
+
+
+def cut_at(model: keras.Model, layer: str | int, argument: str = "output_layer") -> keras.Model:
+    """The model of the same layers and weights whose outputs are those of one layer.
+
+    Parameters, and errors, as for `layer_name`; the layer is one that the model calls once.
+    """
+    return keras.Model(model.inputs, layer_output(model, layer_name(model, layer, argument)))
+
+
 def refuse_channels_first(model: Any, what: str) -> None:
     """A ValueError for a model of `channels_last_layer`, where it cannot be looked at behind it."""
     name = channels_last_layer(model)
