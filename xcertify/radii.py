@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from xcertify.inputs import in_batches
+from xcertify.progress import progress_bar
 from xcertify.regions import Region
 from xcertify.targets import margin_rows
 
@@ -204,7 +204,7 @@ class RadiusSearch:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which inputs (M,) to test at which radii (M,); an `answer` is due after each."""
-        bar = tqdm(total=len(self.held), desc=self._name, unit="input", disable=not self._verbose)
+        bar = progress_bar(len(self.held), "input", self._name, verbose=self._verbose)
         with bar as progress:
             yield from self._ask(self._test_low & (self._low <= self._high), self._low)
             if self._test_high == "first":

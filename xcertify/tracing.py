@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from xcertify.progress import compiling
+
 
 class NeedsValues(Exception):
     """A function that needs values was given the tensors of a graph, which have none yet."""
@@ -69,15 +71,18 @@ def traced(function: Callable, **settings: Any) -> Callable:
     """
     graph = graph_of(function, **settings)
     specs = settings.get("input_signature")
-    without_graph = False
+    is_first, without_graph = True, False
 
     def compiled(*arguments: Any) -> Any:
-        nonlocal without_graph
+        nonlocal is_first, without_graph
         if not without_graph:
             try:
-                return graph(*arguments)
+                with compiling(is_first):
+                    return graph(*arguments)
             except NeedsValues:
                 without_graph = True
+            finally:
+                is_first = False
         types = [None] * len(arguments) if specs is None else [spec.dtype for spec in specs]
         return function(*map(tf.convert_to_tensor, arguments, types))
 

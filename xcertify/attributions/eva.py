@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from xcertify.attacks.ascent import PGD
 from xcertify.attributions.base import Certifying, ClassExplainer
@@ -26,6 +25,7 @@ from xcertify.bounds import Decision, LinearBounds, Verifier
 from xcertify.certificates import OverlapCertificate
 from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.models import as_rows
+from xcertify.progress import progress_bar
 from xcertify.radii import Interval, class_margins, compare_bounds
 from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import margin_rows, stays_in_class
@@ -376,7 +376,7 @@ class EVA(OverlapExplainer, Certifying):
         if self.mode == "exact":
             return super()._overlaps(region, overlap)
         bounds = []
-        with tqdm(total=len(region), unit="input", disable=not self.verbose) as progress:
+        with progress_bar(len(region), "input", verbose=self.verbose) as progress:
             for first in range(0, len(region), self._nb_at_once):
                 some = slice(first, first + self._nb_at_once)
                 bounds.append(self._in_one_pass(region[some], overlap[some]))

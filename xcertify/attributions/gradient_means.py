@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from xcertify.bounds import Verifier
 from xcertify.inputs import in_batches, spread_value
 from xcertify.models import gradient_by
+from xcertify.progress import progress_bar
 from xcertify.regions import Region
 
 ATTRIBUTIONS = ("gradient", "gradient_input", "integrated_gradients", "smoothgrad")
@@ -175,7 +175,7 @@ def bound_explanations(
     gamma = np.broadcast_to(np.asarray(gamma, np.float64), len(region))
     totals = np.zeros((2, len(region), *region.shape))  # sums of lower and of upper gradients
     pairs = np.arange(len(region) * len(mean))
-    with tqdm(total=len(pairs), unit="region", disable=not verbose) as progress:
+    with progress_bar(len(pairs), "region", verbose=verbose) as progress:
         for part in in_batches(pairs, batch_size):
             sample, variant = np.divmod(part, len(mean))
             sides = verifier.bound_gradient(

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from xcertify.attributions.base import ScoreExplainer, check_reducer, reduce_channels
 from xcertify.checks import whole_number
 from xcertify.inputs import in_batches, spread_value
 from xcertify.models import gradient_by
+from xcertify.progress import progress_bar
 
 
 class GradientExplainer(ScoreExplainer):
@@ -73,7 +73,7 @@ class GradientExplainer(ScoreExplainer):
         )
         total = np.zeros(inputs.shape, np.float32)
         pairs = np.arange(len(inputs) * len(scales))
-        with tqdm(total=len(pairs), unit="gradient", disable=not self.verbose) as progress:
+        with progress_bar(len(pairs), "gradient", verbose=self.verbose) as progress:
             for part in in_batches(pairs, self._nb_at_once):
                 sample, variant = np.divmod(part, len(scales))
                 some = slice(sample[0], sample[-1] + 1)

@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from xcertify.attacks.minimal import MinimalPerturbation, farthest
 from xcertify.attributions.base import ClassExplainer
 from xcertify.checks import whole_number
 from xcertify.inputs import in_batches
 from xcertify.models import refuse_channels_first
+from xcertify.progress import progress_bar
 from xcertify.regions import Box, as_norm, valid_range
 
 _RIDGE = 1e-3  # of the number of subsets: there may be fewer of them than features
@@ -100,7 +100,7 @@ class GreedyAS(ClassExplainer):
         features = inputs.shape[1:3] if inputs.ndim == 4 else inputs.shape[1:]
         scores = np.empty((len(inputs), *features))
         nb_at_once = max(1, self._nb_at_once // self.nb_subsets)
-        with tqdm(total=len(inputs), unit="input", disable=not self.verbose) as progress:
+        with progress_bar(len(inputs), "input", verbose=self.verbose) as progress:
             for some in in_batches(np.arange(len(inputs)), nb_at_once):
                 scores[some] = self._ranked(inputs[some], classes[some], features)
                 progress.update(len(some))

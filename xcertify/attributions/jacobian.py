@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
 from xcertify.attributions import quadratic_forms
 from xcertify.attributions.quadratic_forms import Product, Rates
 from xcertify.inputs import in_batches
 from xcertify.logits import two_classes
+from xcertify.progress import progress_bar
 from xcertify.regions import Region, as_column
 from xcertify.tracing import traced
 
@@ -219,7 +219,7 @@ def deviation_rates(
     if norm > 2 and not whole:
         bytes_each *= quadratic_forms.NB_CANDIDATES
     found = []
-    with tqdm(total=len(inputs), unit="input", disable=not verbose) as progress:
+    with progress_bar(len(inputs), "input", verbose=verbose) as progress:
         for part in in_batches(np.arange(len(inputs)), max(1, _MEMORY // bytes_each)):
             some = jacobian, inputs[part], weights[part]
             if norm == 2:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from xcertify.inputs import in_batches
+from xcertify.progress import progress_bar
 from xcertify.regions import Region
 from xcertify.targets import margin_rows
 
@@ -153,7 +153,7 @@ def with_cells_held(
     """
     nb_parts = int(cells.max()) + 2
     places = np.arange(len(region) * nb_parts)
-    with tqdm(total=len(places), unit="bound", disable=not verbose) as progress:
+    with progress_bar(len(places), "bound", verbose=verbose) as progress:
         for some in in_batches(places, nb_at_once):
             samples, cell = some // nb_parts, some % nb_parts - 1  # -1: none is held
             held = cells == cell.reshape(-1, *[1] * cells.ndim)

@@ -8,11 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from xcertify.attributions.base import ScoreExplainer
 from xcertify.checks import one_number, whole_number, whole_numbers
 from xcertify.inputs import in_batches, spread_value
+from xcertify.progress import progress_bar
 
 
 class MaskExplainer(ScoreExplainer):
@@ -47,7 +47,7 @@ class MaskExplainer(ScoreExplainer):
             ((None,), tf.int32),
         )
         total = len(inputs) * nb_masks
-        with tqdm(total=total, unit="sample", disable=not self.verbose) as progress:
+        with progress_bar(total, "sample", verbose=self.verbose) as progress:
             for first in range(0, nb_masks, self._nb_at_once):
                 some = masks(slice(first, min(first + self._nb_at_once, nb_masks)))
                 scores = np.empty(len(inputs) * len(some), np.float32)

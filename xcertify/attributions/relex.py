@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from xcertify.attacks.minimal import MinimalPerturbation
 from xcertify.attacks.on_masks import attack_on_kept, beside_masks
@@ -24,6 +23,7 @@ from xcertify.certificates import MaskCertificate
 from xcertify.checks import positive, whole_number
 from xcertify.inputs import in_batches, spread_value
 from xcertify.masks import check_masks, keep
+from xcertify.progress import progress_bar
 from xcertify.radii import Interval, compare_radii
 from xcertify.regions import Ball, as_norm
 
@@ -268,7 +268,7 @@ class RelEx(Certifying, ClassExplainer):
         """Masks and pulls, (N, *shape) each."""
         descent, found = self._descent(inputs.shape[1:]), []
         total = len(inputs) * self.steps
-        with tqdm(total=total, unit="step", disable=not self.verbose) as progress:
+        with progress_bar(total, "step", verbose=self.verbose) as progress:
             for some in in_batches(np.arange(len(inputs)), self._nb_at_once):
                 found.append(descent.learn(inputs[some], classes[some], progress))
         masks, pulls = map(np.concatenate, zip(*found))

@@ -13,13 +13,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from xcertify.answers import Answers
 from xcertify.attributions.base import Certifying, ClassExplainer
 from xcertify.certificates import ReasonCertificate, fingerprint
 from xcertify.checks import positive
 from xcertify.inputs import in_batches
+from xcertify.progress import progress_bar
 from xcertify.radii import Interval
 from xcertify.reasons.check import asked_outputs
 from xcertify.reasons.features import Features
@@ -208,7 +208,7 @@ class SufficientReason(Certifying, ClassExplainer):
         step = max(1, min(self._nb_at_once, _NB_ENTRIES // math.prod(region.shape)))
         total = len(orders) * int(features.valid.sum())
         begin, interrupted = time.monotonic(), False
-        with tqdm(total=total, unit="feature", disable=not self.verbose) as progress:
+        with progress_bar(total, "feature", verbose=self.verbose) as progress:
             for some in in_batches(np.arange(len(region)), step):
                 best = Sets.none(features[some], "interrupted")
                 until = begin + limit * (some[-1] + 1)

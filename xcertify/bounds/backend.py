@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from xcertify.bounds.rounding import block_size
+from xcertify.progress import compiling
 from xcertify.tracing import graph_of
 
 # Functions of TensorFlow by the name of the same function in `keras.activations`.
@@ -102,11 +103,12 @@ class Compiled:
         with self._lock:
             self._spent += share
             wanted = self._spent > 1
-        if wanted:
-            self.trace()
-        if self._graph is None:
-            return self._function(*tensors)
-        return self._graph(*tensors, *map(_value, self._variables))
+        with compiling(wanted and self._graph is None):  # the first run of a graph optimises it
+            if wanted:
+                self.trace()
+            if self._graph is None:
+                return self._function(*tensors)
+            return self._graph(*tensors, *map(_value, self._variables))
 
     def trace(self) -> None:
         """Make the graph now, once, also where several threads ask for it."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from xcertify.checks import nb_at_once
 from xcertify.inputs import in_batches
 from xcertify.metrics.baselines import Baseline, baseline_values
 from xcertify.metrics.scores import Score
+from xcertify.progress import progress_bar
 
 
 class ReplacedScores:
@@ -59,13 +59,13 @@ class ReplacedScores:
         self._targets = tf.constant(score.targets(inputs, targets, batch_size))
         self._inputs, self._is_image = tf.constant(inputs), inputs.ndim == 4
         self._scores = np.empty((len(inputs), nb_variants), np.float32)
-        self._progress: dict[str, Any] = {"desc": name, "disable": not verbose, "unit": "sample"}
+        self._progress: dict[str, Any] = {"unit": "sample", "name": name, "verbose": verbose}
         self._mask: tf.Tensor | None = None
 
     def __iter__(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Which samples (B,) and which variants of them (B,) come next; `replace` is due."""
         flat, nb_variants = self._scores.reshape(-1), self._scores.shape[1]
-        with tqdm(total=flat.size, **self._progress) as progress:
+        with progress_bar(flat.size, **self._progress) as progress:
             for some in in_batches(np.arange(flat.size), self._nb_at_once):
                 samples, variants = map(tf.constant, np.divmod(some, nb_variants))
                 yield samples, variants

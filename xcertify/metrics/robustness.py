@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from xcertify.attacks.minimal import MinimalPerturbation, farthest
 from xcertify.bounds import Verifier, decided_radii
@@ -19,6 +18,7 @@ from xcertify.logits import logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.explanations import as_explanations, importance_ranks
 from xcertify.models import refuse_channels_first
+from xcertify.progress import progress_bar
 from xcertify.radii import Interval, class_radii, compare_radii
 from xcertify.regions import Ball, Box, Region, as_column, as_norm, describe_ball, valid_range
 from xcertify.targets import target_classes
@@ -163,7 +163,7 @@ def robustness_of(
     found = np.zeros(shape, bool)
     at_once = max(1, attack.batch_size // attack.restarts)
     deadline = time.monotonic() + (math.inf if timeout is None else timeout)
-    with tqdm(total=found.size, desc="RobustnessSr", disable=not verbose, unit="value") as bar:
+    with progress_bar(found.size, "value", "RobustnessSr", verbose=verbose) as bar:
         for some in in_batches(np.arange(found.size), at_once):
             sample, side, place = np.unravel_index(some, shape)
             nominal = inputs[sample]

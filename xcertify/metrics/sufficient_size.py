@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from xcertify.attacks import PGD
 from xcertify.bounds import Verifier
@@ -19,6 +18,7 @@ from xcertify.logits import logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.explanations import as_explanations, importance_ranks, step_counts
 from xcertify.models import refuse_channels_first
+from xcertify.progress import progress_bar
 from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
 from xcertify.reasons import Answers, Features
 from xcertify.regions import Ball, Norm, Region, as_norm
@@ -148,7 +148,7 @@ def sizes_of(
     nb_features = features.valid.sum(axis=1)
     freed, refuted = np.zeros(len(ranks)), np.full(len(ranks), np.inf)
     deadline = time.monotonic() + (math.inf if timeout is None else timeout)
-    with tqdm(total=len(ranks), desc="SufficientSize", disable=not verbose, unit="input") as bar:
+    with progress_bar(len(ranks), "input", "SufficientSize", verbose=verbose) as bar:
         for some in in_batches(np.arange(len(ranks)), batch_size):
             search = _SizeSearch(verifier, region[some], classes[some], features[some], ranks[some])
             search.attack(attack)

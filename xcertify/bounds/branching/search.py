@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from tqdm import tqdm
 
 from xcertify.bounds.branching.bounding import FRESH, Branches
 from xcertify.bounds.branching.compiled import Branching
@@ -16,6 +15,7 @@ from xcertify.bounds.branching.pool import Pool
 from xcertify.bounds.branching.problems import Problems
 from xcertify.bounds.branching.proof import Growth
 from xcertify.bounds.query import Query, round_outward
+from xcertify.progress import progress_bar
 
 _ROOT_STEPS = 50  # of the optimisation before the first split
 _ROOT_OPTIMIZER = (20, 0.1)  # steps and their length, for the rows of tensors
@@ -75,7 +75,7 @@ class Search:
     def go_on(self) -> str:
         """The same from the branches that are open now."""
         problems = self.problems
-        with tqdm(desc="branches", unit="branch", disable=not self.verbose) as bar:
+        with progress_bar(unit="branch", name="branches", verbose=self.verbose) as bar:
             while len(self.pool):
                 self._drop_decided()
                 places = self._chosen() if len(self.pool) else self.pool.places
