@@ -87,6 +87,7 @@ def logits_beside(
     tensor: keras.KerasTensor,
     inside: Sequence[keras.Model] = (),
     start_layer: str | None = None,
+    strip_head: bool = True,
 ) -> Callable:
     """A function that gives a tensor inside a model, and the logits that were made of it.
 
@@ -103,19 +104,26 @@ def logits_beside(
         The nested models that it is in, from the outermost on.
     start_layer
         As for `logits_of`.
+    strip_head
+        Whether a softmax or sigmoid at the end is left out; without, the outputs are given as they
+        are.
 
     Returns
     -------
     evaluate
-        Callable, inputs to values (B, *shape) and logits (B, K).
+        Callable, inputs to values (B, *shape) and logits (B, K), or outputs (B, ...).
     """
 
     @tf.autograph.experimental.do_not_convert
     def evaluate(x: Any) -> tuple[Any, Any]:
         check_model(model)
         run = Run([tensor], inside, start_layer)
-        logits = as_rows(single(_logits(run, model, x, () if inside else (tensor,))))
-        return run.found[id(tensor)], logits
+        others = () if inside else (tensor,)
+        if strip_head:
+            outputs = as_rows(single(_logits(run, model, x, others)))
+        else:
+            outputs = single(run(model, x, model.outputs[0], others))
+        return run.found[id(tensor)], outputs
 
     return evaluate
 

@@ -72,7 +72,7 @@ def channels_last_layer(model: Any) -> str | None:
     return None
 
 
-def layer_name(model: Any, layer: str | int, argument: str) -> str:
+def layer_name(model: Any, layer: str | int | None, argument: str, advice: str = "") -> str:
     """Name of a layer that is given by its name, or by its number in `model.layers`.
 
     Parameters
@@ -81,8 +81,8 @@ def layer_name(model: Any, layer: str | int, argument: str) -> str:
         Built Sequential or functional Keras model.
     layer
         A name is returned as it is. 0 is the first layer, -1 the last.
-    argument
-        What it was given as, for the message.
+    argument, advice
+        What it was given as, and what else may help, for the message.
 
     Raises
     ------
@@ -103,18 +103,27 @@ def layer_name(model: Any, layer: str | int, argument: str) -> str:
     if not whole or not -len(names) <= layer < len(names):
         raise ValueError(
             f"{argument} must be the name of a layer, or its number in model.layers, from 0 to "
-            f"{len(names) - 1} (-1 is the last); the layers are {', '.join(names)}. "
+            f"{len(names) - 1} (-1 is the last); the layers are {', '.join(names)}{advice}. "
             f"Received: {layer!r}"
         )
     return names[layer]
 
 
-def cut_at(model: keras.Model, layer: str | int, argument: str = "output_layer") -> keras.Model:
-    """The model of the same layers and weights whose outputs are those of one layer.
+def output_of_layer(
+    model: keras.Model, layer: str | int | None, argument: str, advice: str = ""
+) -> keras.KerasTensor:
+    """The Keras tensor that a layer gives, in the model's own graph; parameters as `layer_name`.
 
-    Parameters, and errors, as for `layer_name`; the layer is one that the model calls once.
+    Raises
+    ------
+    ValueError
+        As `layer_name`; for a layer that is not called exactly once, or has several outputs.
     """
-    return keras.Model(model.inputs, layer_output(model, layer_name(model, layer, argument)))
+    name = layer_name(model, layer, argument, advice)
+    try:
+        return layer_output(model, name)
+    except ValueError as error:
+        raise ValueError(f"{argument}={layer!r} cannot be explained: {error}") from None
 
 
 def refuse_channels_first(model: Any, what: str) -> None:

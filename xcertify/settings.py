@@ -11,7 +11,7 @@ import inspect
 from abc import ABCMeta
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,12 +25,19 @@ _LEFT_BEHIND = ("_derived", "_earlier", "_fingerprint")
 class _Constructed(ABCMeta):
     """Constructs, from a `perturbation` in the place of epsilon, norm and clip as well.
 
-    Notes when a constructor has come to its end; until then an assignment is only that.
+    Refuses arguments that other classes have with what to do instead, which `_instead` says, and
+    notes when a constructor has come to its end; until then an assignment is only that.
     """
 
     def __call__(cls, *args: Any, perturbation: Perturbation | None = None, **kwargs: Any) -> Any:
         if perturbation is not None:
             kwargs |= _in_place_of(perturbation, cls, args, kwargs)
+        for name in kwargs:
+            if name in cls._instead and name not in setting_names(cls):
+                raise TypeError(
+                    f"{cls.__name__} has no argument {name}: {cls._instead[name]}. "
+                    f"Received: {name}={kwargs[name]!r}"
+                )
         instance = super().__call__(*args, **kwargs)
         object.__setattr__(instance, "_constructed", True)
         return instance
@@ -64,6 +71,8 @@ class Settings(metaclass=_Constructed):
     >>> explainer = EVA(model, epsilon=0.1)
     >>> explainer.epsilon = 0.2   # as EVA(model, epsilon=0.2)
     """
+
+    _instead: ClassVar[dict[str, str]] = {}  # of arguments that only some classes have
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = vars(self)

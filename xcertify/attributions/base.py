@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -19,7 +19,15 @@ from xcertify.certificates import Certificate
 from xcertify.checks import nb_at_once
 from xcertify.inputs import as_arrays, in_batches, input_shape_of
 from xcertify.logits import head_of, logits_of
-from xcertify.models import channels_last_layer, check_model
+from xcertify.models import as_rows, channels_last_layer, check_model, output_of_layer, outputs_of
+from xcertify.operators import (
+    Operator,
+    as_operator,
+    scores_of,
+    takes_weights,
+    targets_of_operator,
+    weighted_outputs,
+)
 from xcertify.regions import Region
 from xcertify.settings import Settings
 from xcertify.targets import logit_weights, target_classes
@@ -47,6 +55,15 @@ class Explainer(Settings):
     verbose
         Whether to show a progress bar.
     """
+
+    _instead: ClassVar = {
+        "output_layer": "give the model cut there, "
+        "keras.Model(model.inputs, model.layers[-2].output) for instance",
+        "operator": "it is about logits; give a model whose outputs are the scores that are "
+        "meant, keras.Model(model.inputs, scores)",
+        "reducer": "its maps have one value for each pixel",
+    }
+    _autograph = False  # whether what it compiles holds a user's function of Python's control flow
 
     def __init__(
         self,
@@ -148,7 +165,7 @@ class Explainer(Settings):
         signature = [tf.TensorSpec(*argument) for argument in arguments]
         return self._derive(
             (function.__name__, *arguments),
-            lambda: traced(function, input_signature=signature, autograph=False),
+            lambda: traced(function, input_signature=signature, autograph=self._autograph),
         )
 
     @abstractmethod
@@ -173,6 +190,93 @@ class ScoreExplainer(Explainer):
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         return logit_weights(self._logits(inputs), targets, head_of(self.model) == "sigmoid")
+
+    def _scores(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Scores (N,) of inputs with targets as `_resolve` gives them, `batch_size` at a time."""
+        scores = self._compile(self._scores_at, *map(_any_number_of, (inputs, targets)))
+        size = self._nb_at_once
+        pairs = zip(in_batches(inputs, size), in_batches(targets, size))
+        return np.concatenate([scores(*pair) for pair in pairs])
+
+    def _scores_at(self, points: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Scores (B,) float32 of points (B, *shape)."""
+        return self._scores_by(self._logits_at, points, targets)
+
+    def _scores_by(self, outputs: Callable, points: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """The same by a function that takes the place of the model."""
+        return scores_of(weighted_outputs, outputs, points, targets)
+
+
+class OperatorExplainer(ScoreExplainer):
+    """An explainer of a score of each input that the user may choose, as in Xplique.
+
+    Parameters
+    ----------
+    output_layer
+        The layer whose outputs are explained, just as they are: its name, or its number in
+        `model.layers` (0 is the first, -1 the last). None: logits, or with an operator the outputs
+        of the model.
+    operator
+        The score; see `xcertify.operators`. None: the sum of targets times outputs.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        output_layer: str | int | None = None,
+        operator: Operator | str | None = None,
+        **settings: Any,
+    ) -> None:
+        as_operator(operator)
+        super().__init__(model, **settings)
+        self.output_layer, self.operator = output_layer, operator
+        if output_layer is not None:
+            self._output_of_layer()
+
+    def _output_of_layer(self) -> keras.KerasTensor:
+        by_name = "; settings such as steps=50 and nb_samples=50 are given by name"
+        return output_of_layer(self.model, self.output_layer, "output_layer", by_name)
+
+    @property
+    def _strips_head(self) -> bool:
+        """Whether logits are explained, and not outputs as they are."""
+        return self.output_layer is None and self.operator is None
+
+    @property
+    def _autograph(self) -> bool:  # type: ignore[override]
+        return callable(self.operator)
+
+    @property
+    def _explained(self) -> Any:
+        """The model whose outputs are explained: as it was given, or cut at `output_layer`."""
+        if self.output_layer is None:
+            return self.model
+        return self._derive(
+            "explained", lambda: keras.Model(self.model.inputs, self._output_of_layer())
+        )
+
+    def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
+        """Logits (B, K), or outputs (B, ...) as they are."""
+        if self._strips_head:
+            return super()._logits_at(points)
+        outputs = self._derive("outputs", lambda: outputs_of(self._explained, self._start))
+        return tf.cast(outputs(points), tf.float32)
+
+    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        """Weights (N, K) of the outputs, or whatever rows the operator is given."""
+        if self._strips_head:
+            return super()._resolve(inputs, targets)
+        if not takes_weights(as_operator(self.operator)):
+            return targets_of_operator(lambda: self._logits(inputs), targets, len(inputs))
+        is_probability = head_of(self._explained) == "sigmoid"  # of class 1, where it is single
+        outputs = as_rows(self._logits(inputs))
+        return logit_weights(outputs - 0.5 * is_probability, targets, is_probability)
+
+    def _scores_by(self, outputs: Callable, points: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        operator = as_operator(self.operator)
+        operator = weighted_outputs if operator is None else operator
+        return scores_of(operator, outputs, points, targets)
 
 
 class Certifying(Explainer):
@@ -212,12 +316,25 @@ class Certifying(Explainer):
         """The certificate of N regions, the inputs being their centers, and of their targets."""
 
 
-def check_reducer(reducer: str) -> None:
+def check_reducer(reducer: str | None) -> None:
     """A ValueError for an unknown way to make one value of the channels of an image."""
-    if reducer not in REDUCERS:
-        raise ValueError(f"reducer must be one of {list(REDUCERS)}. Received: {reducer!r}")
+    if reducer is not None and reducer not in REDUCERS:
+        raise ValueError(
+            f"reducer must be one of {list(REDUCERS)}, or None for all channels. "
+            f"Received: {reducer!r}"
+        )
 
 
-def reduce_channels(maps: np.ndarray, reducer: str) -> np.ndarray:
-    """Maps of images, (N, H, W, C), with one value for each pixel, (N, H, W, 1); others as are."""
-    return REDUCERS[reducer](maps, axis=-1, keepdims=True) if maps.ndim == 4 else maps
+def reduce_channels(maps: np.ndarray, reducer: str | None) -> np.ndarray:
+    """Maps of images, (N, H, W, C), with one value for each pixel, (N, H, W, 1).
+
+    Those of other inputs, and with None those of images, stay as they are.
+    """
+    if reducer is None or maps.ndim != 4:
+        return maps
+    return REDUCERS[reducer](maps, axis=-1, keepdims=True)
+
+
+def _any_number_of(rows: np.ndarray) -> tuple[tuple, tf.DType]:
+    """Shape and type of arrays such as this one, for `_compile`."""
+    return (None, *rows.shape[1:]), tf.float32

@@ -8,10 +8,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions.base import ScoreExplainer, check_reducer, reduce_channels
+from xcertify.attributions.base import (
+    OperatorExplainer,
+    ScoreExplainer,
+    check_reducer,
+    reduce_channels,
+)
 from xcertify.checks import whole_number
 from xcertify.inputs import in_batches, spread_value
 from xcertify.models import gradient_by
+from xcertify.operators import Operator
 from xcertify.progress import progress_bar
 
 
@@ -21,14 +27,15 @@ class GradientExplainer(ScoreExplainer):
     Parameters
     ----------
     reducer
-        How the channels of an image become one value: "mean", "max", "min" or "sum".
+        How the channels of an image become one value: "mean", "max", "min" or "sum"; None: they
+        stay apart.
     """
 
     def __init__(
         self,
         model: keras.Model,
         *,
-        reducer: str = "mean",
+        reducer: str | None = "mean",
         batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
@@ -65,7 +72,7 @@ class GradientExplainer(ScoreExplainer):
             self._summed_gradients,
             ((None, *shape), tf.float32),
             ((None, *shape), tf.float32),
-            ((None, weights.shape[1]), tf.float32),
+            ((None, *weights.shape[1:]), tf.float32),
             ((None,), tf.float32),
             ((None, *shape), tf.float32),
             ((None,), tf.int32),
@@ -99,11 +106,11 @@ class GradientExplainer(ScoreExplainer):
         points = start + scale * (tf.gather(inputs, sample) - start) + tf.gather(shifts, variant)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(points)
-            score = tf.reduce_sum(self._logits_at(points) * tf.gather(weights, sample))
+            score = tf.reduce_sum(self._scores_at(points, tf.gather(weights, sample)))
         return tf.math.segment_sum(gradient_by(tape, score, points), sample)
 
 
-class Saliency(GradientExplainer):
+class Saliency(OperatorExplainer, GradientExplainer):
     """Saliency: the magnitude of the gradient of the target's logit.
 
     Parameters
@@ -112,10 +119,21 @@ class Saliency(GradientExplainer):
         A Keras classifier, called at inference, or any TensorFlow callable that returns logits.
         Explained is the logit of the target, or with weights as targets their sum of logits; for a
         single output see `xcertify.targets`.
-    reducer
-        How the channels of an image become one value: "max" (default), "mean", "min" or "sum".
+    output_layer
+        The layer whose outputs are explained, just as they are: its name, or its number in
+        `model.layers` (0 is the first, -1 the last). None: the logits, a softmax or sigmoid at the
+        end of the model being left out.
     batch_size
         Most perturbed samples that are held at once; None: all.
+    operator
+        What is explained of the outputs, just as the model (or `output_layer`) gives them: a
+        function (model, inputs, targets) -> scores (B,), where labels as targets become one-hot
+        rows (B, K); or the name of a task, "classification", "regression" (both: the sum of targets
+        times outputs) or "semantic segmentation" (its mean over the pixels where targets (N, h, w,
+        K) are not 0). None: the sum of targets times logits.
+    reducer
+        How the channels of an image become one value: "max" (default), "mean", "min" or "sum";
+        None: they stay apart, and maps are (N, H, W, C).
     seed
         Of what is random, which here is nothing.
     verbose
@@ -132,21 +150,40 @@ class Saliency(GradientExplainer):
     Examples
     --------
     >>> Saliency(model).explain(images, labels)
+    >>> Saliency(model, output_layer=-2).explain(images, labels)
     """
 
-    def __init__(self, model: keras.Model, *, reducer: str = "max", **settings: Any) -> None:
-        super().__init__(model, reducer=reducer, **settings)
+    def __init__(
+        self,
+        model: keras.Model,
+        output_layer: str | int | None = None,
+        batch_size: int | None = 512,
+        operator: Operator | str | None = None,
+        reducer: str | None = "max",
+        *,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            output_layer=output_layer,
+            batch_size=batch_size,
+            operator=operator,
+            reducer=reducer,
+            seed=seed,
+            verbose=verbose,
+        )
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.abs(self._mean_gradients(inputs, weights))
 
 
-class GradientInput(GradientExplainer):
+class GradientInput(OperatorExplainer, GradientExplainer):
     """Gradient times input: what each feature adds to the logit of a model that were linear.
 
     Parameters
     ----------
-    model, batch_size, seed, verbose
+    model, output_layer, batch_size, operator, seed, verbose
         As for `Saliency`.
     reducer
         As for `Saliency`, default "mean".
@@ -165,16 +202,37 @@ class GradientInput(GradientExplainer):
     >>> GradientInput(model).explain(images, labels)
     """
 
+    def __init__(
+        self,
+        model: keras.Model,
+        output_layer: str | int | None = None,
+        batch_size: int | None = 512,
+        operator: Operator | str | None = None,
+        reducer: str | None = "mean",
+        *,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            output_layer=output_layer,
+            batch_size=batch_size,
+            operator=operator,
+            reducer=reducer,
+            seed=seed,
+            verbose=verbose,
+        )
+
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return self._mean_gradients(inputs, weights) * inputs
 
 
-class IntegratedGradients(GradientExplainer):
+class IntegratedGradients(OperatorExplainer, GradientExplainer):
     """Integrated gradients: gradients on the way from a baseline, times the way.
 
     Parameters
     ----------
-    model, batch_size, seed, verbose
+    model, output_layer, batch_size, operator, seed, verbose
         As for `Saliency`.
     reducer
         As for `Saliency`, default "mean".
@@ -199,9 +257,27 @@ class IntegratedGradients(GradientExplainer):
     """
 
     def __init__(
-        self, model: keras.Model, steps: int = 50, baseline_value: Any = 0.0, **settings: Any
+        self,
+        model: keras.Model,
+        output_layer: str | int | None = None,
+        batch_size: int | None = 512,
+        operator: Operator | str | None = None,
+        reducer: str | None = "mean",
+        steps: int = 50,
+        baseline_value: Any = 0.0,
+        *,
+        seed: int = 0,
+        verbose: bool = False,
     ) -> None:
-        super().__init__(model, **settings)
+        super().__init__(
+            model,
+            output_layer=output_layer,
+            batch_size=batch_size,
+            operator=operator,
+            reducer=reducer,
+            seed=seed,
+            verbose=verbose,
+        )
         self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -210,12 +286,12 @@ class IntegratedGradients(GradientExplainer):
         return self._mean_gradients(inputs, weights, share, starts=baseline) * (inputs - baseline)
 
 
-class SmoothGrad(GradientExplainer):
+class SmoothGrad(OperatorExplainer, GradientExplainer):
     """SmoothGrad: the mean gradient at noisy copies of the input.
 
     Parameters
     ----------
-    model, batch_size, verbose
+    model, output_layer, batch_size, operator, verbose
         As for `Saliency`.
     reducer
         As for `Saliency`, default "mean".
@@ -240,9 +316,27 @@ class SmoothGrad(GradientExplainer):
     """
 
     def __init__(
-        self, model: keras.Model, nb_samples: int = 50, noise: float = 0.2, **settings: Any
+        self,
+        model: keras.Model,
+        output_layer: str | int | None = None,
+        batch_size: int | None = 512,
+        operator: Operator | str | None = None,
+        reducer: str | None = "mean",
+        nb_samples: int = 50,
+        noise: float = 0.2,
+        *,
+        seed: int = 0,
+        verbose: bool = False,
     ) -> None:
-        super().__init__(model, **settings)
+        super().__init__(
+            model,
+            output_layer=output_layer,
+            batch_size=batch_size,
+            operator=operator,
+            reducer=reducer,
+            seed=seed,
+            verbose=verbose,
+        )
         if not noise >= 0:
             raise ValueError(f"noise must be a standard deviation, at least 0. Received: {noise!r}")
         self.nb_samples, self.noise = whole_number("nb_samples", nb_samples), noise

@@ -9,13 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions.base import ScoreExplainer
+from xcertify.attributions.base import OperatorExplainer
 from xcertify.checks import one_number, whole_number, whole_numbers
 from xcertify.inputs import in_batches, spread_value
+from xcertify.operators import Operator
 from xcertify.progress import progress_bar
 
 
-class MaskExplainer(ScoreExplainer):
+class MaskExplainer(OperatorExplainer):
     """What explainers by masks share: scores of masked inputs.
 
     A mask holds the share of each feature that is kept, (H, W) for images, whose channels go
@@ -38,9 +39,9 @@ class MaskExplainer(ScoreExplainer):
             )
         features = inputs.shape[1:3] if inputs.ndim == 4 else inputs.shape[1:]
         scores_at = self._compile(
-            self._scores_at,
+            self._scores_behind,
             ((None, *inputs.shape[1:]), tf.float32),
-            ((None, weights.shape[1]), tf.float32),
+            ((None, *weights.shape[1:]), tf.float32),
             ((None, *features), tf.float32),
             ((None, *inputs.shape[1:]), tf.float32),
             ((None,), tf.int32),
@@ -65,7 +66,7 @@ class MaskExplainer(ScoreExplainer):
                     progress.update(len(pairs))
                 yield some.reshape(len(some), -1), scores.reshape(len(inputs), len(some))
 
-    def _scores_at(
+    def _scores_behind(
         self,
         inputs: tf.Tensor,
         weights: tf.Tensor,
@@ -78,7 +79,7 @@ class MaskExplainer(ScoreExplainer):
         if inputs.shape.rank == 4:
             kept = kept[..., tf.newaxis]
         points = kept * tf.gather(inputs, sample) + (1 - kept) * tf.gather(values, sample)
-        return tf.reduce_sum(self._logits_at(points) * tf.gather(weights, sample), axis=1)
+        return self._scores_at(points, tf.gather(weights, sample))
 
 
 class Occlusion(MaskExplainer):
@@ -86,7 +87,7 @@ class Occlusion(MaskExplainer):
 
     Parameters
     ----------
-    model, batch_size, seed, verbose
+    model, batch_size, operator, seed, verbose
         As for `Saliency`.
     patch_size, patch_stride
         Side of the patch, and from one patch to the next: in pixels for images, where they may be
@@ -112,12 +113,18 @@ class Occlusion(MaskExplainer):
     def __init__(
         self,
         model: keras.Model,
+        batch_size: int | None = 512,
+        operator: Operator | str | None = None,
         patch_size: int | tuple[int, int] = 3,
         patch_stride: int | tuple[int, int] = 3,
         occlusion_value: Any = 0.0,
-        **settings: Any,
+        *,
+        seed: int = 0,
+        verbose: bool = False,
     ) -> None:
-        super().__init__(model, **settings)
+        super().__init__(
+            model, batch_size=batch_size, operator=operator, seed=seed, verbose=verbose
+        )
         sizes = whole_numbers("patch_size", patch_size)
         strides = whole_numbers("patch_stride", patch_stride)
         self.patch_size, self.patch_stride = patch_size, patch_stride
@@ -131,7 +138,7 @@ class Occlusion(MaskExplainer):
     def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         masks = 1 - self._patches(inputs.shape[1:])
         covered = spread_value("occlusion_value", self.occlusion_value, inputs.shape)
-        nominal = np.sum(self._logits(inputs) * weights, axis=1, keepdims=True)
+        nominal = self._scores(inputs, weights)[:, None]
         maps = sum(
             (nominal - scores) @ (1 - kept)
             for kept, scores in self._masked_scores(
@@ -165,7 +172,7 @@ class Rise(MaskExplainer):
 
     Parameters
     ----------
-    model, batch_size, verbose
+    model, batch_size, operator, verbose
         As for `Saliency`.
     seed
         Of the masks, which all inputs share.
@@ -197,13 +204,19 @@ class Rise(MaskExplainer):
     def __init__(
         self,
         model: keras.Model,
+        batch_size: int | None = 512,
+        operator: Operator | str | None = None,
         nb_samples: int = 4000,
         grid_size: int | tuple[int, int] = 7,
         preservation_probability: float = 0.5,
         mask_value: Any = 0.0,
-        **settings: Any,
+        *,
+        seed: int = 0,
+        verbose: bool = False,
     ) -> None:
-        super().__init__(model, **settings)
+        super().__init__(
+            model, batch_size=batch_size, operator=operator, seed=seed, verbose=verbose
+        )
         if not 0 < preservation_probability < 1:
             raise ValueError(
                 f"preservation_probability must be inside ]0, 1[. "
