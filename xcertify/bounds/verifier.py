@@ -24,7 +24,14 @@ from xcertify.bounds.graph.operations import Options
 from xcertify.bounds.graph.relaxations import LOWER_SLOPES
 from xcertify.bounds.graph.weights import check_weights
 from xcertify.bounds.linear_bounds import LinearBounds
+from xcertify.bounds.looseness import attained_rows
 from xcertify.bounds.network import HEADS, Network, half_precision, head_of
+from xcertify.bounds.probabilities import (
+    outward,
+    pair_rows,
+    sigmoid_bounds,
+    softmax_bounds,
+)
 from xcertify.bounds.propagation.budget import Budget, default_bytes
 from xcertify.bounds.propagation.gradient import gradient_method
 from xcertify.bounds.refusals import (
@@ -44,6 +51,7 @@ from xcertify.regions import Ball, Norm, Region, refuse_few_changed
 from xcertify.settings import Settings
 from xcertify.sharing import shared
 from xcertify.targets import MarginRows, target_classes
+from xcertify.usefulness import times_wider
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
@@ -77,9 +85,9 @@ class Verifier(Settings):
     start_layer
         Name of a layer: its output takes the place of the input, and regions are regions of it.
     strip_head
-        True: a softmax or sigmoid at the end is left out, and bounds are of the logits. False: they
-        are of what the model returns. Default: as True; for a sigmoid, which used to stay, a
-        `FutureWarning` says so until you have chosen.
+        True (default): a softmax or sigmoid at the end is left out, and bounds are of the logits;
+        those of the probabilities are `bound_probabilities`. False: bounds are of what the model
+        returns.
     perturbed, output
         Name or number of the input that varies and of the output that is bounded, for models with
         several. The others of the inputs are given as `constants` with each call.
@@ -136,7 +144,7 @@ class Verifier(Settings):
         arithmetic: str = "real",
         memory_budget: int | None = None,
         start_layer: str | None = None,
-        strip_head: bool | None = None,
+        strip_head: bool = True,
         perturbed: int | str = 0,
         output: int | str = 0,
         lower_slope: str = "adaptive",
@@ -166,8 +174,8 @@ class Verifier(Settings):
                 f"backward_depth must be a whole number from 0 on, None or 'auto'. "
                 f"Received: {backward_depth!r}"
             )
-        if strip_head not in (True, False, None):
-            raise ValueError(f"strip_head must be True, False or None. Received: {strip_head!r}")
+        if strip_head not in (True, False):
+            raise ValueError(f"strip_head must be True or False. Received: {strip_head!r}")
         self.model, self.method, self.dtype = model, method, dtype
         self.arithmetic = arithmetic
         self.memory_budget = default_bytes() if memory_budget is None else int(memory_budget)
@@ -177,8 +185,8 @@ class Verifier(Settings):
         self.backward_depth = backward_depth
         self._check_method()
         self._check_precision()
-        self._warn_of_the_head()
-        _ = self._decomon
+        self._warn_of_the_former_name()
+        _ = self._engine, self._decomon  # what cannot be bounded is refused now
 
     @property
     def guarantee(self) -> str:
@@ -196,13 +204,66 @@ class Verifier(Settings):
     def bound_outputs(
         self, region: Region, constants: Sequence[Any] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the outputs (logits) over each region: lower and upper, (N, *outputs).
+        """Bounds of the logits over each region, softmax or sigmoid left out: two (N, *outputs).
 
-        See `Verifier` for the guarantee and `bound_rows` for parameters and errors.
+        That is the rule for every model. With ``strip_head=False`` they are of what the model
+        returns; probabilities are bounded by `bound_probabilities`. See `Verifier` for the
+        guarantee and `bound_rows` for parameters and errors.
         """
         engine = self._engine
         lower, upper = self._bound(engine, region, None, constants)
         shape = (len(region), *engine.output_shape)
+        return lower.reshape(shape), upper.reshape(shape)
+
+    def bound_probabilities(
+        self, region: Region, constants: Sequence[Any] = (), *, head: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of the probabilities over each region: the exact image of those of log-odds.
+
+        With d_j = f_j - f_c, each bounded as a row of its own, the softmax of class c is
+        ``1 / (1 + sum over j != c of exp(d_j))``; a sigmoid is ``1 / (1 + exp(-f))``.
+
+        Parameters
+        ----------
+        region, constants
+            As for `bound_rows`.
+        head
+            "softmax" or "sigmoid": what makes probabilities of the logits. None: what the model
+            ends with.
+
+        Returns
+        -------
+        lower, upper
+            Of the model's outputs, (N, *outputs), from 0 to 1, in the verifier's dtype.
+
+        Raises
+        ------
+        ValueError
+            If the region does not fit; for a model that ends with neither where `head` does not
+            say what is meant; with ``strip_head=False``; and for a softmax of outputs that are not
+            one row.
+
+        Guarantee
+        ---------
+        That of the `Verifier` for the logits, and of their softmax or sigmoid in real arithmetic:
+        what float32 rounds in these last operations is not covered.
+
+        Examples
+        --------
+        >>> lower, upper = verifier.bound_probabilities(Ball(images, 0.01, clip=(0, 1)))
+        """
+        engine = self._engine
+        head = self._probability_head(engine, head)
+        shape = (len(region), *engine.output_shape)
+        if head == "sigmoid":
+            sides = sigmoid_bounds(*self._bound(engine, region, None, constants))
+        else:
+            _checked(engine, region, None, constants)
+            pairs = pair_rows(engine.nb_outputs)
+            found = [np.empty((2, len(region), 0))]  # of a single output, which is always 1
+            found += [np.stack(self._bound(engine, region, some, constants)) for some in pairs]
+            sides = softmax_bounds(*np.concatenate(found, axis=2), engine.nb_outputs)
+        lower, upper = outward(*sides, self.dtype)
         return lower.reshape(shape), upper.reshape(shape)
 
     def bound_rows(
@@ -233,8 +294,52 @@ class Verifier(Settings):
         """
         return self._bound(self._engine, region, rows, constants)
 
-    def _bound(
-        self, engine: Engine, region: Region, rows: Rows | None, constants: Sequence[Any]
+    def looseness(
+        self,
+        region: Region,
+        rows: Any = None,
+        constants: Sequence[Any] = (),
+        *,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """How many times wider the bounds of rows are than what a short attack attains, (N,).
+
+        The widths of all rows of a region added up, divided by the sum of the differences between
+        their largest and least values that were found: at some corners, and by an ascent of five
+        steps. 1: the bounds are exact. Some tens and more: they say little of the model. inf:
+        nothing is proved.
+
+        Parameters
+        ----------
+        region, rows, constants
+            As for `bound_rows`; None: the outputs themselves.
+        seed
+            Of the corners.
+
+        Raises
+        ------
+        ValueError
+            As `bound_rows`, and with decomon.
+
+        No guarantee
+        ------------
+        A stronger attack may attain more, so that bounds may be less loose than this says.
+
+        Examples
+        --------
+        >>> verifier.looseness(Ball(images, 0.01, clip=(0, 1)))          # (N,)
+        """
+        self._refuse_decomon("looseness")
+        engine = self._engine
+        if rows is None:
+            rows = np.eye(engine.nb_outputs, dtype=self.dtype)
+        rows = _checked(engine, region, rows, constants)
+        lower, upper = self._bound(engine, region, rows, constants)
+        attained = attained_rows(engine, region, rows, lower, upper, constants, seed)
+        widths = [(high - low.astype(np.float64)).sum(axis=1) for low, high in ((lower, upper), attained)]
+        return times_wider(*widths)
+
+    def _bound(: Engine, region: Region, rows: Rows | None, constants: Sequence[Any]
     ) -> tuple[np.ndarray, np.ndarray]:
         rows = _checked(engine, region, rows, constants)
         compared = engine.compare(region, region.center, constants)
@@ -824,9 +929,9 @@ class Verifier(Settings):
             budget.largest_matrix,
             self.backward_depth,
         )
-        left_out: tuple[str, ...] = () if self.strip_head is False else HEADS
-        if self.strip_head is None and self.logits is False:
-            left_out = ("softmax",)
+        left_out: tuple[str, ...] = HEADS if self.strip_head else ()
+        if self.logits is not None:
+            left_out = HEADS if self.logits else ("softmax",)
         network = Network(self.model, self.start_layer, self.perturbed, self.output, left_out)
         optimizer = (self.nb_steps, self.learning_rate) if alternatives else (0, 0.0)
         settings = (network, method, options, budget, optimizer, self.compile)
@@ -878,25 +983,38 @@ class Verifier(Settings):
                 f"for bounds of the network in real arithmetic, or a copy of the model in float32."
             )
 
-    def _warn_of_the_head(self) -> None:
-        """Warn whoever may have meant that a sigmoid at the end stays."""
-        caller = 4  # behind this method, the constructor, and the call of the class
+    def _warn_of_the_former_name(self) -> None:
         if self.logits is not None:
             cure = "True" if self.logits else "True for a softmax, strip_head=False for a sigmoid"
             warnings.warn(
                 f"logits={self.logits} is deprecated. Write strip_head={cure}",
                 DeprecationWarning,
-                stacklevel=caller,
+                stacklevel=4,  # behind this method, the constructor, and the call of the class
             )
-        elif self.strip_head is None and head_of(self._engine.graph) == "sigmoid":
-            warnings.warn(
-                f"the sigmoid at the end of the model '{self.model.name}' is left out, so that "
-                f"bounds are of the logits; before, they were of the outputs. Write "
-                f"strip_head=True if this is what you want, strip_head=False for the outputs",
-                FutureWarning,
-                stacklevel=caller,
+
+    def _probability_head(self, engine: Engine, head: str | None) -> str:
+        """What makes probabilities of the logits: as it was said, or as the model ends."""
+        own = head_of(engine.graph)
+        if own is not None and engine.graph.output == engine.graph.result:
+            raise ValueError(
+                f"bound_probabilities needs bounds of the logits: use strip_head=True. With "
+                f"strip_head=False those of the {own} are bound_outputs. "
+                f"Received: strip_head={self.strip_head!r}"
             )
-        _ = self._engine  # what cannot be bounded is refused now
+        known = HEADS if own is None else (own, None)
+        if head not in known:
+            raise ValueError(
+                f"head must be {' or '.join(map(repr, known))} for the model "
+                f"'{self.model.name}', which ends with {own or 'neither'}. Received: {head!r}"
+            )
+        head = head or own
+        assert head is not None
+        if head == "softmax" and math.prod(engine.output_shape[:-1]) != 1:
+            raise ValueError(
+                f"bound_probabilities of a softmax needs one row of outputs. With strip_head=False "
+                f"others are bound_outputs. Received: outputs of shape {engine.output_shape}"
+            )
+        return head
 
     def _refuse_decomon(self, what: str) -> None:
         if self._decomon is not None:
