@@ -7,6 +7,7 @@ from xcertify.attributions.corgi import CORGI
 from xcertify.attributions.eva import EVA, TargetedExplanation
 from xcertify.attributions.eva_hybrid import EVAHybrid
 from xcertify.attributions.grad_cam import GradCAM
+from xcertify.attributions.grad_cam_pp import GradCAMPP
 from xcertify.attributions.gradients import (
     GradientInput,
     IntegratedGradients,
@@ -26,6 +27,7 @@ __all__ = [
     "CertifiedGradient",
     "EVAHybrid",
     "GradCAM",
+    "GradCAMPP",
     "GradientInput",
     "GreedyAS",
     "IntegratedGradients",

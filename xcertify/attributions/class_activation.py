@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from xcertify.attributions.grad_cam import layer_name
+from xcertify.attributions.grad_cam import conv_layer_name
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.keras_graph import layer_input, layer_output
 from xcertify.logits import logits_beside
-from xcertify.models import gradient_by
+from xcertify.models import gradient_by, layer_name
 from xcertify.regions import Ball, Box, Region
 from xcertify.settings import Settings
 from xcertify.smoothing import BETAS, softplus_copy
@@ -299,7 +299,7 @@ class GradientActivation(WeightedChannels):
 
     def target_rows(self, classes: np.ndarray) -> np.ndarray:
         """Rows (N, K) of the logits whose gradients are the weights."""
-        layer_name(self.model, self.conv_layer)  # refuses models whose layers are not known
+        conv_layer_name(self.model, self.conv_layer)  # refuses models whose layers are not known
         nb_logits = self.model.outputs[0].shape[-1]
         if nb_logits == 1:  # a single logit: its negative stands for class 0
             return np.where(classes == 1, 1, -1)[:, None].astype(np.float32)
@@ -368,8 +368,8 @@ class GradientActivation(WeightedChannels):
 
 
 def _own_layer(model: keras.Model, conv_layer: str | int | None) -> str:
-    """Name of a layer as `layer_name` gives it, not of a nested model's."""
-    name = layer_name(model, conv_layer)
+    """Name of a layer as `conv_layer_name` gives it, not of a nested model's."""
+    name = conv_layer_name(model, conv_layer)
     if "/" in name:
         raise ValueError(
             f"conv_layer must be a layer of the model itself, not of a nested one: build a model "
@@ -379,7 +379,7 @@ def _own_layer(model: keras.Model, conv_layer: str | int | None) -> str:
 
 
 def _last_pooling(model: keras.Model) -> str:
-    layer_name(model, 0)  # refuses models whose layers are not known
+    layer_name(model, -1, "conv_layer")  # refuses models whose layers are not known
     names = [x.name for x in model.layers if isinstance(x, layers.GlobalAveragePooling2D)]
     if not names:
         raise ValueError(

@@ -13,7 +13,7 @@ from xcertify.attributions.base import ScoreExplainer
 from xcertify.inputs import in_batches
 from xcertify.keras_graph import layer_output
 from xcertify.logits import logits_beside
-from xcertify.models import is_graph
+from xcertify.models import is_graph, layer_name
 
 
 class GradCAM(ScoreExplainer):
@@ -25,9 +25,10 @@ class GradCAM(ScoreExplainer):
         As for `Saliency`. A Sequential or functional model of images or time series.
     conv_layer
         The layer whose output is weighted, (h, w, channels) for images and (t, channels) for time
-        series: its name, its number in `model.layers`, or for a layer of a nested model
-        "nested/layer". What reaches the logits on paths beside it does not count. None: the last
-        convolution of images whose output has more than one cell, in nested models too.
+        series: its name, its number in `model.layers` (0 is the first, -1 the last), or for a layer
+        of a nested model "nested/layer". What reaches the logits on paths beside it does not count.
+        None: the last convolution of images whose output has more than one cell, in nested models
+        too.
 
     Raises
     ------
@@ -70,7 +71,7 @@ class GradCAM(ScoreExplainer):
             tape.watch(inputs)
             channels, logits = evaluate(inputs)
             score = tf.reduce_sum(tf.cast(logits, tf.float32) * weights)
-        name, rank = self._layer, inputs.shape.rank
+        name, rank = conv_layer_name(self.model, self.conv_layer), inputs.shape.rank
         if channels.shape.rank != rank or rank not in (3, 4):
             raise ValueError(
                 f"conv_layer must be a layer with channels at places of the input, of shape "
@@ -85,19 +86,19 @@ class GradCAM(ScoreExplainer):
                 f"Received: conv_layer={name!r}"
             )
         gradient, channels = tf.cast(gradient, tf.float32), tf.cast(channels, tf.float32)
-        importance = tf.reduce_mean(gradient, axis=range(1, rank - 1), keepdims=True)
+        importance = self._importance(gradient, channels)
         maps = tf.nn.relu(tf.reduce_sum(importance * channels, axis=-1, keepdims=True))
         if rank == 4:
             return tf.image.resize(maps, inputs.shape[1:3], "bilinear")
         along = tf.image.resize(maps[:, :, None], (inputs.shape[1], 1), "bilinear")[:, :, 0]
         return tf.broadcast_to(along, tf.shape(inputs))
 
-    @property
-    def _layer(self) -> str:
-        return layer_name(self.model, self.conv_layer)
+    def _importance(self, gradient: tf.Tensor, channels: tf.Tensor) -> tf.Tensor:
+        """Weight of each channel, (B, 1, ..., 1, channels), from gradient and channels."""
+        return tf.reduce_mean(gradient, axis=range(1, channels.shape.rank - 1), keepdims=True)
 
     def _channels_and_logits(self) -> Callable:
-        inside, name = [], self._layer
+        inside, name = [], conv_layer_name(self.model, self.conv_layer)
         model = self.model
         while "/" in name:
             outer, name = name.split("/", 1)
@@ -112,34 +113,17 @@ class GradCAM(ScoreExplainer):
         return logits_beside(self.model, channels, inside, self._start)
 
 
-def layer_name(model: keras.Model, conv_layer: str | int | None) -> str:
-    """Name of a layer given by its name or its number in `model.layers`; see `GradCAM`.
+def conv_layer_name(model: keras.Model, conv_layer: str | int | None) -> str:
+    """Name of the layer that `conv_layer` means; see `GradCAM`.
 
     Raises
     ------
     ValueError
-        For a model whose layers are not known, a number that it does not have, and None where no
-        convolution is found.
+        As `layer_name`, and for None where no convolution is found.
     """
-    if not is_graph(model):
-        raise ValueError(
-            f"layers are known of built Sequential and functional Keras models, not of subclassed "
-            f"ones and functions: rebuild the model as one of them, or take Saliency or Occlusion. "
-            f"Received: {getattr(model, 'name', model)!r} of class "
-            f"{type(model).__module__.split('.')[0]}.{type(model).__name__}"
-        )
-    if conv_layer is None:
+    if conv_layer is None and is_graph(model):
         return last_convolution(model)
-    if isinstance(conv_layer, str):
-        return conv_layer
-    names = [layer.name for layer in model.layers]
-    whole = isinstance(conv_layer, (int, np.integer)) and not isinstance(conv_layer, bool)
-    if not whole or not -len(names) <= conv_layer < len(names):
-        raise ValueError(
-            f"conv_layer must be the name of a layer, or its number in model.layers, below "
-            f"{len(names)}; the layers are {', '.join(names)}. Received: {conv_layer!r}"
-        )
-    return names[conv_layer]
+    return layer_name(model, conv_layer, "conv_layer")
 
 
 def last_convolution(model: keras.Model) -> str:
