@@ -62,8 +62,8 @@ def test_linear_models_have_a_closed_form():
     for explainer, expected in [
         (Saliency(model), abs(own)),
         (GradientInput(model), own * inputs),
-        (IntegratedGradients(model, 3, baseline), own * (inputs - baseline)),
-        (SmoothGrad(model, 3), own),
+        (IntegratedGradients(model, steps=3, baseline_value=baseline), own * (inputs - baseline)),
+        (SmoothGrad(model, nb_samples=3), own),
         (Occlusion(model, occlusion_value=0.5), own * (inputs - 0.5)),
     ]:
         maps = explainer(inputs, LABELS)
@@ -111,8 +111,10 @@ def test_control_by_a_loop(model, images, temperature):
 def test_gradients_by_a_loop(model, images):
     baseline = np.full(SHAPE, 0.3, np.float32)
     noise = np.random.default_rng(1).standard_normal((4, *SHAPE), np.float32) * 0.5
-    integrated = IntegratedGradients(model, 6, baseline, reducer="sum")(images, LABELS)
-    smooth = SmoothGrad(model, 4, 0.5, reducer="min", seed=1)(images, LABELS)
+    integrated = IntegratedGradients(model, steps=6, baseline_value=baseline, reducer="sum")(
+        images, LABELS
+    )
+    smooth = SmoothGrad(model, nb_samples=4, noise=0.5, reducer="min", seed=1)(images, LABELS)
     for place, (image, label) in enumerate(zip(images, LABELS)):
         points = [baseline + (i + 0.5) / 6 * (image - baseline) for i in range(6)]
         mean = np.mean([naive_gradient(model, point, label) for point in points], axis=0)
@@ -123,7 +125,7 @@ def test_gradients_by_a_loop(model, images):
 
 
 def test_integrated_gradients_are_complete(model, images):
-    maps = IntegratedGradients(model, 200, 0.1, reducer="sum")(images, LABELS)
+    maps = IntegratedGradients(model, steps=200, baseline_value=0.1, reducer="sum")(images, LABELS)
     samples = np.arange(len(images))
     change = (model(images) - model(np.full_like(images, 0.1))).numpy()[samples, LABELS]
     np.testing.assert_allclose(maps.sum(axis=(1, 2, 3)), change, atol=1e-4)

@@ -89,10 +89,10 @@ def test_same_maps(name, ours, others, model, images):
 
 
 def test_same_maps_but_for_what_is_drawn(model, images):
-    smooth = attributions.SmoothGrad(model, 2000)(images, LABELS)
+    smooth = attributions.SmoothGrad(model, nb_samples=2000)(images, LABELS)
     expected = theirs.SmoothGrad(model, nb_samples=2000).explain(images, ONE_HOT)
     np.testing.assert_allclose(smooth, expected, atol=0.02)
-    rise = attributions.Rise(model, 4000, 3)(images, LABELS)
+    rise = attributions.Rise(model, nb_samples=4000, grid_size=3)(images, LABELS)
     expected = np.asarray(theirs.Rise(model, nb_samples=4000, grid_size=3).explain(images, ONE_HOT))
     assert np.corrcoef(rise.ravel(), expected.ravel())[0, 1] > 0.9
 
@@ -127,7 +127,7 @@ def test_fidelity_of_subsets(model, images):
     settings |= {"baseline_mode": 0.0}
     ours = metrics.MuFidelity(model, images, ONE_HOT, **settings)
     others = their_metrics.MuFidelity(model, images, ONE_HOT, **settings)
-    good = attributions.Occlusion(model, 2, 2)(images, LABELS)
+    good = attributions.Occlusion(model, patch_size=2, patch_stride=2)(images, LABELS)
     also_good = np.asarray(
         theirs.Occlusion(model, patch_size=2, patch_stride=2).explain(images, ONE_HOT)
     )
