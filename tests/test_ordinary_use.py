@@ -460,7 +460,9 @@ def test_subclassed_models():
         lambda m: CORGI(m, k=3),
         lambda m: CORGI(m, k=3, explanation="grad-cam"),
     ):
-        with pytest.raises(ValueError, match="Sequential (and|or) functional Keras model.*subclassed"):
+        with pytest.raises(
+            ValueError, match="Sequential (and|or) functional Keras model.*subclassed"
+        ):
             use(model)(IMAGES, LABELS)
 
 
@@ -700,14 +702,14 @@ def test_values_in_place_of_features():
         return model(points).numpy()[range(3), LABELS]
 
     for value in (0.0, colour, np.broadcast_to(colour, (8, 8, 3)), each[:1], each):
-        explainer = IntegratedGradients(model, 100, value, reducer="sum")
+        explainer = IntegratedGradients(model, steps=100, baseline_value=value, reducer="sum")
         change = score(x) - score(x * 0 + value)
         np.testing.assert_allclose(
             explainer(x, LABELS).sum((1, 2, 3)), change, rtol=0.01, atol=1e-3
         )
         covered = x.copy()
         covered[:, :4, :4] = np.broadcast_to(value, x.shape)[:, :4, :4]
-        maps = Occlusion(model, 4, 4, occlusion_value=value)(x, LABELS)
+        maps = Occlusion(model, patch_size=4, patch_stride=4, occlusion_value=value)(x, LABELS)
         np.testing.assert_allclose(maps[:, 0, 0, 0], score(x) - score(covered), atol=1e-5)
         assert np.isfinite(Rise(model, nb_samples=9, mask_value=value)(x, LABELS)).all()
         curves = Deletion(model, x, LABELS, baseline_mode=value).detailed_evaluate(maps).curves
@@ -731,7 +733,7 @@ def test_values_in_place_of_features():
 def test_pairs_of_sizes():
     model = network(L.Conv2D(4, 3, activation="tanh"), L.Flatten(), L.Dense(3))
     for use in (
-        lambda size: Occlusion(model, size, size),
+        lambda size: Occlusion(model, patch_size=size, patch_stride=size),
         lambda size: Rise(model, nb_samples=9, grid_size=size),
         lambda size: EVA(model, 0.01, grid_size=size),
         lambda size: SampledEVA(model, 3, 0.01, grid_size=size),
@@ -743,11 +745,11 @@ def test_pairs_of_sizes():
     patch = IMAGES.copy()
     patch[:, :2, :4] = 0
     drop = (model(IMAGES) - model(patch)).numpy()[range(3), LABELS]
-    wide = Occlusion(model, (2, 4), (2, 4))(IMAGES, LABELS)
+    wide = Occlusion(model, patch_size=(2, 4), patch_stride=(2, 4))(IMAGES, LABELS)
     np.testing.assert_allclose(wide[:, 1, 3, 0], drop, atol=1e-5)
     series = network(L.Flatten(), L.Dense(3), shape=(6, 2))
     for name, use in [
-        ("patch_size", lambda size: Occlusion(series, size, 1)),
+        ("patch_size", lambda size: Occlusion(series, patch_size=size, patch_stride=1)),
         ("grid_size", lambda size: Rise(series, nb_samples=9, grid_size=size)),
         ("grid_size", lambda size: EVA(series, 0.01, grid_size=size)),
     ]:
