@@ -12,7 +12,7 @@ from xcertify.commands import main
 from xcertify.commands.benchmark import candidates, tightness
 from xcertify.commands.benchmark.bench import NAMED, OTHERS, Bench, Times
 from xcertify.commands.benchmark.comparison import compare
-from xcertify.commands.benchmark.tables import curves_of, explainer_table, markdown
+from xcertify.commands.benchmark.tables import curves_of, explainer_tables, markdown
 from xcertify.commands.images import load_images
 from xcertify.commands.networks import load_or_train, on_images, predict
 from xcertify.metrics import Deletion, MetricResult
@@ -54,7 +54,7 @@ def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeyp
     }
     assert len(rows) == 4 * 5 * 9
     text = (tmp_path / "out" / "benchmark.md").read_text(encoding="utf-8")
-    (line,) = [line for line in text.splitlines() if line.startswith("| Saliency")]
+    _, line = [line for line in text.splitlines() if line.startswith("| Saliency")]
     cells = [cell.strip("* _") for cell in line.strip("| ").split("|")]
     values = [
         float(row["value"])
@@ -62,7 +62,7 @@ def test_one_command_writes_tables_values_and_pictures(digits, tmp_path, monkeyp
         if (row["method"], row["metric"], row["baseline"]) == ("Saliency", "Deletion", "black")
     ]
     assert cells[1] == "5"
-    assert float(cells[3]) == pytest.approx(np.mean(values), abs=6e-4)
+    assert float(cells[2]) == pytest.approx(np.mean(values), abs=6e-4)
     assert "| `ibp` |" in text
     assert "| attained by an attack |" in text
     (picture,) = (tmp_path / "out").glob("*.png")
@@ -164,15 +164,22 @@ def test_table_marks_the_best_of_those_that_explained_all():
     results = {"a": results_of([1, 3]), "b, x": results_of([2, 3]), "b, y": results_of([0.5])}
     times = {"a": Times(2, 0.1), "b, x": Times(2, 0.02), "b, y": Times(1, 1.0)}
     times["c"] = Times(0, 0.0, "refused: why")
-    lines = explainer_table(results, times, 2).splitlines()
-    assert "Deletion ↓ random" in lines[0]
-    assert lines[2].startswith("| a | 2 | **2.000** | **2.000** | _2.000_ |")
-    assert lines[2].endswith("| 100.00 | 50.00 |")
-    assert lines[3].startswith("| b, x | 2 | _2.500_ | _2.500_ | **2.500** |")
-    assert lines[4].startswith("| b, y | 1 | 0.500 |")
-    assert lines[5].startswith("| c | refused: why |")
-    lines = explainer_table(results, times, 1).splitlines()
-    assert lines[4].startswith("| b, y | 1 | **0.500** |")
+    lines = explainer_tables(results, times, 2).splitlines()
+    first = lines.index(
+        "| method | images | Deletion ↓ | Insertion ↑ | MuFidelity ↑ | Sr ↓ | complement ↑ |"
+    )
+    second = lines.index(
+        "| method | images | Deletion ↓ | Insertion ↑ | MuFidelity ↑ | ms per image |"
+    )
+    for start in (first + 2, second + 2):
+        assert lines[start].startswith("| a | 2 | **2.000** | _2.000_ | _2.000_ |")
+        assert lines[start + 1].startswith("| b, x | 2 | _2.500_ | **2.500** | **2.500** |")
+        assert lines[start + 2].startswith("| b, y | 1 | 0.500 |")
+        assert lines[start + 3].startswith("| c | refused: why |")
+    times_shown = [line.split(" | ")[-1] for line in lines[second + 2 :]]
+    assert times_shown == ["100 |", "20.00 |", "1,000 |", " |"]
+    lines = explainer_tables(results, times, 1).splitlines()
+    assert lines[first + 4].startswith("| b, y | 1 | **0.500** |")
     # a line for each family in the picture, of those that explained all
     panels = curves_of(results, 2)
     assert [list(lines) for lines in panels.values()] == [["a", "b, x"]] * 6

@@ -1,6 +1,6 @@
-"""Explainers against metrics on real images, in one table.
+"""Explainers against metrics on real images, in tables.
 
-In form it is Table 1 and Table 2 of the paper of EVA (Fel et al., CVPR 2023).
+They have the rows and columns of Table 1 and Table 2 of the paper of EVA (Fel et al., CVPR 2023).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from xcertify.bounds import UnsupportedLayerError
 from xcertify.commands.benchmark.bench import Bench, Results, Times
 from xcertify.commands.benchmark.candidates import GRID, Candidates, candidates, choose
-from xcertify.commands.benchmark.tables import curves_of, explainer_table, raw_rows, write_csv
+from xcertify.commands.benchmark.tables import curves_of, explainer_tables, raw_rows, write_csv
 from xcertify.commands.benchmark.tightness import tightness_table
 from xcertify.commands.images import check_nb_images, load_images
 from xcertify.commands.networks import load_or_train
@@ -129,11 +129,11 @@ def _measure(
 
 
 def _tables(results: dict[str, Results], times: dict[str, Times], nb_images: int) -> list[str]:
-    """The table of all images and, where some explainers had fewer, one of those of all."""
-    tables = [explainer_table(results, times, nb_images)]
+    """Tables of all images and, where some explainers had fewer, of those that all had."""
+    tables = [explainer_tables(results, times, nb_images)]
     counts = [times[explainer].nb_images for explainer in results]
     nb_common = min((count for count in counts if count >= FEW), default=nb_images)
     if nb_common < nb_images:
         tables += [f"The same for the first {nb_common} images, so that all can be compared:\n"]
-        tables += [explainer_table(results, times, nb_common)]
+        tables += [explainer_tables(results, times, nb_common)]
     return tables

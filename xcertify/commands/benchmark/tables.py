@@ -17,46 +17,70 @@ from xcertify.commands.benchmark.bench import (
 
 RAW_COLUMNS = ("data", "model", "method", "image", "metric", "baseline", "value")
 WITH_BASELINES = ("Deletion", "Insertion", "MuFidelity")
-COLUMNS = (*(f"{metric}, {b}" for metric in WITH_BASELINES for b in BASELINES), NAMED, OTHERS)
+HEADS = {NAMED: "Sr ↓", OTHERS: "complement ↑"}  # of columns in tables; others: the metric
 DIGITS = 3  # of the scores in a table
 
 
-def explainer_table(results: dict[str, Results], times: dict[str, Times], nb_images: int) -> str:
-    """Mean scores of the first images, a line for each explainer.
+def explainer_tables(results: dict[str, Results], times: dict[str, Times], nb_images: int) -> str:
+    """Mean scores of the first images, a line for each explainer; a table for each baseline.
+
+    Robustness-Sr, which has no baseline, stands in the first table, the times in the second.
 
     Parameters
     ----------
     results, times
         By name of the explainer; one that refused the network has no results.
     """
-    header = ["method", "images"]
-    for metric in WITH_BASELINES:
-        header += [f"{metric} {'↑' if HIGHER_IS_BETTER[metric] else '↓'} random", "black"]
-    header += ["Rob. Sr ↓", "complement ↑", "ms per image", "s per 500"]
+    random, black = ([f"{m}, {baseline}" for m in WITH_BASELINES] for baseline in BASELINES)
+    first = _scores(results, times, nb_images, [*random, NAMED, OTHERS])
+    second = _scores(results, times, nb_images, black)
+    for cells, (name, taken) in zip(second[1:], times.items()):
+        cells.append(_milliseconds(taken.per_image) if name in results else "")
+    second[0].append("ms per image")
+    return (
+        f"A random image as baseline; *Sr* and *complement*: Robustness-Sr.\n\n"
+        f"{markdown(first[0], first[1:])}\n"
+        f"A black image as baseline, and times.\n\n"
+        f"{markdown(second[0], second[1:])}"
+    )
+
+
+def _scores(
+    results: dict[str, Results], times: dict[str, Times], nb_images: int, columns: Sequence[str]
+) -> list[list[str]]:
+    """Cells of a table: the heads, then a line for each explainer."""
     means = {
-        name: [float(found[column].scores[:nb_images].mean()) for column in COLUMNS]
+        name: [float(found[column].scores[:nb_images].mean()) for column in columns]
         for name, found in results.items()
     }
     complete = [name for name in means if times[name].nb_images >= nb_images]
-    best = _best_two([means[name] for name in complete])
-    lines = []
-    for name, (nb_explained, per_image, note) in times.items():
+    best = _best_two(columns, [means[name] for name in complete])
+    lines = [["method", "images", *(_head(column) for column in columns)]]
+    for name, (nb_explained, _, note) in times.items():
         if name not in means:
-            lines.append([name, note, *[""] * (len(header) - 2)])
+            lines.append([name, note, *[""] * len(columns)])
             continue
         cells = []
         for value, marks in zip(means[name], best):
             mark = marks.get(round(value, DIGITS), "") if name in complete else ""
             cells.append(f"{mark}{value:.{DIGITS}f}{mark}")
-        seconds = [f"{per_image * 1e3:.2f}", f"{per_image * 500:.2f}"]
-        lines.append([name, str(min(nb_explained, nb_images)), *cells, *seconds])
-    return markdown(header, lines)
+        lines.append([name, str(min(nb_explained, nb_images)), *cells])
+    return lines
 
 
-def _best_two(means: Sequence[Sequence[float]]) -> list[dict[float, str]]:
-    """For each of `COLUMNS`, the marks of the best and the second best value, as shown."""
+def _head(column: str) -> str:
+    metric = column.partition(", ")[0]
+    return HEADS.get(column) or f"{metric} {'↑' if HIGHER_IS_BETTER[metric] else '↓'}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f}" if seconds < 0.1 else f"{seconds * 1e3:,.0f}"
+
+
+def _best_two(columns: Sequence[str], means: Sequence[Sequence[float]]) -> list[dict[float, str]]:
+    """For each column, the marks of the best and the second best value, as shown."""
     best = []
-    for place, column in enumerate(COLUMNS):
+    for place, column in enumerate(columns):
         shown = {round(of_explainer[place], DIGITS) for of_explainer in means}
         order = sorted(shown, reverse=HIGHER_IS_BETTER[column.partition(", ")[0]])
         best.append(dict(zip(order, ("**", "_"))))

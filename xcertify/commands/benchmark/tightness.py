@@ -68,7 +68,7 @@ def tightness_table(
     header = ["verifier"]
     last = ["attained by an attack"]
     for epsilon, values in zip(epsilons, attained):
-        header += [f"ε {epsilon:g}: separate", "margin", "ms per image"]
+        header += [f"ε {epsilon:g}: {what}" for what in ("separate", "margin", "ms per image")]
         last += ["", f"{values.mean():.2f}", ""]
     lines = []
     for method in METHODS:
