@@ -1,0 +1,241 @@
+"""An extension of griffe: the reference says of each parameter its own type and default.
+
+Docstrings group names that share a text, and point to where it stands::
+
+    model, batch_size, verbose
+        As for `Saliency`.
+
+On the site this is one entry for each name, with type and default of the signature, the text of
+that class, and links: a name in backticks leads to where it is described. Settings that a
+constructor hands on (``**settings``) have the type and default of the constructor that takes them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import griffe
+
+from xcertify.perturbation import PARTS
+
+STARRED = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}
+NAMES = re.compile(r"(?<![`\w])`([A-Za-z_][\w.]*)`(?!`)")
+AS_FOR = re.compile(r"As for (?:the class )?`([A-Za-z_][\w.]*)`")
+
+
+class OneEntryForEachName(griffe.Extension):
+    """Rewrites the parsed docstrings of a package once all of it is loaded."""
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        """Called by griffe, behind its own extension for dataclasses."""
+        parts = list(_parts(pkg))
+        for part in parts:
+            if part.is_class:
+                _take_perturbation(part)
+        for part in parts:
+            for section in _sections(part):
+                if section.kind is griffe.DocstringSectionKind.parameters:
+                    _set_parameters(part, section)
+                elif section.kind is griffe.DocstringSectionKind.attributes:
+                    _set_attributes(part, section)
+        index = _index(pkg, parts)
+        for part in parts:
+            _follow(part, index)
+        for part in parts:
+            _link(part, index)
+
+
+def _parts(part: griffe.Object) -> Iterator[griffe.Object]:
+    """The object and all that is defined in it."""
+    yield part
+    for member in part.members.values():
+        if not member.is_alias:
+            yield from _parts(member)
+
+
+def _sections(part: griffe.Object) -> list[griffe.DocstringSection]:
+    return part.docstring.parsed if part.docstring else []
+
+
+# --- types and defaults ---
+
+
+def taken(part: griffe.Object) -> dict[str, griffe.Parameter]:
+    """All that a function, or the constructor of a class, takes: name to parameter."""
+    if part.is_function:
+        return _of_function(part, None)
+    constructors = _constructors(part)
+    return _of_function(constructors[0], part) if constructors else {}
+
+
+def _of_function(
+    function: griffe.Function, kind: griffe.Class | None
+) -> dict[str, griffe.Parameter]:
+    """`kind` is the class that is constructed, which is not always the one of the constructor."""
+    parameters = list(function.parameters)
+    if function.parent.is_class and "staticmethod" not in function.labels:
+        parameters = parameters[1:]
+    found = {
+        STARRED.get(parameter.kind, "") + parameter.name: parameter for parameter in parameters
+    }
+    if kind is not None:
+        for name, parameter in _handed_on(function, kind).items():
+            found.setdefault(name, parameter)
+    return found
+
+
+def _handed_on(function: griffe.Function, kind: griffe.Class) -> dict[str, griffe.Parameter]:
+    """What a constructor takes as ``**settings`` for ``super().__init__(..., **settings)``."""
+    rest = [p.name for p in function.parameters if p.kind is griffe.ParameterKind.var_keyword]
+    constructors = _constructors(kind)
+    further = constructors[constructors.index(function) + 1 :]
+    if not rest or not further or not function.source:
+        return {}
+    for call in ast.walk(ast.parse(textwrap.dedent(function.source))):
+        if not isinstance(call, ast.Call) or ast.unparse(call.func) != "super().__init__":
+            continue
+        if any(k.arg is None and ast.unparse(k.value) == rest[0] for k in call.keywords):
+            found = _of_function(further[0], kind)
+            given = {k.arg for k in call.keywords} | set([*found][: len(call.args)])
+            return {name: found[name] for name in found if name not in given}
+    return {}
+
+
+def _constructors(kind: griffe.Class) -> list[griffe.Function]:
+    """Those of the class and its parents, in the order in which they call each other."""
+    classes = [kind, *kind.mro()]
+    return [c.members["__init__"] for c in classes if "__init__" in c.members]
+
+
+def _take_perturbation(kind: griffe.Class) -> None:
+    """What the metaclass of `Settings` adds to each constructor that takes a part of it."""
+    constructor = kind.members.get("__init__")
+    if constructor is None or not any(c.path == "xcertify.settings.Settings" for c in kind.mro()):
+        return
+    replaced = [p.name for p in constructor.parameters if p.name in PARTS]
+    if not replaced:
+        return
+    rest = [p for p in constructor.parameters if p.kind is griffe.ParameterKind.var_keyword]
+    for parameter in rest:
+        del constructor.parameters[parameter.name]
+    type_of_it = griffe.ExprBinOp(
+        griffe.ExprName("Perturbation", parent=kind.modules_collection["xcertify.perturbation"]),
+        "|",
+        "None",
+    )
+    added = griffe.Parameter(
+        "perturbation",
+        annotation=type_of_it,
+        kind=griffe.ParameterKind.keyword_only,
+        default="None",
+    )
+    for parameter in [added, *rest]:
+        constructor.parameters.add(parameter)
+    for section in _sections(kind):
+        if section.kind is griffe.DocstringSectionKind.parameters:
+            names = " and ".join(", ".join(f"`{name}`" for name in replaced).rsplit(", ", 1))
+            text = f"A `Perturbation`, in the place of {names}."
+            section.value.append(griffe.DocstringParameter("perturbation", description=text))
+
+
+def _set_parameters(part: griffe.Object, section: griffe.DocstringSection) -> None:
+    known = taken(part)
+    order = [*known]
+    section.value.sort(key=lambda e: order.index(e.name) if e.name in known else len(order))
+    for entry in section.value:
+        parameter = known.get(entry.name)
+        entry.annotation = parameter.annotation if parameter else None
+        has_default = parameter is not None and parameter.kind not in STARRED
+        entry.value = parameter.default if has_default else None
+
+
+def _set_attributes(part: griffe.Object, section: griffe.DocstringSection) -> None:
+    entries = []
+    for group in section.value:
+        for name in group.name.split(", "):
+            member = part.all_members.get(name)
+            entry = griffe.DocstringAttribute(name, description=group.description)
+            entry.annotation = member.annotation if member and member.is_attribute else None
+            entries.append(entry)
+    section.value[:] = entries
+
+
+# --- texts ---
+
+
+def _index(pkg: griffe.Module, parts: list[griffe.Object]) -> dict[str, griffe.Object]:
+    """What a name in backticks means where it is no parameter and no member: public objects."""
+    exported = [p[name] for p in parts if p.is_module and p.exports for name in p.exports]
+    public = [
+        p for p in parts if (p.is_class or p.is_function) and p.parent.is_module and p.is_public
+    ]
+    found: dict[str, griffe.Object] = {}
+    for part in [*exported, *public]:
+        part = part.final_target if part.is_alias else part
+        found.setdefault(part.name, part)
+        for name, member in part.members.items() if part.is_class else ():
+            if member.is_public and not member.is_alias:
+                found.setdefault(f"{part.name}.{name}", member)
+    return found
+
+
+def _meant(name: str, part: griffe.Object, index: dict[str, griffe.Object]) -> griffe.Object | None:
+    """What a docstring means by a name: a method of its class, or what is public."""
+    kind = part if part.is_class else part.parent
+    if kind is not None and kind.is_class and name in kind.all_members:
+        member = kind.all_members[name]
+        return member.final_target if member.is_alias else member
+    return index.get(name)
+
+
+def _entries(part: griffe.Object) -> dict[str, Any]:
+    """Parameters and attributes that a docstring describes."""
+    kinds = griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.attributes
+    return {e.name: e for s in _sections(part) if s.kind in kinds for e in s.value}
+
+
+def _follow(part: griffe.Object, index: dict[str, griffe.Object], seen: tuple = ()) -> None:
+    """Put the text of `Saliency` before each "As for `Saliency`."."""
+    if part in seen or part.extra["parameters"].get("followed"):
+        return
+    part.extra["parameters"]["followed"] = True
+    for name, entry in _entries(part).items():
+        pointer = AS_FOR.match(entry.description)
+        there = pointer and _meant(pointer.group(1), part, index)
+        if not there:
+            continue
+        _follow(there, index, (*seen, part))
+        found = _entries(there).get(name)
+        if found is not None and found is not entry:
+            text = re.split(r"\s*As for ", found.description)[0]
+            entry.description = f"{text} {entry.description}".strip()
+
+
+def _link(part: griffe.Object, index: dict[str, griffe.Object]) -> None:
+    """Names of public objects in backticks become links, wherever they are described."""
+    near = {*taken(part)} if part.is_class or part.is_function else set()
+    kind = part if part.is_class else part.parent
+    near |= {*kind.all_members} if kind is not None and kind.is_class else set()
+
+    def linked(text: str) -> str:
+        lines = text.split("\n")
+        return "\n".join(x if x.startswith("    ") else NAMES.sub(replace, x) for x in lines)
+
+    def replace(match: re.Match[str]) -> str:
+        there = index.get(match.group(1))
+        if there is None or there is part or match.group(1) in near:
+            return match.group()
+        return f'<autoref identifier="{there.path}" optional>{match.group()}</autoref>'
+
+    for section in _sections(part):
+        if section.kind is griffe.DocstringSectionKind.text:
+            section.value = linked(section.value)
+        elif isinstance(section.value, griffe.DocstringAdmonition):
+            section.value.description = linked(section.value.description)
+        elif section.kind is not griffe.DocstringSectionKind.examples:
+            for entry in section.value:
+                entry.description = linked(entry.description)
