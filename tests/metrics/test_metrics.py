@@ -387,7 +387,7 @@ def test_bad_baselines(baseline, message):
         ({"max_percentage_perturbed": 0.0}, "max_percentage_perturbed"),
         ({"max_percentage_perturbed": 0.1}, "at least 0.25"),
         ({"activation": "relu"}, "activation"),
-        ({"operator": "classification"}, "operator"),
+        ({"operator": "classify"}, "operator"),
     ],
 )
 def test_bad_settings(settings, message):

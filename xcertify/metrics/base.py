@@ -118,7 +118,7 @@ class Metric(Settings):
         inputs: Any,
         targets: Any = None,
         batch_size: int | None = 512,
-        operator: Callable | None = None,
+        operator: Callable | str | None = None,
         activation: str | None = None,
         seed: int = 0,
         verbose: bool = False,

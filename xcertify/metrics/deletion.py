@@ -21,7 +21,7 @@ def deletion(
     targets: Any,
     explanations: Any,
     *,
-    operator: Callable | None = None,
+    operator: Callable | str | None = None,
     activation: str | None = None,
     **settings: Any,
 ) -> MetricResult:
@@ -59,7 +59,7 @@ def insertion(
     targets: Any,
     explanations: Any,
     *,
-    operator: Callable | None = None,
+    operator: Callable | str | None = None,
     activation: str | None = None,
     **settings: Any,
 ) -> MetricResult:
@@ -170,7 +170,7 @@ class _ImportanceCurve(Metric):
         baseline_mode: Baseline = 0.0,
         steps: int = 10,
         max_percentage_perturbed: float = 1.0,
-        operator: Callable | None = None,
+        operator: Callable | str | None = None,
         activation: str | None = None,
         *,
         seed: int = 0,

@@ -26,7 +26,7 @@ def mu_fidelity(
     targets: Any,
     explanations: Any,
     *,
-    operator: Callable | None = None,
+    operator: Callable | str | None = None,
     activation: str | None = None,
     **settings: Any,
 ) -> MetricResult:
@@ -241,7 +241,7 @@ class MuFidelity(Metric):
         subset_percent: float = 0.2,
         baseline_mode: Baseline = 0.0,
         nb_samples: int = 200,
-        operator: Callable | None = None,
+        operator: Callable | str | None = None,
         activation: str | None = None,
         *,
         correlation: str = "spearman",

@@ -11,6 +11,13 @@ import tensorflow as tf
 from xcertify.inputs import evaluate_in_batches
 from xcertify.logits import head_of
 from xcertify.models import as_rows, channels_last_layer, check_model, outputs_of
+from xcertify.operators import (
+    Operator,
+    as_operator,
+    scores_of,
+    takes_weights,
+    targets_of_operator,
+)
 from xcertify.settings import Settings
 from xcertify.targets import one_hot_targets, output_weights, two_outputs
 from xcertify.tracing import traced
@@ -33,8 +40,9 @@ class Score(Settings):
         `xcertify.models.channels_last_layer`). The score is taken of what it returns, be it logits
         or probabilities.
     operator
-        g: a callable (model, inputs, targets) -> (B,), as in Xplique. None: the sum of targets
-        times outputs, that is the output of the target class.
+        g: a function (model, inputs, targets) -> (B,), where labels as targets become one-hot rows
+        (B, K), or the name of a task, as for `Saliency`. None, "classification" and "regression":
+        the sum of targets times outputs, that is the output of the target class.
     activation
         None, "softmax" or "sigmoid": applied to the outputs of `model` first. Fidelity curves are
         usually drawn of probabilities, so "softmax" belongs to a model that returns logits (and
@@ -49,15 +57,11 @@ class Score(Settings):
     def __init__(
         self,
         model: Callable,
-        operator: Callable | None = None,
+        operator: Operator | str | None = None,
         activation: str | None = None,
     ) -> None:
         check_model(model)
-        if operator is not None and not callable(operator):
-            raise ValueError(
-                f"operator must be None or a callable (model, inputs, targets) -> (B,). "
-                f"Received: {operator!r}"
-            )
+        as_operator(operator)
         if activation not in _ACTIVATIONS:
             raise ValueError(
                 f"activation must be one of {list(_ACTIVATIONS)}. Received: {activation!r}"
@@ -89,29 +93,30 @@ class Score(Settings):
             tf.TensorSpec((None, *inputs.shape[1:]), tf.float32),
             tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
         )
-        own = {"input_signature": signature, "autograph": self.operator is not None}
+        own = {"input_signature": signature, "autograph": callable(self.operator)}
         compiled = self._derive(signature, lambda: traced(self._score, **own))
         return compiled(inputs, targets)
 
     def _score(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        if self.operator is None:
+        operator = as_operator(self.operator)
+        if operator is None or takes_weights(operator):
             return tf.reduce_sum(self._rows(inputs) * targets, axis=1)
-        scores = tf.cast(self.operator(self.outputs, inputs, targets), tf.float32)
-        return tf.ensure_shape(scores, [None])
+        return scores_of(operator, self.outputs, inputs, targets)
 
     def targets(self, inputs: np.ndarray, targets: Any, batch_size: int | None) -> np.ndarray:
-        """Targets as weights of `_rows`; with an operator they are its own affair and left."""
-        if self.operator is not None and targets is not None:
-            return targets
+        """Targets as weights of `_rows`, or as a function of one's own is given them."""
+
+        def outputs() -> np.ndarray:
+            return as_rows(evaluate_in_batches(self.outputs, batch_size, inputs))
+
+        if not takes_weights(as_operator(self.operator)):
+            return targets_of_operator(outputs, targets, len(inputs))
         first = as_rows(self.outputs(tf.constant(inputs[:1])))
         if first.shape[1] == 1 and self.activation == "softmax":
             raise ValueError(
                 "activation='softmax' of a model with one output is always 1; take 'sigmoid' if it "
                 "is the logit of two classes. Received: activation='softmax'"
             )
-
-        def outputs() -> np.ndarray:
-            return as_rows(evaluate_in_batches(self.outputs, batch_size, inputs))
 
         if first.shape[1] == 1:
             return output_weights(outputs(), targets, self._is_probability)
