@@ -79,6 +79,36 @@ def test_it_takes_what_grad_cam_takes(model, images):
         GradCAMPP(sequential((5,), L.Dense(3)))(np.zeros((1, 5)))
 
 
+@pytest.mark.parametrize("kind", [GradCAM, GradCAMPP])
+def test_arguments_in_the_order_of_xplique(kind, model, images):
+    softmax = keras.Sequential(
+        [keras.Input((8, 6, 2)), *model.layers, L.Softmax(name="probabilities")]
+    )
+    expected = kind(model, conv_layer="first")(images, LABELS)
+    found = kind(softmax, -2, 2, None, "first")(images, LABELS)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(kind(softmax, None, None, None, 0)(images, LABELS), expected, 1e-5)
+
+    def halved(model, inputs, targets):
+        return tf.reduce_sum(model(inputs) * targets, axis=1) / 2
+
+    np.testing.assert_allclose(
+        kind(model, operator=halved)(images, LABELS) > 0, kind(model)(images, LABELS) > 0
+    )
+    probabilities = kind(softmax, "probabilities")(images, LABELS)
+    np.testing.assert_allclose(
+        probabilities, kind(softmax, operator="classification")(images, LABELS)
+    )
+    assert np.abs(probabilities - kind(model)(images, LABELS)).max() > 1e-3
+    for wrong in (True, 5, -6, 1.0):
+        with pytest.raises(
+            ValueError, match=f"conv_layer must be .* from 0 to 4.*Received: {wrong}"
+        ):
+            kind(model, conv_layer=wrong)(images)
+    with pytest.raises(ValueError, match="given by name: conv_layer='last'"):
+        kind(model, "last")
+
+
 def test_channels_of_negative_sum_do_not_divide_by_zero():
     start = keras.Input((2, 2, 1))
     channels = L.Conv2D(1, 1, use_bias=False, name="last")(start)

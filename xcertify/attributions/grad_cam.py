@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions.base import ScoreExplainer
+from xcertify.attributions.base import OperatorExplainer
 from xcertify.inputs import in_batches
 from xcertify.keras_graph import layer_output
 from xcertify.logits import logits_beside
 from xcertify.models import is_graph, layer_name
+from xcertify.operators import Operator
 
 
-class GradCAM(ScoreExplainer):
+class GradCAM(OperatorExplainer):
     """Grad-CAM: the channels of a convolution, weighted by their mean gradient, where positive.
 
     Parameters
     ----------
-    model, batch_size, seed, verbose
-        As for `Saliency`. A Sequential or functional model of images or time series.
+    model
+        As for `Saliency`, but a Sequential or functional Keras model of images or time series.
+    output_layer, batch_size, seed, verbose
+        As for `Saliency`.
+    operator
+        As for `Saliency`. The channels are those of its first call of the model.
     conv_layer
         The layer whose output is weighted, (h, w, channels) for images and (t, channels) for time
         series: its name, its number in `model.layers` (0 is the first, -1 the last), or for a layer
@@ -51,27 +55,60 @@ class GradCAM(ScoreExplainer):
     """
 
     def __init__(
-        self, model: keras.Model, conv_layer: str | int | None = None, **settings: Any
+        self,
+        model: keras.Model,
+        output_layer: str | int | None = None,
+        batch_size: int | None = 512,
+        operator: Operator | str | None = None,
+        conv_layer: str | int | None = None,
+        *,
+        seed: int = 0,
+        verbose: bool = False,
     ) -> None:
-        super().__init__(model, **settings)
+        super().__init__(
+            model,
+            output_layer=output_layer,
+            batch_size=batch_size,
+            operator=operator,
+            seed=seed,
+            verbose=verbose,
+        )
         self.conv_layer = conv_layer
+        if output_layer is not None and operator is None:
+            self._refuse_channels()
+
+    def _refuse_channels(self) -> None:
+        """A ValueError for an output layer without scores: the layer that was meant is another."""
+        shape = self._output_of_layer().shape
+        if len(shape) > 2:
+            raise ValueError(
+                f"output_layer must give one row of scores per input, (N, K). The layer whose "
+                f"channels are weighted is given by name: conv_layer={self.output_layer!r}. "
+                f"Received: output_layer={self.output_layer!r} of shape {tuple(shape)}"
+            )
 
     def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         maps_of = self._compile(
             self._maps,
             ((None, *inputs.shape[1:]), tf.float32),
-            ((None, weights.shape[1]), tf.float32),
+            ((None, *weights.shape[1:]), tf.float32),
         )
         pieces = zip(in_batches(inputs, self._nb_at_once), in_batches(weights, self._nb_at_once))
         return np.concatenate([maps_of(*piece) for piece in pieces])
 
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        evaluate = self._derive("channels and logits", self._channels_and_logits)
+        evaluate = self._derive("channels and outputs", self._channels_and_outputs)
+        found = []
+
+        def outputs_at(points: tf.Tensor) -> tf.Tensor:
+            channels, outputs = evaluate(points)
+            found.append(channels)
+            return tf.cast(outputs, tf.float32)
+
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(inputs)
-            channels, logits = evaluate(inputs)
-            score = tf.reduce_sum(tf.cast(logits, tf.float32) * weights)
-        name, rank = conv_layer_name(self.model, self.conv_layer), inputs.shape.rank
+            score = tf.reduce_sum(self._scores_by(outputs_at, inputs, weights))
+        channels, name, rank = found[0], self._layer, inputs.shape.rank
         if channels.shape.rank != rank or rank not in (3, 4):
             raise ValueError(
                 f"conv_layer must be a layer with channels at places of the input, of shape "
@@ -82,7 +119,7 @@ class GradCAM(ScoreExplainer):
         gradient = tape.gradient(score, channels)
         if gradient is None:
             raise ValueError(
-                f"conv_layer must be a layer that the logits depend on, with a gradient. "
+                f"conv_layer must be a layer that what is explained depends on, with a gradient. "
                 f"Received: conv_layer={name!r}"
             )
         gradient, channels = tf.cast(gradient, tf.float32), tf.cast(channels, tf.float32)
@@ -97,9 +134,16 @@ class GradCAM(ScoreExplainer):
         """Weight of each channel, (B, 1, ..., 1, channels), from gradient and channels."""
         return tf.reduce_mean(gradient, axis=range(1, channels.shape.rank - 1), keepdims=True)
 
-    def _channels_and_logits(self) -> Callable:
-        inside, name = [], conv_layer_name(self.model, self.conv_layer)
-        model = self.model
+    @property
+    def _layer(self) -> str:
+        """Name of `conv_layer`; its number is that in the whole model."""
+        return conv_layer_name(
+            self._explained if self.conv_layer is None else self.model, self.conv_layer
+        )
+
+    def _channels_and_outputs(self) -> Callable:
+        inside, name = [], self._layer
+        model = self._explained
         while "/" in name:
             outer, name = name.split("/", 1)
             model = _nested(model, outer)
@@ -110,7 +154,7 @@ class GradCAM(ScoreExplainer):
             raise ValueError(
                 f"conv_layer={self.conv_layer!r} cannot be explained: {error}"
             ) from None
-        return logits_beside(self.model, channels, inside, self._start)
+        return logits_beside(self._explained, channels, inside, self._start, self._strips_head)
 
 
 def conv_layer_name(model: keras.Model, conv_layer: str | int | None) -> str:

@@ -22,7 +22,7 @@ class GradCAMPP(GradCAM):
 
     Parameters
     ----------
-    model, batch_size, seed, verbose, conv_layer
+    model, output_layer, batch_size, operator, conv_layer, seed, verbose
         As for `GradCAM`.
 
     Raises
