@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from xcertify.regions import Ball, Norm, as_norm, describe_ball
+from xcertify.regions import Ball, Norm, as_norm, describe_ball, valid_range
 
 RADII = ("epsilon", "largest_radius")  # arguments that a perturbation's epsilon can stand for
-PARTS = (*RADII, "norm", "clip")
+PARTS = (*RADII, "norm", "clip", "outside")
+OUTSIDE = ("error", "clip")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,11 +33,15 @@ class Perturbation:
         inf (default, also as "inf"), 2 or 1; `AttributionBound` takes all p from 2 on.
     clip
         Valid range of the inputs, (low, high), as for `Ball`; None: anything.
+    outside
+        What becomes of inputs outside `clip`: "error" (default), a ValueError; or "clip": they are
+        cut to it first, so that all that follows (maps, regions, certificates) is about the cut
+        inputs, which stand in ``certificate.region.center``.
 
     Raises
     ------
     ValueError
-        For an unknown norm here; for anything else where inputs are known.
+        For an unknown norm or `outside` here; for anything else where inputs are known.
 
     Examples
     --------
@@ -50,10 +55,38 @@ class Perturbation:
     epsilon: Any = math.inf
     norm: Norm = math.inf
     clip: tuple[Any, Any] | None = None
+    outside: str = "error"
 
     def __post_init__(self) -> None:
         if not _is_p_norm(self.norm):
             as_norm(self.norm)
+        as_outside(self.outside)
+
+    def inside(self, inputs: Any) -> Any:
+        """Inputs (N, *shape) within the valid range: as they are, or cut to it (see `outside`).
+
+        Raises
+        ------
+        ValueError
+            With ``outside="error"`` for inputs outside of it; the first such sample is named.
+        """
+        if self.clip is None:
+            return inputs
+        inputs = np.asarray(inputs)
+        inputs = inputs if inputs.dtype == np.float64 else inputs.astype(np.float32, copy=False)
+        low, high = valid_range(self.clip, inputs.shape, inputs.dtype)
+        if self.outside == "clip":
+            return np.clip(inputs, low, high)
+        leaves = (inputs < low) | (inputs > high)
+        if leaves.any():
+            sample = int(np.argwhere(leaves)[0, 0])
+            raise ValueError(
+                f"inputs leave the valid range clip={self.clip!r} in sample {sample} "
+                f"({int(leaves[sample].sum())} features): scale them, give the range that they "
+                f"really have, or outside='clip' to cut them to it first. "
+                f"Received: {inputs[leaves][0]}"
+            )
+        return inputs
 
     def around(self, inputs: Any) -> Ball:
         """The regions around inputs (N, *shape).
@@ -61,9 +94,9 @@ class Perturbation:
         Raises
         ------
         ValueError
-            As `Ball`.
+            As `inside` and `Ball`.
         """
-        return Ball(inputs, self.epsilon, self.norm, self.clip)
+        return Ball(self.inside(inputs), self.epsilon, self.norm, self.clip)
 
     def describe(self) -> str:
         """In words: the norm, the radius and the valid range."""
@@ -88,6 +121,8 @@ class Perturbation:
         values: dict[str, Any] = {"norm": self.norm, "clip": self.clip}
         if "norm" not in names and as_norm(self.norm) == math.inf:
             del values["norm"]  # that of what takes no other
+        if self.outside != "error" or "outside" in names:
+            values["outside"] = self.outside
         if not (isinstance(self.epsilon, (int, float)) and math.isinf(self.epsilon)):
             values[radius] = self.epsilon
         missing = [name for name in values if name not in names and values[name] is not None]
@@ -102,9 +137,8 @@ class Perturbation:
         if not isinstance(other, Perturbation):
             return NotImplemented
         pairs = zip(self._numbers, other._numbers)
-        return (self.clip is None) == (other.clip is None) and all(
-            np.array_equal(first, second) for first, second in pairs
-        )
+        words = [(one.clip is None, one.outside) for one in (self, other)]
+        return words[0] == words[1] and all(np.array_equal(*pair) for pair in pairs)
 
     def __hash__(self) -> int:
         return hash(float(as_norm(self.norm)) if self.norm == "inf" else float(self.norm))
@@ -116,7 +150,24 @@ class Perturbation:
         return [np.asarray(value) for value in (self.epsilon, norm, *(self.clip or ()))]
 
     def __repr__(self) -> str:
-        return f"Perturbation({self.epsilon!r}, norm={self.norm!r}, clip={self.clip!r})"
+        outside = "" if self.outside == "error" else f", outside={self.outside!r}"
+        return f"Perturbation({self.epsilon!r}, norm={self.norm!r}, clip={self.clip!r}{outside})"
+
+
+def as_outside(outside: str) -> str:
+    """What becomes of inputs outside of the valid range, if it is one of `OUTSIDE`.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    if outside not in OUTSIDE:
+        raise ValueError(
+            f"outside must be 'error', a ValueError for inputs outside of clip, or 'clip', to cut "
+            f"them to it first. Received: {outside!r}"
+        )
+    return outside
 
 
 def _is_p_norm(norm: Any) -> bool:

@@ -110,7 +110,7 @@ class Settings(metaclass=_Constructed):
         own = vars(self)
         if not set(PARTS) & set(own):
             raise AttributeError(f"{type(self).__name__} has no perturbation among its settings")
-        stated = {name: own[name] for name in ("norm", "clip") if name in own}
+        stated = {name: own[name] for name in ("norm", "clip", "outside") if name in own}
         radius = next((name for name in RADII if name in own), None)
         return Perturbation(**stated) if radius is None else Perturbation(own[radius], **stated)
 

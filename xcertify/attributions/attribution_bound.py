@@ -24,6 +24,7 @@ from xcertify.certificates import DeviationCertificate
 from xcertify.checks import whole_number
 from xcertify.criteria import Within, farthest
 from xcertify.models import refuse_channels_first
+from xcertify.perturbation import as_outside
 from xcertify.radii import Interval, compare_bounds
 from xcertify.regions import Ball, Norm, Region, as_column
 from xcertify.smoothing import kinks
@@ -76,6 +77,8 @@ class AttributionBound(SmoothAttribution, Certifying):
     reducer
         How the channels of an image become one value in `explain`: "mean", "max", "min" or "sum".
         Certificates are about all features.
+    outside
+        What becomes of inputs outside `clip`, as for `EVA`.
     batch_size
         Most points whose gradients are taken at once.
     seed
@@ -130,7 +133,8 @@ class AttributionBound(SmoothAttribution, Certifying):
         tolerance: float = 1e-3,
         failure: float = 1e-6,
         largest_matrix: int = 4096,
-        reducer: str = "mean",
+        reducer: str | None = "mean",
+        outside: str = "error",
         batch_size: int | None = 128,
         seed: int = 0,
         verbose: bool = False,
@@ -159,6 +163,7 @@ class AttributionBound(SmoothAttribution, Certifying):
         if proved and norm not in (2, math.inf):
             raise ValueError(f"proved=True needs norm 2 or np.inf. Received: {norm!r}")
         self.epsilon, self.norm, self.clip, self.proved = epsilon, norm, clip, proved
+        self.outside = as_outside(outside)
         self.method = gradient_method(method, stacklevel=4)  # whoever calls the class
         self.nb_products = whole_number("nb_products", nb_products)
         self.tolerance, self.failure = tolerance, failure

@@ -98,8 +98,8 @@ class Explainer(Settings):
         Raises
         ------
         ValueError
-            For inputs that do not fit the model, targets that are neither, and explanations that
-            would be NaN or infinite.
+            For inputs that do not fit the model or, unless ``outside="clip"``, are outside of
+            `clip`; for targets that are neither, and explanations that would be NaN or infinite.
         """
         inputs, targets = self._prepare(inputs, targets)
         maps = self._explain(inputs, targets).astype(np.float32)
@@ -125,6 +125,8 @@ class Explainer(Settings):
         check_model(self.model)  # which may have been given other outputs
         inputs, targets = as_arrays(inputs, targets, input_shape_of(self.model))
         inputs = inputs if self._start is None else np.moveaxis(inputs, 1, -1)
+        if "outside" in vars(self):  # of those with a valid range
+            inputs = self.perturbation.inside(inputs)
         return inputs, self._resolve(inputs, targets)
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> Any:
@@ -298,7 +300,7 @@ class Certifying(Explainer):
         Raises
         ------
         ValueError
-            As `explain`; and for inputs outside `clip`.
+            As `explain`.
         UnsupportedLayerError
             For a model that cannot be bounded.
         ContradictionError

@@ -9,6 +9,7 @@ import numpy as np
 
 from xcertify.attributions.base import Explainer
 from xcertify.attributions.gradients import GradientExplainer
+from xcertify.perturbation import as_outside
 from xcertify.targets import margin_rows, target_classes
 
 
@@ -26,6 +27,8 @@ class MarginGradientRange(GradientExplainer):
         As for `Saliency`.
     epsilon, clip
         Radius of the l_inf region and valid range of the inputs, as for `EVA`.
+    outside
+        What becomes of inputs outside `clip`, as for `EVA`.
     temperature
         T, as for `EVA`; 0 for the margin to the strongest other class alone.
 
@@ -45,12 +48,14 @@ class MarginGradientRange(GradientExplainer):
         clip: tuple[Any, Any] | None = None,
         temperature: float = 2.0,
         *,
+        outside: str = "error",
         batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
         super().__init__(model, reducer="sum", batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.clip, self.temperature = epsilon, clip, temperature
+        self.outside = as_outside(outside)
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights (N, K) of the logits whose sum is the overlap to first order."""

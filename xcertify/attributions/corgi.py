@@ -27,6 +27,7 @@ from xcertify.certificates import TopKCertificate
 from xcertify.checks import positive, whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.models import refuse_channels_first
+from xcertify.perturbation import as_outside
 from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
 from xcertify.regions import Ball, as_norm
 
@@ -93,6 +94,8 @@ class CORGI(Certifying, ClassExplainer):
     nb_pairs
         Most pairs of cells of one input that get rows of their own; where more are open, the radius
         counts as not proved.
+    outside
+        What becomes of inputs outside `clip`, as for `EVA`.
     batch_size
         Most regions that are bounded at once, and most points that are attacked at once.
     seed
@@ -149,6 +152,7 @@ class CORGI(Certifying, ClassExplainer):
         largest_radius: float = 1.0,
         tolerance: float = 0.02,
         nb_pairs: int = 1024,
+        outside: str = "error",
         batch_size: int | None = 64,
         seed: int = 0,
         verbose: bool = False,
@@ -158,6 +162,7 @@ class CORGI(Certifying, ClassExplainer):
         self.k, self.k2 = whole_number("k", k), None if k2 is None else whole_number("k2", k2)
         self.norm, self.clip, self.form, self.method = as_norm(norm), clip, form, method
         self.conv_layer, self.explanation = conv_layer, explanation
+        self.outside = as_outside(outside)
         self.resize, self.attack, self.prediction = resize, attack, prediction
         self.largest_radius = positive("largest_radius", largest_radius)
         self.tolerance = positive("tolerance", tolerance)

@@ -25,6 +25,7 @@ from xcertify.bounds import Decision, LinearBounds, Verifier
 from xcertify.certificates import OverlapCertificate
 from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.models import as_rows
+from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval, class_margins, compare_bounds
 from xcertify.regions import Ball, Region, as_norm
@@ -62,6 +63,7 @@ class OverlapExplainer(ClassExplainer):
         overlap: str,
         temperature: float,
         method: str,
+        outside: str,
         batch_size: int | None,
         seed: int,
         verbose: bool,
@@ -76,7 +78,7 @@ class OverlapExplainer(ClassExplainer):
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.norm, self.clip = epsilon, as_norm(norm), clip
         self.grid_size, self.overlap, self.method = grid_size, overlap, method
-        self.temperature = temperature
+        self.temperature, self.outside = temperature, as_outside(outside)
 
     def explain_targeted(
         self, inputs: Any, towards: Any, targets: Any = None
@@ -212,6 +214,10 @@ class EVA(OverlapExplainer, Certifying):
     attack
         Whether `certify` also looks for points with a large overlap, by `PGD` from two starts: the
         other end of its `interval`.
+    outside
+        What becomes of inputs outside `clip`: "error" (default), a ValueError; or "clip": they are
+        cut to it first, and maps and certificates are those of the cut inputs, which stand in
+        ``certificate.region.center``.
     batch_size
         Most regions that are bounded, and points that are attacked, at once.
     seed
@@ -256,6 +262,7 @@ class EVA(OverlapExplainer, Certifying):
         method: str = "crown",
         *,
         attack: bool = False,
+        outside: str = "error",
         batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
@@ -276,6 +283,7 @@ class EVA(OverlapExplainer, Certifying):
             overlap=overlap,
             temperature=temperature,
             method=method,
+            outside=outside,
             batch_size=batch_size,
             seed=seed,
             verbose=verbose,

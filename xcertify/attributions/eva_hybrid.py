@@ -33,7 +33,7 @@ class EVAHybrid(OverlapExplainer):
 
     Parameters
     ----------
-    model, epsilon, norm, clip, grid_size, overlap, temperature, method, verbose
+    model, epsilon, norm, clip, outside, grid_size, overlap, temperature, method, verbose
         As for `EVA`. Only the layers behind `latent_layer` have to be supported.
     latent_layer
         Name of the layer whose output is boxed; all paths to the output must go through it.
@@ -68,6 +68,7 @@ class EVAHybrid(OverlapExplainer):
         temperature: float = 2.0,
         method: str = "crown",
         *,
+        outside: str = "error",
         batch_size: int | None = 4096,
         seed: int = 0,
         verbose: bool = False,
@@ -81,6 +82,7 @@ class EVAHybrid(OverlapExplainer):
             overlap=overlap,
             temperature=temperature,
             method=method,
+            outside=outside,
             batch_size=batch_size,
             seed=seed,
             verbose=verbose,

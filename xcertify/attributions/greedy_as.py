@@ -12,6 +12,7 @@ from xcertify.attributions.base import ClassExplainer
 from xcertify.checks import whole_number
 from xcertify.inputs import in_batches
 from xcertify.models import refuse_channels_first
+from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
 from xcertify.regions import Box, as_norm, valid_range
 
@@ -36,6 +37,8 @@ class GreedyAS(ClassExplainer):
         2 (default), inf or 1: how a perturbation is measured.
     clip
         Valid range (low, high) of the inputs.
+    outside
+        What becomes of inputs outside `clip`, as for `EVA`.
     complement
         Features whose loss makes the attack hard: everything but the subset moves, and the
         features that make the perturbation large join.
@@ -77,6 +80,8 @@ class GreedyAS(ClassExplainer):
         probability: float = 0.2,
         steps: int = 30,
         restarts: int = 1,
+        *,
+        outside: str = "error",
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
@@ -88,6 +93,7 @@ class GreedyAS(ClassExplainer):
             if not 0 < value < 1:
                 raise ValueError(f"{name} must be inside ]0, 1[. Received: {value!r}")
         self.norm, self.clip, self.complement = as_norm(norm), clip, complement
+        self.outside = as_outside(outside)
         self.nb_subsets = whole_number("nb_subsets", nb_subsets)
         self.share, self.last_share, self.probability = share, last_share, probability
         self.steps, self.restarts = steps, restarts

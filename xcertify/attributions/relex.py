@@ -23,6 +23,7 @@ from xcertify.certificates import MaskCertificate
 from xcertify.checks import positive, whole_number
 from xcertify.inputs import in_batches, spread_value
 from xcertify.masks import check_masks, keep
+from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval, compare_radii
 from xcertify.regions import Ball, as_norm
@@ -90,6 +91,8 @@ class RelEx(Certifying, ClassExplainer):
     nb_halvings
         Of the search of `certify`: its radius is exact to the attacked one divided by two to this
         power.
+    outside
+        What becomes of inputs outside `clip`, as for `EVA`.
     batch_size
         Most masked copies that are held at once, be they kept or removed; the masks, and as many
         gradients and velocities, are held for as many inputs.
@@ -139,12 +142,13 @@ class RelEx(Certifying, ClassExplainer):
         form: str = "mask",
         *,
         tolerance: float = 0.01,
-        reducer: str = "mean",
+        reducer: str | None = "mean",
         norm: float = np.inf,
         clip: tuple[Any, Any] | None = None,
         method: str = "crown",
         largest_radius: float = 1.0,
         nb_halvings: int = 8,
+        outside: str = "error",
         batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
@@ -168,6 +172,7 @@ class RelEx(Certifying, ClassExplainer):
         self.neutral_value, self.form = neutral_value, form
         self.tolerance, self.reducer = tolerance, reducer
         self.norm, self.clip, self.method = as_norm(norm), clip, method
+        self.outside = as_outside(outside)
         self.largest_radius = positive("largest_radius", largest_radius)
 
     def masks(self, inputs: Any, targets: Any = None) -> np.ndarray:

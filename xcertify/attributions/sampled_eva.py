@@ -24,7 +24,7 @@ class SampledEVA(OverlapExplainer):
 
     Parameters
     ----------
-    model, epsilon, norm, clip, grid_size, overlap, temperature, verbose
+    model, epsilon, norm, clip, outside, grid_size, overlap, temperature, verbose
         As for `EVA`; the model may have any layers.
     nb_samples
         Points drawn from each region. All regions of an input share the same draws, so that two
@@ -55,6 +55,7 @@ class SampledEVA(OverlapExplainer):
         overlap: str = "margin",
         temperature: float = 2.0,
         *,
+        outside: str = "error",
         batch_size: int | None = 4096,
         seed: int = 0,
         verbose: bool = False,
@@ -68,6 +69,7 @@ class SampledEVA(OverlapExplainer):
             overlap=overlap,
             temperature=temperature,
             method="sampled",
+            outside=outside,
             batch_size=batch_size,
             seed=seed,
             verbose=verbose,

@@ -19,6 +19,7 @@ from xcertify.attributions.base import Certifying, ClassExplainer
 from xcertify.certificates import ReasonCertificate, fingerprint
 from xcertify.checks import positive
 from xcertify.inputs import in_batches
+from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval
 from xcertify.reasons.check import asked_outputs
@@ -83,6 +84,8 @@ class SufficientReason(Certifying, ClassExplainer):
         Whether maps show, within each word, what features contribute to the bound.
     method
         Of the linear bounds: "crown" or "crown-ibp".
+    outside
+        What becomes of inputs outside `clip`, as for `EVA`.
     batch_size
         Most regions that are bounded or attacked at once.
     seed
@@ -130,6 +133,7 @@ class SufficientReason(Certifying, ClassExplainer):
         complete: bool = True,
         ranked: bool = False,
         method: str = "crown",
+        outside: str = "error",
         batch_size: int | None = 512,
         seed: int = 0,
         verbose: bool = False,
@@ -143,7 +147,7 @@ class SufficientReason(Certifying, ClassExplainer):
         self.groups, self.grid_size, self.order = groups, grid_size, order
         self.towards, self.delta, self.class_groups = towards, delta, class_groups
         self.time_limit, self.complete, self.ranked = time_limit, complete, ranked
-        self.method = method
+        self.method, self.outside = method, as_outside(outside)
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Classes (N,) int, or with `delta` numbers of outputs."""
