@@ -121,7 +121,7 @@ def test_table_rows_are_bars():
 
 def test_grid_has_one_axes_per_map_and_a_colour_bar(maps):
     figure = plot_attributions(
-        np.repeat(maps, 3, axis=0), np.ones((6, 8, 8, 1)), titles="abcdef", nb_columns=4
+        np.repeat(maps, 3, axis=0), np.ones((6, 8, 8, 1)), titles="abcdef", cols=4
     )
     *cells, bar = figure.axes
     assert [axes.get_title() for axes in cells] == list("abcdef")
@@ -166,7 +166,7 @@ def test_arguments_are_not_changed(maps):
     ("arguments", "message"),
     [
         ((np.full((1, 4, 4), np.nan),), "NaN or infinite values in sample 0"),
-        ((np.zeros((2, 4, 4, 3)),), r"reduce channels first. Received: shape \(2, 4, 4, 3\)"),
+        ((np.zeros((2, 4, 4, 3, 1)),), r"at least one map. Received: shape \(2, 4, 4, 3, 1\)"),
         ((np.zeros((2, 4, 4)), np.zeros((3, 4, 4, 1))), "one per map, 2. Received: 3"),
         ((np.zeros((2, 4, 4)), np.zeros((2, 5, 4, 1))), r"Received: \(5, 4\) and \(4, 4\)"),
         ((np.zeros((1, 4, 4)), np.zeros((1, 4, 4, 2))), r"Received: shape \(4, 4, 2\)"),

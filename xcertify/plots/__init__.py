@@ -7,18 +7,18 @@ it drew, so that a picture can be saved, shown, or changed further::
     figure.savefig("maps.png")
 """
 
-from xcertify.plots.certificates import draw_intervals, plot_gradient_certificate, plot_top_k
+from xcertify.plots.certificates import plot_gradient_certificate, plot_top_k
 from xcertify.plots.curves import plot_curves
-from xcertify.plots.maps import (
-    draw_attribution,
-    draw_cells,
-    draw_image,
-    draw_series,
-    draw_targeted,
-    plot_attributions,
-    plot_comparison,
-)
+from xcertify.plots.grids import plot_attribution, plot_attributions, plot_comparison
+from xcertify.plots.maps import draw_attribution, draw_cells, draw_image, draw_targeted
 from xcertify.plots.reasons import plot_reasons
+from xcertify.plots.series import draw_series, plot_timeseries_attributions
+from xcertify.plots.tables import (
+    draw_intervals,
+    plot_feature_impact,
+    plot_mean_feature_impact,
+    summary_plot_tabular,
+)
 
 __all__ = [
     "draw_attribution",
@@ -27,10 +27,15 @@ __all__ = [
     "draw_intervals",
     "draw_series",
     "draw_targeted",
+    "plot_attribution",
     "plot_attributions",
     "plot_comparison",
     "plot_curves",
+    "plot_feature_impact",
     "plot_gradient_certificate",
+    "plot_mean_feature_impact",
     "plot_reasons",
+    "plot_timeseries_attributions",
     "plot_top_k",
+    "summary_plot_tabular",
 ]

@@ -10,14 +10,15 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from xcertify.checks import whole_number
 from xcertify.plots.style import INK
 
 
 def plot_curves(
     results: Mapping[str, Mapping[str, Any]],
     *,
-    nb_columns: int = 2,
-    size: float = 3.2,
+    cols: int = 2,
+    img_size: float = 3.2,
     figure: Figure | None = None,
 ) -> Figure:
     """Draw the mean curves of metrics: a panel for each metric, a line for each explainer.
@@ -29,9 +30,9 @@ def plot_curves(
     ----------
     results
         Title of a panel -> name of an explainer -> its `xcertify.metrics.MetricResult`.
-    nb_columns
+    cols
         Most panels beside each other.
-    size
+    img_size
         Height of one panel, in inches.
     figure
         An empty figure to draw on. Default: a new one.
@@ -47,14 +48,14 @@ def plot_curves(
     """
     names = list(dict.fromkeys(name for lines in results.values() for name in lines))
     colours = dict(zip(names, colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))))
-    nb_columns = min(nb_columns, len(results))
-    nb_rows = -(-len(results) // nb_columns)
+    cols = min(whole_number("cols", cols), len(results))
+    nb_rows = -(-len(results) // cols)
     if figure is None:
-        width = 1.3 * size * nb_columns + 2.8
-        figure = Figure(figsize=(width, size * nb_rows), layout="constrained", dpi=150)
+        width = 1.3 * img_size * cols + 2.8
+        figure = Figure(figsize=(width, img_size * nb_rows), layout="constrained", dpi=150)
     lines = {}
     for place, (title, curves) in enumerate(results.items(), start=1):
-        axes = figure.add_subplot(nb_rows, nb_columns, place)
+        axes = figure.add_subplot(nb_rows, cols, place)
         for number, (name, result) in enumerate(curves.items()):
             style = ("-", "--", ":")[number % 3]  # lines differ without colour too
             (lines[name],) = axes.plot(

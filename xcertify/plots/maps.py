@@ -1,31 +1,16 @@
-"""Pictures of explanations over their inputs."""
+"""One explanation over its input, drawn on given axes."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.image import AxesImage
-from matplotlib.patheffects import Normal, Stroke
-from matplotlib.ticker import MaxNLocator
 
-from xcertify.plots.style import (
-    INK,
-    add_colour_bar,
-    as_maps,
-    as_pixels,
-    colormap_of,
-    is_signed,
-    limits_of,
-    new_grid,
-    one_per_map,
-)
+from xcertify.plots.style import INK, as_maps, as_pixels, colormap_of, is_signed, limits_of
 
 
 def draw_image(axes: Axes, image: Any) -> AxesImage:
@@ -56,26 +41,46 @@ def draw_attribution(
     explanation: Any,
     image: Any = None,
     *,
-    limits: tuple[float, float] | None = None,
+    cmap: str | Colormap | None = None,
+    alpha: float | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
     signed: bool | None = None,
+    interpolation: str = "nearest",
+    aspect: Literal["equal", "auto"] | float | None = None,
 ) -> ScalarMappable:
     """Draw one explanation on the given axes.
+
+    Without `cmap` and `alpha` the image is pale grey, and the map over it is transparent where it
+    is 0 and darker the more it says. With one of them the picture is that of Xplique's
+    `plot_attribution`: the image in its colours, and over it the map in one opacity.
 
     Parameters
     ----------
     axes
         Where to draw.
     explanation
-        Map of an image, (H, W) or (H, W, 1); of a time series, (T, W), drawn with time
-        downwards; of a row of a table, (W,), drawn as bars.
+        Map of an image, (H, W) or (H, W, C), of which the mean over channels is drawn; of a time
+        series, (T, W), drawn with time downwards; of a row of a table, (W,), drawn as bars.
     image
-        The explained image, (H, W), (H, W, 1) or (H, W, 3), drawn in pale grey under the map.
-    limits
-        Lowest and highest value of the colour scale. Default: those of the map; of a signed map,
-        -m and m with m its largest magnitude.
+        The explained image, (H, W), (H, W, 1) or (H, W, 3), drawn under the map.
+    cmap
+        A colour map of matplotlib or its name. Default: the own one; "viridis" with `alpha`.
+    alpha
+        Opacity of the map, from 0 to 1. Default: by its values; .5 with `cmap`.
+    vmin
+        Lowest value of the colour scale. Default: that of the map; of a signed map, -m with m its
+        largest magnitude.
+    vmax
+        Highest value of the colour scale. Default: that of the map; of a signed map, m.
     signed
-        Whether zero is the middle of the scale, red above and blue below. Default: whether a
-        negative value reaches 5 % of the largest magnitude.
+        Whether zero is the middle of the scale; in the own colours, red above and blue below.
+        Default: whether a negative value reaches 5 % of the largest magnitude, and False with
+        `cmap` or `alpha`.
+    interpolation
+        Between pixels, as matplotlib's ``imshow`` takes it.
+    aspect
+        As ``imshow`` takes it. Default: square pixels; "auto" for slender maps without an image.
 
     Returns
     -------
@@ -86,33 +91,39 @@ def draw_attribution(
     Raises
     ------
     ValueError
-        For a map with NaN or infinite values, or shapes that do not fit.
+        For a map with NaN or infinite values, shapes that do not fit, and colours that are none.
+
+    Examples
+    --------
+    >>> draw_attribution(axes, maps[0], images[0])
+    >>> draw_attribution(axes, maps[0], images[0], cmap="jet", alpha=0.4)
     """
     (explanation,) = as_maps([explanation])
-    signed = is_signed(explanation) if signed is None else signed
-    scale = Normalize(*(limits or limits_of(explanation, signed)))
-    colormap = colormap_of(signed)
+    is_own = cmap is None and alpha is None
+    if signed is None:
+        signed = is_own and is_signed(explanation)
+    low, high = limits_of(explanation, signed)
+    scale = Normalize(low if vmin is None else vmin, high if vmax is None else vmax)
+    colormap = colormap_of(signed, cmap, alpha)
     if explanation.ndim == 1:
         return _draw_bars(axes, explanation, ScalarMappable(scale, colormap))
     if image is not None:
         image = as_pixels(image)
         if image.shape[:2] != explanation.shape:
             raise ValueError(
-                f"an image and its map must have one height and width. "
+                "an image and its map must have one height and width: for coarse maps write "
+                "tf.image.resize(maps, images.shape[1:3]). "
                 f"Received: {image.shape[:2]} and {explanation.shape}"
             )
-        grey = image if image.ndim == 2 else image @ (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
-        draw_image(axes, 0.75 + 0.25 * grey)
+        draw_image(axes, _pale(image) if is_own else image)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(image is None)
-    slender = not 1 / 4 <= explanation.shape[0] / explanation.shape[1] <= 4
+    if aspect is None:
+        slender = not 1 / 4 <= explanation.shape[0] / explanation.shape[1] <= 4
+        aspect = "auto" if slender and image is None else "equal"
     return axes.imshow(
-        explanation,
-        cmap=colormap,
-        norm=scale,
-        interpolation="nearest",
-        aspect="auto" if slender and image is None else "equal",
+        explanation, cmap=colormap, norm=scale, interpolation=interpolation, aspect=aspect
     )
 
 
@@ -154,8 +165,7 @@ def draw_targeted(
     positive: Any,
     negative: Any,
     image: Any = None,
-    *,
-    limits: tuple[float, float] | None = None,
+    **settings: Any,
 ) -> ScalarMappable:
     """Draw a targeted explanation: red where adding to a feature counts, blue where taking away.
 
@@ -165,10 +175,14 @@ def draw_targeted(
     ----------
     axes
         Where to draw.
-    positive, negative
-        The two maps of one sample, as `EVA.explain_targeted` returns them.
-    image, limits
-        As for `draw_attribution`.
+    positive
+        The map of adding for one sample, (H, W) or (H, W, 1), as `EVA.explain_targeted` gives it.
+    negative
+        The map of taking away, of the same shape.
+    image
+        The explained image, as for `draw_attribution`.
+    **settings
+        Of `draw_attribution`: cmap, alpha, vmin, vmax, interpolation and aspect.
 
     Returns
     -------
@@ -187,179 +201,12 @@ def draw_targeted(
     """
     positive, negative = np.asarray(positive), np.asarray(negative)
     merged = np.where(positive >= negative, positive, -negative)
-    return draw_attribution(axes, merged, image, limits=limits, signed=True)
+    return draw_attribution(axes, merged, image, signed=True, **settings)
 
 
-def draw_series(
-    axes: Axes, series: Any, explanation: Any, *, names: Sequence[str] | None = None
-) -> ScalarMappable:
-    """Draw a time series over its explanation: a strip for each variable, time to the right.
-
-    Parameters
-    ----------
-    axes
-        Where to draw.
-    series
-        (T, W), or (T,) of one variable.
-    explanation
-        Of the same shape; drawn as colours behind the lines.
-    names
-        Of the variables. Default: their numbers.
-
-    Returns
-    -------
-    matplotlib.cm.ScalarMappable
-        Carries the colour scale.
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit, and for NaN or infinite values.
-
-    Examples
-    --------
-    >>> draw_series(axes, series[0], explainer.explain(series)[0])
-    """
-    series, explanation = np.asarray(series, np.float64), np.asarray(explanation, np.float64)
-    if series.shape != explanation.shape or series.ndim not in (1, 2):
-        raise ValueError(
-            f"a series and its explanation must both be (T, W) or (T,). "
-            f"Received: {series.shape} and {explanation.shape}"
-        )
-    series, explanation = (v.reshape(len(v), -1).T for v in (series, explanation))  # (W, T)
-    names = one_per_map(names, len(series), "names")
-    drawn = draw_attribution(axes, explanation)
-    span = np.ptp(series, axis=1, keepdims=True)
-    middle = (series.max(axis=1, keepdims=True) + series.min(axis=1, keepdims=True)) / 2
-    # A strip is 1 high and its y axis points down; lines leave a tenth of it free on each side.
-    lines = np.arange(len(series))[:, None] - 0.8 * (series - middle) / np.where(span > 0, span, 1)
-    halo = Stroke(linewidth=2.5, foreground="white"), Normal()  # a dark line on dark colours
-    axes.plot(lines.T, color=INK, linewidth=1, path_effects=halo)
-    axes.set_aspect("auto")
-    shown = [str(i) if name is None else name for i, name in enumerate(names)]
-    axes.set_yticks(range(len(series)), shown)
-    axes.set_xlabel("time step", fontsize=8)
-    axes.tick_params(labelsize=7, colors=INK, bottom=True)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return drawn
-
-
-def plot_attributions(
-    explanations: Any,
-    images: Any = None,
-    *,
-    titles: Sequence[str] | None = None,
-    shared_scale: bool = False,
-    nb_columns: int = 8,
-    size: float = 1.6,
-    figure: Figure | None = None,
-) -> Figure:
-    """Draw a batch of explanations as a grid, each over its input.
-
-    Parameters
-    ----------
-    explanations
-        (N, H, W, 1) or (N, H, W) for images, (N, T, W) for time series, (N, W) for tables.
-    images
-        The explained images, (N, H, W, C).
-    titles
-        A text above each map.
-    shared_scale
-        True: one scale for all maps, so that their values can be compared; False (default): each
-        map has its own, and the colour bar goes from its lowest to its highest value.
-    nb_columns
-        Most maps beside each other.
-    size
-        Width and height of one map, in inches.
-    figure
-        An empty figure to draw on. Default: a new one.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        With one axes per map and then one for the colour bar.
-
-    Raises
-    ------
-    ValueError
-        For NaN or infinite values, or shapes that do not fit.
-
-    Examples
-    --------
-    >>> plot_attributions(maps, images, titles=["seven", "two"]).savefig("maps.png")
-    """
-    maps = as_maps(explanations)
-    images = one_per_map(images, len(maps), "images")
-    titles = one_per_map(titles, len(maps), "titles")
-    signed = is_signed(maps)
-    limits = limits_of(maps, signed) if shared_scale else None
-    nb_columns = min(nb_columns, len(maps))
-    figure, grid = new_grid(-(-len(maps) // nb_columns), nb_columns, size, figure)
-    for index, (one, image, title) in enumerate(zip(maps, images, titles, strict=True)):
-        axes = figure.add_subplot(grid[divmod(index, nb_columns)])
-        drawn = draw_attribution(axes, one, image, limits=limits, signed=signed)
-        axes.set_title(title, fontsize=9)
-    add_colour_bar(figure.add_subplot(grid[:, -1]), signed, drawn.norm if shared_scale else None)
-    return figure
-
-
-def plot_comparison(
-    explanations: Mapping[str, Any],
-    images: Any,
-    *,
-    titles: Sequence[str] | None = None,
-    size: float = 1.4,
-    figure: Figure | None = None,
-) -> Figure:
-    """Draw the inputs in a row, and under them the maps of several explainers, a row each.
-
-    Every map has its own scale, since the values of two explainers have no common unit.
-
-    Parameters
-    ----------
-    explanations
-        Name of an explainer -> its maps, (N, H, W, 1) or (N, H, W).
-    images
-        The explained images, (N, H, W, C).
-    titles
-        A text above each image.
-    size
-        Width and height of one map, in inches.
-    figure
-        An empty figure to draw on. Default: a new one.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        With one axes per image and per map, row by row, and then one colour bar per explainer.
-
-    Raises
-    ------
-    ValueError
-        For NaN or infinite values, or shapes that do not fit.
-
-    Examples
-    --------
-    >>> plot_comparison({"EVA": maps, "Saliency": others}, images).savefig("comparison.png")
-    """
-    rows = {name: as_maps(maps) for name, maps in explanations.items()}
-    for maps in rows.values():
-        one_per_map(maps, len(images), "maps")
-    titles = one_per_map(titles, len(images), "titles")
-    figure, grid = new_grid(1 + len(rows), len(images), size, figure)
-    for column, (image, title) in enumerate(zip(images, titles, strict=True)):
-        axes = figure.add_subplot(grid[0, column])
-        draw_image(axes, image)
-        axes.set_title(title, fontsize=9)
-    for row, (name, maps) in enumerate(rows.items(), start=1):
-        signed = is_signed(maps)
-        for column, (one, image) in enumerate(zip(maps, images, strict=True)):
-            axes = figure.add_subplot(grid[row, column])
-            draw_attribution(axes, one, image, signed=signed)
-            if column == 0:
-                axes.set_ylabel(textwrap.fill(name, 16, break_long_words=False), fontsize=9)
-        add_colour_bar(figure.add_subplot(grid[row, -1]), signed)
-    return figure
+def _pale(pixels: np.ndarray) -> np.ndarray:
+    grey = pixels if pixels.ndim == 2 else pixels @ (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+    return 0.75 + 0.25 * grey
 
 
 def _draw_bars(axes: Axes, explanation: np.ndarray, scale: ScalarMappable) -> ScalarMappable:

@@ -18,7 +18,8 @@ from matplotlib.patheffects import Normal, Stroke
 
 from xcertify.logits import logits_of
 from xcertify.models import channels_last_layer
-from xcertify.plots.maps import draw_attribution, draw_image, draw_series
+from xcertify.plots.maps import draw_attribution, draw_image
+from xcertify.plots.series import draw_series
 from xcertify.plots.style import INK, add_colour_bar, as_pixels, new_grid, one_per_map
 
 # Vermilion and blue of Okabe and Ito, which all eyes tell apart; in grey, dots and marks do.
@@ -44,7 +45,7 @@ def plot_reasons(
     group_names: Mapping[int, str] | None = None,
     to_units: Callable[[np.ndarray], Any] | None = None,
     most: int = 24,
-    size: float = 1.7,
+    img_size: float = 1.7,
     figure: Figure | None = None,
 ) -> Figure:
     """Draw what is enough for an answer, beside an input with another answer if less is kept.
@@ -75,7 +76,7 @@ def plot_reasons(
         a standardised table. Default: as they are.
     most
         Of a table: the most features that are listed; how many are left is said.
-    size
+    img_size
         Height of an image, in inches.
     figure
         An empty figure to draw on. Default: a new one.
@@ -112,7 +113,7 @@ def plot_reasons(
     if inputs is not None:
         for reason, drawn in zip(reasons, np.asarray(inputs)):
             reason.drawn = drawn
-    return _plot_maps(reasons, size, figure)
+    return _plot_maps(reasons, img_size, figure)
 
 
 class _Reason:
@@ -218,11 +219,11 @@ class _Reason:
 # --- images and time series -----------------------------------------------------------------------
 
 
-def _plot_maps(reasons: list[_Reason], size: float, figure: Figure | None) -> Figure:
+def _plot_maps(reasons: list[_Reason], img_size: float, figure: Figure | None) -> Figure:
     given = figure is not None
-    figure, grid = new_grid(len(reasons), 4, size, figure)
+    figure, grid = new_grid(len(reasons), 4, img_size, figure)
     if not given:  # titles of two lines, and a legend below
-        figure.set_figheight((size + 0.5) * len(reasons) + 0.5)
+        figure.set_figheight((img_size + 0.5) * len(reasons) + 0.5)
     for row, reason in enumerate(reasons):
         columns = [figure.add_subplot(grid[row, column]) for column in range(4)]
         _draw_input(columns[0], reason.drawn)
@@ -241,7 +242,7 @@ def _plot_maps(reasons: list[_Reason], size: float, figure: Figure | None) -> Fi
         columns[3].set_title("difference\nto the input", fontsize=8)
         for axes in columns[1:]:
             _frame(axes, reason)
-        add_colour_bar(bar, signed=True, scale=drawn.norm)
+        add_colour_bar(bar, drawn, signed=True, is_shared=True)
         bar.tick_params(labelsize=6)
     _legend(figure, reasons)
     return figure
