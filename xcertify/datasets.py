@@ -86,8 +86,9 @@ def load(
     """
     import tensorflow_datasets as tfds
 
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    folder = Path(folder).expanduser()
+    if data_dir is None:
+        data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    folder = Path(data_dir).expanduser()
     missing = (
         f"{name!r} is not prepared in {folder}: give data_dir= or set TFDS_DATA_DIR, or pass "
         "download=True"

@@ -147,7 +147,7 @@ class Perturbation:
     def _numbers(self) -> list[np.ndarray]:
         """All that two of them may differ in."""
         norm = math.inf if self.norm == "inf" else self.norm
-        return [np.asarray(value) for value in (self.epsilon, norm, *(self.clip or ()))]
+        return [np.asarray(value) for value in (self.epsilon, norm, *(() if self.clip is None else self.clip))]
 
     def __repr__(self) -> str:
         outside = "" if self.outside == "error" else f", outside={self.outside!r}"

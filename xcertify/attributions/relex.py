@@ -159,7 +159,7 @@ class RelEx(Certifying, ClassExplainer):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1[. Received: {momentum!r}")
         numbers = {"noise": noise, "background": background, "tolerance": tolerance}
-        for name, value in (numbers | {"sparsity": sparsity or 0.0}).items():
+        for name, value in (numbers | {"sparsity": 0.0 if sparsity is None else sparsity}).items():
             positive(name, value, or_zero=True)
         if learning_rate is not None:
             positive("learning_rate", learning_rate)

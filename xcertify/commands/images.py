@@ -38,7 +38,7 @@ def load_images(
         For data that was named and is not prepared.
     """
     if data != "digits":
-        name = data or "mnist"
+        name = "mnist" if data is None else data
         try:
             train, test = (
                 datasets.load(name, part, data_dir=data_dir, download=download)

@@ -72,7 +72,7 @@ class Case:
 
     def fail(self, message: str, rule: str | None = None) -> NoReturn:
         """The error of the rule that is checked, or of a given one."""
-        raise AssertionError(f"{rule or self.rule}: {message}")
+        raise AssertionError(f"{self.rule if rule is None else rule}: {message}")
 
     def call(self, function: Callable, *arguments: Any, **named: Any) -> Any:
         """Call the explainer, and watch that nothing else changes."""
