@@ -92,8 +92,8 @@ def layer_name(model: Any, layer: str | int | None, argument: str, advice: str =
     if not is_graph(model):
         raise ValueError(
             f"layers are known of built Sequential and functional Keras models, not of subclassed "
-            f"ones and functions: rebuild the model as one of them, or take an explainer that needs "
-            f"no {argument}, such as Saliency or Occlusion. "
+            f"ones and functions: rebuild the model as one of them, or take one that needs no "
+            f"{argument}, such as Saliency or Occlusion. "
             f"Received: {argument}={layer!r} for {getattr(model, 'name', model)!r} of class "
             f"{type(model).__module__.split('.')[0]}.{type(model).__name__}"
         )

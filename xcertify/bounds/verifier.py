@@ -169,7 +169,8 @@ class Verifier(Settings):
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0. Received: {learning_rate!r}")
         whole = isinstance(backward_depth, int) and not isinstance(backward_depth, bool)
-        if not (whole and int(backward_depth or 0) >= 0) and backward_depth not in (None, "auto"):
+        negative = isinstance(backward_depth, int) and backward_depth < 0
+        if (not whole or negative) and backward_depth not in (None, "auto"):
             raise ValueError(
                 f"backward_depth must be a whole number from 0 on, None or 'auto'. "
                 f"Received: {backward_depth!r}"
@@ -336,10 +337,13 @@ class Verifier(Settings):
         rows = _checked(engine, region, rows, constants)
         lower, upper = self._bound(engine, region, rows, constants)
         attained = attained_rows(engine, region, rows, lower, upper, constants, seed)
-        widths = [(high - low.astype(np.float64)).sum(axis=1) for low, high in ((lower, upper), attained)]
+        widths = [
+            (high - low.astype(np.float64)).sum(axis=1) for low, high in ((lower, upper), attained)
+        ]
         return times_wider(*widths)
 
-    def _bound(: Engine, region: Region, rows: Rows | None, constants: Sequence[Any]
+    def _bound(
+        self, engine: Engine, region: Region, rows: Rows | None, constants: Sequence[Any]
     ) -> tuple[np.ndarray, np.ndarray]:
         rows = _checked(engine, region, rows, constants)
         compared = engine.compare(region, region.center, constants)
@@ -752,7 +756,7 @@ class Verifier(Settings):
             [np.asarray(values) for values in constants],
             starts=None if starts is None else np.asarray(starts),
             nb_steps=whole_number("nb_steps", nb_steps),
-            restarts=restarts and whole_number("restarts", restarts),
+            restarts=whole_number("restarts", restarts, least=0),
             seed=seed,
             deadline=math.inf if timeout is None else time.monotonic() + timeout,
             proves_all=False,
@@ -867,8 +871,8 @@ class Verifier(Settings):
 
     def _derive_engine(self, method: str, dtype: str | None = None) -> Engine:
         """The engine of another method, and of another type than that of the verifier."""
-        key = ("engine", method, dtype or self.dtype)
-        return self._derive(key, lambda: self._shared_engine(method, dtype or self.dtype))
+        dtype = self.dtype if dtype is None else dtype
+        return self._derive(("engine", method, dtype), lambda: self._shared_engine(method, dtype))
 
     def evaluate(self, inputs: np.ndarray, constants: Sequence[Any] = ()) -> np.ndarray:
         """The bounded function itself (logits), (N, *outputs), in the verifier's dtype.
@@ -1007,7 +1011,7 @@ class Verifier(Settings):
                 f"head must be {' or '.join(map(repr, known))} for the model "
                 f"'{self.model.name}', which ends with {own or 'neither'}. Received: {head!r}"
             )
-        head = head or own
+        head = own if head is None else head
         assert head is not None
         if head == "softmax" and math.prod(engine.output_shape[:-1]) != 1:
             raise ValueError(
