@@ -369,7 +369,7 @@ def _new_axes(figure: Figure | None, size: tuple[float, float]) -> tuple[Figure,
 
 def _name_rows(axes: Axes, names: list[str], nb_features: int) -> None:
     """Names from top to bottom, and how many features are left out."""
-    axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    axes.axvline(0, color=INK, linewidth=0.8, zorder=0.5)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
