@@ -222,6 +222,8 @@ class OperatorExplainer(ScoreExplainer):
         The score; see `xcertify.operators`. None: the sum of targets times outputs.
     """
 
+    _meant: str | None = None  # what may have been given in the place of `output_layer`
+
     def __init__(
         self,
         model: keras.Model,
@@ -234,11 +236,23 @@ class OperatorExplainer(ScoreExplainer):
         super().__init__(model, **settings)
         self.output_layer, self.operator = output_layer, operator
         if output_layer is not None:
-            self._output_of_layer()
+            shape = self._output_of_layer().shape
+            if operator is None and len(shape) > 2:
+                raise ValueError(
+                    f"output_layer must give one row of scores per input, (N, K)"
+                    f"{self._by_name(output_layer)}. "
+                    f"Received: output_layer={output_layer!r} of shape {tuple(shape)}"
+                )
 
     def _output_of_layer(self) -> keras.KerasTensor:
-        by_name = "; settings such as steps=50 and nb_samples=50 are given by name"
-        return output_of_layer(self.model, self.output_layer, "output_layer", by_name)
+        layer = self.output_layer
+        return output_of_layer(self.model, layer, "output_layer", self._by_name(layer))
+
+    def _by_name(self, given: Any) -> str:
+        """What else may have been meant by an output layer."""
+        if self._meant is None or isinstance(given, bool):
+            return ""
+        return f"; what comes behind it is given by name: {self._meant}={given!r}"
 
     @property
     def _strips_head(self) -> bool:

@@ -54,6 +54,8 @@ class GradCAM(OperatorExplainer):
     >>> GradCAM(model).explain(images, labels)
     """
 
+    _meant = "conv_layer"
+
     def __init__(
         self,
         model: keras.Model,
@@ -74,18 +76,6 @@ class GradCAM(OperatorExplainer):
             verbose=verbose,
         )
         self.conv_layer = conv_layer
-        if output_layer is not None and operator is None:
-            self._refuse_channels()
-
-    def _refuse_channels(self) -> None:
-        """A ValueError for an output layer without scores: the layer that was meant is another."""
-        shape = self._output_of_layer().shape
-        if len(shape) > 2:
-            raise ValueError(
-                f"output_layer must give one row of scores per input, (N, K). The layer whose "
-                f"channels are weighted is given by name: conv_layer={self.output_layer!r}. "
-                f"Received: output_layer={self.output_layer!r} of shape {tuple(shape)}"
-            )
 
     def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         maps_of = self._compile(

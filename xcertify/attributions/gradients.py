@@ -256,6 +256,8 @@ class IntegratedGradients(OperatorExplainer, GradientExplainer):
     >>> IntegratedGradients(model, steps=100).explain(images, labels)
     """
 
+    _meant = "steps"
+
     def __init__(
         self,
         model: keras.Model,
@@ -314,6 +316,8 @@ class SmoothGrad(OperatorExplainer, GradientExplainer):
     --------
     >>> SmoothGrad(model, nb_samples=50, noise=0.2).explain(images, labels)
     """
+
+    _meant = "nb_samples"
 
     def __init__(
         self,
