@@ -169,7 +169,7 @@ def _set_attributes(part: griffe.Object, section: griffe.DocstringSection) -> No
 
 def _index(pkg: griffe.Module, parts: list[griffe.Object]) -> dict[str, griffe.Object]:
     """What a name in backticks means where it is no parameter and no member: public objects."""
-    exported = [p[name] for p in parts if p.is_module and p.exports for name in p.exports]
+    exported = [p.members[str(name)] for p in parts if p.is_module for name in p.exports or ()]
     public = [
         p for p in parts if (p.is_class or p.is_function) and p.parent.is_module and p.is_public
     ]
