@@ -13,7 +13,7 @@ import xcertify.metrics
 from xcertify.attacks import PGD, MinimalPerturbation
 from xcertify.attributions import CORGI, EVA, MarginGradientRange, RelEx
 from xcertify.metrics import RobustnessSr
-from xcertify.perturbation import PARTS, Perturbation
+from xcertify.perturbation import PARTS, RADII, Perturbation
 from xcertify.regions import Ball
 from xcertify.settings import Settings, setting_names
 
@@ -68,7 +68,7 @@ def test_which_classes_take_one():
 def test_every_constructor_takes_one_and_shows_it(kind):
     names = set(setting_names(kind))
     assert "perturbation" in inspect.signature(kind).parameters
-    radius = [name for name in ("epsilon", "largest_radius") if name in names]
+    radius = [name for name in RADII if name in names]
     stated = Perturbation(
         0.25 if radius else np.inf,
         norm=2 if "norm" in names else np.inf,

@@ -11,7 +11,7 @@ import numpy as np
 
 from xcertify.regions import Ball, Norm, as_norm, describe_ball, valid_range
 
-RADII = ("epsilon", "largest_radius")  # arguments that a perturbation's epsilon can stand for
+RADII = ("epsilon", "radius", "largest_radius")  # arguments that a perturbation's epsilon can stand for
 PARTS = (*RADII, "norm", "clip", "outside")
 OUTSIDE = ("error", "clip")
 
@@ -70,7 +70,7 @@ class Perturbation:
         ValueError
             With ``outside="error"`` for inputs outside of it; the first such sample is named.
         """
-        if self.clip is None:
+        if self.clip is None or isinstance(self.clip, str):  # which is the range of the inputs
             return inputs
         inputs = np.asarray(inputs)
         inputs = inputs if inputs.dtype == np.float64 else inputs.astype(np.float32, copy=False)

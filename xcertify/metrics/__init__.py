@@ -1,5 +1,6 @@
 """Metrics of explanations. All take Xplique's explanations, or any array."""
 
+from xcertify.metrics.average_stability import AverageStability
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.baselines import baseline_values
 from xcertify.metrics.class_retrieval import ClassRetrieval, as_masks
@@ -12,6 +13,7 @@ from xcertify.metrics.scores import Score
 from xcertify.metrics.sufficient_size import SufficiencyResult, SufficientSize, sufficient_size
 
 __all__ = [
+    "AverageStability",
     "ClassRetrieval",
     "Deletion",
     "FeatureRelevance",
