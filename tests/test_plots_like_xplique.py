@@ -145,6 +145,8 @@ def test_channels_are_averaged():
         ({"size": 3}, TypeError, "size is called img_size here"),
         ({"cols": 0}, ValueError, "cols must be a whole number above 0"),
         ({"clip_percentile": 50}, ValueError, "below 50: .* Received: 50"),
+        ({"clip_percentile": "1"}, ValueError, "clip_percentile must be .* Received: '1'"),
+        ({"alpha": "1"}, ValueError, "alpha must be a number from 0 to 1. Received: '1'"),
         ({"alpha": 1.5}, ValueError, "alpha must be a number from 0 to 1. Received: 1.5"),
         ({"cmap": "jett"}, ValueError, "'jett' is not a valid value for cmap"),
         ({"images": IMAGES[:, ::2]}, ValueError, r"tf.image.resize\(maps, images.shape\[1:3\]\)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def treated(
     maps: np.ndarray, clip_percentile: float | None, absolute_value: bool, normalize_value: bool
 ) -> np.ndarray:
     """Maps (N, ...), of each its magnitudes, cut at its percentiles, stretched to [0, 1]."""
-    if clip_percentile is not None and not 0 <= clip_percentile < 50:
+    is_number = isinstance(clip_percentile, Real)
+    if clip_percentile is not None and not (is_number and 0 <= clip_percentile < 50):
         raise ValueError(
             "clip_percentile must be at least 0 and below 50: 1 cuts what is below the first and "
             f"above the 99th percentile. Received: {clip_percentile!r}"
@@ -137,7 +139,7 @@ def colormap_of(
 
 
 def _opacity(alpha: Any) -> float:
-    if np.ndim(alpha) or not 0 <= alpha <= 1:
+    if not isinstance(alpha, Real) or not 0 <= float(alpha) <= 1:
         raise ValueError(f"alpha must be a number from 0 to 1. Received: {alpha!r}")
     return float(alpha)
 
