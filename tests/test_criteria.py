@@ -37,6 +37,9 @@ def test_extremes_over_boxes(measure):
     near = criteria.nearest(lower, upper, target, measure)
     distances = {
         "mse": lambda other: ((points - other) ** 2).mean(-1),
+        "l1": lambda other: np.linalg.norm(points - other, 1, axis=-1),
+        "l2": lambda other: np.linalg.norm(points - other, axis=-1),
+        "linf": lambda other: np.linalg.norm(points - other, np.inf, axis=-1),
         "l2_ratio": lambda other: (
             np.linalg.norm(points - other, axis=-1) / np.linalg.norm(other, axis=-1)
         ),
@@ -98,12 +101,14 @@ def every_criterion(original):
     features, other = np.arange(3) < 2, original + generator.normal(0, 0.5, original.shape)
     measures = [("mse", 0.02), ("l2_ratio", 0.4), ("cosine", 0.9)]
     yield from (Within(tau, measure) for measure, tau in measures)
+    yield from (Within(tau, measure) for measure, tau in [("l1", 0.4), ("l2", 0.3), ("linf", 0.2)])
     yield Excludes(other, 0.4, "mse")
+    yield Excludes(other, 0.9, "l2")
     yield from (Excludes(other, tau, measure) for measure, tau in measures[1:])
     yield from (KeepsTop(1), KeepsTop(2), KeepsOut(~features, 1), KeepsSigns(features))
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(14))
 def test_broken_is_the_opposite_of_holds(number):
     lower, upper, original = boxes(200)
     lower, upper = lower + 0.3, upper + 0.3
@@ -129,10 +134,12 @@ def test_an_explanation_of_zeros_is_left_by_any_other():
 
 def test_criteria_are_checked():
     lower, upper, original = boxes()
-    with pytest.raises(ValueError, match="measure must be one of mse, l2_ratio, cosine"):
-        Within(0.1, "l1")
+    with pytest.raises(
+        ValueError, match="measure must be one of mse, l1, l2, linf, l2_ratio, cosine"
+    ):
+        Within(0.1, "l3")
     with pytest.raises(ValueError, match="measure must be one of"):
-        Excludes(original, 0.1, "l1")
+        Excludes(original, 0.1, "l3")
     with pytest.raises(ValueError, match="target_map must be finite and of the shape"):
         Excludes(np.zeros(4), 0.1).holds(lower, upper, original)
     with pytest.raises(ValueError, match="must not be zero"):

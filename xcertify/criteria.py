@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-MEASURES = ("mse", "l2_ratio", "cosine")
+DISTANCES = {"l1": 1, "l2": 2, "linf": np.inf}  # and which norm of the difference they are
+MEASURES = ("mse", *DISTANCES, "l2_ratio", "cosine")
 
 _SLACK = 1e-12  # covers sums in float64
 _NB_HALVINGS = 60
@@ -55,13 +56,14 @@ class Within(Criterion):
     tau
         Threshold: a number, or one for each explanation, (N,).
     measure
-        "mse": mean of ``(v' - v) ** 2`` at most `tau`. "l2_ratio": ``|v' - v| / |v|`` at most
-        `tau`, Euclidean. "cosine": cosine of the angle between v' and v at least `tau`.
+        "mse": mean of ``(v' - v) ** 2`` at most `tau`. "l1", "l2", "linf": that norm of ``v' - v``
+        at most `tau`. "l2_ratio": ``|v' - v| / |v|`` at most `tau`, Euclidean. "cosine": cosine of
+        the angle between v' and v at least `tau`.
 
     Guarantee
     ---------
-    Where `holds`, it is true of every v' between `lower` and `upper`. The first two are exact; the
-    cosine may be proved less often than it is true.
+    Where `holds`, it is true of every v' between `lower` and `upper`. All but the cosine are exact;
+    the cosine may be proved less often than it is true.
     """
 
     tau: Any
@@ -83,9 +85,9 @@ class Within(Criterion):
             zero = (length == 0).reshape(-1, *[1] * (np.ndim(original) - 1))
             value = nearest(lower, upper, np.where(zero, 1.0, original), "cosine")
             return np.where(length == 0, -1.0, value) < self.tau
+        if self.measure != "l2_ratio":
+            return nearest(lower, upper, original, self.measure) > self.tau
         value = nearest(lower, upper, original, "mse")
-        if self.measure == "mse":
-            return value > self.tau
         return np.sqrt(value * flat.shape[1]) > self.tau * length * (1 + _SLACK)
 
 
@@ -100,8 +102,9 @@ class Excludes(Criterion):
     tau
         Threshold: a number, or one for each explanation, (N,).
     measure
-        "mse": mean squared distance to the map above `tau`. "l2_ratio": distance above `tau` times
-        the length of the map. "cosine": cosine of the angle to the map below `tau`.
+        "mse": mean squared distance to the map above `tau`. "l1", "l2", "linf": distance above
+        `tau`. "l2_ratio": Euclidean distance above `tau` times the length of the map. "cosine":
+        cosine of the angle to the map below `tau`.
 
     Guarantee
     ---------
@@ -221,8 +224,8 @@ def farthest(lower: Any, upper: Any, original: Any, measure: str) -> np.ndarray:
     lower, upper, original
         (N, *shape).
     measure
-        "mse", "l2_ratio" (infinite where the original is zero) or "cosine" (a lower bound of the
-        least value; -1 where the original is zero).
+        "mse", "l1", "l2", "linf", "l2_ratio" (infinite where the original is zero) or "cosine" (a
+        lower bound of the least value; -1 where the original is zero).
 
     Returns
     -------
@@ -238,7 +241,10 @@ def farthest(lower: Any, upper: Any, original: Any, measure: str) -> np.ndarray:
             sides = lower[bounded], upper[bounded], original[bounded]
             value[bounded] = farthest(*sides, measure)
         return value
-    squares = np.maximum(np.abs(upper - original), np.abs(lower - original)) ** 2
+    sizes = np.maximum(np.abs(upper - original), np.abs(lower - original))
+    if measure in DISTANCES:
+        return np.linalg.norm(sizes, DISTANCES[measure], axis=1) * (1 + _SLACK)
+    squares = sizes**2
     if measure == "mse":
         return squares.mean(axis=1) * (1 + _SLACK)
     length = np.linalg.norm(original, axis=1)
@@ -266,7 +272,7 @@ def nearest(lower: Any, upper: Any, target: Any, measure: str) -> np.ndarray:
     target
         (*shape) or (N, *shape).
     measure
-        "mse", "l2_ratio" (in units of the length of the map) or "cosine".
+        "mse", "l1", "l2", "linf", "l2_ratio" (in units of the length of the map) or "cosine".
 
     Returns
     -------
@@ -289,7 +295,7 @@ def nearest(lower: Any, upper: Any, target: Any, measure: str) -> np.ndarray:
     target = _flat(np.broadcast_to(target, shape))
     lower, upper = _flat(lower), _flat(upper)
     length = np.linalg.norm(target, axis=1)
-    if measure != "mse" and not length.all():
+    if measure in ("l2_ratio", "cosine") and not length.all():
         raise ValueError(f"target_map must not be zero with measure={measure!r}")
     bounded = _all(np.isfinite(lower) & np.isfinite(upper))
     if not bounded.all():
@@ -299,7 +305,10 @@ def nearest(lower: Any, upper: Any, target: Any, measure: str) -> np.ndarray:
         return value
     if measure == "cosine":
         return _largest_cosine(lower, upper, target)
-    squares = (np.clip(target, lower, upper) - target) ** 2
+    sizes = np.abs(np.clip(target, lower, upper) - target)
+    if measure in DISTANCES:
+        return np.linalg.norm(sizes, DISTANCES[measure], axis=1) * (1 - _SLACK)
+    squares = sizes**2
     if measure == "mse":
         return squares.mean(axis=1) * (1 - _SLACK)
     return np.sqrt(squares.sum(axis=1)) / length * (1 - _SLACK)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from xcertify.attacks.ascent import PGD
 from xcertify.attacks.maps import Explanation, MapAttackResult
 from xcertify.attacks.roundings import relative_allowance
-from xcertify.criteria import Criterion, Excludes, KeepsOut, KeepsSigns, KeepsTop, Within
+from xcertify.criteria import DISTANCES, Criterion, Excludes, KeepsOut, KeepsSigns, KeepsTop, Within
 from xcertify.logits import logits_of
 from xcertify.regions import Region, as_column
 from xcertify.settings import Settings
@@ -58,14 +58,15 @@ def violation(criterion: Criterion, maps: tf.Tensor, original: tf.Tensor, goal: 
 def _(criterion: Within, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
     if criterion.measure == "cosine":
         return (-_cosine(maps, original),) * 2
-    return (tf.reduce_mean((maps - original) ** 2, axis=1),) * 2
+    return _distances(criterion.measure, maps - original)
 
 
 @violation.register
 def _(criterion: Excludes, maps: tf.Tensor, original: tf.Tensor, goal: tf.Tensor) -> Pair:
     if criterion.measure == "cosine":
         return (_cosine(maps, goal),) * 2
-    return (-tf.reduce_mean((maps - goal) ** 2, axis=1),) * 2
+    value, climbed = _distances(criterion.measure, maps - goal)
+    return -value, -climbed
 
 
 @violation.register
@@ -392,6 +393,15 @@ def not_proved(
     below, above = (np.array(result.maps, np.float64) for _ in range(2))
     below[samples], above[samples] = lower, upper
     return ~criterion.holds(below, above, result.original_maps)
+
+
+def _distances(measure: str, differences: tf.Tensor) -> Pair:
+    """How long differences (B, D) are, (B,), and what grows with it and is smooth at zero."""
+    squares = tf.reduce_mean(differences**2, axis=1)
+    if measure not in DISTANCES:
+        return squares, squares
+    lengths = tf.norm(differences, DISTANCES[measure], axis=1)
+    return lengths, squares if measure == "l2" else lengths
 
 
 def _cosine(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from xcertify.criteria import DISTANCES
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import head_of, logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.targets import logit_weights
-
-DISTANCES = {"l1": 1, "l2": 2, "linf": np.inf}
 
 
 class ExplainerMetric(Metric):
