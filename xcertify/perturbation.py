@@ -11,7 +11,11 @@ import numpy as np
 
 from xcertify.regions import Ball, Norm, as_norm, describe_ball, valid_range
 
-RADII = ("epsilon", "radius", "largest_radius")  # arguments that a perturbation's epsilon can stand for
+RADII = (
+    "epsilon",
+    "radius",
+    "largest_radius",
+)  # arguments that a perturbation's epsilon can stand for
 PARTS = (*RADII, "norm", "clip", "outside")
 OUTSIDE = ("error", "clip")
 
@@ -147,7 +151,10 @@ class Perturbation:
     def _numbers(self) -> list[np.ndarray]:
         """All that two of them may differ in."""
         norm = math.inf if self.norm == "inf" else self.norm
-        return [np.asarray(value) for value in (self.epsilon, norm, *(() if self.clip is None else self.clip))]
+        return [
+            np.asarray(value)
+            for value in (self.epsilon, norm, *(() if self.clip is None else self.clip))
+        ]
 
     def __repr__(self) -> str:
         outside = "" if self.outside == "error" else f", outside={self.outside!r}"

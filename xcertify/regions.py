@@ -68,7 +68,8 @@ def valid_range(clip: tuple[Any, Any], shape: tuple[int, ...], dtype: Any) -> tu
     except (TypeError, ValueError):
         raise ValueError(
             f"clip must be a pair (low, high) of scalars or arrays of the shape of one input, for "
-            f"inputs {tuple(shape)}. Received: {clip!r}"
+            f"inputs {tuple(shape)}; data_range(inputs) of xcertify.data_range makes one of data. "
+            f"Received: {clip!r}"
         ) from None
     if np.isnan(low).any() or np.isnan(high).any() or (low > high).any():
         raise ValueError(f"clip must be (low, high) with low <= high. Received: {clip!r}")
@@ -311,6 +312,15 @@ class Region:
             points = self.with_few(points, order * can_change)
         return self.project(points.astype(self.center.dtype))
 
+    def corners(self, nb_corners: int, seed: int | None = 0) -> np.ndarray:
+        """Random corners of the boxes, (nb_corners, N, *shape), drawn into the region.
+
+        All N regions share the same draws.
+        """
+        generator = np.random.default_rng(seed)
+        is_upper = generator.random((nb_corners, 1, *self.shape), dtype=np.float32) < 0.5
+        return self.project(np.where(is_upper, self.upper, self.lower).astype(self.center.dtype))
+
     def project(self, points: np.ndarray) -> np.ndarray:
         """Points (..., N, *shape) of the region near the given ones.
 
@@ -469,7 +479,10 @@ def refuse_few_changed(region: Region, what: str) -> None:
 
 def describe_ball(epsilon: Any, norm: Norm, clip: tuple[Any, Any] | None) -> str:
     """A ball in words: "l2 balls of radius 0.1 within (0.0, 1.0)"."""
-    limits = "" if clip is None else f" within ({_side(clip[0])}, {_side(clip[1])})"
+    if isinstance(clip, str):
+        limits = " within the range of the inputs"
+    else:
+        limits = "" if clip is None else f" within ({_side(clip[0])}, {_side(clip[1])})"
     return f"l{norm} balls of radius {describe_span(epsilon)}{limits}"
 
 

@@ -45,7 +45,7 @@ EXCEPTIONS = {"RandomMap": {"targets", "wrong targets", "batches", "model"}}
 # Its targets are what the model predicts: its contract is in its own tests.
 EXPLAINERS = [name for name in EXPLAINERS if name != "SufficientReason"]
 FOR_IMAGES = {"CORGI", "GradCAM", "GradCAMPP"}
-OTHER_VALUES = {"CORGI": {"k2": 4, "attack": "sum"}}
+OTHER_VALUES = {"CORGI": {"k2": 4, "attack": "sum"}, "GreedyAS": {"clip": (-1.0, 2.0)}}
 # Their certificates take seconds each, and there are three for every setting.
 SLOW_TO_CERTIFY = ("AttributionBound", "CORGI", "RelEx")
 

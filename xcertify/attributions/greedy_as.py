@@ -10,11 +10,12 @@ import numpy as np
 from xcertify.attacks.minimal import MinimalPerturbation, farthest
 from xcertify.attributions.base import ClassExplainer
 from xcertify.checks import whole_number
+from xcertify.data_range import range_for
 from xcertify.inputs import in_batches
 from xcertify.models import refuse_channels_first
 from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
-from xcertify.regions import Box, as_norm, valid_range
+from xcertify.regions import Box, Region, as_norm, valid_range
 
 _RIDGE = 1e-3  # of the number of subsets: there may be fewer of them than features
 
@@ -36,7 +37,8 @@ class GreedyAS(ClassExplainer):
     norm
         2 (default), inf or 1: how a perturbation is measured.
     clip
-        Valid range (low, high) of the inputs.
+        Valid range (low, high) of the inputs. "auto" (default): that of all inputs of a call, by
+        `xcertify.data_range.data_range`, which a warning names unless it is (0, 1).
     outside
         What becomes of inputs outside `clip`, as for `EVA`.
     complement
@@ -72,7 +74,7 @@ class GreedyAS(ClassExplainer):
         self,
         model: keras.Model,
         norm: float = 2,
-        clip: tuple[Any, Any] = (0.0, 1.0),
+        clip: tuple[Any, Any] | str = "auto",
         complement: bool = False,
         nb_subsets: int = 5000,
         share: float = 0.05,
@@ -104,27 +106,27 @@ class GreedyAS(ClassExplainer):
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         features = inputs.shape[1:3] if inputs.ndim == 4 else inputs.shape[1:]
+        clip = range_for(self.clip, inputs, warns=4)
+        valid = Box(*valid_range(clip, inputs.shape, inputs.dtype), inputs)
         scores = np.empty((len(inputs), *features))
         nb_at_once = max(1, self._nb_at_once // self.nb_subsets)
         with progress_bar(len(inputs), "input", verbose=self.verbose) as progress:
             for some in in_batches(np.arange(len(inputs)), nb_at_once):
-                scores[some] = self._ranked(inputs[some], classes[some], features)
+                scores[some] = self._ranked(valid[some], classes[some], features)
                 progress.update(len(some))
         return scores[..., None] if inputs.ndim == 4 else scores
 
-    def _ranked(
-        self, inputs: np.ndarray, classes: np.ndarray, features: tuple[int, ...]
-    ) -> np.ndarray:
+    def _ranked(self, valid: Region, classes: np.ndarray, features: tuple[int, ...]) -> np.ndarray:
         nb_features = int(np.prod(features))
         nb_joining = max(1, round(self.share * nb_features))
         nb_rounds = max(1, round(self.last_share * nb_features / nb_joining))
         generator = np.random.default_rng(self.seed)
-        scores = np.zeros((len(inputs), nb_features))
+        scores = np.zeros((len(valid), nb_features))
         joined = np.zeros(scores.shape, bool)
         for number in range(1, nb_rounds + 1):
             added = generator.random((self.nb_subsets, nb_features)) < self.probability
             subsets = joined[:, None] | added
-            distances = self._distances(inputs, classes, subsets.reshape(-1, *features))
+            distances = self._distances(valid, classes, subsets.reshape(-1, *features))
             gains = _coefficients(subsets, distances)
             gains = np.where(joined, np.inf, gains if self.complement else -gains)
             ranks = gains.argsort(axis=1, kind="stable").argsort(axis=1)
@@ -132,9 +134,7 @@ class GreedyAS(ClassExplainer):
             joined = ranks >= nb_features - number * nb_joining
         return scores.reshape(-1, *features)
 
-    def _distances(
-        self, inputs: np.ndarray, classes: np.ndarray, subsets: np.ndarray
-    ) -> np.ndarray:
+    def _distances(self, valid: Region, classes: np.ndarray, subsets: np.ndarray) -> np.ndarray:
         """Smallest perturbation that was found for each subset (N * V, *features), (N, V)."""
         attack = self._derive(
             "attack",
@@ -147,15 +147,14 @@ class GreedyAS(ClassExplainer):
                 seed=self.seed,
             ),
         )
-        sample = np.repeat(np.arange(len(inputs)), self.nb_subsets)
-        low, high = valid_range(self.clip, inputs.shape, inputs.dtype)
+        sample = np.repeat(np.arange(len(valid)), self.nb_subsets)
         held = subsets if self.complement else ~subsets
-        held = held[..., None] if inputs.ndim == 4 else held
-        region = Box(low, high, inputs)[sample]
+        held = held[..., None] if valid.center.ndim == 4 else held
+        region = valid[sample]
         region = region.fix(np.broadcast_to(held, region.center.shape))
         distances = attack(region, classes[sample]).distances
         # where no perturbation was found, the largest one stands for it
-        return np.minimum(distances, farthest(region, self.norm)).reshape(len(inputs), -1)
+        return np.minimum(distances, farthest(region, self.norm)).reshape(len(valid), -1)
 
 
 def _coefficients(subsets: np.ndarray, values: np.ndarray) -> np.ndarray:

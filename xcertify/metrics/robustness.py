@@ -13,6 +13,7 @@ import numpy as np
 from xcertify.attacks.minimal import MinimalPerturbation, farthest
 from xcertify.bounds import Verifier, decided_radii
 from xcertify.checks import nb_at_once
+from xcertify.data_range import range_for
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of
 from xcertify.metrics.base import Metric, MetricResult
@@ -309,7 +310,7 @@ def _all_valid(inputs: np.ndarray, clip: tuple[Any, Any]) -> Box:
     if outside.any():
         raise ValueError(
             f"inputs leave the valid range clip={clip!r} in sample {int(np.argmax(outside))}: "
-            f"give the range that they really have"
+            f"give the range that they really have, or clip='auto'"
         )
     return Box(low, high, inputs)
 
@@ -345,7 +346,9 @@ class RobustnessSr(Metric):
         2 (default), inf or 1: how a perturbation is measured.
     clip
         Valid range (low, high) of the inputs, scalars or arrays of the shape of one input. Where
-        nothing inside it changes the class, the farthest distance inside it counts.
+        nothing inside it changes the class, the farthest distance inside it counts. "auto"
+        (default): that of `xcertify.data_range.data_range`, which a warning names unless it is
+        (0, 1); `valid_range` says what it is.
     steps, restarts
         Of the attack, `MinimalPerturbation`, which runs for all samples, shares and sides at once.
     certified
@@ -406,7 +409,7 @@ class RobustnessSr(Metric):
         complement: bool = False,
         fractions: Sequence[float] = FRACTIONS,
         norm: float = 2,
-        clip: tuple[Any, Any] = (0.0, 1.0),
+        clip: tuple[Any, Any] | str = "auto",
         steps: int = 30,
         restarts: int = 4,
         certified: bool = False,
@@ -431,7 +434,12 @@ class RobustnessSr(Metric):
         self.steps, self.restarts = steps, restarts
         self.certified, self.method, self.nb_halvings = certified, method, nb_halvings
         self.complete, self.timeout = complete, timeout
-        _all_valid(self.inputs, clip)  # refuses inputs outside
+        _all_valid(self.inputs, range_for(clip, self.inputs, warns=4))  # refuses inputs outside
+
+    @property
+    def valid_range(self) -> tuple[Any, Any]:
+        """`clip`, or the range that was taken from the inputs."""
+        return range_for(self.clip, self.inputs, warns=None)
 
     def detailed_evaluate(self, explanations: Any) -> RobustnessResult:
         """Curves and scores of every sample, of one side; see `RobustnessResult`."""
@@ -450,7 +458,7 @@ class RobustnessSr(Metric):
             "verifier": self._verifier if self.certified else None,
             "inputs": self.inputs,
             "classes": target_classes(logits, self.targets),
-            "clip": self.clip,
+            "clip": self.valid_range,
             "fractions": self.fractions,
             "nb_halvings": self.nb_halvings,
             "complete": self.complete,
