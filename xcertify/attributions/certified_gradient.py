@@ -28,10 +28,13 @@ from xcertify.checks import whole_number
 from xcertify.criteria import Criterion, farthest
 from xcertify.inputs import in_batches
 from xcertify.models import refuse_channels_first
+from xcertify.perturbation import as_outside
 from xcertify.radii import Interval, compare_radii
 from xcertify.regions import Ball, Region, as_norm
 from xcertify.settings import setting_names
 from xcertify.targets import target_classes
+
+_NB_CORNERS = 4  # at which explanations are looked at, for `looseness`
 
 
 class CertifiedGradient(GradientExplainer, Certifying):
@@ -74,6 +77,8 @@ class CertifiedGradient(GradientExplainer, Certifying):
     reducer
         How the channels of an image become one value in `explain`: "mean", "max", "min" or "sum".
         Certificates are about all features.
+    outside
+        What becomes of inputs outside `clip`, as for `EVA`.
     batch_size
         Most points whose gradients are taken or bounded at once.
     seed
@@ -125,7 +130,8 @@ class CertifiedGradient(GradientExplainer, Certifying):
         baseline_value: Any = 0.0,
         nb_samples: int = 20,
         noise: float = 0.1,
-        reducer: str = "mean",
+        reducer: str | None = "mean",
+        outside: str = "error",
         batch_size: int | None = 64,
         seed: int = 0,
         verbose: bool = False,
@@ -142,6 +148,7 @@ class CertifiedGradient(GradientExplainer, Certifying):
         super().__init__(model, reducer=reducer, batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.gamma, self.bias_radius = epsilon, gamma, bias_radius
         self.norm, self.clip, self.loss = as_norm(norm), clip, loss
+        self.outside = as_outside(outside)
         self.attribution, self.path = attribution, path
         self.method = gradient_method(method, stacklevel=4)  # whoever calls the class
         self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
@@ -161,7 +168,17 @@ class CertifiedGradient(GradientExplainer, Certifying):
             targets=weights,
             settings=self._settings(),
             fingerprint=fingerprint(self.model),
+            attained=self._attained(region, weights, explanation),
         )
+
+    def _attained(self, region: Ball, weights: np.ndarray, explanation: np.ndarray) -> np.ndarray:
+        """The largest distance, in units of its length, to the explanation at some corners."""
+        found = [
+            self._of_features(corners, weights)
+            for corners in region.corners(_NB_CORNERS, self.seed)
+        ]
+        distances = [farthest(maps, maps, explanation, "l2_ratio") for maps in found]
+        return np.max(distances, axis=0).astype(np.float64)
 
     def recheck(self, certificate: GradientCertificate) -> np.ndarray:
         """Bounds computed anew in float64: where they lie within those of a certificate, (N,) bool.

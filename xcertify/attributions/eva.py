@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from xcertify.attacks.ascent import PGD
+from xcertify.attributions.attained import attained_overlaps
 from xcertify.attributions.base import Certifying, ClassExplainer
 from xcertify.attributions.overlaps import (
     OVERLAPS,
@@ -21,6 +22,7 @@ from xcertify.attributions.overlaps import (
     overlaps_of,
     with_cells_held,
 )
+from xcertify.attributions.useful_overlaps import Usefulness, are_flat
 from xcertify.bounds import Decision, LinearBounds, Verifier
 from xcertify.certificates import OverlapCertificate
 from xcertify.grid import cells_of_entries, grid_cells
@@ -32,6 +34,7 @@ from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import margin_rows, stays_in_class
 
 MODES = ("one-pass", "exact")
+LINE_METHODS = ("crown", "crown-ibp", "alpha-crown")  # those with linear bounds
 
 
 class TargetedExplanation(NamedTuple):
@@ -100,10 +103,14 @@ class OverlapExplainer(ClassExplainer):
         inputs, classes = self._prepare(inputs, targets)
         overlap = self._overlap(classes, self._alternatives(inputs, classes, towards))
         region = self.perturbation.around(inputs)
-        maps = [
-            self._to_map(self._overlaps(half, overlap), inputs.shape[1:]).astype(np.float32)
+        found = [
+            self._overlaps_for_maps(half, overlap)
             for half in (region.positive(), region.negative())
         ]
+        maps = [self._to_map(overlaps, inputs.shape[1:]).astype(np.float32) for overlaps in found]
+        flat = np.all([self._are_flat(region, overlaps) for overlaps in found], axis=0)
+        full = np.max([overlaps.full for overlaps in found], axis=0)
+        self._usefulness.warn(region, overlap, full, flat)
         return TargetedExplanation(*maps)
 
     def _alternatives(self, inputs: np.ndarray, classes: np.ndarray, towards: Any) -> np.ndarray:
@@ -125,8 +132,36 @@ class OverlapExplainer(ClassExplainer):
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         overlap = self._overlap(classes, temperature=self.temperature)
-        overlaps = self._overlaps(self.perturbation.around(inputs), overlap)
-        return self._to_map(overlaps, inputs.shape[1:])
+        region = self.perturbation.around(inputs)
+        overlaps = self._overlaps_for_maps(region, overlap)
+        maps = self._to_map(overlaps, inputs.shape[1:])
+        self._usefulness.warn(region, overlap, overlaps.full, self._are_flat(region, overlaps))
+        return maps
+
+    def _overlaps_for_maps(self, region: Region, overlap: Overlap) -> Overlaps:
+        """Overlaps whose differences are scores."""
+        return self._overlaps(region, overlap)
+
+    def _are_flat(self, region: Region, overlaps: Overlaps) -> np.ndarray:
+        """Where the map is zero everywhere, (N,) bool, but for what float32 rounds."""
+        return are_flat(region, overlaps, tolerance=2.0**-20)
+
+    @property
+    def _usefulness(self) -> Usefulness:
+        return Usefulness(
+            name=type(self).__name__,
+            logits_at=self._logits_at,
+            bound=self._bound,
+            epsilon=self.epsilon,
+            cures=self._cures,
+            batch_size=self.batch_size,
+        )
+
+    @property
+    def _cures(self) -> str:
+        """What can be tried where bounds are vacuous, beside a smaller epsilon."""
+        tighter = "" if self.method in ("crown", "alpha-crown") else "method='crown', "
+        return f"{tighter}EVAHybrid, or an explainer without bounds, such as RelEx or SmoothGrad"
 
     def _overlap(
         self,
@@ -269,7 +304,7 @@ class EVA(OverlapExplainer, Certifying):
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be 'one-pass' or 'exact'. Received: {mode!r}")
-        if mode == "one-pass" and method not in ("crown", "crown-ibp", "alpha-crown"):
+        if mode == "one-pass" and method not in LINE_METHODS:
             raise ValueError(
                 f"mode='one-pass' needs the linear bounds of method='crown' or 'crown-ibp'; with "
                 f"other methods use mode='exact'. Received: method={method!r}"
@@ -335,7 +370,9 @@ class EVA(OverlapExplainer, Certifying):
         complete: bool = False,
         timeout: float | None = None,
     ) -> OverlapCertificate:
-        overlaps = self._overlaps(region, self._overlap(classes))
+        overlap = self._overlap(classes)
+        overlaps = self._certified_overlaps(region, overlap)
+        nominal, reached = attained_overlaps(self._logits_at, region, overlap, self.batch_size)
         decision = self._decide(region, classes, overlaps.full, timeout) if complete else None
         attained = self._attained(region, classes) if self.attack else None
         if attained is not None:
@@ -350,8 +387,21 @@ class EVA(OverlapExplainer, Certifying):
             cell_overlaps=overlaps.fixed,
             cells=self._cells(region.shape),
             targets=classes,
+            nominal=nominal,
+            attained=reached if attained is None else np.maximum(reached, attained),
             decision=decision,
         )
+
+    def _certified_overlaps(self, region: Region, overlap: Overlap) -> Overlaps:
+        """Overlaps no larger than those that `Verifier` proves.
+
+        One pass gives what the lines say. `Verifier` also intersects with intervals.
+        """
+        overlaps = self._overlaps(region, overlap)
+        if self.mode == "exact":
+            return overlaps
+        full = np.minimum(overlaps.full, self._bound(region, overlap))
+        return Overlaps(full, np.minimum(overlaps.fixed, full[:, None]))
 
     def _decide(
         self, region: Ball, classes: np.ndarray, overlaps: np.ndarray, timeout: float | None
@@ -383,11 +433,50 @@ class EVA(OverlapExplainer, Certifying):
     def _overlaps(self, region: Region, overlap: Overlap) -> Overlaps:
         if self.mode == "exact":
             return super()._overlaps(region, overlap)
+        return self._by_lines(self._verifier, region, overlap)
+
+    def _overlaps_for_maps(self, region: Region, overlap: Overlap) -> Overlaps:
+        """Overlaps, by other lines where those of the method say nothing of any cell.
+
+        Where a ReLU is negative for the larger part, the nearest line under it is constant, though
+        its output depends on the inputs.
+        """
+        overlaps = self._overlaps(region, overlap)
+        if self.method not in LINE_METHODS:
+            return overlaps
+        full, fixed = overlaps.full.copy(), overlaps.fixed.copy()
+        for slope in ("parallel", "right"):
+            flat = np.flatnonzero(self._are_flat(region, Overlaps(full, fixed)))
+            if not len(flat):
+                break
+            verifier = self._verifier_with(slope)
+            full[flat], fixed[flat] = self._by_lines(verifier, region[flat], overlap[flat])
+        return Overlaps(full, fixed)
+
+    def _are_flat(self, region: Region, overlaps: Overlaps) -> np.ndarray:
+        tolerance = 1e-12 if self.mode == "one-pass" else 2.0**-20  # sums in float64, or in float32
+        return are_flat(region, overlaps, tolerance)
+
+    def _verifier_with(self, lower_slope: str) -> Verifier:
+        method = "crown" if self.method == "alpha-crown" else self.method
+        return self._derive(
+            ("verifier", method, lower_slope),
+            lambda: Verifier(
+                self.model,
+                method,
+                strip_head=True,
+                start_layer=self._start,
+                lower_slope=lower_slope,
+            ),
+        )
+
+    def _by_lines(self, verifier: Verifier, region: Region, overlap: Overlap) -> Overlaps:
+        """Overlaps of N regions from the lines of each region, which hold on all of its parts."""
         bounds = []
         with progress_bar(len(region), "input", verbose=self.verbose) as progress:
             for first in range(0, len(region), self._nb_at_once):
                 some = slice(first, first + self._nb_at_once)
-                bounds.append(self._in_one_pass(region[some], overlap[some]))
+                bounds.append(self._in_one_pass(verifier, region[some], overlap[some]))
                 progress.update(len(bounds[-1]))
         return overlaps_of(np.concatenate(bounds))
 
@@ -405,15 +494,15 @@ class EVA(OverlapExplainer, Certifying):
         margins = exact.bound_rows(Ball(points, 0.0), margin_rows(classes, exact.nb_outputs))
         return margins[0].max(axis=1)
 
-    def _in_one_pass(self, region: Region, overlap: Overlap) -> np.ndarray:
+    def _in_one_pass(self, verifier: Verifier, region: Region, overlap: Overlap) -> np.ndarray:
         """Bounds of N regions and of their parts with a cell held, (N, 1 + cells)."""
         cells = cells_of_entries(self._cells(region.shape), region.shape)
         nb_parts = int(cells.max()) + 2
-        rows = overlap.rows(self._verifier.nb_outputs)
+        rows = overlap.rows(verifier.nb_outputs)
         largest = LargestOverlap(overlap, rows, (nb_parts,))
         # both sides in float64, and some copies of one of them
         nb_bytes = 6 * 8 * nb_parts
-        for samples, some, lines in self._verifier.linear_bounds_in_parts(
+        for samples, some, lines in verifier.linear_bounds_in_parts(
             region, rows, nb_bytes=nb_bytes
         ):
             largest.add(samples, some, *_sides(lines, cells, only_upper=rows is not None))

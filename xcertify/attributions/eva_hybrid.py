@@ -101,6 +101,12 @@ class EVAHybrid(OverlapExplainer):
         )
 
     @property
+    def _cures(self) -> str:
+        return (
+            f"a latent_layer nearer to the output, or {super()._cures.split('EVAHybrid, or ')[-1]}"
+        )
+
+    @property
     def _nb_regions_at_once(self) -> int:
         return max(1, self._nb_at_once // self.nb_samples)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from xcertify.bounds import Decision
 from xcertify.fingerprints import hash_of_weights
 from xcertify.radii import Interval
 from xcertify.regions import Region, describe_span
+from xcertify.usefulness import times_wider
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +41,8 @@ class Certificate:
     arithmetic: str
     interval: Interval
 
+    _is_radius: ClassVar[bool] = False  # the headline, else a largest value
+
     @property
     def certified(self) -> np.ndarray:
         """(N,): ``interval.certified``."""
@@ -50,10 +53,42 @@ class Certificate:
         """(N,): ``interval.attacked``; None without an attack."""
         return self.interval.attacked
 
+    @property
+    def looseness(self) -> np.ndarray:
+        """(N,) float64: how many times wider what is proved is than what was attained.
+
+        Of a largest value it is the proved change from the value at the input, divided by the
+        largest change that samples and an attack attained. Of a radius it is the attacked one
+        divided by the proved one. 1: the proof is exact. inf: nothing is proved, or no change at
+        all was attained. NaN: nothing was looked for or found that could be compared with.
+        """
+        return times_wider(*self._changes)
+
+    @property
+    def _changes(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is proved and what is attained, (N,) each, whose ratio is `looseness`."""
+        attacked = np.full(len(self.certified), np.nan) if self.attacked is None else self.attacked
+        if not self._is_radius:
+            return self.certified, attacked
+        return np.where(np.isinf(attacked), np.nan, attacked), self.certified
+
     def to_dict(self) -> dict[str, Any]:
-        """All fields with arrays as nested lists, ready for JSON; the region as a dictionary."""
+        """All fields and `looseness`, arrays as nested lists, ready for JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: plain(value) for name, value in fields.items()}
+        return {name: plain(value) for name, value in fields.items()} | {
+            "looseness": self.looseness.tolist()
+        }
+
+    @property
+    def _wider(self) -> str:
+        """`looseness` for `repr`, "; 2.1 times what is attained (median)"."""
+        known = self.looseness[~np.isnan(self.looseness)]
+        if not len(known):
+            return ""
+        if np.isinf(np.median(known)):
+            unproved = not np.isfinite(np.median(self._changes[0]))
+            return "; nothing proved" if unproved else "; no change attained"
+        return f"; {np.median(known):.3g} times what is attained (median)"
 
     @property
     def _how(self) -> str:

@@ -114,9 +114,10 @@ class DeviationCertificate(Certificate):
         proved = "nothing proved"
         if self.proved_euclidean is not None:
             proved = f"proved to be at most {np.median(self.proved_euclidean):.4g}"
+        wider = "" if self.proved_euclidean is None else self._wider
         unseen = f"; not smooth: {', '.join(self.kinks)}" if self.kinks else ""
         return (
             f"<DeviationCertificate: {len(self.epsilon)} attributions of {self.network} on "
             f"{self.region}; deviation estimated at {np.median(self.euclidean_estimate):.4g}, "
-            f"{proved} (medians){unseen}; {self.method}>"
+            f"{proved} (medians){wider}{unseen}; {self.method}>"
         )

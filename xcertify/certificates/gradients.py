@@ -38,6 +38,10 @@ class GradientCertificate(Certificate):
         Arguments of the explainer, by name.
     fingerprint
         Hash of the model's weights, see `fingerprint`.
+    attained
+        (N,) float64: the largest distance to `explanation`, in units of its length, of the
+        explanations at some random corners of the region, which `looseness` compares with. None in
+        files of earlier versions.
 
     Guarantee
     ---------
@@ -55,6 +59,12 @@ class GradientCertificate(Certificate):
     targets: np.ndarray
     settings: dict[str, Any]
     fingerprint: str
+    attained: np.ndarray | None = None
+
+    @property
+    def _changes(self) -> tuple[np.ndarray, np.ndarray]:
+        unknown = np.full(len(self.certified), np.nan)
+        return self.certified, unknown if self.attained is None else self.attained
 
     @property
     def _of_weights(self) -> str:
@@ -123,6 +133,7 @@ class GradientCertificate(Certificate):
         """Write everything to one .npz file, which `load` reads without executing anything."""
         names = ("lower", "upper", "explanation", "inputs", "targets")
         arrays = {name: getattr(self, name) for name in names} | {"epsilon": self.region.epsilon}
+        arrays |= {} if self.attained is None else {"attained": self.attained}
         others = ("method", "arithmetic", "settings", "fingerprint")
         text = {name: getattr(self, name) for name in others}
         with open(path, "wb") as file:
@@ -172,5 +183,6 @@ class GradientCertificate(Certificate):
             f"<GradientCertificate: {self.settings['attribution']} of {len(self.lower)} inputs on "
             f"{self.region}{self._of_weights}; mean width {self.delta.mean():.4g}, signs proved "
             f"for {(self.signs != 0).mean():.1%} of the features, distance to the explanation at "
-            f"most {np.median(self.farthest()):.3g} times its length (median); {self._how}>"
+            f"most {np.median(self.farthest()):.3g} times its length (median){self._wider}; "
+            f"{self._how}>"
         )

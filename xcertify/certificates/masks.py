@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class MaskCertificate(Certificate):
     for x'.
     """
 
+    _is_radius: ClassVar[bool] = True
+
     masks: np.ndarray
     neutral_value: np.ndarray
     targets: np.ndarray
@@ -47,5 +50,5 @@ class MaskCertificate(Certificate):
         return (
             f"<MaskCertificate: {int((self.certified > 0).sum())} of {len(self.certified)} masked "
             f"inputs proved to keep their class, on {self.region}; median radius "
-            f"{np.median(self.certified):.4g}{attacked}; {self._how}>"
+            f"{np.median(self.certified):.4g}{attacked}{self._wider}; {self._how}>"
         )

@@ -28,6 +28,11 @@ class OverlapCertificate(Certificate):
         (H, W), (T, W) or (W,): the cell that each feature belongs to.
     targets
         (N,) int: class c.
+    nominal
+        (N,) float64: the overlap at the input itself, ``max f_c' - f_c``.
+    attained
+        (N,) float64: the largest overlap that a short attack found in the region (of a few steps,
+        and the attack behind `attacked`, if there was one), which `looseness` compares with.
     decision
         Whether the predictions stay, for all N inputs, with counterexamples where they do not; its
         `reason` says by what: the bounds of the method, or what `Verifier.decide` names. None
@@ -42,6 +47,8 @@ class OverlapCertificate(Certificate):
     cell_overlaps: np.ndarray
     cells: np.ndarray
     targets: np.ndarray
+    nominal: np.ndarray
+    attained: np.ndarray
     decision: Decision | None = None
 
     @property
@@ -55,6 +62,10 @@ class OverlapCertificate(Certificate):
         by_bounds = self.overlap < 0
         return by_bounds if self.decision is None else by_bounds | self.decision.holds
 
+    @property
+    def _changes(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.overlap - self.nominal, self.attained - self.nominal
+
     def __repr__(self) -> str:
         attacked = changed = ""
         if self.decision is not None:
@@ -64,6 +75,6 @@ class OverlapCertificate(Certificate):
         return (
             f"<OverlapCertificate: {int(self.robust.sum())} of {len(self.robust)} predictions "
             f"proved constant{changed} on {self.region}; overlap at most {self.overlap.max():.4g}, "
-            f"median {np.median(self.overlap):.4g}{attacked}; {self.cell_overlaps.shape[1]} cells; "
-            f"{self._how}>"
+            f"median {np.median(self.overlap):.4g}{attacked}{self._wider}; "
+            f"{self.cell_overlaps.shape[1]} cells; {self._how}>"
         )

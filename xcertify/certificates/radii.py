@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class RadiusCertificate(Certificate):
     Of `certified`: that of `GradientCertificate` at this radius; smaller regions lie inside.
     """
 
+    _is_radius: ClassVar[bool] = True
+
     varied: str
     criterion: str
     settings: dict[str, Any]
@@ -40,8 +42,9 @@ class RadiusCertificate(Certificate):
         if self.attacked is not None:
             attacked = f"attacked from {np.median(self.attacked):.4g}"
         gamma = self.certified if self.varied == "gamma" else self.settings["gamma"]
+        weights = describe_weights(gamma, self.settings["bias_radius"])
         return (
             f"<RadiusCertificate: {self.criterion} for {self.varied} up to "
-            f"{np.median(self.certified):.4g}, {attacked} (medians of {len(self.certified)}), on "
-            f"{self.region}{describe_weights(gamma, self.settings['bias_radius'])}; {self._how}>"
+            f"{np.median(self.certified):.4g}, {attacked} (medians of {len(self.certified)})"
+            f"{self._wider}, on {self.region}{weights}; {self._how}>"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,6 +43,8 @@ class TopKCertificate(Certificate):
     which the map was evaluated in float64; nearer ones may exist.
     """
 
+    _is_radius: ClassVar[bool] = True
+
     form: str
     k: int
     k2: int
@@ -69,6 +72,6 @@ class TopKCertificate(Certificate):
             found = f", attacked at {np.median(self.attacked):.4g}"
         return (
             f"<TopKCertificate: top {self.k} of {len(self.radius)} maps within the top {self.k2}, "
-            f"on {self.region}; median radius {np.median(self.radius):.4g}{found}; "
+            f"on {self.region}; median radius {np.median(self.radius):.4g}{found}{self._wider}; "
             f"{self.form}, {self._how}>"
         )

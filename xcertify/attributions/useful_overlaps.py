@@ -1,0 +1,122 @@
+"""Whether the overlaps behind maps say anything, and a warning with a cure where they do not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from xcertify.attributions.attained import attained_overlaps
+from xcertify.attributions.overlaps import Overlap, Overlaps
+from xcertify.regions import Ball, Region
+from xcertify.usefulness import VACUOUS, times_wider, warn_vacuous
+
+_NB_JUDGED = 16  # inputs of a call, spread evenly
+_NB_TRIED, _SECONDS = 4, 10.0  # inputs for which a smaller epsilon is sought, and for how long
+_SCALES = tuple(10.0**-power for power in range(1, 10))
+
+
+def are_flat(region: Region, overlaps: Overlaps, tolerance: float) -> np.ndarray:
+    """Where no cell changes the bound, though the region has points beside its center, (N,) bool.
+
+    A score of `tolerance` times the bound is taken for a rounding.
+    """
+    scores = np.max(overlaps.full[:, None] - overlaps.fixed, axis=1)
+    moves = (region.upper > region.lower).reshape(len(region), -1).any(axis=1)
+    return moves & (scores <= tolerance * np.abs(overlaps.full))
+
+
+@dataclass(frozen=True)
+class Usefulness:
+    """Compares the bounds of overlaps with what a short attack attains, and warns.
+
+    Attributes
+    ----------
+    name
+        Of the explainer.
+    logits_at
+        The model, (B, *shape) -> (B, K).
+    bound
+        Upper bounds (N,) of the overlaps of N regions.
+    epsilon
+        As the user gave it, for the message.
+    cures
+        What can be tried beside a smaller epsilon, in words.
+    batch_size
+        Most points at once; None: all.
+    """
+
+    name: str
+    logits_at: Callable[[tf.Tensor], tf.Tensor]
+    bound: Callable[[Region, Overlap], np.ndarray]
+    epsilon: Any
+    cures: str
+    batch_size: int | None
+
+    def warn(self, region: Region, overlap: Overlap, full: np.ndarray, flat: np.ndarray) -> None:
+        """A `VacuousWarning`, at most one, for vacuous bounds and for maps of zeros.
+
+        Parameters
+        ----------
+        region, overlap, full
+            N regions and the bounds (N,) of their overlaps.
+        flat
+            (N,) bool: where the map is zero everywhere.
+        """
+        nb_judged = min(len(region), _NB_JUDGED)
+        judged = np.linspace(0, len(region) - 1, nb_judged).astype(int)
+        judged = np.union1d(judged, np.flatnonzero(flat)[:1])
+        ratio, is_constant = self._looseness(region[judged], overlap[judged], full[judged])
+        problems = []
+        vacuous = ratio > VACUOUS
+        if vacuous.any():
+            worst = judged[vacuous][:_NB_TRIED]
+            problems.append(
+                f"the bounds behind the maps are vacuous for {int(vacuous.sum())} of {len(judged)} "
+                f"inputs that were looked at: with epsilon={self.epsilon!r} the overlap is bounded "
+                f"{np.median(ratio[vacuous]):.2g} times (median) as far from its value at the "
+                f"input as an attack gets. Try {self._smaller(region[worst], overlap[worst])}, "
+                f"{self.cures}"
+            )
+        if flat.any():
+            first = int(np.argmax(flat))
+            why = "no cell that is held alone lowers the bound, by any lines that were tried"
+            if is_constant[np.searchsorted(judged, first)]:
+                why = "an attack does not change the overlap in this region either"
+            problems.append(
+                f"{int(flat.sum())} of {len(region)} maps are zero everywhere, first that of input "
+                f"{first}: {why}. Try a larger epsilon, or larger cells (grid_size)"
+            )
+        if problems:
+            warn_vacuous(f"{self.name}: {'; and '.join(problems)}")
+
+    def _looseness(
+        self, region: Region, overlap: Overlap, full: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How many times wider bounds are than attained, and where nothing changes, (N,) each.
+
+        1 where they prove the class, or are as tight as roundings let them be.
+        """
+        nominal, attained = attained_overlaps(self.logits_at, region, overlap, self.batch_size)
+        says_something = (full < 0) | (full - nominal <= 1e-3 * (1 + np.abs(nominal)))
+        ratio = np.where(says_something, 1.0, times_wider(full - nominal, attained - nominal))
+        return ratio, attained - nominal <= 1e-6 * (1 + np.abs(nominal))
+
+    def _smaller(self, region: Region, overlap: Overlap) -> str:
+        """A smaller epsilon, in words: the largest tenth, hundredth, ... with useful bounds."""
+        end = time.monotonic() + _SECONDS
+        for scale in _SCALES:
+            radius = np.asarray(region.epsilon) * scale
+            smaller = Ball(region.center, radius, region.norm, region.clip)
+            ratio, _ = self._looseness(smaller, overlap, self.bound(smaller, overlap))
+            if np.median(ratio) <= VACUOUS / 10:
+                is_number = np.ndim(self.epsilon) == 0
+                found = f"{self.epsilon * scale:.3g}" if is_number else f"{scale:g} times this one"
+                return f"a smaller epsilon (at {found} the bounds are useful; see suggest_epsilon)"
+            if time.monotonic() > end:
+                break
+        return "a smaller epsilon (see suggest_epsilon)"

@@ -1,0 +1,49 @@
+"""How useful bounds are: many times wider than anything attains, they say nothing."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+
+VACUOUS = 100.0  # times as wide as what is attained; the page on limits shows what maps are worth
+
+
+class VacuousWarning(UserWarning):
+    """Bounds are true and say nothing: they are far wider than what samples and attacks attain.
+
+    A map that is made of such bounds tells more of how the bounds lose than of the model. The
+    message says how much wider they are and what to try. ``warnings.simplefilter("error",
+    VacuousWarning)`` makes an error of it, ``"ignore"`` silences it.
+    """
+
+
+def times_wider(proved: Any, attained: Any) -> np.ndarray:
+    """How many times larger proved changes are than attained ones, (N,) float64.
+
+    Parameters
+    ----------
+    proved, attained
+        (N,) each, of at least 0; what is proved holds what is attained.
+
+    Returns
+    -------
+    ratio
+        1 where both are equal (or differ by roundings); inf where nothing is proved, or no change
+        is attained; NaN where one of both is not known (NaN).
+    """
+    proved, attained = np.asarray(proved, np.float64), np.asarray(attained, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = np.where(np.isinf(proved), np.inf, proved / attained)
+    unknown = np.isnan(proved) | np.isnan(attained)
+    return np.where(unknown, np.nan, np.where(proved <= attained, 1.0, ratio))
+
+
+def warn_vacuous(message: str) -> None:
+    """Warn of vacuous bounds at the line that called this package."""
+    depth, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("xcertify."):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, VacuousWarning, stacklevel=depth)
