@@ -749,7 +749,6 @@ def test_pairs_of_sizes():
     np.testing.assert_allclose(wide[:, 1, 3, 0], drop, atol=1e-5)
     series = network(L.Flatten(), L.Dense(3), shape=(6, 2))
     for name, use in [
-        ("patch_size", lambda size: Occlusion(series, patch_size=size, patch_stride=1)),
         ("grid_size", lambda size: Rise(series, nb_samples=9, grid_size=size)),
         ("grid_size", lambda size: EVA(series, 0.01, grid_size=size)),
     ]:

@@ -90,9 +90,9 @@ class Occlusion(MaskExplainer):
     model, batch_size, operator, seed, verbose
         As for `Saliency`.
     patch_size, patch_stride
-        Side of the patch, and from one patch to the next: in pixels for images, where they may be
-        pairs (rows, columns), in steps of time for time series, whose variables are covered one at
-        a time. Tabular features are covered one at a time.
+        Side of the patch, and from one patch to the next. For images in pixels: a number, or a pair
+        (rows, columns). For time series a number of steps, where variables are covered one at a
+        time, or a pair (steps, variables). Features of tables are covered one at a time.
     occlusion_value
         What a covered feature becomes: a number, or an array per channel (C,), for one input
         (*shape), or for each of them (N, *shape).
@@ -128,11 +128,7 @@ class Occlusion(MaskExplainer):
         sizes = whole_numbers("patch_size", patch_size)
         strides = whole_numbers("patch_stride", patch_stride)
         self.patch_size, self.patch_stride = patch_size, patch_stride
-        if strides[0] > sizes[0] or strides[1] > sizes[1]:
-            raise ValueError(
-                f"patch_stride must not be larger than patch_size, {patch_size}: there would be "
-                f"features that are never covered. Received: {patch_stride!r}"
-            )
+        _refuse_gaps(sizes, strides)
         self.occlusion_value = occlusion_value
 
     def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -151,10 +147,10 @@ class Occlusion(MaskExplainer):
         """Patches, (V, *features), 1 where the input is covered."""
         sizes: tuple[int, ...] = whole_numbers("patch_size", self.patch_size)
         strides: tuple[int, ...] = whole_numbers("patch_stride", self.patch_stride)
-        if len(shape) < 3:  # a step of time, one variable
-            what = "time series and tabular data"
-            sizes = one_number("patch_size", self.patch_size, what), 1
-            strides = one_number("patch_stride", self.patch_stride, what), 1
+        if len(shape) == 2:  # a number is one of time steps, of one variable
+            sizes = sizes if isinstance(self.patch_size, (tuple, list)) else (sizes[0], 1)
+            strides = strides if isinstance(self.patch_stride, (tuple, list)) else (strides[0], 1)
+            _refuse_gaps(sizes, strides)
         if len(shape) == 1:
             sizes = strides = (1,)
         spans = []
@@ -165,6 +161,15 @@ class Occlusion(MaskExplainer):
             return spans[0].astype(np.float32)
         both = spans[0][:, None, :, None] & spans[1][None, :, None, :]
         return both.reshape(-1, *both.shape[2:]).astype(np.float32)
+
+
+def _refuse_gaps(sizes: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    """A ValueError for patches (rows, columns) between which features are never covered."""
+    if strides[0] > sizes[0] or strides[1] > sizes[1]:
+        raise ValueError(
+            f"patch_stride must not be larger than patch_size, {sizes}: there would be features "
+            f"that are never covered. Received: {strides}"
+        )
 
 
 class Rise(MaskExplainer):
