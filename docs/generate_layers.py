@@ -16,31 +16,35 @@ from xcertify.bounds.rules.registry import ACTIVATIONS
 PAGE = Path(__file__).with_name("layers.md")
 HEAD = """# Layers
 
-What the methods `ibp`, `crown-ibp`, `crown` and `alpha-crown` bound. Everything else is refused
-with its name. This page is generated from the registry by `docs/generate_layers.py`; the test suite
-bounds a network with every layer and activation named here and attacks the bounds.
+The layers, activations and functions that the methods `ibp`, `crown-ibp`, `crown` and `alpha-crown`
+bound. Everything else is refused by its name. [The engine](engine.md) says what the methods do, what
+the bounds hold for, and [how to add a layer of your own](engine.md#a-layer-of-your-own).
 
-[The engine](engine.md) says what the methods do, what the bounds hold for, and how to add a layer
-of your own.
+This page is generated from the registry by `docs/generate_layers.py`. The test suite bounds a network
+with every layer and activation named here, and attacks the bounds.
 
 ## Layers
 
-Any stride, dilation, groups, padding (valid, same, causal) and data format that Keras takes.
-`Sequential` and functional models are opened, nested and shared ones too, also with several inputs
+**Accepted**: any stride, dilation, groups, padding (valid, same, causal) and data format that Keras
+accepts. `Sequential` and functional models, also nested and shared ones, and ones with several inputs
 and outputs, in lists and dictionaries. Constants among the inputs of merging layers, with a batch
-axis of 1, are bounded as what they are.
+axis of 1, are bounded as constants.
 
-Refused, by name: quantized layers; `UpSampling2D` other than nearest and bilinear; `Dot` with
-`normalize=True`; `LayerNormalization` with `rms_scaling=True`; masks, given to a call or carried by
-a tensor; calls with `training=True`, and any other argument of a call that a rule does not know;
-axes of the batch, and whatever else mixes samples; layers that round to integers; sums that Keras
-takes for biases of another axis (`keras.ops.add(x, y)` with TensorFlow, where y has a single axis
-longer than 1 and x another one of that length: the result is not x + y, or is not for batches of
-one size).
+**Refused**, by name:
 
-Layers that augment images at random (`RandomFlip` and its like) are bounded as they are at
-inference, as what gives their input. In Keras 3 they are active in `model(x)`, too; the network
-that is bounded is `model(x, training=False)`, as `model.predict` calls it.
+- quantized layers, and layers that round to integers;
+- `UpSampling2D` other than nearest and bilinear; `Dot` with `normalize=True`; `LayerNormalization`
+  with `rms_scaling=True`;
+- masks, given to a call or carried by a tensor;
+- calls with `training=True`, and with any other argument that a rule does not know;
+- operations along the batch axis, and whatever else mixes samples;
+- sums that Keras takes for biases of another axis: `keras.ops.add(x, y)` with TensorFlow, where y has
+  a single axis longer than 1, and x has another axis of that length. There the result is not x + y, or
+  is not for batches of one size.
+
+Layers that augment images at random (`RandomFlip` and similar) do nothing at inference and are bounded
+as identities: the network that is bounded is `model(x, training=False)`, as `model.predict` calls it.
+(In Keras 3 they are active in `model(x)`.)
 
 | kind | layers |
 | --- | --- |
@@ -51,10 +55,12 @@ network and no lines. A softmax at the end is left out: bounds are of the logits
 
 ## Activations
 
-By name, as a function, or in an `Activation` layer; as `tf.nn.relu` and its like and as functions
-of `keras.ops`, with their own defaults; or called on a tensor. `exact pieces`: the lines of a piece
-cost nothing, as for ReLU on one side of 0; `curve`: lines above and below are proved on each
-interval.
+They may be given by name, as a function, or in an `Activation` layer; as functions of `tf.nn` or
+`keras.ops`, with their own defaults; or called on a tensor.
+
+- *exact pieces*: the function is made of straight pieces. On an interval within one piece the bounds
+  are exact, as for ReLU on one side of 0.
+- *curve*: a line above and a line below are proved on each interval.
 
 | activation | shape |
 | --- | --- |
@@ -62,11 +68,13 @@ interval.
 OPERATIONS_HEAD = """
 ## Functions of `keras.ops`
 
-As nodes of a functional model, Python operators included (`x * 2 + y`). The second factor of
-`Matmul` and `Dot` and the divisor of `Divide` have to be constants; `Multiply`, `Add`, `Subtract`,
-`Maximum` and `Minimum` take two tensors of the network, or a tensor and a constant on either side.
-Whatever moves, mixes or selects along the batch axis is refused. `ReLU` is `keras.activations.relu`
-called on a tensor.
+As nodes of a functional model, Python operators included (`x * 2 + y`).
+
+- The second factor of `Matmul` and `Dot`, and the divisor of `Divide`, must be constants.
+- `Multiply`, `Add`, `Subtract`, `Maximum` and `Minimum` take two tensors of the network, or a tensor and
+  a constant on either side.
+- Whatever moves, mixes or selects along the batch axis is refused.
+- `ReLU` is `keras.activations.relu` called on a tensor.
 
 """
 
