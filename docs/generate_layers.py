@@ -16,35 +16,36 @@ from xcertify.bounds.rules.registry import ACTIVATIONS
 PAGE = Path(__file__).with_name("layers.md")
 HEAD = """# Layers
 
-The layers, activations and functions that the methods `ibp`, `crown-ibp`, `crown` and `alpha-crown`
-bound. Everything else is refused by its name. [The engine](engine.md) says what the methods do, what
-the bounds hold for, and [how to add a layer of your own](engine.md#a-layer-of-your-own).
+The layers, activations and functions that the methods `ibp`, `crown-ibp`, `crown` and
+`alpha-crown` bound. Everything else is refused by its name. [The engine](engine.md) says what the
+methods do, what the bounds hold for, and [how to add a layer of your
+own](engine.md#a-layer-of-your-own).
 
-This page is generated from the registry by `docs/generate_layers.py`. The test suite bounds a network
-with every layer and activation named here, and attacks the bounds.
+This page is generated from the registry by `docs/generate_layers.py`. The test suite bounds a
+network with every layer and activation named here, and attacks the bounds.
 
 ## Layers
 
-**Accepted**: any stride, dilation, groups, padding (valid, same, causal) and data format that Keras
-accepts. `Sequential` and functional models, also nested and shared ones, and ones with several inputs
-and outputs, in lists and dictionaries. Constants among the inputs of merging layers, with a batch
-axis of 1, are bounded as constants.
+**Accepted**: any stride, dilation, groups, padding (valid, same, causal) and data format that
+Keras accepts. `Sequential` and functional models, also nested and shared ones, and ones with
+several inputs and outputs, in lists and dictionaries. Constants among the inputs of merging
+layers, with a batch axis of 1, are bounded as constants.
 
 **Refused**, by name:
 
 - quantized layers, and layers that round to integers;
-- `UpSampling2D` other than nearest and bilinear; `Dot` with `normalize=True`; `LayerNormalization`
-  with `rms_scaling=True`;
+- `UpSampling2D` other than nearest and bilinear; `Dot` with `normalize=True`;
+  `LayerNormalization` with `rms_scaling=True`;
 - masks, given to a call or carried by a tensor;
 - calls with `training=True`, and with any other argument that a rule does not know;
 - operations along the batch axis, and whatever else mixes samples;
-- sums that Keras takes for biases of another axis: `keras.ops.add(x, y)` with TensorFlow, where y has
-  a single axis longer than 1, and x has another axis of that length. There the result is not x + y, or
-  is not for batches of one size.
+- sums that Keras takes for biases of another axis: `keras.ops.add(x, y)` with TensorFlow, where y
+  has a single axis longer than 1, and x has another axis of that length. There the result is not
+  x + y, or is not for batches of one size.
 
-Layers that augment images at random (`RandomFlip` and similar) do nothing at inference and are bounded
-as identities: the network that is bounded is `model(x, training=False)`, as `model.predict` calls it.
-(In Keras 3 they are active in `model(x)`.)
+Layers that augment images at random (`RandomFlip` and similar) do nothing at inference and are
+bounded as identities: the network that is bounded is `model(x, training=False)`, as
+`model.predict` calls it. (In Keras 3 they are active in `model(x)`.)
 
 | kind | layers |
 | --- | --- |
@@ -58,8 +59,8 @@ network and no lines. A softmax at the end is left out: bounds are of the logits
 They may be given by name, as a function, or in an `Activation` layer; as functions of `tf.nn` or
 `keras.ops`, with their own defaults; or called on a tensor.
 
-- *exact pieces*: the function is made of straight pieces. On an interval within one piece the bounds
-  are exact, as for ReLU on one side of 0.
+- *exact pieces*: the function is made of straight pieces. On an interval within one piece the
+  bounds are exact, as for ReLU on one side of 0.
 - *curve*: a line above and a line below are proved on each interval.
 
 | activation | shape |
@@ -71,8 +72,8 @@ OPERATIONS_HEAD = """
 As nodes of a functional model, Python operators included (`x * 2 + y`).
 
 - The second factor of `Matmul` and `Dot`, and the divisor of `Divide`, must be constants.
-- `Multiply`, `Add`, `Subtract`, `Maximum` and `Minimum` take two tensors of the network, or a tensor and
-  a constant on either side.
+- `Multiply`, `Add`, `Subtract`, `Maximum` and `Minimum` take two tensors of the network, or a
+  tensor and a constant on either side.
 - Whatever moves, mixes or selects along the batch axis is refused.
 - `ReLU` is `keras.activations.relu` called on a tensor.
 
