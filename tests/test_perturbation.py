@@ -11,7 +11,18 @@ import xcertify.attacks
 import xcertify.attributions
 import xcertify.metrics
 from xcertify.attacks import PGD, MinimalPerturbation
-from xcertify.attributions import CORGI, EVA, MarginGradientRange, RelEx
+from xcertify.attributions import (
+    CORGI,
+    EVA,
+    AttributionBound,
+    CertifiedGradient,
+    GreedyAS,
+    MarginGradientRange,
+    RelEx,
+    SampledEVA,
+    SufficientReason,
+)
+from xcertify.attributions.base import Explainer
 from xcertify.metrics import RobustnessSr
 from xcertify.perturbation import PARTS, RADII, Perturbation
 from xcertify.regions import Ball
@@ -59,6 +70,8 @@ def classes_with_parts():
 
 def test_which_classes_take_one():
     names = {kind.__name__ for kind in classes_with_parts()}
+    explainers = [c for c in classes_with_parts() if issubclass(c, Explainer)]
+    assert all({"clip", "outside"} <= {*setting_names(c)} for c in explainers)
     assert {"EVA", "EVAHybrid", "SampledEVA", "CertifiedGradient", "CORGI"} <= names
     assert {"AttributionBound", "RelEx", "GreedyAS", "MarginGradientRange"} <= names
     assert {"RobustnessSr", "MinimalPerturbation", "MinimalTopK"} <= names
@@ -135,6 +148,9 @@ def test_it_is_the_same_as_its_parts():
         (lambda m: MarginGradientRange(m, perturbation=P), "no argument norm"),
         (lambda m: PGD(m, perturbation=P), "no argument norm and no clip and no epsilon"),
         (lambda m: Perturbation(0.1, norm="two"), "norm must be"),
+        (lambda m: Perturbation(0.1, outside="cut"), "outside must be 'error'.*Received: 'cut'"),
+        (lambda m: EVA(m, outside=None), "outside must be 'error'.*Received: None"),
+        (lambda m: EVA(m, outside="clip", perturbation=P), "takes the place of outside"),
     ],
 )
 def test_refusals(make, message):
@@ -145,3 +161,73 @@ def test_refusals(make, message):
 def test_objects_without_parts_have_none():
     with pytest.raises(AttributeError, match="PGD has no perturbation"):
         _ = PGD(sequential((2,))).perturbation
+
+
+OUTSIDE = Perturbation(0.1, clip=(0.0, 1.0), outside="clip")
+
+
+def outliers():
+    """Of which the last one has two values outside of [0, 1]."""
+    found = images().clip(0, 1)
+    found.reshape(len(found), -1)[-1, [0, 3]] = 1.5, -0.25
+    return found
+
+
+@pytest.mark.parametrize("clip", [(0.0, 1.0), np.array([0.0, 1.0])])
+def test_inputs_outside_of_the_valid_range(clip):
+    stated, cut = Perturbation(0.1, clip=clip), Perturbation(0.1, clip=clip, outside="clip")
+    assert "outside='clip'" in repr(cut) and stated != cut
+    for ask in (stated.inside, stated.around):
+        with pytest.raises(ValueError, match=r"sample 2 \(2 features\).*outside='clip'.*: 1.5"):
+            ask(outliers())
+    np.testing.assert_array_equal(cut.inside(outliers()), outliers().clip(0, 1))
+    np.testing.assert_array_equal(cut.around(outliers()).center, outliers().clip(0, 1))
+    assert cut.inside(outliers().astype(np.float64)).dtype == np.float64
+    # what is inside but for a rounding of the range stays
+    edge = np.full((1, 2), 0.9, np.float32)
+    near = Perturbation(0.1, clip=(0.1, 0.9))
+    np.testing.assert_array_equal(near.inside(edge), edge)
+    assert Perturbation(0.1).inside(edge) is edge
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        EVA,
+        SampledEVA,
+        CertifiedGradient,
+        MarginGradientRange,
+        lambda m, **s: AttributionBound(m, beta=5.0, **s),
+        lambda m, **s: RelEx(m, 2, 2, **s),
+    ],
+)
+def test_maps_of_inputs_outside_of_the_valid_range(make):
+    model = network()
+    for settings in ({"clip": (0.0, 1.0)}, {"perturbation": Perturbation(clip=(0.0, 1.0))}):
+        with pytest.raises(ValueError, match=r"leave the valid range.* sample 2 .*outside='clip'"):
+            make(model, **settings).explain(outliers())
+    explainer = make(model, clip=(0.0, 1.0), outside="clip")
+    expected = make(model, clip=(0.0, 1.0)).explain(outliers().clip(0, 1))
+    np.testing.assert_array_equal(explainer.explain(outliers()), expected)
+    explainer.outside = "error"
+    with pytest.raises(ValueError, match="leave the valid range"):
+        explainer(outliers())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: EVA(m, perturbation=OUTSIDE),
+        lambda m: CertifiedGradient(m, method="ibp", perturbation=OUTSIDE),
+        lambda m: SufficientReason(m, grid_size=2, complete=False, perturbation=OUTSIDE),
+    ],
+)
+def test_certificates_are_of_the_inputs_that_were_cut(make):
+    certificate = make(network()).certify(outliers())
+    np.testing.assert_array_equal(certificate.region.center, outliers().clip(0, 1))
+    assert (certificate.region.lower >= 0).all() and (certificate.region.upper <= 1).all()
+
+
+def test_greedy_keeps_to_a_range_that_is_given():
+    with pytest.raises(ValueError, match="leave the valid range"):
+        GreedyAS(network(), clip=(0.0, 1.0), nb_subsets=5)(outliers())
