@@ -154,7 +154,7 @@ def test_questions_about_what_is_enough(folder):
         ("model.keras images.npy --epsilon -1", "epsilon is negative"),
         ("model.keras images.npy --mode fast", "mode must be 'one-pass' or 'exact'"),
         ("model.keras images.npy --method magic --mode exact", "method must be one of"),
-        ("model.keras images.npy --clip 0 0.5", "center leaves the valid range"),
+        ("model.keras images.npy --clip 0 0.5", "inputs leave the valid range"),
         ("model.keras images.npy --nb-samples 5", "EVA has no setting --nb-samples"),
         ("model.keras images.npy --explainer eva-hybrid", "EVAHybrid needs --latent-layer"),
         ("model.keras images.npy --delta 1", "EVA has no setting --delta"),
