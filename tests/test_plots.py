@@ -274,6 +274,7 @@ def test_gradient_certificates_share_a_scale_and_show_proved_signs():
 def test_top_k_cells_are_outlined_below_their_interval(maps):
     found = TopKCertificate(
         region=Ball(maps[:2], 0.1), method="crown", arithmetic="real", form="map", k=1, k2=1,
+        explanation="cam",
         interval=Interval(np.array([0.01, 0.0]), np.array([0.02, 0.5])), prediction_radius=None,
         gap=np.ones(2), cells=np.array([[3], [0]]), map_shape=(2, 2), targets=np.zeros((2, 2)),
     )  # fmt: skip

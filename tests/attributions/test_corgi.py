@@ -143,15 +143,15 @@ def test_models_without_such_a_map_are_refused(net):
     pooled = L.GlobalAveragePooling2D()(channels)
     flat = keras.Model(net.inputs[0], L.Dense(3)(L.Flatten()(channels)))
     with pytest.raises(ValueError, match="GlobalAveragePooling2D.*conv_layer.*Received"):
-        CORGI(flat).explain(images())
+        CORGI(flat, explanation="cam").explain(images())
     with pytest.raises(ValueError, match="cells count differently"):
-        CORGI(flat, conv_layer="last").explain(images())
+        CORGI(flat, conv_layer="last", explanation="cam").explain(images())
     bent = keras.Model(net.inputs[0], L.Dense(3)(L.Dense(4, "relu", name="bent")(pooled)))
     with pytest.raises(ValueError, match="affine layers.*nonlinear layers there: bent"):
-        CORGI(bent).explain(images())
+        CORGI(bent, explanation="cam").explain(images())
     side = keras.Model(net.inputs[0], L.Dense(3)(L.Concatenate()([pooled, L.Flatten()(channels)])))
     with pytest.raises(ValueError, match="affine layers.*all paths go through"):
-        CORGI(side).explain(images())
+        CORGI(side, explanation="cam").explain(images())
     with pytest.raises(ValueError, match="the layer must be one that the model calls once"):
         CORGI(net, conv_layer="nothing").explain(images())
     with pytest.raises(ValueError, match="channels of an image"):
@@ -315,7 +315,7 @@ def test_the_certificate_says_what_it_is(net):
     fields = json.loads(json.dumps(certificate.to_dict()))
     assert fields["interval"]["certified"] == certificate.radius.tolist()
     assert certificate.attacked is None and certificate.map_shape == (4, 4)
-    assert repr(certificate).startswith("<TopKCertificate: top 3 of 3 maps within the top 3, on li")
+    assert repr(certificate).startswith("<TopKCertificate: top 3 of 3 cam maps within the top 3, on ")
     np.testing.assert_array_equal(certificate.targets, [0, 1, 2])
     maps = CORGI(net, resize=False)(images(), [0, 1, 2]).reshape(3, -1)
     np.testing.assert_array_equal(certificate.cells, np.argsort(-maps, axis=1)[:, :3])
@@ -336,6 +336,31 @@ def test_grad_cam_of_a_cam_model_is_the_cam(net):
     maps = np.maximum(CORGI(net, resize=False)(x, labels), 0) / 16
     grad_cam.resize = False
     np.testing.assert_allclose(grad_cam(x, labels), maps, atol=1e-6)
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_map_that_a_model_allows(net):
+    """Nothing has to be said for another head, nor for a small map."""
+    channels = net.get_layer("last").output  # 4x4 cells
+    flat = keras.Model(net.inputs[0], L.Dense(3)(L.Flatten()(channels)))
+    pooled = L.GlobalAveragePooling2D()(channels)
+    bent = keras.Model(net.inputs[0], L.Dense(3)(L.Dense(4, "relu")(pooled)))
+    settings = {"method": "crown-ibp", "form": "map", "tolerance": 1.0, "attack": None}
+    for model, kind in [(net, "cam"), (flat, "grad-cam"), (bent, "grad-cam")]:
+        explainer = CORGI(model, **settings)
+        assert explainer.kind == kind and explainer.explanation == "auto"
+        named = CORGI(model, explanation=kind, **settings)
+        np.testing.assert_array_equal(explainer(images()), named(images()))
+    found = explainer.certify(images())
+    assert (found.explanation, found.k, found.k2) == ("grad-cam", 8, 8)
+    assert "top 8 of 3 grad-cam maps" in repr(found)
+    assert CORGI(net, k2=3, **settings).certify(images()).k == 3
+    for asked in ({"form": "lipschitz"}, {"attack": "sum"}):  # which are of one kind alone
+        with pytest.raises(ValueError, match="GlobalAveragePooling2D"):
+            CORGI(flat, **settings | asked).explain(images())
+    one = sequential(SHAPE, L.Conv2D(3, 8, name="all"), L.GlobalAveragePooling2D(), L.Dense(3))
+    with pytest.raises(ValueError, match="one cell.*an earlier layer, whose map is larger"):
+        CORGI(one, **settings).certify(images())
 
 
 def test_grad_cam_of_a_dense_head():
@@ -423,7 +448,10 @@ def test_bad_arguments(net):
         ({"form": "both"}, "form must be one of per-channel, map.*Received: 'both'"),
         ({"method": "decomon:crown"}, "method must be a native one.*Received: 'decomon:crown'"),
         ({"attack": "pgd"}, "attack must be 'gap', 'sum' or None. Received: 'pgd'"),
-        ({"explanation": "lime"}, "explanation must be 'cam' or 'grad-cam'. Received: 'lime'"),
+        (
+            {"explanation": "lime"},
+            "explanation must be 'auto', 'cam' or 'grad-cam'. Received: 'lime'",
+        ),
         ({"explanation": "grad-cam", "form": "lipschitz"}, "form='lipschitz' needs weights"),
         ({"explanation": "grad-cam", "attack": "sum"}, "attack='sum' is that of class"),
         ({"largest_radius": 0}, "largest_radius must be a number above 0. Received: 0"),

@@ -19,6 +19,7 @@ from xcertify.inputs import in_batches
 from xcertify.regions import Region
 
 _ENTRIES = 2**24  # of rows or gradients that are held at once
+_K = 15
 _DUAL = {np.inf: 1, 2: 2, 1: np.inf}
 
 
@@ -49,16 +50,31 @@ class RankedMaps:
 
     @classmethod
     def of(
-        cls, maps: np.ndarray, target_rows: np.ndarray, weights: np.ndarray, k: int, k2: int | None
+        cls,
+        maps: np.ndarray,
+        target_rows: np.ndarray,
+        weights: np.ndarray,
+        k: int | None,
+        k2: int | None,
     ) -> RankedMaps:
-        """Those of maps (N, S) at the nominal inputs; k2 is k where it is None.
+        """Those of maps (N, S) at the nominal inputs.
+
+        k is 15 where it is None, or half of S if that is less; k2 is k where it is None.
 
         Raises
         ------
         ValueError
             If k or k2 are too large for the number of cells, or k2 is below k.
         """
-        k2, nb_cells = k if k2 is None else k2, maps.shape[1]
+        nb_cells = maps.shape[1]
+        if nb_cells == 1:
+            raise ValueError(
+                "the map has one cell, so that nothing can be said of an order: give as conv_layer "
+                "an earlier layer, whose map is larger, with explanation='grad-cam'"
+            )
+        if k is None:
+            k = min(_K, nb_cells // 2, nb_cells if k2 is None else k2)
+        k2 = k if k2 is None else k2
         if not k <= k2 < nb_cells:
             raise ValueError(
                 f"k and k2 must be 0 < k <= k2 < {nb_cells}, the number of cells of the map. "

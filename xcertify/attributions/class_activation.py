@@ -230,6 +230,15 @@ class ClassActivation(WeightedChannels):
             weights = np.concatenate([-weights, weights])
         return weights[classes].astype(np.float32)
 
+    @property
+    def is_one(self) -> bool:
+        """Whether the model has such maps, and so raises none of these errors."""
+        try:
+            _ = self.models, self._derive("head", self._make_head)
+        except ValueError:
+            return False
+        return True
+
     def weights(self, inputs: np.ndarray, target_rows: np.ndarray) -> np.ndarray:
         """See `WeightedChannels`."""
         return target_rows
@@ -299,7 +308,7 @@ class GradientActivation(WeightedChannels):
 
     def target_rows(self, classes: np.ndarray) -> np.ndarray:
         """Rows (N, K) of the logits whose gradients are the weights."""
-        conv_layer_name(self.model, self.conv_layer)  # refuses models whose layers are not known
+        _ = self.models  # refuses layers that give no channels of an image
         nb_logits = self.model.outputs[0].shape[-1]
         if nb_logits == 1:  # a single logit: its negative stands for class 0
             return np.where(classes == 1, 1, -1)[:, None].astype(np.float32)

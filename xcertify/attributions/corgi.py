@@ -49,12 +49,13 @@ class CORGI(Certifying, ClassExplainer):
     Parameters
     ----------
     model
-        Model that is explained: convolutions, `GlobalAveragePooling2D`, then affine layers (dense,
-        batch normalization, dropout), and a softmax or sigmoid or none. Residual connections and
-        all else that `Verifier` bounds may stand before the pooling.
+        Model of images that is explained. For class activation maps: convolutions,
+        `GlobalAveragePooling2D`, then affine layers (dense, batch normalization, dropout), and a
+        softmax or sigmoid or none. Residual connections and all else that `Verifier` bounds may
+        stand before the pooling. Of others the maps are those of Grad-CAM, see `explanation`.
     k
         Number of cells of the map, the size of which is that of the last channels, not that of the
-        input.
+        input. None: 15, or half the cells of a map that has fewer than 30.
     k2
         Among how many they have to stay (section 3.3). None: k, the set itself stays the same.
     form
@@ -76,7 +77,9 @@ class CORGI(Certifying, ClassExplainer):
         paths to the output go through, by default the last convolution.
     explanation
         "cam", the class activation map; or "grad-cam" for models with another head, the weights of
-        which are mean gradients of the logit and bounded as well.
+        which are mean gradients of the logit and bounded as well. "auto" (default): "cam" where the
+        model has such a head, else "grad-cam"; `kind` and certificates say which it is. The form
+        "lipschitz" and the attack "sum" are of "cam" alone.
     resize
         Whether `explain` enlarges maps to the size of the images (bilinear).
     attack
@@ -128,7 +131,7 @@ class CORGI(Certifying, ClassExplainer):
 
     Examples
     --------
-    >>> explainer = CORGI(model, k=15, clip=(0.0, 1.0))
+    >>> explainer = CORGI(model, clip=(0.0, 1.0))
     >>> maps = explainer.explain(images, labels)               # (N, H, W, 1)
     >>> certificate = explainer.certify(images, labels)
     >>> certificate.radius, certificate.attacked               # (N,), (N,)
@@ -137,14 +140,14 @@ class CORGI(Certifying, ClassExplainer):
     def __init__(
         self,
         model: keras.Model,
-        k: int = 15,
+        k: int | None = None,
         k2: int | None = None,
         form: str = "pairwise",
         method: str = "crown",
         norm: float = np.inf,
         clip: tuple[Any, Any] | None = None,
         conv_layer: str | int | None = None,
-        explanation: str = "cam",
+        explanation: str = "auto",
         *,
         resize: bool = True,
         attack: str | None = "gap",
@@ -159,7 +162,10 @@ class CORGI(Certifying, ClassExplainer):
     ) -> None:
         _check_words(form, method, explanation, attack)
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
-        self.k, self.k2 = whole_number("k", k), None if k2 is None else whole_number("k2", k2)
+        self.k, self.k2 = (
+            None if number is None else whole_number(name, number)
+            for name, number in (("k", k), ("k2", k2))
+        )
         self.norm, self.clip, self.form, self.method = as_norm(norm), clip, form, method
         self.conv_layer, self.explanation = conv_layer, explanation
         self.outside = as_outside(outside)
@@ -242,6 +248,7 @@ class CORGI(Certifying, ClassExplainer):
             method=self.method,
             arithmetic=self._verifier.guarantee,
             interval=Interval(certified, attacked),
+            explanation=self.kind,
             form=self.form,
             k=maps.k,
             k2=maps.k2,
@@ -333,7 +340,7 @@ class CORGI(Certifying, ClassExplainer):
         )
         maps = evaluate_in_batches(maps_of, self._nb_at_once, inputs, target_rows)
         maps = maps.reshape(-1, *self._activation.shape[:2], 1)
-        if self.explanation == "grad-cam":
+        if self.kind == "grad-cam":
             maps = np.maximum(maps, 0)
         return tf.image.resize(maps, inputs.shape[1:3]).numpy() if self.resize else maps
 
@@ -341,10 +348,21 @@ class CORGI(Certifying, ClassExplainer):
         return self._activation.maps(inputs, target_rows)
 
     @property
+    def kind(self) -> str:
+        """Which maps these are, "cam" or "grad-cam": `explanation`, or what "auto" comes to."""
+        return next(name for name, kind in EXPLANATIONS.items() if type(self._activation) is kind)
+
+    @property
     def _activation(self) -> WeightedChannels:
-        return self._derive(
-            "activation", lambda: EXPLANATIONS[self.explanation](self.model, self.conv_layer)
-        )
+        return self._derive("activation", self._make_activation)
+
+    def _make_activation(self) -> WeightedChannels:
+        if self.explanation != "auto":
+            return EXPLANATIONS[self.explanation](self.model, self.conv_layer)
+        activation = ClassActivation(self.model, self.conv_layer)
+        if self.form == "lipschitz" or self.attack == "sum" or activation.is_one:
+            return activation
+        return GradientActivation(self.model, self.conv_layer)
 
     @property
     def _verifier(self) -> Verifier:
@@ -378,8 +396,10 @@ def _check_words(form: str, method: str, explanation: str, attack: str | None) -
             f"method must be a native one, since decomon bounds no convolutional maps. "
             f"Received: {method!r}"
         )
-    if explanation not in EXPLANATIONS:
-        raise ValueError(f"explanation must be 'cam' or 'grad-cam'. Received: {explanation!r}")
+    if explanation not in ("auto", *EXPLANATIONS):
+        raise ValueError(
+            f"explanation must be 'auto', 'cam' or 'grad-cam'. Received: {explanation!r}"
+        )
     if explanation == "grad-cam" and form == "lipschitz":
         raise ValueError(
             f"form='lipschitz' needs weights that do not vary; for Grad-CAM take 'pairwise'. "

@@ -18,6 +18,8 @@ class TopKCertificate(Certificate):
 
     Attributes
     ----------
+    explanation
+        Which maps these are: "cam" or "grad-cam".
     form
         How maps were bounded, a form of `CORGI`.
     k, k2
@@ -45,6 +47,7 @@ class TopKCertificate(Certificate):
 
     _is_radius: ClassVar[bool] = True
 
+    explanation: str
     form: str
     k: int
     k2: int
@@ -71,7 +74,8 @@ class TopKCertificate(Certificate):
         if self.attacked is not None:
             found = f", attacked at {np.median(self.attacked):.4g}"
         return (
-            f"<TopKCertificate: top {self.k} of {len(self.radius)} maps within the top {self.k2}, "
-            f"on {self.region}; median radius {np.median(self.radius):.4g}{found}{self._wider}; "
+            f"<TopKCertificate: top {self.k} of {len(self.radius)} {self.explanation} maps within "
+            f"the top {self.k2}, on {self.region}; median radius "
+            f"{np.median(self.radius):.4g}{found}{self._wider}; "
             f"{self.form}, {self._how}>"
         )
