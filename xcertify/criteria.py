@@ -17,6 +17,21 @@ from typing import Any
 import numpy as np
 
 DISTANCES = {"l1": 1, "l2": 2, "linf": np.inf}  # and which norm of the difference they are
+__all__ = [
+    "Criterion",
+    "Excludes",
+    "KeepsOut",
+    "KeepsSigns",
+    "KeepsTop",
+    "Within",
+    "farthest",
+    "in_top",
+    "magnitudes",
+    "nearest",
+    "out_of_top",
+    "top_mask",
+]
+
 MEASURES = ("mse", *DISTANCES, "l2_ratio", "cosine")
 
 _SLACK = 1e-12  # covers sums in float64
@@ -30,7 +45,12 @@ class Criterion(ABC):
     def holds(self, lower: np.ndarray, upper: np.ndarray, original: np.ndarray) -> np.ndarray:
         """Where it is proved for every explanation of the box, (N,) bool.
 
-        `original` (N, *shape) are the explanations that are defended.
+        Parameters
+        ----------
+        lower, upper
+            (N, *shape): the box.
+        original
+            (N, *shape): the explanations that are defended.
         """
 
     @abstractmethod
@@ -39,6 +59,11 @@ class Criterion(ABC):
 
         The opposite of `holds`, of which neither may be true; for single explanations `lower` and
         `upper` enclose their roundings.
+
+        Parameters
+        ----------
+        lower, upper, original
+            As for `holds`.
         """
 
     @property
@@ -138,7 +163,13 @@ class Excludes(Criterion):
 
 @dataclass(frozen=True)
 class KeepsTop(Criterion):
-    """The k features of largest magnitude stay the k features of largest magnitude."""
+    """The k features of largest magnitude stay the k features of largest magnitude.
+
+    Parameters
+    ----------
+    k
+        How many features count as important.
+    """
 
     k: int
 
@@ -348,7 +379,13 @@ def _largest_cosine(lower: np.ndarray, upper: np.ndarray, target: np.ndarray) ->
 
 
 def magnitudes(lower: Any, upper: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest absolute value of every feature of the box; of NaN, 0 and inf."""
+    """Least and largest absolute value of every feature of the box; of NaN, 0 and inf.
+
+    Parameters
+    ----------
+    lower, upper
+        (N, *shape): the box.
+    """
     lower, upper = np.asarray(lower), np.asarray(upper)
     lower, upper = (
         np.where(np.isnan(lower), -np.inf, lower),
@@ -361,6 +398,13 @@ def in_top(lower: Any, upper: Any, k: int) -> np.ndarray:
     """Features among the k of largest magnitude for every explanation of the box.
 
     Fewer than k others can be as large, (N, *shape) bool.
+
+    Parameters
+    ----------
+    lower, upper
+        (N, *shape): the box.
+    k
+        How many features count as important.
     """
     _check_k(k, lower)
     _, nb_rivals = _counts(lower, upper)
@@ -371,6 +415,11 @@ def out_of_top(lower: Any, upper: Any, k: int) -> np.ndarray:
     """Features not among the k of largest magnitude for any explanation of the box.
 
     At least k others are larger, (N, *shape) bool.
+
+    Parameters
+    ----------
+    lower, upper, k
+        As for `in_top`.
     """
     _check_k(k, lower)
     nb_larger, _ = _counts(lower, upper)
@@ -378,7 +427,15 @@ def out_of_top(lower: Any, upper: Any, k: int) -> np.ndarray:
 
 
 def top_mask(maps: Any, k: int) -> np.ndarray:
-    """The k features of largest magnitude, (N, *shape) bool; the first ones of a tie."""
+    """The k features of largest magnitude, (N, *shape) bool; the first ones of a tie.
+
+    Parameters
+    ----------
+    maps
+        (N, *shape).
+    k
+        How many features count as important.
+    """
     _check_k(k, maps)
     sizes = np.abs(_flat(maps))
     order = np.argsort(-sizes, axis=1, kind="stable")

@@ -11,6 +11,8 @@ import numpy as np
 
 from xcertify.regions import Ball, Norm, as_norm, describe_ball, valid_range
 
+__all__ = ["Perturbation"]
+
 RADII = (
     "epsilon",
     "radius",

@@ -19,6 +19,16 @@ from xcertify.progress import progress_bar
 from xcertify.regions import Region
 from xcertify.targets import margin_rows
 
+__all__ = [
+    "ContradictionError",
+    "Interval",
+    "RadiusSearch",
+    "class_radii",
+    "compare_bounds",
+    "compare_radii",
+    "keeps_class",
+]
+
 _MORE_TESTS = 3  # than bisection takes, of a search by values that say little
 
 
@@ -199,8 +209,8 @@ class RadiusSearch:
         self._values: np.ndarray | None = None
         self._broken: np.ndarray | None = None
         self._name, self._verbose = name, verbose
-        self.held = np.zeros(len(low)) if known is None else np.array(known, np.float64)
-        self.broken = np.full(len(low), np.inf)
+        self.held: np.ndarray = np.zeros(len(low)) if known is None else np.array(known, np.float64)
+        self.broken: np.ndarray = np.full(len(low), np.inf)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which inputs (M,) to test at which radii (M,); an `answer` is due after each."""

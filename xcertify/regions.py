@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["Ball", "Box", "Region", "valid_range"]
+
 Norm = float | int | str
 
 _BLOCK = 2**18  # entries that are rounded together, so that float64 steps take little memory

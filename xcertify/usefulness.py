@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["VacuousWarning", "times_wider"]
+
 VACUOUS = 100.0  # times as wide as what is attained; the page on limits shows what maps are worth
 
 

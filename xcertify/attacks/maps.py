@@ -114,7 +114,17 @@ class Explained:
 
 
 def input_gradient(model: Callable, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Gradient of the target logit by the input, (B, *shape): the plainest explanation."""
+    """Gradient of the target logit by the input, (B, *shape): the plainest explanation.
+
+    Parameters
+    ----------
+    model
+        A TensorFlow callable that gives logits (B, K).
+    inputs
+        (B, *shape).
+    targets
+        One-hot rows (B, K), or other weights of the logits.
+    """
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         score = tf.reduce_sum(model(inputs) * tf.cast(targets, inputs.dtype))

@@ -105,7 +105,13 @@ def plain(value: Any) -> Any:
 
 
 def describe_weights(gamma: Any, bias_radius: float | None) -> str:
-    """How far weights may move, in words that follow those of a region; "" if they may not."""
+    """How far weights may move, in words that follow those of a region; "" if they may not.
+
+    Parameters
+    ----------
+    gamma, bias_radius
+        As for `Verifier.bound_gradient`.
+    """
     if not (np.any(gamma) or bias_radius):
         return ""
     biases = "" if bias_radius is None else f", biases within {bias_radius:g}"
@@ -113,5 +119,11 @@ def describe_weights(gamma: Any, bias_radius: float | None) -> str:
 
 
 def fingerprint(model: Any) -> str:
-    """SHA-256 of a Keras model's weights: their shapes, types and values, in order."""
+    """SHA-256 of a Keras model's weights: their shapes, types and values, in order.
+
+    Parameters
+    ----------
+    model
+        A built Keras model.
+    """
     return hash_of_weights(model)

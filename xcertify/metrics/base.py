@@ -104,6 +104,11 @@ class Metric(Settings):
 
     All its settings may be assigned at any time; see `Settings`.
 
+    Parameters
+    ----------
+    model, inputs, targets, batch_size, operator, activation, seed, verbose
+        As for `Deletion`.
+
     Attributes
     ----------
     higher_is_better

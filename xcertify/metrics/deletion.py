@@ -269,7 +269,14 @@ class Insertion(_ImportanceCurve):
     """Insertion (higher is better): how fast the score rises when important features are added.
 
     The features are put into a baseline in the order of their attribution, largest first. All
-    the rest is as in `Deletion`, the parameters and their order too.
+    the rest is as in `Deletion`.
+
+    Parameters
+    ----------
+    model, inputs, targets, batch_size, baseline_mode, steps, max_percentage_perturbed
+        As for `Deletion`.
+    operator, activation, seed, verbose
+        As for `Deletion`.
 
     No guarantee
     ------------

@@ -282,7 +282,15 @@ def move_inside(region: Region, points: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def contains(region: Region, points: np.ndarray) -> np.ndarray:
-    """Which of N points lie in N regions for certain, (N,) bool."""
+    """Which of N points lie in N regions for certain, (N,) bool.
+
+    Parameters
+    ----------
+    region
+        N regions.
+    points
+        (N, *shape), one for each region.
+    """
     lower, upper = inner_box(region, str(points.dtype))
     between = (points >= lower) & (points <= upper)
     inside = np.all(between.reshape(len(points), -1), axis=1)

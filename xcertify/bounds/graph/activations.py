@@ -383,7 +383,15 @@ def leaky_relu(negative_slope: float | Callable[[], Any]) -> Activation:
 
 
 def smooth_rectifier(beta: float, negative_slope: float = 0.0) -> Activation:
-    """negative_slope * z + (1 - negative_slope) * softplus(beta z) / beta, beta above 0."""
+    """negative_slope * z + (1 - negative_slope) * softplus(beta z) / beta.
+
+    Parameters
+    ----------
+    beta
+        Sharpness, above 0: the larger, the nearer to a ReLU.
+    negative_slope
+        Slope far below 0, that of a leaky ReLU.
+    """
     rest = 1 - negative_slope
 
     def derivative(z: Any) -> Any:

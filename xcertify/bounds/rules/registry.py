@@ -50,7 +50,13 @@ def keras_activation(function: Any) -> Any:
 
 
 def activation_facts(function: Any) -> Activation | None:
-    """What is known of an activation, given as a function or a node; None for a linear one."""
+    """What is known of an activation; None for a linear one.
+
+    Parameters
+    ----------
+    function
+        The activation: a function, or a node of `keras.ops`.
+    """
     if is_keras_function(function) and type(function).__name__ in activations.NODES:
         return activations.of_node(function)
     return ACTIVATIONS.get(keras_activation(function)) if callable(function) else None
@@ -66,7 +72,7 @@ def register(
 
     Parameters
     ----------
-    layer_classes
+    *layer_classes
         What the function is the rule of.
     inputs, settings
         Names of the arguments of the layer's `call` that the function takes as further nodes, and
@@ -104,6 +110,11 @@ def register_operation(
 
 def find_rule(layer: Any) -> Rule:
     """The rule of a layer or of a `keras.ops` node.
+
+    Parameters
+    ----------
+    layer
+        The layer, or the node.
 
     Raises
     ------
