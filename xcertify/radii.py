@@ -173,6 +173,9 @@ class RadiusSearch:
     array([0.296875, 0.69921875])
     """
 
+    held: np.ndarray
+    broken: np.ndarray
+
     def __init__(
         self,
         low: Any,
@@ -209,8 +212,8 @@ class RadiusSearch:
         self._values: np.ndarray | None = None
         self._broken: np.ndarray | None = None
         self._name, self._verbose = name, verbose
-        self.held: np.ndarray = np.zeros(len(low)) if known is None else np.array(known, np.float64)
-        self.broken: np.ndarray = np.full(len(low), np.inf)
+        self.held = np.zeros(len(low)) if known is None else np.array(known, np.float64)
+        self.broken = np.full(len(low), np.inf)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which inputs (M,) to test at which radii (M,); an `answer` is due after each."""
