@@ -8,6 +8,8 @@ Docstrings group names that share a text, and point to where it stands::
 On the site this is one entry for each name, with type and default of the signature, the text of
 that class, and links: a name in backticks leads to where it is described. Settings that a
 constructor hands on (``**settings``) have the type and default of the constructor that takes them.
+What only a parent class describes (fields of a certificate, parameters of a method) stands with its
+children, too.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import griffe
 
 from xcertify.perturbation import PARTS
 
+PARAMETERS = griffe.DocstringSectionKind.parameters
+ATTRIBUTES = griffe.DocstringSectionKind.attributes
 STARRED = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}
 NAMES = re.compile(r"(?<![`\w])`([A-Za-z_][\w.]*)`(?!`)")
 AS_FOR = re.compile(r"As for (?:the class )?`([A-Za-z_][\w.]*)`")
@@ -37,14 +41,14 @@ class OneEntryForEachName(griffe.Extension):
             if part.is_class:
                 _take_perturbation(part)
         for part in parts:
-            for section in _sections(part):
-                if section.kind is griffe.DocstringSectionKind.parameters:
-                    _set_parameters(part, section)
-                elif section.kind is griffe.DocstringSectionKind.attributes:
-                    _set_attributes(part, section)
+            for section in _described(part):
+                _set_types(part, section)
         index = _index(pkg, parts)
         for part in parts:
             _follow(part, index)
+        for part in parts:
+            if part.is_class or part.is_function:
+                _inherit(part)
         for part in parts:
             _link(part, index)
 
@@ -136,32 +140,32 @@ def _take_perturbation(kind: griffe.Class) -> None:
     for parameter in [added, *rest]:
         constructor.parameters.add(parameter)
     for section in _sections(kind):
-        if section.kind is griffe.DocstringSectionKind.parameters:
+        if section.kind is PARAMETERS:
             names = " and ".join(", ".join(f"`{name}`" for name in replaced).rsplit(", ", 1))
             text = f"A `Perturbation`, in the place of {names}."
             section.value.append(griffe.DocstringParameter("perturbation", description=text))
 
 
-def _set_parameters(part: griffe.Object, section: griffe.DocstringSection) -> None:
-    known = taken(part)
+def _set_types(part: griffe.Object, section: griffe.DocstringSection) -> None:
+    """One entry for each name, in the order of the signature, with the type and default there."""
+    known = taken(part) if part.is_class or part.is_function else {}
     order = [*known]
-    section.value.sort(key=lambda e: order.index(e.name) if e.name in known else len(order))
-    for entry in section.value:
-        parameter = known.get(entry.name)
-        entry.annotation = parameter.annotation if parameter else None
-        has_default = parameter is not None and parameter.kind not in STARRED
-        entry.value = parameter.default if has_default else None
-
-
-def _set_attributes(part: griffe.Object, section: griffe.DocstringSection) -> None:
     entries = []
     for group in section.value:
         for name in group.name.split(", "):
-            member = part.all_members.get(name)
-            entry = griffe.DocstringAttribute(name, description=group.description)
-            entry.annotation = member.annotation if member and member.is_attribute else None
+            entry = type(group)(name, description=group.description)
+            parameter = known.get(name)
+            if section.kind is ATTRIBUTES:
+                member = part.all_members.get(name)
+                of_it = member if member is not None and member.is_attribute else parameter
+                entry.annotation = of_it.annotation if of_it is not None else None
+            elif parameter is not None:
+                entry.annotation = parameter.annotation
+                entry.value = None if parameter.kind in STARRED else parameter.default
             entries.append(entry)
-    section.value[:] = entries
+    section.value[:] = sorted(
+        entries, key=lambda e: order.index(e.name) if e.name in known else len(order)
+    )
 
 
 # --- texts ---
@@ -192,10 +196,13 @@ def _meant(name: str, part: griffe.Object, index: dict[str, griffe.Object]) -> g
     return index.get(name)
 
 
+def _described(part: griffe.Object) -> list[griffe.DocstringSection]:
+    """The sections of parameters and of attributes."""
+    return [s for s in _sections(part) if s.kind in (PARAMETERS, ATTRIBUTES)]
+
+
 def _entries(part: griffe.Object) -> dict[str, Any]:
-    """Parameters and attributes that a docstring describes."""
-    kinds = griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.attributes
-    return {e.name: e for s in _sections(part) if s.kind in kinds for e in s.value}
+    return {entry.name: entry for section in _described(part) for entry in section.value}
 
 
 def _follow(part: griffe.Object, index: dict[str, griffe.Object], seen: tuple = ()) -> None:
@@ -213,6 +220,29 @@ def _follow(part: griffe.Object, index: dict[str, griffe.Object], seen: tuple = 
         if found is not None and found is not entry:
             text = re.split(r"\s*As for ", found.description)[0]
             entry.description = f"{text} {entry.description}".strip()
+
+
+def _inherit(part: griffe.Object) -> None:
+    """Add what only the parents of a class, or the method that is overridden, describe."""
+    kind = part if part.is_class else part.parent
+    if part.docstring is None or kind is None or not kind.is_class:
+        return
+    known, described = taken(part), {*_entries(part)}
+    for parent in kind.mro():
+        there = parent if part.is_class else parent.members.get(part.name)
+        for section in _described(there) if there is not None else ():
+            missing = [e for e in section.value if e.name in known and e.name not in described]
+            if not missing:
+                continue
+            described |= {e.name for e in missing}
+            own = next((s for s in _sections(part) if s.kind is section.kind), None)
+            if own is None:
+                own = type(section)([])
+                part.docstring.parsed.insert(1, own)  # behind the text that every docstring has
+            for entry in missing:
+                text = f"{entry.description} As for `{parent.name}`."
+                own.value.append(type(entry)(entry.name, description=text))
+            _set_types(part, own)
 
 
 def _link(part: griffe.Object, index: dict[str, griffe.Object]) -> None:
