@@ -14,6 +14,8 @@ from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.grid import grid_cells
 from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
+from xcertify.targets import margin_rows
+from xcertify.usefulness import VacuousWarning
 
 L = keras.layers
 SETTINGS = {
@@ -340,7 +342,7 @@ def test_hybrid_needs_rules_behind_the_latent_layer_only():
         ({"method": "ibp"}, "use mode='exact'. Received: method='ibp'"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"epsilon": -1}, "epsilon is negative"),
-        ({"clip": (0.9, 1)}, "leaves the valid range"),
+        ({"clip": (0.9, 1)}, "leave the valid range"),
         ({"grid_size": 0}, "grid_size must be"),
     ],
 )
@@ -408,3 +410,59 @@ def test_complete_certificates_in_no_time_are_those_of_bounds():
     assert (found.robust >= EVA(model, epsilon=0.3).certify(inputs).robust).all()
     with pytest.raises(ValueError, match="timeout"):
         EVA(model, epsilon=2.0).certify(inputs, complete=True, timeout=-1)
+
+
+def dead_but_one(weight=-1.5, bias=2.0):
+    """A logit ``bias + weight relu(x1 - x2)``."""
+    model = sequential((3,), L.Dense(1, "relu", use_bias=False), L.Dense(1))
+    kernels = np.float32([[1.0], [-1.0], [0.0]]), np.float32([[weight]])
+    model.layers[0].kernel.assign(kernels[0])
+    model.layers[1].kernel.assign(kernels[1])
+    model.layers[1].bias.assign([bias])
+    return model
+
+
+@pytest.mark.parametrize("mode", ["one-pass", "exact"])
+def test_a_map_is_not_zero_where_the_lines_under_relu_are_constant(mode):
+    """x1 - x2 in [-.21, .19]: CROWN's line under the ReLU is 0, as if nothing depended on x.
+
+    The line of slope .19 / .4 is valid, too: it gives x1 and x2 one score each, x3 none.
+    """
+    model = dead_but_one(weight=1.5, bias=2.0)  # class 1: the overlap is -2 - 1.5 relu(x1 - x2)
+    inputs = np.float32([[0.49, 0.5, 0.5]])
+    explainer = EVA(model, epsilon=0.1, mode=mode, temperature=0.0)
+    (scores,) = explainer.explain(inputs)
+    slope = 0.19 / 0.4
+    np.testing.assert_allclose(scores, [0.15 * slope, 0.15 * slope, 0.0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(explainer.certify(inputs).overlap, -2.0, rtol=1e-5)
+
+
+def test_only_maps_of_zeros_are_made_of_other_lines():
+    model = dead_but_one(weight=1.5)
+    inputs = np.float32([[0.49, 0.5, 0.5], [0.6, 0.5, 0.5]])
+    maps = EVA(model, epsilon=0.1).explain(inputs)
+    np.testing.assert_array_equal(maps[1:], EVA(model, epsilon=0.1).explain(inputs[1:]))
+    targeted = EVA(model, epsilon=0.1).explain_targeted(inputs, towards=0)
+    assert targeted.positive[0].max() > 0
+
+
+@pytest.mark.parametrize("mode", ["one-pass", "exact"])
+def test_a_map_of_zeros_is_not_silent(mode):
+    inputs = np.float32([[0.1, 0.5, 0.5], [0.9, 0.5, 0.5]])  # the ReLU is dead in the first region
+    with pytest.warns(
+        VacuousWarning, match="1 of 2 maps are zero everywhere, first that"
+    ):
+        maps = EVA(dead_but_one(), epsilon=0.1, mode=mode).explain(inputs)
+    assert (maps[0] == 0).all() and maps[1].max() > 0
+
+
+@pytest.mark.parametrize("method", ["crown", "crown-ibp"])
+def test_one_pass_certifies_no_less_than_the_verifier(method):
+    model, inputs = NETWORKS["convolutions"](), images()
+    for epsilon in (0.01, 0.1, 0.5, 2.0):
+        certificate = EVA(model, epsilon=epsilon, method=method).certify(inputs)
+        rows = margin_rows(certificate.targets, 3)
+        for name in (method, "ibp"):
+            proved = Verifier(model, name).bound_rows(certificate.region, rows)[1].max(axis=1)
+            assert (certificate.overlap <= proved).all()
+        assert (certificate.cell_overlaps <= certificate.overlap[:, None]).all()

@@ -34,6 +34,7 @@ from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import margin_rows, stays_in_class
 
 MODES = ("one-pass", "exact")
+WITHOUT_BOUNDS = "an explainer without bounds, such as RelEx or SmoothGrad"
 LINE_METHODS = ("crown", "crown-ibp", "alpha-crown")  # those with linear bounds
 
 
@@ -153,15 +154,15 @@ class OverlapExplainer(ClassExplainer):
             logits_at=self._logits_at,
             bound=self._bound,
             epsilon=self.epsilon,
+            tighter="" if self.method in ("crown", "alpha-crown") else "method='crown', ",
             cures=self._cures,
             batch_size=self.batch_size,
         )
 
     @property
     def _cures(self) -> str:
-        """What can be tried where bounds are vacuous, beside a smaller epsilon."""
-        tighter = "" if self.method in ("crown", "alpha-crown") else "method='crown', "
-        return f"{tighter}EVAHybrid, or an explainer without bounds, such as RelEx or SmoothGrad"
+        """What can be tried where bounds are vacuous, behind a smaller epsilon."""
+        return f"EVAHybrid, or {WITHOUT_BOUNDS}"
 
     def _overlap(
         self,
@@ -268,6 +269,13 @@ class EVA(OverlapExplainer, Certifying):
     UnsupportedLayerError
         At the first use, for a model that cannot be bounded.
 
+    Warns
+    -----
+    VacuousWarning
+        By `explain`, once a call, where the bounds behind a map are more than 100 times wider than
+        what a short attack attains of the overlap, and where a map is zero everywhere; with what
+        to try. 16 inputs of the call are looked at.
+
     Guarantee
     ---------
     Of `certify`: no point of the region has a larger overlap than the certificate says, with the
@@ -275,7 +283,9 @@ class EVA(OverlapExplainer, Certifying):
     What is decided with ``complete=True`` has the guarantee of `Decision`.
     Arithmetic and assumptions are those of `Verifier`. The scores of `explain` are differences of
     such bounds, of the overlap at the `temperature`: each bound is proved (but for the rounding of
-    the logarithm of the sum), the difference is not the drop of the true overlap.
+    the logarithm of the sum), the difference is not the drop of the true overlap. Where the lines
+    of the method say nothing of any cell (each line under a ReLU is constant), both bounds are
+    those of steeper lines, which are proved as well.
 
     Examples
     --------

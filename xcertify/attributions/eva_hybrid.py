@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions.eva import OverlapExplainer
+from xcertify.attributions.eva import WITHOUT_BOUNDS, OverlapExplainer
 from xcertify.attributions.overlaps import Overlap
 from xcertify.bounds import Verifier
 from xcertify.checks import whole_number
@@ -102,9 +102,7 @@ class EVAHybrid(OverlapExplainer):
 
     @property
     def _cures(self) -> str:
-        return (
-            f"a latent_layer nearer to the output, or {super()._cures.split('EVAHybrid, or ')[-1]}"
-        )
+        return f"a latent_layer nearer to the output, or {WITHOUT_BOUNDS}"
 
     @property
     def _nb_regions_at_once(self) -> int:

@@ -44,8 +44,8 @@ class Usefulness:
         Upper bounds (N,) of the overlaps of N regions.
     epsilon
         As the user gave it, for the message.
-    cures
-        What can be tried beside a smaller epsilon, in words.
+    tighter, cures
+        What can be tried before and behind a smaller epsilon, in words.
     batch_size
         Most points at once; None: all.
     """
@@ -54,6 +54,7 @@ class Usefulness:
     logits_at: Callable[[tf.Tensor], tf.Tensor]
     bound: Callable[[Region, Overlap], np.ndarray]
     epsilon: Any
+    tighter: str
     cures: str
     batch_size: int | None
 
@@ -75,11 +76,14 @@ class Usefulness:
         vacuous = ratio > VACUOUS
         if vacuous.any():
             worst = judged[vacuous][:_NB_TRIED]
+            times = float(np.median(ratio[vacuous]))
+            how = f"{times:.2g} times (median) as far from its value at the input as an attack gets"
+            if np.isinf(times):
+                how = "far from its value at the input, which an attack does not change at all"
             problems.append(
                 f"the bounds behind the maps are vacuous for {int(vacuous.sum())} of {len(judged)} "
                 f"inputs that were looked at: with epsilon={self.epsilon!r} the overlap is bounded "
-                f"{np.median(ratio[vacuous]):.2g} times (median) as far from its value at the "
-                f"input as an attack gets. Try {self._smaller(region[worst], overlap[worst])}, "
+                f"{how}. Try {self.tighter}{self._smaller(region[worst], overlap[worst])}, "
                 f"{self.cures}"
             )
         if flat.any():

@@ -13,7 +13,7 @@ from xcertify.bounds.engine import Engine
 from xcertify.inputs import in_batches
 from xcertify.regions import Region
 
-_NB_STEPS, _NB_CORNERS = 5, 4
+_NB_STEPS, _NB_CORNERS = 10, 4
 _NB_ENTRIES = 2**22  # of the copies of regions that are attacked together
 
 

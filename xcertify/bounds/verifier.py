@@ -306,7 +306,7 @@ class Verifier(Settings):
         """How many times wider the bounds of rows are than what a short attack attains, (N,).
 
         The widths of all rows of a region added up, divided by the sum of the differences between
-        their largest and least values that were found: at some corners, and by an ascent of five
+        their largest and least values that were found: at some corners, and by an ascent of ten
         steps. 1: the bounds are exact. Some tens and more: they say little of the model. inf:
         nothing is proved.
 
