@@ -254,18 +254,19 @@ def line(key: str, record: Record) -> str:
 
 
 def set_table(records: dict[str, Record]) -> str:
-    """Answers and times of each set beside the winner's, and all contradictions."""
-    columns = ["set", "instances", *STATUSES, "contradictions", *TIMES]
-    found = [*header(*columns, "winner: holds", "violated", "unknown", "median s")]
+    """Answers of each set, those of the winner, seconds, and all contradictions."""
+    answers = header("set", "instances", *STATUSES, "contradictions")
+    winner, seconds = header("set", *STATUSES, "median s"), header("set", *TIMES)
     for name in dict.fromkeys(record["set"] for record in records.values()):
         some = [record for record in records.values() if record["set"] == name]
-        cells = [name, len(some), *counts(record["status"] for record in some)]
-        cells += [sum(bool(record["contradictions"]) for record in some)]
-        cells += quantiles([record["seconds"] for record in some])
-        cells += counts(record["winner"] for record in some)
-        found.append(row(*cells, quantiles([r["winner_seconds"] for r in some])[0]))
+        found = counts(record["status"] for record in some)
+        answers.append(row(name, len(some), *found, sum(bool(r["contradictions"]) for r in some)))
+        theirs = quantiles([record["winner_seconds"] for record in some])[0]
+        winner.append(row(name, *counts(record["winner"] for record in some), theirs))
+        seconds.append(row(name, *quantiles([record["seconds"] for record in some])))
+    tables = "\n".join((*answers, "\nThe winner:\n", *winner, "\nSeconds:\n", *seconds))
     wrong = [(key, record) for key, record in records.items() if record["contradictions"]]
-    return "\n".join(found + [f"\n{line(key, record)}" for key, record in wrong])
+    return "\n".join((tables, *(f"\n{line(key, record)}" for key, record in wrong)))
 
 
 # --- tables ---------------------------------------------------------------------------------------
