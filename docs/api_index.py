@@ -41,5 +41,5 @@ def _public(module):
 def _line(module, part):
     """One name, with the address that it had while the API was one page."""
     path = f"{module}.{part.name}"
-    summary = part.docstring.value.split("\n", 1)[0]
+    summary = part.docstring.value.split("\n", 1)[0].removeprefix(f"{part.name}: ")
     return f'- <span id="{path}"></span>[`{part.name}`][{path}]: {summary}'
