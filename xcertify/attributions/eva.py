@@ -41,8 +41,12 @@ LINE_METHODS = ("crown", "crown-ibp", "alpha-crown")  # those with linear bounds
 class TargetedExplanation(NamedTuple):
     """Two maps, (N, H, W, 1) or the shape of the inputs, float32.
 
-    `positive`: importance of what may be added (B(+), drawn in red in the paper); `negative`: of
-    what may be taken away (B(-), blue).
+    Attributes
+    ----------
+    positive
+        Importance of what may be added: B(+), drawn in red in the paper.
+    negative
+        Of what may be taken away: B(-), blue.
     """
 
     positive: np.ndarray

@@ -33,8 +33,10 @@ class EVAHybrid(OverlapExplainer):
 
     Parameters
     ----------
-    model, epsilon, norm, clip, outside, grid_size, overlap, temperature, method, verbose
-        As for `EVA`. Only the layers behind `latent_layer` have to be supported.
+    model
+        A Keras classifier of which `Verifier` can bound the layers behind `latent_layer`.
+    epsilon, norm, clip, outside, grid_size, overlap, temperature, method, verbose
+        As for `EVA`.
     latent_layer
         Name of the layer whose output is boxed; all paths to the output must go through it.
     nb_samples

@@ -20,7 +20,7 @@ from xcertify.regions import Region
 class SampledEVA(OverlapExplainer):
     """EVA with the largest overlap of random points in the place of its bound (appendix B).
 
-    What EVA's verified bound is compared with: any model will do, and nothing is proved.
+    To compare EVA's verified bound with. It works for any model, and nothing is proved.
 
     Parameters
     ----------
