@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-HEIGHT, LETTER, SPACE = 20, 6.8, 7  # pixels; a letter on average, and beside a text
+HEIGHT, LETTER, SPACE = 20, 6.1, 7  # pixels; a letter on average, and beside a text
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img">
 <title>{name}: {value}</title>
 <rect width="{width}" height="{height}" rx="3" fill="#3f51b5"/>

@@ -62,7 +62,7 @@ def draw_home(model: keras.Model, digits: np.ndarray) -> None:
         "CertifiedGradient, where its sign is proved": certificate.explanation
         * (certificate.signs != 0),
     }
-    figure, (first, *others) = _rows(1 + len(rows))
+    figure, (first, *others) = _rows(1.45, 1.25, 1.25)
     parts = first.subplots(1, len(digits))
     first.suptitle("The digit is proved to stay while every pixel moves by", **_LEFT)
     for axes, digit, radius in zip(parts, digits, radii):
@@ -123,10 +123,10 @@ def draw_signs(data_dir: str) -> None:
     certificate = corgi.certify(signs, classes)
     relex = attributions.RelEx(model, clip=CLIP)
     masks = relex.masks(signs, classes)
-    figure, (first, second, third) = _rows(3)
+    figure, (first, second, third) = _rows(1.45, 1.45, 1.25)
     first.suptitle("Recognised as", **_LEFT)
     second.suptitle("CORGI: the top 15 cells are proved to stay within", **_LEFT)
-    third.suptitle("RelEx: what is enough for the class", **_LEFT)
+    third.suptitle("RelEx: what is enough for the class, brightened", **_LEFT)
     grids = [part.subplots(1, len(signs)) for part in (first, second, third)]
     for number, (sign, name) in enumerate(zip(signs, SIGNS.values())):
         top, middle, bottom = (grid[number] for grid in grids)
@@ -136,7 +136,8 @@ def draw_signs(data_dir: str) -> None:
         draw_cells(middle, certificate.cells[number], certificate.map_shape, sign.shape)
         radius = np.format_float_positional(certificate.radius[number], 1, fractional=False)
         middle.set_title(f"±{radius}", fontsize=10, pad=3)
-        draw_image(bottom, masks[number] * sign)
+        kept = masks[number] * sign
+        draw_image(bottom, kept / kept.max())
         for axes in (top, middle, bottom):
             _plain(axes)
     save(figure, "signs")
@@ -168,11 +169,11 @@ def train_pooled(images: np.ndarray, labels: np.ndarray) -> keras.Model:
 _LEFT = {"x": 0.01, "ha": "left", "fontsize": 10}
 
 
-def _rows(nb_rows: int) -> tuple[Figure, Sequence]:
-    """A figure that is read on a screen 390 pixels wide, and its rows."""
-    figure = Figure(figsize=(4.0, 1.34 * nb_rows), layout="constrained", dpi=200)
+def _rows(*heights: float) -> tuple[Figure, Sequence]:
+    """A figure that is read on a screen 390 pixels wide, and its rows, so many inches high."""
+    figure = Figure(figsize=(4.0, sum(heights)), layout="constrained", dpi=200)
     figure.get_layout_engine().set(h_pad=0.01, w_pad=0.02)
-    return figure, figure.subfigures(nb_rows, 1, height_ratios=[1.12, *[1] * (nb_rows - 1)])
+    return figure, figure.subfigures(len(heights), 1, height_ratios=heights)
 
 
 def _plain(axes: Axes) -> None:

@@ -1,9 +1,15 @@
-"""A hook of mkdocs: links of tutorials, right in the repository, become links of the site."""
+"""A hook of mkdocs: links of tutorials, right in the repository, become links of the site.
+
+A script that would fetch mermaid from elsewhere, for diagrams that no tutorial has, is left out.
+"""
 
 import logging
 import posixpath
 import re
 
+MERMAID = re.compile(
+    r"<script(?:(?!</script>).)*mermaid.esm(?:(?!</script>).)*</script>", re.DOTALL
+)
 LOG = logging.getLogger("mkdocs.tutorial_links")  # its warnings make a strict build fail
 
 
@@ -22,4 +28,5 @@ def on_page_content(html, page, config, files):
             return match.group()
         return f'href="{found.url_relative_to(page.file)}{anchor}"'
 
+    html = MERMAID.sub("", html)
     return re.sub(r'href="([^":#]+\.(?:md|ipynb))(#[^"]*)?"', replace, html)
