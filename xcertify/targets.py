@@ -162,7 +162,7 @@ def logit_weights(logits: Any, targets: Any, is_binary: bool) -> np.ndarray:
 
 
 def output_weights(outputs: Any, targets: Any, is_probability: bool) -> np.ndarray:
-    """The same of `two_outputs`, for models of a single output, (N, 2)."""
+    """Weights of the two outputs of `two_outputs`, for models of a single output, (N, 2)."""
     logits = np.asarray(outputs) - 0.5 * is_probability
     weights = logit_weights(logits, targets, is_probability)
     if _are_weights(targets, len(weights)):

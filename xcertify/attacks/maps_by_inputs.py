@@ -35,8 +35,8 @@ def top_k_attack(
 ) -> MapAttackResult:
     """Move features out of the k most important ones, with the predicted class unchanged.
 
-    Climbs minus the sum of the attributions of the features that are the top k at the nominal
-    input (Ghorbani et al., the top-k attack).
+    Minimises the sum of the attributions of the features that are the top k at the nominal input
+    (Ghorbani et al., the top-k attack).
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ def top_k_attack(
     k
         Number of important features.
     betas
-        A ReLU network has no second derivative, so the maps are climbed on a copy whose ReLUs are
-        softplus(beta z) / beta, for each beta in turn, beginning where the last one ended; what
-        counts are the maps of the model itself. None: climb the model's own maps.
+        A ReLU network has no second derivative, so gradient steps use the maps of a copy whose
+        ReLUs are softplus(beta z) / beta, for each beta in turn, beginning where the last one
+        ended; what counts are the maps of the model itself. None: steps use the model's own maps.
     steps, step_size, restarts, mask, batch_size, seed
         As for `PGD`, for each beta.
 
@@ -118,8 +118,8 @@ def targeted_map_attack(
 ) -> MapAttackResult:
     """Bring the maps as close as possible to given ones, with the predicted class unchanged.
 
-    Climbs minus the mean squared error between the map and its target (Dombrowski et al.; there
-    the outputs are held by a penalty, here by taking no point of another class).
+    Minimises the mean squared error between the map and its target (Dombrowski et al.; there a
+    penalty keeps the outputs, here no point of another class is taken).
 
     Parameters
     ----------

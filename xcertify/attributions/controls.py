@@ -17,9 +17,9 @@ class MarginGradientRange(GradientExplainer):
     """Margin gradient times range: how far a feature alone can push the margin, to first order.
 
     With g the gradient of the overlap ``T log sum exp((f_c' - f_c) / T)`` at the input x, the map
-    is max(g (upper - x), g (lower - x)), summed over the channels. It asks the question of `EVA`
-    of a plain gradient, so that what EVA scores above it is what the verified bound adds. On an
-    affine model with two classes both give the same map.
+    is max(g (upper - x), g (lower - x)), summed over the channels. It answers the question of
+    `EVA` by a plain gradient: the difference of their scores is what the verified bound adds. On
+    an affine model with two classes both give the same map.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ FORMS = ("mask", "pull")
 class RelEx(Certifying, ClassExplainer):
     """RelEx: a mask for every input, such that the class survives in what it keeps, and only there.
 
-    With the masked features drawn to a neutral value n, ``keep(m, x) = n + m (x - n)``, the mask m
+    With the masked features moved to a neutral value n, ``keep(m, x) = n + m (x - n)``, the mask m
     in [0, 1] of an input x minimises by gradient descent (Eq. 11)::
 
         mean of  -log f_c(keep(m, x_i))  -  background * log(1 - f_c(keep(1 - m, x_i)))

@@ -33,7 +33,7 @@ class ReasonCertificate(Certificate):
     ----------
     interval
         The size of the smallest sufficient set: `certified` (N,), that of the one found (`sizes`),
-        `attacked` (N,), what the witnesses leave at least (`smallest`).
+        `attacked` (N,), what every sufficient set needs at least (`smallest`).
     irrelevant, needed, unknown
         (N, *features) bool, exactly one of them True for each feature.
     features
@@ -68,8 +68,9 @@ class ReasonCertificate(Certificate):
     of them at once, has another answer, for the network in the arithmetic that `arithmetic` names;
     a tie counts as another answer. Hence `kept` is a sufficient set.
 
-    Of `needed`: without this group `kept` is none, by the witness, which lies in the region and for
-    which the model itself gives another answer. Where `minimal`, no part of `kept` is sufficient.
+    Of `needed`: without this group `kept` is not sufficient. The witness shows it: it lies in the
+    region, and the model itself gives another answer for it. Where `minimal`, no part of `kept`
+    is sufficient.
 
     Of `smallest`: every sufficient set has at least so many groups, since it holds for every
     witness a group in which that differs from the input.

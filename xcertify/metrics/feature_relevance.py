@@ -94,7 +94,7 @@ class FeatureRelevance(Metric):
 
     ``1 / R = (1 / P + 1 / (1 - D)) / 2``: only an explanation that keeps the class where its most
     important features are left (P), and loses it where they are taken away (D), has a high one.
-    (The code that the authors released takes D for 1 - D.)
+    (The code that the authors released uses D in place of 1 - D.)
 
     Parameters
     ----------

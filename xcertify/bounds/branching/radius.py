@@ -70,7 +70,8 @@ def decided_radii(
 ) -> Interval:
     """Largest radii, of those tested, within which the class of N inputs is decided to stay.
 
-    An attack gives an end, bounds of whole regions a start, and `Verifier.decide` what is between.
+    The search is between a radius of an attack and one that bounds of whole regions prove;
+    `Verifier.decide` decides the radii between.
 
     Parameters
     ----------
