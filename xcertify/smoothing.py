@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from xcertify.bounds import Activation, activation_facts, register_elementwise, smooth_rectifier
-from xcertify.keras_graph import layers_of, own_variables
+from xcertify.keras_graph import layers_of, own_variables, with_attributes
 
 BETAS = (10.0, 30.0, 100.0)
 
@@ -159,8 +159,13 @@ def _functions(model: Any) -> Iterator[tuple[keras.Layer, Any]]:
 
 
 def _copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    copy = type(layer).from_config(layer.get_config())
+    if isinstance(layer, SmoothReLU):
+        return SmoothReLU(layer.beta, layer.slope, name=layer.name, dtype=layer.dtype_policy)
     activation = getattr(layer, "activation", None)
+    plain = layer  # of a smooth one no configuration can be written
+    if isinstance(activation, SmoothReLU):
+        plain = with_attributes(layer, activation=keras.activations.linear)
+    copy = type(layer).from_config(plain.get_config())
     if activation is not None:  # which a configuration knows by its name only
         copy.activation = activation
     return copy

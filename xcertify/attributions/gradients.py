@@ -8,12 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions.base import (
-    OperatorExplainer,
-    ScoreExplainer,
-    check_reducer,
-    reduce_channels,
-)
+from xcertify.attributions.base import OperatorExplainer, check_reducer, reduce_channels
+from xcertify.attributions.gradient_means import GradientMean, gradient_mean
+from xcertify.attributions.map_changes import BoundedMaps
 from xcertify.checks import whole_number
 from xcertify.inputs import in_batches, spread_value
 from xcertify.models import gradient_by
@@ -21,7 +18,7 @@ from xcertify.operators import Operator
 from xcertify.progress import progress_bar
 
 
-class GradientExplainer(ScoreExplainer):
+class GradientExplainer(BoundedMaps):
     """What explainers by gradients share; a subclass implements `_of_features`.
 
     Parameters
@@ -174,6 +171,11 @@ class Saliency(OperatorExplainer, GradientExplainer):
             verbose=verbose,
         )
 
+    _is_magnitude = True
+
+    def _mean(self, shape: tuple[int, ...]) -> GradientMean:
+        return gradient_mean("gradient", shape)
+
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.abs(self._mean_gradients(inputs, weights))
 
@@ -222,6 +224,9 @@ class GradientInput(OperatorExplainer, GradientExplainer):
             seed=seed,
             verbose=verbose,
         )
+
+    def _mean(self, shape: tuple[int, ...]) -> GradientMean:
+        return gradient_mean("gradient_input", shape)
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return self._mean_gradients(inputs, weights) * inputs
@@ -281,6 +286,10 @@ class IntegratedGradients(OperatorExplainer, GradientExplainer):
             verbose=verbose,
         )
         self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
+
+    def _mean(self, shape: tuple[int, ...]) -> GradientMean:
+        settings = {"steps": self.steps, "baseline_value": self.baseline_value}
+        return gradient_mean("integrated_gradients", shape, **settings)
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         baseline = spread_value("baseline_value", self.baseline_value, inputs.shape)
@@ -344,6 +353,10 @@ class SmoothGrad(OperatorExplainer, GradientExplainer):
         if not noise >= 0:
             raise ValueError(f"noise must be a standard deviation, at least 0. Received: {noise!r}")
         self.nb_samples, self.noise = whole_number("nb_samples", nb_samples), noise
+
+    def _mean(self, shape: tuple[int, ...]) -> GradientMean:
+        settings: dict[str, Any] = {"nb_samples": self.nb_samples, "noise": self.noise}
+        return gradient_mean("smoothgrad", shape, seed=self.seed, **settings)
 
     def _of_features(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         generator = np.random.default_rng(self.seed)

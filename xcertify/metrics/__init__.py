@@ -3,6 +3,7 @@
 from xcertify.metrics.average_stability import AverageStability
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.baselines import baseline_values
+from xcertify.metrics.certified_stability import CertifiedStability, StabilityResult
 from xcertify.metrics.class_retrieval import ClassRetrieval, as_masks
 from xcertify.metrics.deletion import Deletion, Insertion, deletion, insertion
 from xcertify.metrics.feature_relevance import FeatureRelevance, RelevanceResult
@@ -14,6 +15,7 @@ from xcertify.metrics.sufficient_size import SufficiencyResult, SufficientSize, 
 
 __all__ = [
     "AverageStability",
+    "CertifiedStability",
     "ClassRetrieval",
     "Deletion",
     "FeatureRelevance",
@@ -25,6 +27,7 @@ __all__ = [
     "RobustnessResult",
     "RobustnessSr",
     "Score",
+    "StabilityResult",
     "SufficiencyResult",
     "SufficientSize",
     "as_masks",
