@@ -170,7 +170,7 @@ def _removed_attributions(
 
 
 class MuFidelity(Metric):
-    """MuFidelity (higher is better): does the score fall more where more attribution is removed?
+    """MuFidelity (higher is better): how well attributions predict how much the score falls.
 
     For random subsets S of the cells of a grid, all of the same size, the features of S are
     replaced by a baseline. The score is the correlation over the subsets of the drop
