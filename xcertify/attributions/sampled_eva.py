@@ -24,8 +24,10 @@ class SampledEVA(OverlapExplainer):
 
     Parameters
     ----------
-    model, epsilon, norm, clip, outside, grid_size, overlap, temperature, verbose
-        As for `EVA`; the model may have any layers.
+    model
+        A Keras classifier, of any layers.
+    epsilon, norm, clip, outside, grid_size, overlap, temperature, verbose
+        As for `EVA`.
     nb_samples
         Points drawn from each region. All regions of an input share the same draws, so that two
         cells differ by what is fixed and not by chance.
