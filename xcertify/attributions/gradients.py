@@ -181,7 +181,7 @@ class Saliency(OperatorExplainer, GradientExplainer):
 
 
 class GradientInput(OperatorExplainer, GradientExplainer):
-    """Gradient times input: what each feature adds to the logit of a model that were linear.
+    """Gradient times input: for a linear model, what each feature adds to the logit.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ class GradientInput(OperatorExplainer, GradientExplainer):
 
 
 class IntegratedGradients(OperatorExplainer, GradientExplainer):
-    """Integrated gradients: gradients on the way from a baseline, times the way.
+    """Integrated gradients: mean gradient from a baseline to the input, times their difference.
 
     Parameters
     ----------
