@@ -141,6 +141,11 @@ def test_what_cannot_be_bounded_is_refused(model, images):
     for settings in ({"operator": "classification"}, {"output_layer": -1}):
         with pytest.raises(ValueError, match=f"leave {next(iter(settings))} out"):
             metric(Saliency(model, **settings))
+    squares = type("Squares", (Saliency,), {"_of_features": lambda self, x, weights: x**2})
+    with pytest.raises(
+        ValueError, match="other maps.*Received: Squares, whose _mean is .*Saliency"
+    ):
+        metric(squares(model))
     with pytest.raises(ValueError, match="distance must be one of l1, l2, linf"):
         CertifiedStability(model, images, distance=lambda first, second: 0)
     with pytest.raises(ValueError, match="leave the valid range"):

@@ -166,10 +166,11 @@ class BoundedMaps(ScoreExplainer):
         self, region: Region, weights: np.ndarray, method: str, dtype: str
     ) -> tuple[np.ndarray, np.ndarray]:
         refuse_channels_first(self.model, "bounds of maps")
-        self._refuse_other_scores()
+        mean = self._mean(region.shape)
+        self._refuse_other_maps()
         lower, upper = bound_explanations(
             self._verifier_of_maps(dtype),
-            self._mean(region.shape),
+            mean,
             region,
             weights,
             method=method,
@@ -195,8 +196,18 @@ class BoundedMaps(ScoreExplainer):
             lambda: Verifier(self.network, dtype=dtype, strip_head=True),
         )
 
-    def _refuse_other_scores(self) -> None:
-        """A ValueError for maps of something else than logits, which are what is bounded."""
+    def _refuse_other_maps(self) -> None:
+        """A ValueError for maps that are not what is bounded, those of logits made by `_mean`."""
+        of_mean, *others = (
+            next(place for place, kind in enumerate(type(self).__mro__) if name in vars(kind))
+            for name in ("_mean", "_of_features", "_explain")
+        )
+        if min(others) < of_mean:
+            raise ValueError(
+                f"a subclass that makes other maps must say by _mean what they are made of, or "
+                f"they cannot be bounded. Received: {type(self).__name__}, whose _mean is that of "
+                f"{type(self).__mro__[of_mean].__name__}"
+            )
         for name in ("operator", "output_layer"):
             value = getattr(self, name, None)
             if value is not None:
