@@ -43,6 +43,8 @@ class OneEntryForEachName(griffe.Extension):
         for part in parts:
             for section in _described(part):
                 _set_types(part, section)
+            if part.is_function:
+                _set_returned(part)
         index = _index(pkg, parts)
         for part in parts:
             _follow(part, index)
@@ -166,6 +168,18 @@ def _set_types(part: griffe.Object, section: griffe.DocstringSection) -> None:
     section.value[:] = sorted(
         entries, key=lambda e: order.index(e.name) if e.name in known else len(order)
     )
+
+
+def _set_returned(function: griffe.Function) -> None:
+    """What stands under Returns is the name of a result, not its type, unless it has a dot."""
+    for section in _sections(function):
+        if section.kind is not griffe.DocstringSectionKind.returns:
+            continue
+        for entry in section.value:
+            names = str(entry.annotation).strip("()")
+            if not entry.name and re.fullmatch(r"[a-z_]\w*(, [a-z_]\w*)*", names):
+                entry.name = names
+                entry.annotation = function.returns if len(section.value) == 1 else None
 
 
 # --- texts ---

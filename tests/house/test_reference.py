@@ -20,12 +20,12 @@ bs4 = pytest.importorskip("bs4", reason="reads the pages; it comes with the extr
 
 @dataclass
 class Entry:
-    """What a page says of one parameter or attribute; `default` is None where there is none."""
+    """What a page says of a parameter, attribute or result; `default` is None if there is none."""
 
     name: str
     type: str | None = None
     default: str | None = None
-    is_attribute: bool = False
+    section: str = "Parameters:"
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def entries_of(html):
             found[path] = []
         elif "doc-section-title" in kinds:
             title = tag.get_text()
-        elif "doc-section-item" in kinds and title in ("Parameters:", "Attributes:"):
-            name = tag.find("b", recursive=False).get_text()
+        elif "doc-section-item" in kinds and title in ("Parameters:", "Attributes:", "Returns:"):
+            name = tag.find("b", recursive=False)
             codes = [code.get_text() for code in tag.find_all("code", recursive=False)]
-            found[path].append(Entry(name, *codes, is_attribute=title == "Attributes:"))
+            found[path].append(Entry(name and name.get_text(), *codes, section=title))
     return found
 
 
@@ -77,9 +77,13 @@ def differences(path, entries):
     is_error = inspect.isclass(part) and issubclass(part, Exception)
     if is_error or not (inspect.isclass(part) or inspect.isfunction(part)):
         return []
+    results = [entry for entry in entries if entry.section == "Returns:" and entry.name]
+    entries = [entry for entry in entries if entry.section != "Returns:"]
     known = signature_of(part, is_method)
     names = {entry.name for entry in entries}
     told = [problem for entry in entries for problem in wrong(part, entry, known)]
+    if len(results) == 1:
+        told += wrong(part, results[0], returned(part, results[0].name))
     if entries or not is_method:  # of a method one sentence may say it all
         told += [f"{name} is not described" for name in known if name not in names]
     return [f"{path}: {problem}" for problem in told]
@@ -95,7 +99,9 @@ def wrong(part, entry, known):
         return
     if entry.type is None or plain(entry.type) != plain(stated):
         yield f"{entry.name} is {stated}, not {entry.type}"
-    if entry.is_attribute or (entry.default is None and default is inspect.Parameter.empty):
+    if entry.section == "Attributes:" or (
+        entry.default is None and default is inspect.Parameter.empty
+    ):
         return
     if entry.default is None or not same_value(part, entry, default):
         yield f"{entry.name} is {default!r} by default, not {entry.default}"
@@ -122,6 +128,12 @@ def signature_of(part, is_method):
         if not rest:
             break
     return found
+
+
+def returned(function, name):
+    """As `signature_of`, of the one result."""
+    signature = inspect.signature(function)
+    return {name: (signature.return_annotation, inspect.Parameter.empty)}
 
 
 def without_first(signature):
