@@ -101,13 +101,14 @@ def layer_name(model: Any, layer: str | int | None, argument: str, advice: str =
         return layer
     names = [one.name for one in model.layers]
     whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
-    if not whole or not -len(names) <= layer < len(names):
+    number = int(layer) if whole and layer is not None else len(names)
+    if not -len(names) <= number < len(names):
         raise ValueError(
             f"{argument} must be the name of a layer, or its number in model.layers, from 0 to "
             f"{len(names) - 1} (-1 is the last); the layers are {', '.join(names)}{advice}. "
             f"Received: {layer!r}"
         )
-    return names[layer]
+    return names[number]
 
 
 def output_of_layer(

@@ -29,6 +29,8 @@ class _Constructed(ABCMeta):
     notes when a constructor has come to its end; until then an assignment is only that.
     """
 
+    _instead: dict[str, str]
+
     def __call__(cls, *args: Any, perturbation: Perturbation | None = None, **kwargs: Any) -> Any:
         if perturbation is not None:
             kwargs |= _in_place_of(perturbation, cls, args, kwargs)
