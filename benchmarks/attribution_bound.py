@@ -3,6 +3,7 @@
     python benchmarks/attribution_bound.py --data-dir DIR --fashion-dir DIR
     python benchmarks/attribution_bound.py --data-dir DIR --pair
     python benchmarks/attribution_bound.py --cost
+    python benchmarks/attribution_bound.py --betas --reference FOLDER
 
 After Wang & Kong, A Practical Upper Bound for the Worst-Case Attribution Deviations (2023), tables
 2 to 5 in form. Networks are the paper's, narrowed to what two cores train in minutes: four
@@ -78,7 +79,14 @@ def main() -> None:
     parser.add_argument("--nb-proved", type=int, default=4, help="images whose deviation is proved")
     parser.add_argument("--cost", action="store_true", help="only processor times on CIFAR sizes")
     parser.add_argument("--pair", action="store_true", help="only estimates beside proofs")
+    parser.add_argument(
+        "--betas", action="store_true", help="only softplus copies of ReLU networks"
+    )
+    parser.add_argument("--reference", type=Path, help="folder of reference networks, for --betas")
     arguments = parser.parse_args()
+    if arguments.betas:
+        betas(arguments.reference)
+        return
     if arguments.cost or arguments.pair:
         cost() if arguments.cost else pair(arguments.data_dir)
         return
@@ -509,6 +517,40 @@ def pair(data_dir: str) -> None:
                 f"| {training} | {explainer.epsilon} |",
                 " | ".join(f"{np.median(part / size):.3g}" for part in shares),
                 f"| {np.median(certificate.proved_cosine):.3g} |",
+                flush=True,
+            )
+
+
+# --- softplus copies ----------------------------------------------------------------------------
+
+
+def betas(folder: Path) -> None:
+    """How near copies with softplus are to ReLU networks, and what `beta="auto"` takes."""
+    with np.load(folder / "inputs.npz") as file:
+        digits = file["x"].astype(np.float32)
+    print("| network | beta | same class | logits | gradients | estimate | c | inputs |")
+    print("| --- " * 8 + "|")
+    for name in ("fc_2x128", "cnn_small"):
+        model = keras.models.load_model(folder / f"{name}.keras", compile=False)
+        inputs = digits.reshape(-1, *model.input_shape[1:])
+        logits = model(inputs).numpy()
+        second, first = np.sort(logits, axis=1)[:, -2:].T
+        classes = logits.argmax(axis=1)
+        gradients = AttributionBound(model, beta=None)(inputs, classes)
+        chosen = AttributionBound(model).betas(inputs)
+        for beta in (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 10000.0):
+            explainer = AttributionBound(model, 0.05, beta=beta)
+            found = explainer.certify(inputs, classes)
+            copied = explainer.network(inputs).numpy()
+            off = np.abs(copied - logits).max(axis=1) / (first - second)
+            maps = found.explanation
+            cosine = np.cos(np.deg2rad(angles(maps, gradients)))
+            share = np.median(found.euclidean_estimate / lengths(maps))
+            factor = f"{np.median(found.factor):.2f}" if share > 0 else "-"
+            print(
+                f"| {name} | {beta:g} | {(copied.argmax(axis=1) == classes).mean():.0%} | "
+                f"{np.median(off):.3f}, {off.max():.3f} | {np.median(cosine):.3f}, "
+                f"{cosine.min():.3f} | {share:.3g} | {factor} | {(chosen == beta).sum()} |",
                 flush=True,
             )
 

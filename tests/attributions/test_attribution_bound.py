@@ -10,7 +10,7 @@ import tensorflow as tf
 from networks import sequential
 
 from xcertify.attacks import PGD, softplus_copy
-from xcertify.attributions import AttributionBound, CertifiedGradient
+from xcertify.attributions import AttributionBound, CertifiedGradient, Saliency
 from xcertify.attributions.quadratic_forms import ascent, largest_eigenvalue, least_dual
 from xcertify.bounds import Verifier
 from xcertify.bounds.graph.activations import smooth_rectifier
@@ -238,9 +238,9 @@ def test_relu_is_refused_or_replaced_by_softplus():
     model = sequential((5,), L.Dense(6, "relu", name="first"), L.Dense(3))
     x = np.random.default_rng(0).random((2, 5))
     with pytest.raises(ValueError, match="relu of the layer 'first'.*give beta="):
-        AttributionBound(model).certify(x)
+        AttributionBound(model, beta=None).certify(x)
     with pytest.raises(ValueError, match="relu of the layer 'first'"):
-        AttributionBound(model).epsilon_for(0.1, x)
+        AttributionBound(model, beta=None).epsilon_for(0.1, x)
     explainer = AttributionBound(model, beta=7.0)
     certificate = explainer.certify(x)
     assert certificate.network == "a copy with softplus, beta 7"
@@ -256,8 +256,102 @@ def test_relu_is_refused_or_replaced_by_softplus():
     np.testing.assert_allclose(later.euclidean_estimate, again.euclidean_estimate, rtol=1e-6)
     for layer in (L.PReLU(name="bent"), L.ReLU(max_value=6, name="bent")):
         other = sequential((5,), L.Dense(4), layer, L.Dense(3))
-        with pytest.raises(ValueError, match="layer 'bent'.*beta replaces ReLU and LeakyReLU only"):
-            AttributionBound(other, beta=5.0).certify(x)
+        for beta in (5.0, "auto"):
+            with pytest.raises(ValueError, match="'bent'.*beta replaces ReLU and LeakyReLU only"):
+                AttributionBound(other, beta=beta).certify(x)
+        np.testing.assert_array_equal(AttributionBound(other).betas(x), np.inf)
+
+
+@pytest.fixture(scope="module")
+def bent():
+    """A network with ReLU whose inputs need copies of several sharpnesses."""
+    model = sequential((5,), L.Dense(12, "relu"), L.Dense(12, "relu"), L.Dense(3), seed=4)
+    scales = np.repeat([[0.1], [1.0], [10.0]], 4, axis=0)
+    return model, (scales * np.random.default_rng(2).uniform(-1, 1, (12, 5))).astype("float32")
+
+
+def rule_by_hand(model, x):
+    logits = model(x).numpy().astype("f8")
+    second, first = np.sort(logits)[:, -2:].T
+    copy, beta = softplus_copy(model)
+    found = np.full(len(x), 1000.0)
+    for value in (1000, 300, 100, 30, 10, 3, 1, 0.3, 0.1, 0.03, 0.01):
+        beta.assign(value)
+        fits = np.abs(copy(x).numpy() - logits).max(axis=1) <= 0.1 * (first - second)
+        found[fits] = value
+    return found
+
+
+def test_the_softplus_that_is_sharp_enough_for_each_input(bent):
+    model, x = bent
+    explainer = AttributionBound(model, 0.1)
+    betas = explainer.betas(x)
+    np.testing.assert_array_equal(betas, rule_by_hand(model, x))
+    assert len(np.unique(betas)) > 1
+    certificate = explainer.certify(x)
+    maps, radii = explainer(x), explainer.epsilon_for(0.1, x)
+    np.testing.assert_array_equal(certificate.beta, betas)
+    assert "copies with softplus, beta" in repr(certificate)
+    assert json.loads(json.dumps(certificate.to_dict()))["beta"] == betas.tolist()
+    for beta in np.unique(betas)[:2]:
+        some = np.flatnonzero(betas == beta)
+        alone = AttributionBound(model, 0.1, beta=float(beta))
+        found = alone.certify(x[some])
+        assert found.network == f"a copy with softplus, beta {beta:g}"
+        np.testing.assert_allclose(maps[some], alone(x[some]), rtol=1e-6)
+        np.testing.assert_allclose(radii[some], alone.epsilon_for(0.1, x[some]), rtol=1e-4)
+        for field in ("euclidean_estimate", "explanation", "attacked", "epsilon", "targets"):
+            expected = getattr(found, field)
+            np.testing.assert_allclose(getattr(certificate, field)[some], expected, rtol=1e-3)
+        assert found.decided == tuple(np.array(certificate.decided)[some])
+    # it depends on no other input, and classes stay
+    np.testing.assert_array_equal(explainer.betas(x[5:6]), betas[5:6])
+    np.testing.assert_allclose(explainer(x[5:6]), maps[5:6], rtol=1e-5)
+    classes = certificate.targets.argmax(axis=1)
+    np.testing.assert_array_equal(classes, model(x).numpy().argmax(axis=1))
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_softplus_of_changed_weights_and_of_other_models(bent, smooth, inputs):
+    model, x = bent
+    explainer = AttributionBound(model, 0.1, proved=True, method="ibp")
+    proved = explainer.certify(x[3:5])
+    assert (proved.attacked <= proved.proved_euclidean).all()
+    assert proved.proved_cosine.shape == (2,)
+    weights = model.get_weights()
+    model.set_weights([3 * weight for weight in weights])
+    np.testing.assert_array_equal(explainer.betas(x), rule_by_hand(model, x))
+    np.testing.assert_allclose(explainer(x), AttributionBound(model)(x), rtol=1e-6)
+    model.set_weights(weights)
+    with pytest.raises(ValueError, match="chosen for each input.*explainer.betas"):
+        _ = explainer.network
+    whole = AttributionBound(smooth)
+    assert whole.network is smooth and np.isinf(whole.betas(inputs)).all()
+    assert whole.certify(inputs).network == "the model"
+    np.testing.assert_array_equal(AttributionBound(model, beta=5.0).betas(x), 5.0)
+    single = sequential((5,), L.Dense(6, "relu"), L.Dense(1, "sigmoid"))
+    found = AttributionBound(single).certify(x[:2])
+    assert np.isfinite(found.beta).all()
+
+
+class BlackBox:
+    """As Xplique's explainers are: called with inputs and targets."""
+
+    def explain(self, inputs, targets):
+        return inputs
+
+    def __call__(self, inputs, targets):
+        return self.explain(inputs, targets)
+
+
+def test_an_explainer_has_no_derivative(smooth):
+    with pytest.raises(ValueError, match="black box.*AverageStability.*explainer, BlackBox"):
+        AttributionBound(smooth, attribution=BlackBox())
+    with pytest.raises(ValueError, match="write attribution='saliency', which is the gradient"):
+        AttributionBound(smooth, attribution=Saliency(smooth))
+    theirs = pytest.importorskip("xplique.attributions", reason="Xplique is not installed")
+    with pytest.raises(ValueError, match="write attribution='integrated_gradients'. How far"):
+        AttributionBound(smooth, attribution=theirs.IntegratedGradients(smooth))
 
 
 @pytest.mark.usefixtures("eager")
@@ -374,6 +468,7 @@ def test_the_softplus_with_beta_as_the_engine_knows_it():
         ({"norm": 1}, "norm must be 2"),
         ({"attribution": "lime"}, "attribution must be one of saliency"),
         ({"beta": -1.0}, "beta must be a number above 0"),
+        ({"beta": "high"}, "beta must be 'auto', a number above 0, or None"),
         ({"failure": 0.0}, "failure must be a probability"),
         ({"norm": 4, "proved": True}, "needs norm 2 or np.inf"),
         ({"attribution": curved, "proved": True}, "needs an attribution by name"),

@@ -43,7 +43,7 @@ class AttributionBound(SmoothAttribution, Certifying):
     ----------
     model
         A Keras classifier, or any TensorFlow callable that returns logits. With piecewise linear
-        activations such as ReLU it has no second derivative: give `beta`.
+        activations such as ReLU it has no second derivative: a copy is explained, see `beta`.
     epsilon
         Radius of the perturbations, in units of the inputs: a number, or one per input (N,).
     norm
@@ -57,8 +57,11 @@ class AttributionBound(SmoothAttribution, Certifying):
     clip
         Valid range of the inputs, (low, high), for `proved`; estimates are for the whole ball.
     beta
-        Softplus for ReLU: everything (maps, estimates, proofs) is then about a copy of the model
-        with ``softplus(beta z) / beta`` in place of every ReLU. The model itself is not touched.
+        Softplus for ReLU: everything (maps, estimates, proofs) is about a copy of the model with
+        ``softplus(beta z) / beta`` in place of every ReLU. The model itself is not touched. "auto"
+        (default): for each input the smallest of some numbers with which no logit is off by more
+        than a tenth of the margin between the two largest ones, see `betas`; certificates say
+        which. A model without ReLU is explained itself. None: the model itself, whatever it has.
     steps, baseline_value
         Of integrated gradients, as for `CertifiedGradient`.
     proved
@@ -109,7 +112,7 @@ class AttributionBound(SmoothAttribution, Certifying):
 
     Examples
     --------
-    >>> explainer = AttributionBound(model, epsilon=0.05, beta=10.0, clip=(0.0, 1.0), proved=True)
+    >>> explainer = AttributionBound(model, epsilon=0.05, clip=(0.0, 1.0), proved=True)
     >>> maps = explainer.explain(images, labels)                   # (N, H, W, 1)
     >>> certificate = explainer.certify(images, labels)
     >>> certificate.euclidean_estimate, certificate.proved_euclidean   # (N,) each
@@ -123,7 +126,7 @@ class AttributionBound(SmoothAttribution, Certifying):
         norm: Norm = 2,
         attribution: str | Explanation = "saliency",
         clip: tuple[Any, Any] | None = None,
-        beta: float | None = None,
+        beta: float | str | None = "auto",
         *,
         steps: int = 20,
         baseline_value: Any = 0.0,
@@ -181,8 +184,17 @@ class AttributionBound(SmoothAttribution, Certifying):
     def _certify(self, region: Region, weights: np.ndarray) -> DeviationCertificate:
         if self.proved:
             refuse_channels_first(self.model, "proved=True")
+        parts = [
+            (some, one._certify_network(region[some], weights[some]))
+            for some, one in self._by_network(region.center)
+        ]
+        return DeviationCertificate.together(parts, region)
+
+    def _certify_network(self, region: Region, weights: np.ndarray) -> DeviationCertificate:
+        """The certificate of inputs that have one network."""
         self._refuse_without_curvature()
-        inputs, epsilon = region.center, np.ravel(np.asarray(region.epsilon))  # (N,)
+        inputs = region.center
+        epsilon = np.asarray(region.epsilon).reshape(len(region), -1)[:, 0]
         maps = self._of_features(inputs, weights)
         rates = self._rates(inputs, weights, maps.shape[1:])
         steps = (rates.direction * as_column(epsilon, inputs)).astype(np.float32)
@@ -215,7 +227,7 @@ class AttributionBound(SmoothAttribution, Certifying):
             attained=np.any(self._jacobian.keeps_label(inputs, steps), axis=0),
             proved_cosine=cosine,
             targets=weights,
-            network=f"a copy with softplus, beta {self.beta:g}" if is_copy else "the model",
+            beta=np.full(len(inputs), self.beta if is_copy else math.inf),
             kinks=tuple(name for name, _ in kinks(self.network)),
         )
 
@@ -273,11 +285,28 @@ class AttributionBound(SmoothAttribution, Certifying):
         threshold = _one_each("threshold", threshold, len(inputs), *limits)
         if proved:
             refuse_channels_first(self.model, "proved=True")
+        found = np.empty(len(inputs))
+        for some, one in self._by_network(inputs):
+            about = inputs[some], weights[some], threshold[some], deviation
+            found[some] = one._radii(*about, largest if proved else None)
+        return found
+
+    def _radii(
+        self,
+        inputs: np.ndarray,
+        weights: np.ndarray,
+        threshold: np.ndarray,
+        deviation: str,
+        largest: float | None,
+    ) -> np.ndarray:
+        """`epsilon_for` of inputs that have one network; an estimate where `largest` is None."""
         self._refuse_without_curvature()
         maps = self._of_features(inputs, weights)
-        if proved:
+        if largest is not None:
             return self._proved_radii(inputs, weights, maps, threshold, deviation, largest)
-        reach = _lengths(maps) * np.sqrt(2 * threshold - threshold**2) if cosine else threshold
+        reach = threshold
+        if deviation == "cosine":
+            reach = _lengths(maps) * np.sqrt(2 * threshold - threshold**2)
         rate = self._rates(inputs, weights, maps.shape[1:]).upper
         return np.divide(reach, rate, out=np.full(len(inputs), np.inf), where=rate > 0)
 

@@ -263,7 +263,8 @@ class Verifier(Settings):
             pairs = pair_rows(engine.nb_outputs)
             found = [np.empty((2, len(region), 0))]  # of a single output, which is always 1
             found += [np.stack(self._bound(engine, region, some, constants)) for some in pairs]
-            sides = softmax_bounds(*np.concatenate(found, axis=2), engine.nb_outputs)
+            low, high = np.concatenate(found, axis=2)
+            sides = softmax_bounds(low, high, engine.nb_outputs)
         lower, upper = outward(*sides, self.dtype)
         return lower.reshape(shape), upper.reshape(shape)
 

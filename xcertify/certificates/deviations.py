@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
 from xcertify.certificates.base import Certificate
+from xcertify.radii import Interval
+from xcertify.regions import Region, describe_span
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,8 +26,9 @@ class DeviationCertificate(Certificate):
         The largest Euclidean distance that a perturbation within epsilon and the valid range moves
         the attribution: `certified` (N,), proved that none moves it farther, inf where that was not
         asked for; `attacked` (N,), the largest that was observed there.
-    network
-        What was looked at: the model, or its copy with softplus for ReLU.
+    beta
+        (N,): what was looked at is a copy of the model with ``softplus(beta z) / beta`` for every
+        ReLU; inf: the model itself.
     kinks
         Names of layers, such as max pooling, whose derivative jumps: the estimates do not see it.
     epsilon
@@ -68,7 +73,7 @@ class DeviationCertificate(Certificate):
     Theorems 1 and 2, Corollaries 1 and 2, Eq. 10 and 11.
     """
 
-    network: str
+    beta: np.ndarray
     kinks: tuple[str, ...]
     epsilon: np.ndarray
     explanation: np.ndarray
@@ -82,6 +87,26 @@ class DeviationCertificate(Certificate):
     factor: np.ndarray
     proved_cosine: np.ndarray | None
     targets: np.ndarray
+
+    @classmethod
+    def together(
+        cls, parts: Sequence[tuple[np.ndarray, DeviationCertificate]], region: Region
+    ) -> DeviationCertificate:
+        """One certificate of certificates of some inputs each, and the numbers of these inputs."""
+        order = np.argsort(np.concatenate([some for some, _ in parts]))
+        names = [field.name for field in fields(cls)]
+        values = {name: [getattr(one, name) for _, one in parts] for name in names}
+        found = {name: _in_order(values[name], order) for name in names}
+        found["decided"] = tuple(np.concatenate(values["decided"])[order].tolist())
+        return replace(parts[0][1], **(found | {"region": region}))
+
+    @property
+    def network(self) -> str:
+        """What was looked at, in words: the model, or its copies with softplus for ReLU."""
+        if np.isinf(self.beta).all():
+            return "the model"
+        copies = "a copy" if (self.beta == self.beta[0]).all() else "copies"
+        return f"{copies} with softplus, beta {describe_span(self.beta)}"
 
     @property
     def proved_euclidean(self) -> np.ndarray | None:
@@ -121,3 +146,14 @@ class DeviationCertificate(Certificate):
             f"{self.region}; deviation estimated at {np.median(self.euclidean_estimate):.4g}, "
             f"{proved} (medians){wider}{unseen}; {self.method}>"
         )
+
+
+def _in_order(values: list[Any], order: np.ndarray) -> Any:
+    """A field of several certificates: of all inputs in their order, or what they share."""
+    first = values[0]
+    if isinstance(first, Interval):
+        sides = ("certified", "attacked")
+        return Interval(*(_in_order([getattr(v, side) for v in values], order) for side in sides))
+    if isinstance(first, np.ndarray):
+        return np.concatenate(values)[order]
+    return first
