@@ -70,8 +70,9 @@ def load_emotions(nb_inputs: int) -> Foreign:
 def load_sounds(nb_inputs: int) -> Foreign:
     """inaSpeechSegmenter: 4 convolutions of 64 to 256 filters, and dense layers; 3 classes."""
     stored = load("inaSpeechSegmenter", "keras_speech_music_noise_cnn.hdf5")
-    # The file leaves an axis open, (None, None, 68, 21): the shape is written anew.
-    model = keras.Sequential([keras.Input((68, 21)), *stored.layers])
+    # The file leaves an axis open, (None, None, 68, 21); explainers want a shape that is known.
+    model = keras.models.clone_model(stored, input_tensors=keras.Input((68, 21)))
+    model.set_weights(stored.get_weights())
     rng = np.random.default_rng(0)
     makers = (_chord, _voice, _noise)
     sounds = [makers[index % 3](rng) for index in range(nb_inputs)]

@@ -62,8 +62,10 @@ def build_graph(
         shape = tuple(tensor.shape[1:])
         if None in shape:
             raise UnsupportedLayerError(
-                f"The input shape {shape} of the model '{model.name}' is not fully known. Rebuild "
-                f"the model with a fixed input shape."
+                f"The input shape {shape} of the model '{model.name}' is not fully known. Make a "
+                f"copy with a fixed one: fixed = keras.models.clone_model(model, input_tensors="
+                f"keras.Input(shape)), with the shape of one input, then "
+                f"fixed.set_weights(model.get_weights())."
             )
         graph.nodes.append(Node(Input(is_point=bool(graph.nodes)), (), shape, tensor.name))
     (graph.result,) = _walk(graph, inputs, [wanted], range(len(inputs)), find_rule, prefix="")
