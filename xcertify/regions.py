@@ -304,6 +304,13 @@ class Region:
         Uniform in a box; in a ball, uniform in the box around it and then drawn towards the
         nominal input until the point is inside. Where few groups of features may leave the nominal
         input, a random choice of them does. All N regions share the same draws.
+
+        Parameters
+        ----------
+        nb_samples
+            Points drawn from each region.
+        seed
+            Of the draws; None: others in every call.
         """
         generator = np.random.default_rng(seed)
         share = generator.random((nb_samples, 1, *self.shape), dtype=np.float32)
@@ -318,6 +325,13 @@ class Region:
         """Random corners of the boxes, (nb_corners, N, *shape), drawn into the region.
 
         All N regions share the same draws.
+
+        Parameters
+        ----------
+        nb_corners
+            Corners drawn of each box.
+        seed
+            As for `sample`.
         """
         generator = np.random.default_rng(seed)
         is_upper = generator.random((nb_corners, 1, *self.shape), dtype=np.float32) < 0.5

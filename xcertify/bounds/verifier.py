@@ -209,7 +209,12 @@ class Verifier(Settings):
 
         That is the rule for every model. With ``strip_head=False`` they are of what the model
         returns; probabilities are bounded by `bound_probabilities`. See `Verifier` for the
-        guarantee and `bound_rows` for parameters and errors.
+        guarantee and `bound_rows` for errors.
+
+        Parameters
+        ----------
+        region, constants
+            As for `bound_rows`.
         """
         engine = self._engine
         lower, upper = self._bound(engine, region, None, constants)
@@ -362,9 +367,14 @@ class Verifier(Settings):
     ) -> LinearBounds:
         """Linear functions of the input under and over ``rows @ f(x)``; see `LinearBounds`.
 
-        Parameters and errors as in `bound_rows`; needs "crown-ibp", "crown"
-        or "alpha-crown" (which gives the lines of "crown"). The lines of many samples and rows may
-        be larger than the memory budget: `linear_bounds_in_parts` gives them in parts.
+        Needs "crown-ibp", "crown" or "alpha-crown" (which gives the lines of "crown"). The lines of
+        many samples and rows may be larger than the memory budget: `linear_bounds_in_parts` gives
+        them in parts. Errors as for `bound_rows`.
+
+        Parameters
+        ----------
+        region, rows, constants
+            As for `bound_rows`.
         """
         found: LinearBounds | None = None
         for samples, some, lines in self.linear_bounds_in_parts(region, rows, constants):
@@ -423,7 +433,12 @@ class Verifier(Settings):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of a layer's output (after its activation) over each region, (N, *shape) each.
 
-        `layer` is the layer's name; for a layer of a nested model "nested/layer".
+        Parameters
+        ----------
+        region, constants
+            As for `bound_rows`.
+        layer
+            The layer's name; for a layer of a nested model "nested/layer".
         """
         self._refuse_decomon("bound_layer")
         engine = self._engine
@@ -877,6 +892,13 @@ class Verifier(Settings):
 
     def evaluate(self, inputs: np.ndarray, constants: Sequence[Any] = ()) -> np.ndarray:
         """The bounded function itself (logits), (N, *outputs), in the verifier's dtype.
+
+        Parameters
+        ----------
+        inputs
+            (N, *shape), as the model takes them.
+        constants
+            As for `bound_rows`.
 
         Raises
         ------

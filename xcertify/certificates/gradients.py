@@ -102,14 +102,24 @@ class GradientCertificate(Certificate):
     def within(self, tau: float, measure: str = "l2_ratio") -> np.ndarray:
         """Where no explanation is farther than `tau` from `explanation`, (N,) bool.
 
-        No untargeted attack can succeed there; see `criteria.Within`.
+        No untargeted attack can succeed there.
+
+        Parameters
+        ----------
+        tau, measure
+            As for `Within`.
         """
         return self.proves(criteria.Within(tau, measure))
 
     def excludes(self, target_map: Any, tau: float, measure: str = "mse") -> np.ndarray:
         """Where no explanation comes within `tau` of a map, (N,) bool.
 
-        No targeted attack can succeed there; see `criteria.Excludes`.
+        No targeted attack can succeed there.
+
+        Parameters
+        ----------
+        target_map, tau, measure
+            As for `Excludes`.
         """
         return self.proves(criteria.Excludes(target_map, tau, measure))
 
@@ -118,7 +128,13 @@ class GradientCertificate(Certificate):
         return criterion.holds(self.lower, self.upper, self.explanation)
 
     def farthest(self, measure: str = "l2_ratio") -> np.ndarray:
-        """Proved largest distance (least cosine) to `explanation`, (N,); see `criteria`."""
+        """Proved largest distance (least cosine) to `explanation`, (N,).
+
+        Parameters
+        ----------
+        measure
+            As for `Within`.
+        """
         return criteria.farthest(self.lower, self.upper, self.explanation, measure)
 
     def in_top(self, k: int) -> np.ndarray:

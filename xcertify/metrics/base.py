@@ -145,10 +145,22 @@ class Metric(Settings):
 
     @abstractmethod
     def detailed_evaluate(self, explanations: Any) -> MetricResult:
-        """Curves and scores of every sample."""
+        """Curves and scores of every sample.
+
+        Parameters
+        ----------
+        explanations
+            As for `evaluate`.
+        """
 
     def evaluate_samples(self, explanations: Any) -> np.ndarray:
-        """The score of every sample, (N,)."""
+        """The score of every sample, (N,).
+
+        Parameters
+        ----------
+        explanations
+            As for `evaluate`.
+        """
         return self.detailed_evaluate(explanations).scores
 
     def evaluate(self, explanations: Any) -> float:
