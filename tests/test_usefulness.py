@@ -45,6 +45,7 @@ def test_times_by_hand():
     attained = [1.0, 1.0, 1.1, 1.0, 0.0, 0.0, 1.0, np.nan]
     expected = [2.0, 1.0, 1.0, np.inf, np.inf, 1.0, np.nan, np.nan]
     np.testing.assert_array_equal(times_wider(proved, attained), expected)
+    np.testing.assert_array_equal(times_wider([1e-6, 1e-4], [0.0, 0.0], 1e-5), [1.0, np.inf])
 
 
 @pytest.mark.parametrize("norm", [np.inf, 2, 1])
@@ -77,7 +78,7 @@ def test_looseness_of_the_certificates_of_a_linear_network(linear):
     margins = np.sort(linear(INPUTS).numpy(), axis=1)
     np.testing.assert_allclose(overlap.nominal, margins[:, -2] - margins[:, -1], rtol=1e-5)
     gradient = CertifiedGradient(linear, epsilon=0.1).certify(INPUTS)
-    assert (gradient.attained == 0).all()
+    assert (gradient.attained == 0).all() and (gradient.looseness == 1).all()
 
 
 def test_looseness_of_the_certificates_of_a_network():

@@ -22,25 +22,27 @@ class VacuousWarning(UserWarning):
     """
 
 
-def times_wider(proved: Any, attained: Any) -> np.ndarray:
+def times_wider(proved: Any, attained: Any, rounding: Any = 0.0) -> np.ndarray:
     """How many times larger proved changes are than attained ones, (N,) float64.
 
     Parameters
     ----------
     proved, attained
         (N,) each, of at least 0; what is proved holds what is attained.
+    rounding
+        A number, or (N,): how far from each other both may be and count as equal.
 
     Returns
     -------
     ratio
-        1 where both are equal (or differ by roundings); inf where nothing is proved, or no change
+        1 where both are equal, but for roundings; inf where nothing is proved, or no change
         is attained; NaN where one of both is not known (NaN).
     """
     proved, attained = np.asarray(proved, np.float64), np.asarray(attained, np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where(np.isinf(proved), np.inf, proved / attained)
     unknown = np.isnan(proved) | np.isnan(attained)
-    return np.where(unknown, np.nan, np.where(proved <= attained, 1.0, ratio))
+    return np.where(unknown, np.nan, np.where(proved <= attained + rounding, 1.0, ratio))
 
 
 def warn_vacuous(message: str) -> None:

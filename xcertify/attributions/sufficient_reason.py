@@ -27,6 +27,7 @@ from xcertify.reasons.features import Features
 from xcertify.reasons.order import order_of
 from xcertify.reasons.sets import Sets, sufficient_sets
 from xcertify.regions import Region, as_norm
+from xcertify.usefulness import warn_vacuous
 
 METHODS = ("crown", "crown-ibp")
 _NB_ENTRIES = 2**17  # of the inputs that are worked on together
@@ -154,7 +155,25 @@ class SufficientReason(Certifying, ClassExplainer):
         return asked_outputs(self._logits(inputs), targets, self.delta)
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        return self._certify(self._region(inputs), classes).maps(ranked=self.ranked)
+        certificate = self._certify(self._region(inputs), classes)
+        self._warn(certificate)
+        return certificate.maps(ranked=self.ranked)
+
+    def _warn(self, certificate: ReasonCertificate) -> None:
+        """A `VacuousWarning` for inputs of which nothing was found out."""
+        known = (certificate.irrelevant | certificate.needed).reshape(len(certificate), -1)
+        nothing = ~known.any(axis=1)
+        if not nothing.any():
+            return
+        first = int(np.argmax(nothing))
+        limit = "a longer time_limit" if certificate.reason[first] == "time limit" else ""
+        tried = [limit, "a smaller epsilon (see suggest_epsilon)", "groups or a grid_size"]
+        warn_vacuous(
+            f"SufficientReason: of {int(nothing.sum())} of {len(nothing)} inputs, the first one "
+            f"input {first}, no feature is proved to be irrelevant or needed with "
+            f"epsilon={self.epsilon!r}, so that the map says nothing. Try "
+            f"{', '.join(filter(None, tried))}"
+        )
 
     def _certify(self, region: Region, classes: np.ndarray) -> ReasonCertificate:
         shape = region.shape

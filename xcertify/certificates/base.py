@@ -65,8 +65,8 @@ class Certificate:
         return times_wider(*self._changes)
 
     @property
-    def _changes(self) -> tuple[np.ndarray, np.ndarray]:
-        """What is proved and what is attained, (N,) each, whose ratio is `looseness`."""
+    def _changes(self) -> tuple[np.ndarray, ...]:
+        """The arguments of `times_wider`: what is proved, what is attained, and roundings."""
         attacked = np.full(len(self.certified), np.nan) if self.attacked is None else self.attacked
         if not self._is_radius:
             return self.certified, attacked

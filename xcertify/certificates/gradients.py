@@ -62,9 +62,10 @@ class GradientCertificate(Certificate):
     attained: np.ndarray | None = None
 
     @property
-    def _changes(self) -> tuple[np.ndarray, np.ndarray]:
+    def _changes(self) -> tuple[np.ndarray, ...]:
         unknown = np.full(len(self.certified), np.nan)
-        return self.certified, unknown if self.attained is None else self.attained
+        attained = unknown if self.attained is None else self.attained
+        return self.certified, attained, 1e-5  # of the length of the explanation
 
     @property
     def _of_weights(self) -> str:

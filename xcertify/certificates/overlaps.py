@@ -63,8 +63,9 @@ class OverlapCertificate(Certificate):
         return by_bounds if self.decision is None else by_bounds | self.decision.holds
 
     @property
-    def _changes(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.overlap - self.nominal, self.attained - self.nominal
+    def _changes(self) -> tuple[np.ndarray, ...]:
+        changes = self.overlap - self.nominal, self.attained - self.nominal
+        return *changes, 1e-5 * (1 + np.abs(self.nominal))
 
     def __repr__(self) -> str:
         attacked = changed = ""
