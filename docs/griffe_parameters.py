@@ -188,11 +188,10 @@ def _set_returned(function: griffe.Function) -> None:
 def _index(pkg: griffe.Module, parts: list[griffe.Object]) -> dict[str, griffe.Object]:
     """What a name in backticks means where it is no parameter and no member: public objects."""
     exported = [p.members[str(name)] for p in parts if p.is_module for name in p.exports or ()]
-    public = [
-        p for p in parts if (p.is_class or p.is_function) and p.parent.is_module and p.is_public
-    ]
+    defined = [p for p in parts if p.parent is not None and p.parent.is_module and p.is_public]
+    public = [p for p in [*exported, *defined] if p.is_class or p.is_function]
     found: dict[str, griffe.Object] = {}
-    for part in [*exported, *public]:
+    for part in public:
         part = part.final_target if part.is_alias else part
         found.setdefault(part.name, part)
         for name, member in part.members.items() if part.is_class else ():
