@@ -119,7 +119,8 @@ def scores_of(operator: Operator, model: Callable, inputs: tf.Tensor, targets: A
     ValueError
         If it returns something else than one number for each input.
     """
-    scores = operator(lambda x, training=False: model(x), inputs, targets)
+    called = tf.autograph.experimental.do_not_convert(lambda x, training=False: model(x))
+    scores = _for_graphs(operator)(called, inputs, targets)
     scores = tf.cast(tf.convert_to_tensor(scores), tf.float32)
     if scores.shape.rank != 1 or not scores.shape.is_compatible_with(inputs.shape[:1]):
         raise ValueError(
@@ -128,6 +129,16 @@ def scores_of(operator: Operator, model: Callable, inputs: tf.Tensor, targets: A
             f"Received: scores of shape {scores.shape} from {operator!r}"
         )
     return scores
+
+
+def _for_graphs(operator: Operator) -> Operator:
+    """A function of one's own whose control flow may be part of a graph, where it can be read."""
+    if operator in TASKS.values():
+        return operator
+    try:
+        return tf.autograph.to_graph(operator)
+    except Exception:  # without a source, or not one that AutoGraph understands: as it is
+        return operator
 
 
 def _task(name: str) -> Operator:

@@ -63,7 +63,6 @@ class Explainer(Settings):
         "meant, keras.Model(model.inputs, scores)",
         "reducer": "its maps have one value for each pixel",
     }
-    _autograph = False  # whether what it compiles holds a user's function of Python's control flow
 
     def __init__(
         self,
@@ -167,7 +166,7 @@ class Explainer(Settings):
         signature = [tf.TensorSpec(*argument) for argument in arguments]
         return self._derive(
             (function.__name__, *arguments),
-            lambda: traced(function, input_signature=signature, autograph=self._autograph),
+            lambda: traced(function, input_signature=signature, autograph=False),
         )
 
     @abstractmethod
@@ -258,10 +257,6 @@ class OperatorExplainer(ScoreExplainer):
     def _strips_head(self) -> bool:
         """Whether logits are explained, and not outputs as they are."""
         return self.output_layer is None and self.operator is None
-
-    @property
-    def _autograph(self) -> bool:  # type: ignore[override]
-        return callable(self.operator)
 
     @property
     def _explained(self) -> Any:

@@ -93,8 +93,9 @@ class Score(Settings):
             tf.TensorSpec((None, *inputs.shape[1:]), tf.float32),
             tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
         )
-        own = {"input_signature": signature, "autograph": callable(self.operator)}
-        compiled = self._derive(signature, lambda: traced(self._score, **own))
+        compiled = self._derive(
+            signature, lambda: traced(self._score, input_signature=signature, autograph=False)
+        )
         return compiled(inputs, targets)
 
     def _score(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
