@@ -96,6 +96,31 @@ def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def trained_weights(layer: keras.layers.Layer) -> list[tuple[keras.layers.Layer, keras.Variable]]:
+    """Weights that training changes, frozen or not, of a layer and all in it, with their layers."""
+    return [
+        (part, variable)
+        for part in layer._flatten_layers()
+        for variable in part._trainable_variables
+    ]
+
+
+def trained_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """Layers with weights that training changes, by name, in the order of the model's calls.
+
+    Those of nested models are named "nested/layer", and stand in the place of these.
+    """
+    found: dict[str, keras.layers.Layer] = {}
+    for call in calls_between(*ends_of(model)):
+        layer = call.operation
+        if is_model_of_layers(layer) and getattr(layer, "inputs", None):
+            inside = trained_layers(layer)
+            found |= {f"{layer.name}/{name}": part for name, part in inside.items()}
+        elif isinstance(layer, keras.layers.Layer) and trained_weights(layer):
+            found[layer.name] = layer
+    return found
+
+
 def with_attributes(layer: keras.layers.Layer, **attributes: Any) -> keras.layers.Layer:
     """The same layer, with the same variables, but for some of its attributes."""
     changed = object.__new__(type(layer))

@@ -101,6 +101,8 @@ def softplus_copy(model: keras.Model) -> tuple[keras.Model, tf.Variable]:
 def copy_model(
     model: keras.Model,
     replace: Callable[[keras.layers.Layer], keras.layers.Layer | None] = lambda layer: None,
+    *,
+    stays_sequential: bool = False,
 ) -> keras.Model:
     """A model of copied layers, with the weights and statistics of the given one.
 
@@ -110,6 +112,9 @@ def copy_model(
         Built Sequential or functional model; it is not touched.
     replace
         Gives for a layer what stands in its place in the copy; None: its copy.
+    stays_sequential
+        Whether a Sequential model stays one, whose layers have the same numbers; Keras then counts
+        it in the names that it gives. Else it becomes a functional one.
     """
 
     @cache  # a shared layer stays shared
@@ -120,7 +125,7 @@ def copy_model(
         return _copy_layer(layer) if replaced is None else replaced
 
     def copied(model: keras.Model) -> keras.Model:
-        if isinstance(model, keras.Sequential):  # whose clones Keras counts in names
+        if isinstance(model, keras.Sequential) and not stays_sequential:
             model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
         return keras.models.clone_model(model, clone_function=clone)
 
@@ -162,8 +167,9 @@ def _copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     if isinstance(layer, SmoothReLU):
         return SmoothReLU(layer.beta, layer.slope, name=layer.name, dtype=layer.dtype_policy)
     activation = getattr(layer, "activation", None)
-    plain = layer  # of a smooth one no configuration can be written
-    if isinstance(activation, SmoothReLU):
+    plain = layer
+    if not (getattr(activation, "__module__", None) or "keras").startswith("keras"):
+        # a function of one's own has no configuration
         plain = with_attributes(layer, activation=keras.activations.linear)
     copy = type(layer).from_config(plain.get_config())
     if activation is not None:  # which a configuration knows by its name only

@@ -9,6 +9,11 @@ from xcertify.metrics.deletion import Deletion, Insertion, deletion, insertion
 from xcertify.metrics.feature_relevance import FeatureRelevance, RelevanceResult
 from xcertify.metrics.likeness import rank_correlation, top_k_overlap
 from xcertify.metrics.mu_fidelity import MuFidelity, mu_fidelity
+from xcertify.metrics.randomization import (
+    ModelRandomization,
+    RandomizationResult,
+    RandomLogit,
+)
 from xcertify.metrics.robustness import RobustnessResult, RobustnessSr, robustness_sr
 from xcertify.metrics.scores import Score
 from xcertify.metrics.sufficient_size import SufficiencyResult, SufficientSize, sufficient_size
@@ -22,7 +27,10 @@ __all__ = [
     "Insertion",
     "Metric",
     "MetricResult",
+    "ModelRandomization",
     "MuFidelity",
+    "RandomLogit",
+    "RandomizationResult",
     "RelevanceResult",
     "RobustnessResult",
     "RobustnessSr",
