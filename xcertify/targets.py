@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["MarginRows", "margin_rows", "one_hot_targets"]
+
 
 def one_hot_targets(
     outputs: Any | Callable[[], Any] | None, targets: Any, nb_samples: int, nb_classes: int
@@ -210,6 +212,11 @@ class MarginRows:
 
     ``rows[samples]`` are the rows of some samples, ``rows[samples, some]`` (by slices) an array of
     some of theirs, and ``np.asarray(rows)`` an array of all.
+
+    Parameters
+    ----------
+    classes, nb_outputs
+        As for `margin_rows`.
     """
 
     dtype = np.dtype("float32")
