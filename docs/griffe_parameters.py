@@ -265,7 +265,7 @@ def _link(part: griffe.Object, index: dict[str, griffe.Object]) -> None:
     near |= {*kind.all_members} if kind is not None and kind.is_class else set()
 
     def linked(text: str) -> str:
-        lines = text.split("\n")
+        lines = re.sub(r"::$", ":", text, flags=re.MULTILINE).split("\n")  # before indented code
         return "\n".join(x if x.startswith("    ") else NAMES.sub(replace, x) for x in lines)
 
     def replace(match: re.Match[str]) -> str:
