@@ -225,7 +225,7 @@ def test_random_maps_are_random():
         (IntegratedGradients, {"steps": 0}, "steps must be a whole number"),
         (SmoothGrad, {"noise": -1}, "noise must be"),
         (Occlusion, {"patch_size": 2.5}, "patch_size must be a whole number"),
-        (Occlusion, {"patch_size": 2}, "patch_stride must not be larger than patch_size, 2"),
+        (Occlusion, {"patch_size": 2}, "patch_stride must not be larger than patch_size, .2, 2."),
         (Rise, {"preservation_probability": 1}, "must be inside"),
         (GreedyAS, {"share": 0}, "share must be inside"),
         (SampledEVA, {"nb_samples": 0}, "nb_samples must be a whole number"),
