@@ -234,7 +234,7 @@ def test_beside_xplique(model, images):
     ):
         found = metric.detailed_evaluate(explainer).curves[:, -1].mean()
         if isinstance(explainer, (explainers.Saliency, explainers.Occlusion)):
-            # of the others it fails: it cannot clone one, and loses the layer of the other
+            # it cannot clone the model of one, and of the other keeps the layer of the first model
             other = theirs.ModelRandomizationMetric(model, images, ONE_HOT, Permuted())
             assert found == pytest.approx(other.evaluate(explainer), abs=2e-3)
         built = metric.detailed_evaluate(type(explainer))
