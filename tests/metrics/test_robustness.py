@@ -177,6 +177,8 @@ def test_ties_are_reported_and_bad_explanations_refused(images, maps):
     metric = RobustnessSr(make_net((4, 5, 2), [6, 3]), images, fractions=(0.1, 0.5))
     assert metric.detailed_evaluate(np.zeros((3, 4, 5))).nb_tied == 3
     assert metric.detailed_evaluate(maps).nb_tied == 0
+    few = RobustnessSr(make_net((4,), [6, 3]), images.reshape(3, -1)[:, :4], steps=2, restarts=1)
+    assert few.detailed_evaluate(np.ones((3, 4))).axis.tolist() == [0.25, 0.5]
     maps[2, 0, 0] = np.nan
     with pytest.raises(ValueError, match="sample 2"):
         metric.evaluate(maps)

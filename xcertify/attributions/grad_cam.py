@@ -31,8 +31,8 @@ class GradCAM(OperatorExplainer):
         The layer whose output is weighted, (h, w, channels) for images and (t, channels) for time
         series: its name, its number in `model.layers` (0 is the first, -1 the last), or for a layer
         of a nested model "nested/layer". What reaches the logits on paths beside it does not count.
-        None: the last convolution of images whose output has more than one cell, in nested models
-        too.
+        None: the last convolution, of images or series as the inputs are, whose output has more
+        than one cell, in nested models too.
 
     Raises
     ------
@@ -161,23 +161,27 @@ def conv_layer_name(model: keras.Model, conv_layer: str | int | None) -> str:
 
 
 def last_convolution(model: keras.Model) -> str:
-    """Name of the last convolution of images with more than one cell, in nested models too."""
-    names = list(_convolutions(model))
+    """Name of the last convolution with more than one cell, in nested models too.
+
+    Of a model of images one of images, of a model of time series one of these.
+    """
+    names = list(_convolutions(model, len(model.inputs[0].shape)))
     if not names:
         raise ValueError(
-            f"Grad-CAM needs a convolution of images, or the name of a layer as conv_layer. "
+            f"Grad-CAM needs a convolution of images or time series, or the name of a layer as "
+            f"conv_layer; of a model without places, such as one of tables, take Saliency or EVA. "
             f"Received: a model of {', '.join(layer.name for layer in model.layers)}"
         )
     return names[-1]
 
 
-def _convolutions(model: keras.Model) -> Iterator[str]:
+def _convolutions(model: keras.Model, rank: int) -> Iterator[str]:
     for layer in model.layers:
         if is_graph(layer) and len(layer.inputs) == len(layer.outputs) == 1:
-            yield from (f"{layer.name}/{name}" for name in _convolutions(layer))
+            yield from (f"{layer.name}/{name}" for name in _convolutions(layer, rank))
         elif hasattr(layer, "kernel_size"):
             shape = layer.output.shape
-            if len(shape) == 4 and shape[1:3] != (1, 1):
+            if len(shape) == rank > 2 and any(size != 1 for size in shape[1:-1]):
                 yield layer.name
 
 

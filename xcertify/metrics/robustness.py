@@ -115,7 +115,7 @@ def robustness_of(
     inputs: np.ndarray,
     classes: np.ndarray,
     clip: tuple[Any, Any],
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: Sequence[float] | None = None,
     nb_halvings: int = 8,
     complete: bool = False,
     timeout: float | None = 60.0,
@@ -273,8 +273,12 @@ def _proved_radii(
     )
 
 
-def _feature_counts(fractions: Sequence[float], nb_features: int) -> np.ndarray:
+def _feature_counts(fractions: Sequence[float] | None, nb_features: int) -> np.ndarray:
     """Number of the most important features at each share, (P,)."""
+    if fractions is None and nb_features > 1:
+        counts = np.round(np.asarray(FRACTIONS) * nb_features).astype(int)
+        return np.unique(counts.clip(1, nb_features - 1))
+    fractions = FRACTIONS if fractions is None else fractions
     shares = np.asarray(fractions, dtype=float)
     rising = shares.ndim == 1 and shares.size and (np.diff(shares) > 0).all()
     if not rising or not 0 < shares[0] <= shares[-1] < 1:
@@ -341,7 +345,8 @@ class RobustnessSr(Metric):
     complement
         Which side `evaluate` measures; `evaluate_both` measures both at once.
     fractions
-        The shares r, rising, inside ]0, 1[; the nearest whole number of features is taken.
+        The shares r, rising, inside ]0, 1[; the nearest whole number of features is taken. None:
+        0.05, 0.1, ..., 0.45, of which those that come to the same number of features count once.
     norm
         2 (default), inf or 1: how a perturbation is measured.
     clip
@@ -407,7 +412,7 @@ class RobustnessSr(Metric):
         batch_size: int | None = 512,
         *,
         complement: bool = False,
-        fractions: Sequence[float] = FRACTIONS,
+        fractions: Sequence[float] | None = None,
         norm: float = 2,
         clip: tuple[Any, Any] | str = "auto",
         steps: int = 30,
