@@ -65,7 +65,7 @@ class GradientCertificate(Certificate):
     def _changes(self) -> tuple[np.ndarray, ...]:
         unknown = np.full(len(self.certified), np.nan)
         attained = unknown if self.attained is None else self.attained
-        return self.certified, attained, 1e-5  # of the length of the explanation
+        return self.certified, attained, np.array(1e-5)  # of the length of the explanation
 
     @property
     def _of_weights(self) -> str:
