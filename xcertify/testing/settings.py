@@ -77,6 +77,7 @@ def _other_values(case: Case, explainer: Any, name: str) -> Iterator[Any]:
         yield from (word for word in _words_of_refusal(case, explainer, name) if word != value)
     elif value is None:
         yield from (2, 0.5, (-1.0, 2.0))
+        yield from _words_of_refusal(case, explainer, name)
     yield from (layer.name for layer in case.model.layers[:-1])
 
 
