@@ -25,7 +25,8 @@ def are_flat(region: Region, overlaps: Overlaps, tolerance: float) -> np.ndarray
 
     A score of `tolerance` times the bound is taken for a rounding.
     """
-    scores = np.max(overlaps.full[:, None] - overlaps.fixed, axis=1)
+    with np.errstate(invalid="ignore"):  # infinite bounds, which are refused elsewhere
+        scores = np.max(overlaps.full[:, None] - overlaps.fixed, axis=1)
     moves = (region.upper > region.lower).reshape(len(region), -1).any(axis=1)
     return moves & (scores <= tolerance * np.abs(overlaps.full))
 
