@@ -20,6 +20,7 @@ from xcertify.attributions import (
 from xcertify.metrics import AverageStability, CertifiedStability
 from xcertify.radii import ContradictionError
 from xcertify.regions import Ball
+from xcertify.usefulness import VacuousWarning
 
 L = keras.layers
 LABELS = np.array([2, 0, 1])
@@ -115,6 +116,18 @@ def test_it_grows_with_the_radius_and_by_method(model, images):
     np.testing.assert_allclose(
         metric.evaluate(explainer), metric.evaluate_samples(explainer).mean()
     )
+
+
+@pytest.mark.usefixtures("eager")
+def test_vacuous_distances_are_said(images):
+    layers = [L.Dense(40, activation="relu") for _ in range(4)]
+    deep = sequential((2, 2, 2), L.Flatten(), *layers, L.Dense(3), seed=1)
+    metric = CertifiedStability(deep, images, radius=3.0, method="ibp", steps=1, restarts=1)
+    with pytest.warns(VacuousWarning, match="of 3 of 3 inputs says nothing.*radius=3.0") as caught:
+        result = metric.detailed_evaluate(Saliency(deep))
+    (told,) = (one for one in caught if one.category is VacuousWarning)
+    assert told.filename == __file__
+    assert (result.looseness > 100).all()
 
 
 def test_a_contradiction_is_raised(model, images, monkeypatch):

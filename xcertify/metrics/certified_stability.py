@@ -18,6 +18,7 @@ from xcertify.models import refuse_channels_first
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval
 from xcertify.regions import Norm, as_norm
+from xcertify.usefulness import VACUOUS, times_wider, warn_vacuous
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,11 +49,7 @@ class StabilityResult(MetricResult):
 
         1 is exact; inf where nothing was attained, or nothing is proved.
         """
-        certified, attacked = self.scores, self.attacked_curves[:, 0]
-        ratio = np.divide(
-            certified, attacked, out=np.full(len(certified), np.inf), where=attacked > 0
-        )
-        return np.where(certified == attacked, 1.0, ratio)
+        return times_wider(self.scores, self.attacked_curves[:, 0])
 
     def __repr__(self) -> str:
         interval = f"[{self.attacked_curves.mean():.4g}, {self.score:.4g}]"
@@ -112,6 +109,11 @@ class CertifiedStability(ExplainerMetric):
         For a model whose gradients cannot be bounded.
     ContradictionError
         If an attack goes beyond what is certified: a bug, to be reported.
+
+    Warns
+    -----
+    VacuousWarning
+        Where the certified distance is more than 100 times what the attack attains.
 
     Guarantee
     ---------
@@ -204,7 +206,7 @@ class CertifiedStability(ExplainerMetric):
                 progress.update(len(some))
         certified = np.concatenate([part.certified for part in found])
         attacked = np.concatenate([part.attacked for part in found])
-        return StabilityResult(
+        result = StabilityResult(
             metric="CertifiedStability",
             axis=np.zeros(1),
             axis_label="certified",
@@ -215,3 +217,13 @@ class CertifiedStability(ExplainerMetric):
             attacked_curves=attacked[:, None],
             interval=Interval(certified, attacked),
         )
+        # where nothing was attained and little is proved, maps do not move
+        vacuous = (result.looseness > VACUOUS) & ((attacked > 0) | np.isinf(certified))
+        if vacuous.any():
+            warn_vacuous(
+                f"the certified distance of {vacuous.sum()} of {len(vacuous)} inputs says nothing: "
+                f"it is more than {VACUOUS:g} times what an attack attains. Give a smaller radius, "
+                f"or a tighter method ('crown'). Received: radius={self.radius!r}, "
+                f"method={self.method!r}"
+            )
+        return result
