@@ -55,6 +55,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "AttributionBound": {"proved": True},
     "RobustnessSr": {"certified": True},
 }
+FLAT_ANSWERS = ("SufficientReason",)  # a map of zeros is a proof: no feature is needed
 RADII = ("epsilon", "radius")  # settings that `suggest_epsilon` gives
 
 
@@ -117,11 +118,15 @@ def try_explainer(network: Foreign, name: str, epsilon: float | None) -> Found:
     known = _known(name, settings | ASKED.get(name, {}))
     made: list[Any] = []
 
+    def explain(index: int) -> str | None:
+        maps = made[0].explain(network.inputs[index : index + 1])
+        return None if name in FLAT_ANSWERS and not maps.any() else _flat(maps)
+
     def first() -> str | None:
         made.append(kind(network.model, **known))
-        return _flat(made[0].explain(network.inputs[:1]))
+        return explain(0)
 
-    calls = [first, lambda: _flat(made[0].explain(network.inputs[1:2]))]
+    calls = [first, lambda: explain(1)]
     if hasattr(kind, "certify"):
         calls.append(lambda: _proof(made[0].certify(network.inputs[:1])))
     return _found(calls)

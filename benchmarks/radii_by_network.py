@@ -102,21 +102,22 @@ def radii(network: Network) -> Iterator[float]:
 
     box = Box(np.full_like(inputs, clip[0]), np.full_like(inputs, clip[1]), inputs)
     span = clip[1] - clip[0]
-    yield _median(_largest(proves, len(inputs), span)) / span
+    yield _median(_largest(proves, inputs.shape, span)) / span
     yield _median(MinimalPerturbation(model, norm=np.inf)(box, classes).distances) / span
-    yield _median(_largest(overlaps, len(inputs), span)) / span
-    yield _median(_largest(gradients, len(inputs), span)) / span
+    yield _median(_largest(overlaps, inputs.shape, span)) / span
+    yield _median(_largest(gradients, inputs.shape, span)) / span
 
 
 Holds = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _largest(holds: Holds, nb_inputs: int, span: float) -> np.ndarray:
-    """The largest radii at which something holds, (N,), of those tested; 0 where none did."""
-    low, high = np.full(nb_inputs, LEAST * span), np.full(nb_inputs, span)
+def _largest(holds: Holds, shape: tuple[int, ...], span: float) -> np.ndarray:
+    """The largest radii at which something holds of inputs (N, ...), (N,); 0 where none did."""
+    nb_axes = len(shape) - 1
+    low, high = np.full(shape[0], LEAST * span), np.full(shape[0], span)
     search = RadiusSearch(low, high, tolerance=TOLERANCE, test_low=True, test_high="last")
     for samples, tested in search:
-        search.answer(holds(samples, tested))
+        search.answer(holds(samples, tested.reshape(-1, *[1] * nb_axes)))
     return search.held
 
 
