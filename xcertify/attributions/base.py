@@ -263,9 +263,12 @@ class OperatorExplainer(ScoreExplainer):
         """The model whose outputs are explained: as it was given, or cut at `output_layer`."""
         if self.output_layer is None:
             return self.model
-        return self._derive(
-            "explained", lambda: keras.Model(self.model.inputs, self._output_of_layer())
-        )
+        name = f"{self.model.name}_cut"  # of its own: Keras would count it
+
+        def cut() -> keras.Model:
+            return keras.Model(self.model.inputs, self._output_of_layer(), name=name)
+
+        return self._derive("explained", cut)
 
     def _logits_at(self, points: tf.Tensor) -> tf.Tensor:
         """Logits (B, K), or outputs (B, ...) as they are."""
