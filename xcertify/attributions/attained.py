@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,7 @@ from xcertify.attributions.overlaps import Overlap
 from xcertify.inputs import in_batches
 from xcertify.logits import two_classes
 from xcertify.regions import Region
+from xcertify.tracing import traced
 
 _NB_STEPS = 5
 
@@ -35,57 +37,87 @@ def overlap_at(
     return temperature * tf.reduce_logsumexp(margins / temperature, axis=1)
 
 
-def attained_overlaps(
-    logits_at: Callable[[tf.Tensor], tf.Tensor],
-    region: Region,
-    overlap: Overlap,
-    batch_size: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Overlaps at the centers of N regions and at the worst points that a short attack finds.
+class ShortAttack:
+    """Overlaps at the centers of regions, and at the worst points that a short attack finds.
 
-    Gradient ascent from the center in five steps, the first as long as the region. It runs without
-    a graph, which takes less time than to compile one.
+    Gradient ascent from the center in five steps, the first as long as the region.
 
     Parameters
     ----------
     logits_at
         (B, *shape) -> (B, K).
-    region, overlap
-        N regions and what is looked at.
+    temperature
+        Of the overlaps.
     batch_size
         Most points at once; None: all.
-
-    Returns
-    -------
-    nominal, attained
-        (N,) float64 each, as float32 computes them.
 
     No guarantee
     ------------
     A stronger attack may find larger ones.
     """
-    norm, arrays = arrays_of(region)
-    sizes = [np.asarray(array, np.float32) for array in arrays]
-    alternatives = overlap.alternatives
-    alternatives = np.full(len(overlap), -1) if alternatives is None else alternatives
-    pairs = overlap.classes.astype(np.int32), alternatives.astype(np.int32)
 
-    def values_at(
-        points: tf.Tensor, classes: tf.Tensor, alternatives: tf.Tensor
+    def __init__(
+        self,
+        logits_at: Callable[[tf.Tensor], tf.Tensor],
+        temperature: float,
+        batch_size: int | None,
+    ) -> None:
+        self._logits_at, self._temperature = logits_at, temperature
+        self._batch_size = batch_size
+        self._graphs: dict[tuple, Callable] = {}
+
+    def __call__(self, region: Region, overlap: Overlap) -> tuple[np.ndarray, np.ndarray]:
+        """The overlaps of N regions, (N,) float64 each, as float32 computes them.
+
+        Returns
+        -------
+        nominal, attained
+            At the centers, and at the worst points.
+        """
+        norm, arrays = arrays_of(region)
+        alternatives = overlap.alternatives
+        alternatives = np.full(len(overlap), -1) if alternatives is None else alternatives
+        given = [
+            *(np.asarray(array, np.float32) for array in arrays),
+            overlap.classes.astype(np.int32),
+            alternatives.astype(np.int32),
+        ]
+        climb = self._graph(norm, region.shape)
+        found = [
+            climb(*(array[some] for array in given))
+            for some in in_batches(np.arange(len(region)), self._batch_size)
+        ]
+        nominal, attained = (np.concatenate(side).astype(np.float64) for side in zip(*found))
+        return nominal, attained
+
+    def _graph(self, norm: float, shape: tuple[int, ...]) -> Callable:
+        """The ascent in regions of a norm and shape, compiled once."""
+        if (norm, shape) not in self._graphs:
+            types = [tf.float32] * 4 + [tf.int32] * 2
+            specs = [((None, *shape) if t == tf.float32 else (None,), t) for t in types]
+            self._graphs[norm, shape] = traced(
+                partial(self._climb, norm),
+                input_signature=[tf.TensorSpec(*spec) for spec in specs],
+                autograph=False,
+            )
+        return self._graphs[norm, shape]
+
+    def _climb(
+        self,
+        norm: float,
+        center: tf.Tensor,
+        lower: tf.Tensor,
+        upper: tf.Tensor,
+        radius: tf.Tensor,
+        classes: tf.Tensor,
+        alternatives: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        found = overlap_at(logits_at(points), classes, alternatives, overlap.temperature)
-        return found, found
+        def values_at(points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            logits = self._logits_at(points)
+            found = overlap_at(logits, classes, alternatives, self._temperature)
+            return found, found
 
-    found = []
-    for some in in_batches(np.arange(len(region)), batch_size):
-        center, lower, upper, radius = (tf.constant(array[some]) for array in sizes)
-        given = [tf.constant(array[some]) for array in pairs]
-        nominal, _ = values_at(center, *given)
-        steps, step_size = tf.constant(_NB_STEPS), tf.constant(1.0)
-        _, attained = ascend(
-            values_at, norm, center, lower, upper, radius, center, steps, step_size,
-            tf.constant(np.inf, tf.float32), *given,
-        )  # fmt: skip
-        found.append([nominal.numpy(), attained.numpy()])
-    both = np.concatenate(found, axis=1).astype(np.float64)
-    return both[0], both[1]
+        region = center, lower, upper, radius
+        numbers = tf.constant(_NB_STEPS), tf.constant(1.0), tf.constant(np.inf, tf.float32)
+        _, attained = ascend(values_at, norm, *region, center, *numbers)
+        return values_at(center)[0], attained

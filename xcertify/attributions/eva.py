@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from xcertify.attacks.ascent import PGD
-from xcertify.attributions.attained import attained_overlaps
+from xcertify.attributions.attained import ShortAttack
 from xcertify.attributions.base import Certifying, ClassExplainer
 from xcertify.attributions.overlaps import (
     OVERLAPS,
@@ -155,12 +155,18 @@ class OverlapExplainer(ClassExplainer):
     def _usefulness(self) -> Usefulness:
         return Usefulness(
             name=type(self).__name__,
-            logits_at=self._logits_at,
+            attack=self._short_attack(self.temperature),
             bound=self._bound,
             epsilon=self.epsilon,
             tighter="" if self.method in ("crown", "alpha-crown") else "method='crown', ",
             cures=self._cures,
-            batch_size=self.batch_size,
+        )
+
+    def _short_attack(self, temperature: float) -> ShortAttack:
+        """What overlaps at a temperature attain."""
+        return self._derive(
+            ("short attack", temperature),
+            lambda: ShortAttack(self._logits_at, temperature, self.batch_size),
         )
 
     @property
@@ -389,7 +395,7 @@ class EVA(OverlapExplainer, Certifying):
         if self.mode == "one-pass":  # lines alone; the bounds of `Verifier` know intervals, too
             full = np.minimum(overlaps.full, self._bound(region, overlap))
             overlaps = Overlaps(full, np.minimum(overlaps.fixed, full[:, None]))
-        nominal, reached = attained_overlaps(self._logits_at, region, overlap, self.batch_size)
+        nominal, reached = self._short_attack(0.0)(region, overlap)
         decision = self._decide(region, classes, overlaps.full, timeout) if complete else None
         attained = self._attained(region, classes) if self.attack else None
         if attained is not None:

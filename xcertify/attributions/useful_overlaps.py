@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from xcertify.attributions.attained import attained_overlaps
+from xcertify.attributions.attained import ShortAttack
 from xcertify.attributions.overlaps import Overlap, Overlaps
 from xcertify.regions import Ball, Region
 from xcertify.usefulness import VACUOUS, times_wider, warn_vacuous
@@ -39,25 +38,22 @@ class Usefulness:
     ----------
     name
         Of the explainer.
-    logits_at
-        The model, (B, *shape) -> (B, K).
+    attack
+        What overlaps attain.
     bound
         Upper bounds (N,) of the overlaps of N regions.
     epsilon
         As the user gave it, for the message.
     tighter, cures
         What can be tried before and behind a smaller epsilon, in words.
-    batch_size
-        Most points at once; None: all.
     """
 
     name: str
-    logits_at: Callable[[tf.Tensor], tf.Tensor]
+    attack: ShortAttack
     bound: Callable[[Region, Overlap], np.ndarray]
     epsilon: Any
     tighter: str
     cures: str
-    batch_size: int | None
 
     def warn(self, region: Region, overlap: Overlap, full: np.ndarray, flat: np.ndarray) -> None:
         """A `VacuousWarning`, at most one, for vacuous bounds and for maps of zeros.
@@ -106,7 +102,7 @@ class Usefulness:
 
         1 where they prove the class, or are as tight as roundings let them be.
         """
-        nominal, attained = attained_overlaps(self.logits_at, region, overlap, self.batch_size)
+        nominal, attained = self.attack(region, overlap)
         says_something = (full < 0) | (full - nominal <= 1e-3 * (1 + np.abs(nominal)))
         ratio = np.where(says_something, 1.0, times_wider(full - nominal, attained - nominal))
         return ratio, attained - nominal <= 1e-6 * (1 + np.abs(nominal))

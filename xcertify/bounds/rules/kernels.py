@@ -33,7 +33,15 @@ def conv(
     padding: str = "valid",
     dilation_rate: Sequence[int] | None = None,
 ) -> Any:
-    """`keras.ops.conv` of inputs (N, *places, C), channels last, by a kernel (*size, C, F)."""
+    """`keras.ops.conv` of inputs (N, *places, C), channels last, by a kernel (*size, C, F).
+
+    Where a window sees one place only, the places between strides are left out before: while no
+    graph is made, TensorFlow's gradient of such a convolution (by the kernel, which is computed
+    even if nobody asks for it) reads beyond its memory and takes the process down.
+    """
+    if max(kernel.shape[:-2]) == 1 and max(strides) > 1:
+        inputs = inputs[(slice(None), *(slice(None, None, stride) for stride in strides))]
+        strides = (1,) * len(strides)
     if backend.on_cpu():
         return ops.conv(
             inputs,
