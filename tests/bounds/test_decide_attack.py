@@ -15,8 +15,9 @@ from networks import randomize, sequential
 from xcertify.bounds import Verifier
 from xcertify.bounds.branching.attack import attack
 from xcertify.bounds.branching.confirmation import confirm, contains, inner_box, move_inside
+from xcertify.bounds.rules import kernels
 from xcertify.regions import Ball, Box
-from xcertify.targets import margin_rows
+from xcertify.targets import margin_rows, stays_in_class
 
 
 def engine_of(model, **settings):
@@ -322,3 +323,22 @@ def test_little_memory_gives_the_same_kind_of_answer():
     found = attack(engine_of(model, memory_budget=20_000), region, rows, limits, restarts=3)
     assert found.violated.all()
     assert_counterexamples(model, region, rows, limits, found)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("rank", "size"), [(1, 60), (2, 60), (2, 7)])
+def test_windows_of_one_place_with_strides(rank, size, padding):
+    """TensorFlow's own gradient of such a convolution, without a graph, ends the process."""
+    generator = np.random.default_rng(0)
+    inputs = generator.random((2, *[size] * rank, 8), np.float32)
+    kernel = generator.standard_normal((*[1] * rank, 8, 3)).astype(np.float32)
+    found = kernels.conv(inputs, kernel, (2,) * rank, padding)
+    expected = keras.ops.conv(inputs, kernel, (2,) * rank, padding, "channels_last")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    layer = (L.Conv1D, L.Conv2D)[rank - 1](2, 1, 2, padding=padding, activation="relu")
+    model = sequential(inputs.shape[1:], layer, L.Flatten(), L.Dense(2))
+    classes = model(inputs).numpy().argmax(axis=1)
+    verifier = Verifier(model, "crown-ibp", compile=False)
+    worst = verifier.attack(Ball(inputs, 0.5), *stays_in_class(classes, 2), restarts=2)
+    nominal = verifier.attack(Ball(inputs, 0.0), *stays_in_class(classes, 2), restarts=1)
+    assert (worst.values < nominal.values).all()
