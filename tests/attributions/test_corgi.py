@@ -315,7 +315,9 @@ def test_the_certificate_says_what_it_is(net):
     fields = json.loads(json.dumps(certificate.to_dict()))
     assert fields["interval"]["certified"] == certificate.radius.tolist()
     assert certificate.attacked is None and certificate.map_shape == (4, 4)
-    assert repr(certificate).startswith("<TopKCertificate: top 3 of 3 cam maps within the top 3, on ")
+    assert repr(certificate).startswith(
+        "<TopKCertificate: top 3 of 3 cam maps within the top 3, on "
+    )
     np.testing.assert_array_equal(certificate.targets, [0, 1, 2])
     maps = CORGI(net, resize=False)(images(), [0, 1, 2]).reshape(3, -1)
     np.testing.assert_array_equal(certificate.cells, np.argsort(-maps, axis=1)[:, :3])

@@ -449,9 +449,7 @@ def test_only_maps_of_zeros_are_made_of_other_lines():
 @pytest.mark.parametrize("mode", ["one-pass", "exact"])
 def test_a_map_of_zeros_is_not_silent(mode):
     inputs = np.float32([[0.1, 0.5, 0.5], [0.9, 0.5, 0.5]])  # the ReLU is dead in the first region
-    with pytest.warns(
-        VacuousWarning, match="1 of 2 maps are zero everywhere, first that"
-    ):
+    with pytest.warns(VacuousWarning, match="1 of 2 maps are zero everywhere, first that"):
         maps = EVA(dead_but_one(), epsilon=0.1, mode=mode).explain(inputs)
     assert (maps[0] == 0).all() and maps[1].max() > 0
 

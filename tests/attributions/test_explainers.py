@@ -182,7 +182,9 @@ def test_grad_cam_by_hand():
     # channels x and -2x, mean gradients 3 / 16 and 1 / 16
     expected = np.maximum((3 * image - 2 * image) / 16, 0)
     np.testing.assert_allclose(GradCAM(model)(image, [0]), expected, atol=1e-6)
-    np.testing.assert_allclose(GradCAM(model, conv_layer="last")(image, [1]), 0 * expected, atol=1e-6)
+    np.testing.assert_allclose(
+        GradCAM(model, conv_layer="last")(image, [1]), 0 * expected, atol=1e-6
+    )
     with pytest.raises(ValueError, match="'nothing'"):
         GradCAM(model, conv_layer="nothing")(image)
     with pytest.raises(ValueError, match="needs a convolution"):

@@ -180,3 +180,11 @@ def test_depth_of_methods_and_bad_depths():
             Verifier(model, "crown", backward_depth=depth)
     with pytest.raises(ValueError, match="backward_depth can be chosen with the methods"):
         Verifier(model, "decomon:crown", backward_depth=1)
+
+
+def test_the_default_depth_is_all_layers_where_that_is_affordable(monkeypatch):
+    model = deep_net()
+    assert Verifier(model).backward_depth == "auto" and Verifier(model).depth is None
+    monkeypatch.setattr("xcertify.bounds.propagation.depth.LARGEST_WORK", 0.0)
+    other = keras.models.clone_model(model)  # the depth of a model is found once
+    assert Verifier(other).depth == 0 and Verifier(other, backward_depth=None).depth is None

@@ -104,11 +104,12 @@ class Verifier(Settings):
         roundings. decomon's are always compiled.
     backward_depth
         Of "crown" and "alpha-crown": through how many nonlinear layers the backward passes of inner
-        tensors go before intervals close them. None: through all, to the input. 0 gives the bounds
-        of "crown-ibp", or tighter ones behind several linear layers in a row; every number is
-        sound, and higher ones are mostly tighter and take longer.
-        "auto": the largest number whose estimated work is some seconds of a processor for each
-        sample; `depth` says which it is.
+        tensors go before intervals close them. None: through all, to the input, which is CROWN as
+        it is published. 0 gives the bounds of "crown-ibp", or tighter ones behind several linear
+        layers in a row; every number is sound, and higher ones are mostly tighter and take longer.
+        "auto": None where its estimated work is at most some seconds of a processor for each
+        sample, as for most networks up to the size of CIFAR-10; else the largest number for which
+        it is. `depth` says which it is.
     logits
         Deprecated. Instead of ``logits=True`` write ``strip_head=True``; instead of
         ``logits=False``, which leaves out a softmax and keeps a sigmoid, ``strip_head=True`` for a
@@ -151,7 +152,7 @@ class Verifier(Settings):
         nb_steps: int = 20,
         learning_rate: float = 0.1,
         compile: bool | str = "auto",
-        backward_depth: int | str | None = None,
+        backward_depth: int | str | None = "auto",
         logits: bool | None = None,
     ) -> None:
         if dtype not in ("float32", "float64"):
@@ -993,7 +994,9 @@ class Verifier(Settings):
                 f"Received: {self.method!r}"
             )
         native = {"start_layer": None, "dtype": "float32", "arithmetic": "real", "perturbed": 0}
-        native |= {"output": 0, "lower_slope": "adaptive", "backward_depth": None}
+        native |= {"output": 0, "lower_slope": "adaptive"}
+        if self.backward_depth is not None:  # which says as little as the default
+            native["backward_depth"] = "auto"
         for name, default in native.items():
             if by_decomon and getattr(self, name) != default:
                 raise ValueError(
