@@ -14,6 +14,7 @@ explainers from the constructor on), of the next one, and of `certify`; then wha
   attains, with how many times (1 is exact);
 - *warns*: a result, and a warning that says what it is worth and what to try;
 - *refuses*: a sentence instead of a result;
+- *slow*: a call was ended after `--limit` CPU seconds;
 - *SILENT*: a result that is worth nothing and no word about it, which is a fault; the last line
   counts them.
 """
@@ -23,10 +24,12 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +69,7 @@ class Found:
     Attributes
     ----------
     word
-        "useful", "warns", "refuses" or "SILENT".
+        "useful", "warns", "refuses", "slow" or "SILENT".
     what
         What is shown behind it.
     seconds
@@ -84,22 +87,25 @@ def main() -> None:
     parser.add_argument("--folder", action="append", default=[], help="that holds packages")
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--only", nargs="+", choices=(*EXPLAINERS, *METRICS))
-    parser.add_argument("--nb-inputs", type=int, default=8, help="for suggest_epsilon and radii")
+    parser.add_argument("--nb-inputs", type=int, default=2, help="for suggest_epsilon, at least 2")
+    parser.add_argument("--limit", type=float, default=600.0, help="CPU seconds of a call")
     arguments = parser.parse_args()
     sys.path += arguments.folder
     nb_silent = 0
     for name in arguments.networks:
         network = NETWORKS[name](arguments.nb_inputs)
-        for line, found in rows(network, arguments.only):
+        for line, found in rows(network, arguments.only, arguments.limit):
             print(line, flush=True)
             nb_silent += found is not None and found.word == "SILENT"
     print(f"\n{nb_silent} silent")
 
 
-def rows(network: Foreign, only: list[str] | None = None) -> Iterator[tuple[str, Found | None]]:
-    """The lines of a network's table, and what each reports."""
+def rows(
+    network: Foreign, only: list[str] | None = None, limit: float = 600.0
+) -> Iterator[tuple[str, Found | None]]:
+    """The lines of a network's table, and what each reports; calls take `limit` CPU seconds."""
     names = EXPLAINERS + METRICS if only is None else only
-    suggested, radius = _suggested(network)
+    suggested, radius = _suggested(network, limit)
     yield f"\n{network.name}: {suggested.what} ({_seconds(suggested)} CPU s)\n", suggested
     yield "| what | epsilon | CPU s: first, next, certify | |", None
     yield "| --- " * 4 + "|", None
@@ -107,11 +113,11 @@ def rows(network: Foreign, only: list[str] | None = None) -> Iterator[tuple[str,
         ask = try_metric if name in METRICS else try_explainer
         has_radius = any(setting in _names(name) for setting in RADII)
         for epsilon in [None, radius] if has_radius and radius is not None else [None]:
-            found = ask(network, name, epsilon)
+            found = ask(network, name, epsilon, limit)
             yield _line(name, epsilon or _default(name), found), found
 
 
-def try_explainer(network: Foreign, name: str, epsilon: float | None) -> Found:
+def try_explainer(network: Foreign, name: str, epsilon: float | None, limit: float) -> Found:
     """Maps of two inputs, one after the other, and a certificate of the first, if it certifies."""
     kind = getattr(attributions, name)
     settings = {"clip": network.clip, "latent_layer": network.latent, "epsilon": epsilon}
@@ -129,10 +135,10 @@ def try_explainer(network: Foreign, name: str, epsilon: float | None) -> Found:
     calls = [first, lambda: explain(1)]
     if hasattr(kind, "certify"):
         calls.append(lambda: _proof(made[0].certify(network.inputs[:1])))
-    return _found(calls)
+    return _found(calls, limit)
 
 
-def try_metric(network: Foreign, name: str, epsilon: float | None) -> Found:
+def try_metric(network: Foreign, name: str, epsilon: float | None, limit: float) -> Found:
     """The score of the gradient for one input, then for another one."""
     explainer = attributions.Saliency(network.model)
     radius = {"epsilon": epsilon, "radius": epsilon}
@@ -147,7 +153,7 @@ def try_metric(network: Foreign, name: str, epsilon: float | None) -> Found:
         masks = metrics.as_masks(maps, inputs) if name == "ClassRetrieval" else maps
         return _score(metric.detailed_evaluate(masks))
 
-    return _found([lambda: score(0), lambda: score(1)])
+    return _found([lambda: score(0), lambda: score(1)], limit)
 
 
 def _score(result: Any) -> str | None:
@@ -164,7 +170,7 @@ def _score(result: Any) -> str | None:
     return f"=proved {ends[0]:.3g}, attacked {ends[1]:.3g}, {times:.3g} times"
 
 
-def _found(calls: list[Callable[[], str | None]]) -> Found:
+def _found(calls: list[Callable[[], str | None]], limit: float) -> Found:
     """Make calls one after the other; each gives what is wrong, "=" and what it found, or None."""
     seconds, wrong, right, words = [], [], [], []
     for call in calls:
@@ -172,7 +178,10 @@ def _found(calls: list[Callable[[], str | None]]) -> Found:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                says = call()
+                with _limited(limit):
+                    says = call()
+            except TimeoutError:
+                return Found("slow", f"ended after {limit:.0f} CPU s", (*seconds, _since(start)))
             except (ValueError, TypeError, NotImplementedError) as error:
                 return Found("refuses", _short(str(error)), (*seconds, _since(start)))
         seconds.append(_since(start))
@@ -186,6 +195,21 @@ def _found(calls: list[Callable[[], str | None]]) -> Found:
     if wrong:
         return Found("SILENT", "; ".join(wrong), tuple(seconds))
     return Found("useful", right[-1] if right else "", tuple(seconds))
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """A `TimeoutError` once this process has computed for so long."""
+
+    def end(*_: Any) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _is_ours(warning: warnings.WarningMessage) -> bool:
@@ -213,7 +237,7 @@ def _proof(certificate: Any) -> str | None:
     return f"={proved}{value}, {times:.3g} times"
 
 
-def _suggested(network: Foreign) -> tuple[Found, float | None]:
+def _suggested(network: Foreign, limit: float) -> tuple[Found, float | None]:
     """What `suggest_epsilon` says of a network, and the radius."""
     radii: list[float] = []
 
@@ -221,7 +245,7 @@ def _suggested(network: Foreign) -> tuple[Found, float | None]:
         radii.append(suggest_epsilon(network.model, network.inputs, clip=network.clip))
         return f"=suggest_epsilon: {radii[0]:.2g}, {radii[0] / network.span:.2g} of the range"
 
-    found = _found([ask])
+    found = _found([ask], limit)
     return found, radii[0] if radii else None
 
 
