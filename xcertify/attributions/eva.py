@@ -113,9 +113,7 @@ class OverlapExplainer(ClassExplainer):
             for half in (region.positive(), region.negative())
         ]
         maps = [self._to_map(overlaps, inputs.shape[1:]).astype(np.float32) for overlaps in found]
-        flat = np.all([self._are_flat(region, overlaps) for overlaps in found], axis=0)
-        full = np.max([overlaps.full for overlaps in found], axis=0)
-        self._usefulness.warn(region, overlap, full, flat)
+        self._warn_where_vacuous(region, overlap, found)
         return TargetedExplanation(*maps)
 
     def _alternatives(self, inputs: np.ndarray, classes: np.ndarray, towards: Any) -> np.ndarray:
@@ -140,7 +138,7 @@ class OverlapExplainer(ClassExplainer):
         region = self.perturbation.around(inputs)
         overlaps = self._overlaps_for_maps(region, overlap)
         maps = self._to_map(overlaps, inputs.shape[1:])
-        self._usefulness.warn(region, overlap, overlaps.full, self._are_flat(region, overlaps))
+        self._warn_where_vacuous(region, overlap, [overlaps])
         return maps
 
     def _overlaps_for_maps(self, region: Region, overlap: Overlap) -> Overlaps:
@@ -151,9 +149,11 @@ class OverlapExplainer(ClassExplainer):
         """Where the map is zero everywhere, (N,) bool, but for what float32 rounds."""
         return are_flat(region, overlaps, tolerance=2.0**-20)
 
-    @property
-    def _usefulness(self) -> Usefulness:
-        return Usefulness(
+    def _warn_where_vacuous(self, region: Region, overlap: Overlap, found: list[Overlaps]) -> None:
+        """A `VacuousWarning` where the overlaps behind one or two maps of an input say nothing."""
+        flat = np.all([self._are_flat(region, overlaps) for overlaps in found], axis=0)
+        full = np.max([overlaps.full for overlaps in found], axis=0)
+        usefulness = Usefulness(
             name=type(self).__name__,
             attack=self._short_attack(self.temperature),
             bound=self._bound,
@@ -161,6 +161,7 @@ class OverlapExplainer(ClassExplainer):
             tighter="" if self.method in ("crown", "alpha-crown") else "method='crown', ",
             cures=self._cures,
         )
+        usefulness.warn(region, overlap, full, flat)
 
     def _short_attack(self, temperature: float) -> ShortAttack:
         """What overlaps at a temperature attain."""
