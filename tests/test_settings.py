@@ -18,15 +18,19 @@ from xcertify.attacks import (
     WeightCriterionAttack,
     input_gradient,
 )
-from xcertify.attributions import EVA
+from xcertify.attributions import EVA, Saliency
 from xcertify.bounds import Verifier
 from xcertify.criteria import Within
 from xcertify.metrics import (
+    AverageStability,
+    CertifiedStability,
     ClassRetrieval,
     Deletion,
     FeatureRelevance,
     Insertion,
+    ModelRandomization,
     MuFidelity,
+    RandomLogit,
     RobustnessSr,
     Score,
     SufficientSize,
@@ -102,6 +106,10 @@ def of_maps(metric):
     return metric.detailed_evaluate(maps())
 
 
+def of_explainer(metric):
+    return metric.detailed_evaluate(Saliency(metric.model, reducer=None))
+
+
 def of_verifier(verifier):
     others = [] if verifier.start_layer else [images(1, (5,))]
     return verifier.bound_outputs(Ball(images(0, (5,)), 0.3), others)
@@ -147,6 +155,10 @@ def scaled_gradient(model, inputs, targets):
     return 3 * input_gradient(model, inputs, targets)
 
 
+def largest_share(first, second):
+    return np.max(np.abs(first - second)) / np.max(np.abs(second))
+
+
 # For each class: how it is made and used, other values of its settings, and wrong ones.
 CASES = {
     "Deletion": (lambda: for_masks(Deletion), of_maps, CURVE, {"activation": "relu"}),
@@ -190,6 +202,37 @@ CASES = {
         | {"steps": 4, "method": "ibp", "complete": False, "timeout": 5.0, "nb_steps": 3}
         | {"restarts": 2},
         {"norm": 3, "timeout": -1.0, "steps": 0},
+    ),
+    "AverageStability": (
+        lambda: for_masks(AverageStability, nb_samples=3),
+        of_explainer,
+        METRIC
+        | {"radius": 0.3, "distance": largest_share, "nb_samples": 4, "clip": (-0.1, 1.05)}
+        | {"outside": "clip", "two_sided": True},
+        {"radius": -0.1, "distance": "l3", "nb_samples": 0, "clip": (0.4, 0.6), "outside": "cut"},
+    ),
+    "CertifiedStability": (
+        lambda: for_masks(CertifiedStability, steps=2, restarts=1, nb_samples=2),
+        of_explainer,
+        METRIC
+        | {"radius": 0.02, "distance": "linf", "norm": 2, "clip": (-0.1, 1.001), "outside": "clip"}
+        | {"method": "ibp", "steps": 3, "restarts": 2, "nb_samples": 4},
+        {"radius": -0.1, "distance": "mse", "norm": 3, "clip": (0.4, 0.6), "outside": "cut"}
+        | {"method": "alpha-crown", "steps": -1, "restarts": 0, "nb_samples": -1},
+    ),
+    "ModelRandomization": (
+        lambda: for_masks(ModelRandomization),
+        of_explainer,
+        METRIC
+        | {"cascading": False, "top_down": False, "stop_layer": 1, "weights": "permuted"}
+        | {"similarity": "absolute spearman"},
+        {"batch_size": 0, "weights": "random", "similarity": "pearson"},
+    ),
+    "RandomLogit": (
+        lambda: for_masks(RandomLogit),
+        of_explainer,
+        METRIC | {"similarity": "ssim"},
+        {"batch_size": 0, "similarity": "pearson"},
     ),
     "Score": (
         lambda: Score(network()),

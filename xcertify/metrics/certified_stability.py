@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xcertify.bounds import gradient_method
+from xcertify.checks import whole_number
 from xcertify.criteria import DISTANCES
 from xcertify.inputs import in_batches
 from xcertify.metrics.base import MetricResult
@@ -165,7 +166,9 @@ class CertifiedStability(ExplainerMetric):
         refuse_channels_first(model, "CertifiedStability")
         self.radius, self.distance, self.norm = radius, distance, as_norm(norm)
         self.clip, self.outside, self.method = clip, outside, gradient_method(method, stacklevel=4)
-        self.steps, self.restarts, self.nb_samples = steps, restarts, nb_samples
+        self.steps = whole_number("steps", steps, least=0)
+        self.restarts = whole_number("restarts", restarts)
+        self.nb_samples = whole_number("nb_samples", nb_samples, least=0)
         self.perturbation.around(self.inputs)  # refuses what does not fit
 
     def detailed_evaluate(self, explainer: Any) -> StabilityResult:
