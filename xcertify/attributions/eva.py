@@ -156,7 +156,7 @@ class OverlapExplainer(ClassExplainer):
         usefulness = Usefulness(
             name=type(self).__name__,
             attack=self._short_attack(self.temperature),
-            bound=self._bound,
+            bound=self._bound_whole,
             epsilon=self.epsilon,
             tighter="" if self.method in ("crown", "alpha-crown") else "method='crown', ",
             cures=self._cures,
@@ -195,6 +195,10 @@ class OverlapExplainer(ClassExplainer):
         """Bounds of the overlap over N regions, (N,)."""
         rows = overlap.rows(self._verifier.nb_outputs)
         return overlap.of_sides(rows, *self._verifier.bound_rows(region, rows))
+
+    def _bound_whole(self, region: Region, overlap: Overlap) -> np.ndarray:
+        """Bounds (N,) of the overlaps that maps are made of."""
+        return self._bound(region, overlap)
 
     def _to_map(self, overlaps: Overlaps, shape: tuple[int, ...]) -> np.ndarray:
         """Scores ``overlap(B) - overlap(B_u)`` of the cells u, at the features of each cell."""
@@ -465,6 +469,11 @@ class EVA(OverlapExplainer, Certifying):
             verifier = self._verifier_with(slope)
             full[flat], fixed[flat] = self._by_lines(verifier, region[flat], overlap[flat])
         return Overlaps(full, fixed)
+
+    def _bound_whole(self, region: Region, overlap: Overlap) -> np.ndarray:
+        if self.mode == "exact":
+            return self._bound(region, overlap)
+        return self._overlaps(region, overlap).full  # by the graph that is there
 
     def _are_flat(self, region: Region, overlaps: Overlaps) -> np.ndarray:
         tolerance = 1e-12 if self.mode == "one-pass" else 2.0**-20  # sums in float64, or in float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from xcertify.regions import Ball, Region
 from xcertify.usefulness import VACUOUS, times_wider, warn_vacuous
 
 _NB_JUDGED = 16  # inputs of a call, spread evenly
-_NB_TRIED, _SECONDS = 4, 10.0  # inputs for which a smaller epsilon is sought, and for how long
-_SCALES = tuple(10.0**-power for power in range(1, 10))
+_NB_TRIED, _SECONDS = 4, 20.0  # inputs for which a smaller epsilon is sought, and for how long
+_SMALLEST = -9  # power of ten
 
 
 def are_flat(region: Region, overlaps: Overlaps, tolerance: float) -> np.ndarray:
@@ -108,16 +109,22 @@ class Usefulness:
         return ratio, attained - nominal <= 1e-6 * (1 + np.abs(nominal))
 
     def _smaller(self, region: Region, overlap: Overlap) -> str:
-        """A smaller epsilon, in words: the largest tenth, hundredth, ... with useful bounds."""
-        end = time.monotonic() + _SECONDS
-        for scale in _SCALES:
+        """A smaller epsilon, in words: a tenth, hundredth, ... at which bounds are useful."""
+        end, power = time.monotonic() + _SECONDS, -1
+        while True:
+            scale = 10.0**power
             radius = np.asarray(region.epsilon) * scale
             smaller = Ball(region.center, radius, region.norm, region.clip)
             ratio, _ = self._looseness(smaller, overlap, self.bound(smaller, overlap))
-            if np.median(ratio) <= VACUOUS / 10:
-                is_number = np.ndim(self.epsilon) == 0
-                found = f"{self.epsilon * scale:.3g}" if is_number else f"{scale:g} times this one"
-                return f"a smaller epsilon (at {found} the bounds are useful; see suggest_epsilon)"
-            if time.monotonic() > end:
-                break
-        return "a smaller epsilon (see suggest_epsilon)"
+            times = float(np.median(ratio))
+            is_number = np.ndim(self.epsilon) == 0
+            tried = f"{self.epsilon * scale:.2g}" if is_number else f"{scale:g} times this one"
+            if times <= VACUOUS / 10:
+                return f"a smaller epsilon (at {tried} the bounds are useful; see suggest_epsilon)"
+            if power == _SMALLEST or time.monotonic() > end:
+                return (
+                    f"a smaller epsilon (not found: down to {tried} none that was tried is useful)"
+                )
+            # bounds that are a thousand times too wide are not useful at a tenth of the radius
+            jump = int(math.log10(times / VACUOUS)) if math.isfinite(times) else 2
+            power = max(_SMALLEST, power - max(1, jump))
