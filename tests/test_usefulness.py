@@ -208,3 +208,9 @@ def test_explaining_says_that_a_graph_is_compiled(linear, monkeypatch):
     monkeypatch.setattr("sys.stderr", shown)
     Saliency(sequential((6,), L.Dense(3)), verbose=True).explain(INPUTS)
     assert "compiling a graph" in shown.getvalue()
+
+
+def test_where_no_useful_radius_is_found_the_warning_says_so(deep, monkeypatch):
+    monkeypatch.setattr("xcertify.attributions.useful_overlaps._SECONDS", -1.0)
+    with pytest.warns(VacuousWarning, match=r"not found: down to 8 none that was tried is useful"):
+        EVA(deep, epsilon=80.0).explain(INPUTS)
