@@ -8,15 +8,15 @@
 Explainers get the valid range as `clip`, the name of a layer where one is needed, and else their
 defaults; what has a radius is asked once more, with that of `suggest_epsilon`. Metrics get the same
 and score the gradient (`Saliency`). Columns: CPU seconds of the first call, with one input (for
-explainers from the constructor on), of the next one, and of `certify`; then what came of it:
+explainers from the constructor on), of the next one, and of `certify`; then what came of it, of
+which the last table has the word alone:
 
 - *useful*: a map that is not flat, a score, or a proof at most 100 times wider than what an attack
   attains, with how many times (1 is exact);
 - *warns*: a result, and a warning that says what it is worth and what to try;
 - *refuses*: a sentence instead of a result;
 - *slow*: a call was ended after `--limit` CPU seconds;
-- *SILENT*: a result that is worth nothing and no word about it, which is a fault; the last line
-  counts them.
+- *SILENT*: a result that is worth nothing and no word about it, which is a fault.
 """
 
 from __future__ import annotations
@@ -81,8 +81,11 @@ class Found:
     seconds: tuple[float, ...]
 
 
+Results = dict[str, dict[str, list[Found]]]  # of what, of which network
+
+
 def main() -> None:
-    """Print a table for each network."""
+    """Print a table for each network, and one of all."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", action="append", default=[], help="that holds packages")
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
@@ -91,30 +94,46 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=600.0, help="CPU seconds of a call")
     arguments = parser.parse_args()
     sys.path += arguments.folder
-    nb_silent = 0
+    results: Results = {}
     for name in arguments.networks:
         network = NETWORKS[name](arguments.nb_inputs)
-        for line, found in rows(network, arguments.only, arguments.limit):
+        for line, what, found in rows(network, arguments.only, arguments.limit):
             print(line, flush=True)
-            nb_silent += found is not None and found.word == "SILENT"
-    print(f"\n{nb_silent} silent")
+            if found is not None:
+                results.setdefault(what, {}).setdefault(name, []).append(found)
+    print("\n".join(summary(results)))
 
 
 def rows(
     network: Foreign, only: list[str] | None = None, limit: float = 600.0
-) -> Iterator[tuple[str, Found | None]]:
-    """The lines of a network's table, and what each reports; calls take `limit` CPU seconds."""
+) -> Iterator[tuple[str, str, Found | None]]:
+    """Lines of a network's table, of what each is, and what came of it.
+
+    Calls are ended after `limit` CPU seconds.
+    """
     names = EXPLAINERS + METRICS if only is None else only
     suggested, radius = _suggested(network, limit)
-    yield f"\n{network.name}: {suggested.what} ({_seconds(suggested)} CPU s)\n", suggested
-    yield "| what | epsilon | CPU s: first, next, certify | |", None
-    yield "| --- " * 4 + "|", None
+    yield f"\n{network.name}: {suggested.what} ({_seconds(suggested)} CPU s)\n", "", None
+    yield "| what | epsilon | CPU s: first, next, certify | |", "", None
+    yield "| --- " * 4 + "|", "", None
     for name in names:
         ask = try_metric if name in METRICS else try_explainer
         has_radius = any(setting in _names(name) for setting in RADII)
         for epsilon in [None, radius] if has_radius and radius is not None else [None]:
             found = ask(network, name, epsilon, limit)
-            yield _line(name, epsilon or _default(name), found), found
+            yield _line(name, epsilon or _default(name), found), name, found
+
+
+def summary(results: Results) -> Iterator[str]:
+    """A table of all networks: with defaults, then with the radius that was suggested."""
+    networks = list(dict.fromkeys(name for found in results.values() for name in found))
+    yield "\n| what | " + " | ".join(networks) + " |"
+    yield "| --- " * (len(networks) + 1) + "|"
+    for what, found in results.items():
+        cells = (", then ".join(f.word for f in found.get(name, ())) for name in networks)
+        yield f"| `{what}` | " + " | ".join(cells) + " |"
+    every = [f for found in results.values() for asked in found.values() for f in asked]
+    yield f"\n{sum(f.word == 'SILENT' for f in every)} silent"
 
 
 def try_explainer(network: Foreign, name: str, epsilon: float | None, limit: float) -> Found:
@@ -271,7 +290,7 @@ def _default(name: str) -> float | None:
 def _short(message: str) -> str:
     """The first sentences of a message that fit in a cell."""
     words = " ".join(message.split()).replace("|", "/")
-    return words if len(words) <= 240 else f"{words[:237]}..."
+    return words if len(words) <= 200 else f"{words[:197]}..."
 
 
 def _since(start: float) -> float:

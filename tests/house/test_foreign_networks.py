@@ -10,7 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from foreign import Foreign, load
-from foreign_networks import EXPLAINERS, METRICS, rows
+from foreign_networks import EXPLAINERS, METRICS, Found, rows, summary
 from radii_by_network import Network, radii
 
 from xcertify import VacuousWarning
@@ -69,12 +69,26 @@ ASKED = {
 @pytest.mark.parametrize("build", ASKED)
 def test_everything_is_useful_or_says_why_not(build):
     lines = list(rows(stand_in(build), ASKED[build]))
-    found = {line.split("`")[1]: found for line, found in lines[3:]}
-    assert set(found) == set(ASKED[build])
-    words = {name: what.word for name, what in found.items()}
-    assert "SILENT" not in words.values(), lines
-    refused = {name for name, word in words.items() if word == "refuses"}
+    found = [(name, found) for _, name, found in lines if found is not None]
+    assert {name for name, _ in found} == set(ASKED[build])
+    assert all(f.word != "SILENT" for _, f in found), lines
+    refused = {name for name, f in found if f.word == "refuses"}
     assert refused == ({"GradCAM"} if build is incomes else set()), lines
+
+
+def test_the_summary_has_a_word_for_each():
+    first, second = Found("warns", "", (1.0,)), Found("useful", "", (1.0,))
+    results = {
+        "EVA": {"a": [first, second], "b": [Found("SILENT", "", ())]},
+        "Rise": {"a": [second]},
+    }
+    assert list(summary(results)) == [
+        "\n| what | a | b |",
+        "| --- | --- | --- |",
+        "| `EVA` | warns, then useful | SILENT |",
+        "| `Rise` | useful |  |",
+        "\n1 silent",
+    ]
 
 
 def test_what_is_asked_exists():
