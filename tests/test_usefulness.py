@@ -176,7 +176,14 @@ def test_the_suggested_epsilon_by_hand():
     assert xcertify.suggest_epsilon(model, inputs) == pytest.approx(0.2, rel=0.06)
     assert xcertify.suggest_epsilon(model, inputs, share=1.0) == pytest.approx(0.1, rel=0.06)
     scale = np.float32([[2.0, 0.0]])  # only x1 moves
-    assert xcertify.suggest_epsilon(model, inputs, scale=scale) == pytest.approx(0.2, rel=0.06)
+    for same in (scale, scale[0]):
+        assert xcertify.suggest_epsilon(model, inputs, scale=same) == pytest.approx(0.2, rel=0.06)
+    # radii larger than the inputs are found, too
+    assert xcertify.suggest_epsilon(model, inputs, scale=1e-3) == pytest.approx(200, rel=0.06)
+    many = sequential((100,), L.Dense(1))
+    many.set_weights([np.ones((100, 1)), np.float32([-70])])
+    spread = np.linspace(0, 1, 100, dtype=np.float32)[None]  # f = -20, and each step adds 1
+    assert xcertify.suggest_epsilon(many, spread, norm=1) == pytest.approx(20, rel=0.06)
 
 
 def test_no_epsilon_to_suggest(deep):
@@ -185,6 +192,12 @@ def test_no_epsilon_to_suggest(deep):
         xcertify.suggest_epsilon(deep, INPUTS, wrong)
     with pytest.raises(ValueError, match=r"share must be .* Received: 0"):
         xcertify.suggest_epsilon(deep, INPUTS, share=0)
+    for scale in (0, np.ones(5), np.full(6, np.nan), "1"):
+        with pytest.raises(ValueError, match=r"scale must be .* \(6,\)"):
+            xcertify.suggest_epsilon(deep, INPUTS, scale=scale)
+    two = keras.Model(deep.inputs, [deep.outputs[0], deep.layers[0].output])
+    with pytest.raises(ValueError, match="several outputs"):
+        xcertify.suggest_epsilon(two, INPUTS)
     constant = sequential((6,), L.Dense(2))
     constant.set_weights([np.zeros((6, 2)), np.zeros(2)])
     with pytest.raises(ValueError, match="gives 0 of 3"):  # ties are of no class

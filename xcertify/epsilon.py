@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from xcertify.bounds import Verifier
+from xcertify.checks import positive
 from xcertify.inputs import as_arrays, input_shape_of
-from xcertify.models import channels_last_layer
+from xcertify.models import channels_last_layer, check_model
 from xcertify.perturbation import Perturbation
 from xcertify.progress import progress_bar
 from xcertify.radii import class_margins, keeps_class
-from xcertify.regions import Norm
+from xcertify.regions import Norm, as_norm
 from xcertify.targets import target_classes
 
 _STEP, _NB_STEPS = 4.0, 24  # factor between the first radii that are tried, and how many
@@ -52,7 +53,8 @@ def suggest_epsilon(
     share
         Share of the predictions that is to be proved, above 0 and at most 1.
     scale
-        Radii are this times epsilon: an array (*shape) for features in different units. Default 1.
+        Radii are this times epsilon: a number, or an array (*shape) for features in different
+        units, with 1 where it does not vary; of models with channels first (H, W, C). Default 1.
     verbose
         Whether to show a progress bar.
 
@@ -79,11 +81,13 @@ def suggest_epsilon(
     >>> epsilon = suggest_epsilon(model, images[:32], clip=(0.0, 1.0))
     >>> EVA(model, epsilon=epsilon, clip=(0.0, 1.0)).explain(images)
     """
-    if not 0 < share <= 1:
+    check_model(model)
+    if positive("share", share) > 1:
         raise ValueError(f"share must be above 0 and at most 1. Received: {share!r}")
     inputs, targets = as_arrays(inputs, targets, input_shape_of(model))
     start = channels_last_layer(model)
     inputs = inputs if start is None else np.moveaxis(inputs, 1, -1)
+    scale = _scale_of(scale, inputs)
     verifier = Verifier(model, method, strip_head=True, start_layer=start)
     logits = verifier.evaluate(inputs)
     logits = logits.reshape(len(logits), -1)
@@ -97,11 +101,12 @@ def suggest_epsilon(
         )
 
     def proves(radius: float) -> bool:
-        region = Perturbation(radius * np.asarray(scale), norm, clip).around(inputs)
+        region = Perturbation(radius * scale, norm, clip).around(inputs)
         return float(keeps_class(verifier, region, classes).mean()) >= share
 
     with progress_bar(unit="radius", name="suggest_epsilon", verbose=verbose) as bar:
-        largest = _rounded(float(np.ptp(inputs)) or 1.0)
+        widest = (np.ptp(inputs) or 1.0) / scale.max() * inputs[0].size ** (1 / as_norm(norm))
+        largest = _rounded(float(widest))
         radius, tried = largest, 0
         while not proves(radius):
             bar.update()
@@ -125,6 +130,25 @@ def suggest_epsilon(
                 failed = middle
             bar.update()
     return held
+
+
+def _scale_of(scale: Any, inputs: np.ndarray) -> np.ndarray:
+    """A scale that is right, as `epsilon` for `Ball`: one array of an input has an axis before."""
+    scale = np.asarray(scale)
+    if scale.ndim and scale.ndim == inputs.ndim - 1:
+        scale = scale[None]
+    try:
+        np.broadcast_to(scale, inputs.shape)
+        fits = bool(np.all((scale >= 0) & np.isfinite(scale)) and scale.max() > 0)
+    except (ValueError, TypeError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"scale must be a number above 0, or an array of the shape of one input, "
+            f"{inputs.shape[1:]}, of finite numbers of at least 0, not all 0. "
+            f"Received: {scale!r}"
+        )
+    return scale
 
 
 def _rounded(radius: float) -> float:

@@ -29,6 +29,11 @@ def weighted_outputs(model: Callable, inputs: Any, targets: Any) -> Any:
 def zone_mean(model: Callable, inputs: Any, targets: Any) -> Any:
     """Scores (B,): the mean of targets times outputs, (B, h, w, K), where targets are not 0."""
     axes = (1, 2, 3)
+    if targets.shape.rank != 4:
+        raise ValueError(
+            f"operator='semantic segmentation' is of outputs and targets (B, h, w, K): write "
+            f"operator='classification' for rows. Received: targets of shape {targets.shape}"
+        )
     nb_entries = tf.reduce_sum(tf.cast(tf.not_equal(targets, 0), tf.float32), axes)
     return tf.reduce_sum(model(inputs) * targets, axes) / nb_entries
 

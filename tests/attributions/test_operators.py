@@ -226,3 +226,5 @@ def test_what_is_no_score(model, images):
             Deletion(model, images, LABELS, operator=function)(images)
     with pytest.raises(ValueError, match="one row of outputs"):
         Saliency(model, "conv", operator="classification")(images, LABELS)
+    with pytest.raises(ValueError, match="write operator='classification' for rows"):
+        Saliency(model, operator="semantic segmentation")(images, np.eye(3)[LABELS])

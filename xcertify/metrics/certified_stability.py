@@ -225,8 +225,8 @@ class CertifiedStability(ExplainerMetric):
         if vacuous.any():
             warn_vacuous(
                 f"the certified distance of {vacuous.sum()} of {len(vacuous)} inputs says nothing: "
-                f"it is more than {VACUOUS:g} times what an attack attains. Give a smaller radius, "
-                f"or a tighter method ('crown'). Received: radius={self.radius!r}, "
-                f"method={self.method!r}"
+                f"it is more than {VACUOUS:g} times what an attack attains. Give a smaller radius"
+                f"{'' if self.method == 'crown' else ', or a tighter method (crown)'}. "
+                f"Received: radius={self.radius!r}, method={self.method!r}"
             )
         return result
