@@ -17,6 +17,7 @@ from xcertify.attributions import (
     EVAHybrid,
     Saliency,
 )
+from xcertify.attributions.useful_overlaps import Usefulness
 from xcertify.bounds import Verifier
 from xcertify.progress import compiling, progress_bar
 from xcertify.radii import keeps_class
@@ -227,3 +228,18 @@ def test_where_no_useful_radius_is_found_the_warning_says_so(deep, monkeypatch):
     monkeypatch.setattr("xcertify.attributions.useful_overlaps._SECONDS", -1.0)
     with pytest.warns(VacuousWarning, match=r"not found: down to 8 none that was tried is useful"):
         EVA(deep, epsilon=80.0).explain(INPUTS)
+
+
+def test_the_smaller_epsilon_is_sought_for_the_loosest_inputs():
+    full = np.repeat([200.0, 2e5], 4)
+
+    def bound(region, samples, *_):
+        return full[samples] * np.max(region.epsilon)
+
+    def attack(region, samples, *_):
+        return np.zeros(len(samples)), np.ones(len(samples))
+
+    region = Ball(np.zeros((8, 1), np.float32), 1.0)
+    usefulness = Usefulness("EVA", attack, bound, 1.0, "", "")
+    with pytest.warns(VacuousWarning, match="at 1e-05 the bounds are useful"):
+        usefulness.warn(region, np.arange(8), full, np.zeros(8, bool))

@@ -73,7 +73,7 @@ class Usefulness:
         problems = []
         vacuous = ratio > VACUOUS
         if vacuous.any():
-            worst = judged[vacuous][:_NB_TRIED]
+            worst = judged[vacuous][np.argsort(-ratio[vacuous], kind="stable")[:_NB_TRIED]]
             times = float(np.median(ratio[vacuous]))
             how = f"{times:.2g} times (median) as far from its value at the input as an attack gets"
             if np.isinf(times):
