@@ -67,6 +67,7 @@ def test_looseness_of_bounds_is_that_of_the_widths(deep):
     values = deep(region.sample(200).reshape(-1, 6)).numpy().reshape(200, 3, 3)
     sampled = times_wider((upper - lower).sum(axis=1), np.ptp(values, axis=0).sum(axis=1))
     assert (loose["crown"] <= sampled).all()  # the attack attains more than samples do
+    assert (Verifier(deep).looseness(Ball(INPUTS, 0.0)) == 1).all()
     with pytest.raises(ValueError, match="looseness"):
         Verifier(deep, "decomon:crown").looseness(region)
 
@@ -243,3 +244,19 @@ def test_the_smaller_epsilon_is_sought_for_the_loosest_inputs():
     usefulness = Usefulness("EVA", attack, bound, 1.0, "", "")
     with pytest.warns(VacuousWarning, match="at 1e-05 the bounds are useful"):
         usefulness.warn(region, np.arange(8), full, np.zeros(8, bool))
+
+
+def test_vacuous_certificates_are_warned_of(deep):
+    """Where bounds are wide; not where a radius of 0 says it, and not where nothing was claimed."""
+    with pytest.warns(VacuousWarning, match="CertifiedGradient: .* 3 of 3 .* suggest_epsilon"):
+        gradient = CertifiedGradient(deep, epsilon=8.0).certify(INPUTS)
+    assert gradient.vacuous.all() and (gradient.looseness > 100).all()
+    with pytest.warns(VacuousWarning, match="EVA: what the certificate proves"):
+        overlap = EVA(deep, epsilon=8.0).certify(INPUTS)
+    assert not (overlap.vacuous & overlap.robust).any()
+    with pytest.warns(VacuousWarning, match="AttributionBound"):
+        AttributionBound(deep, epsilon=8.0, beta=10.0, proved=True).certify(INPUTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VacuousWarning)
+        AttributionBound(deep, epsilon=8.0, beta=10.0).certify(INPUTS)
+        assert not EVA(deep, epsilon=1e-3).certify(INPUTS).vacuous.any()

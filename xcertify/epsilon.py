@@ -97,7 +97,7 @@ def suggest_epsilon(
         raise ValueError(
             f"share={share} of the predictions cannot be proved, since the model gives "
             f"{int(own.sum())} of {len(own)} inputs the class of their target. Give "
-            f"targets=None, or a smaller share"
+            f"targets=None, or a smaller share (where logits tie, nothing is proved)"
         )
 
     def proves(radius: float) -> bool:

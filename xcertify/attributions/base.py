@@ -32,6 +32,7 @@ from xcertify.regions import Region
 from xcertify.settings import Settings
 from xcertify.targets import logit_weights, target_classes
 from xcertify.tracing import traced
+from xcertify.usefulness import warn_vacuous
 
 REDUCERS: dict[str, Callable] = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
 
@@ -317,9 +318,30 @@ class Certifying(Explainer):
             For a model that cannot be bounded.
         ContradictionError
             If an attack succeeds inside what is certified: a bug, to be reported.
+
+        Warns
+        -----
+        VacuousWarning
+            Once a call, where what is proved says nothing (`vacuous` of the certificate).
         """
         inputs, targets = self._prepare(inputs, targets)
-        return self._certify(self._region(inputs), targets)
+        certificate = self._certify(self._region(inputs), targets)
+        self._warn_of(certificate)
+        return certificate
+
+    def _warn_of(self, certificate: Certificate) -> None:
+        """A `VacuousWarning` where what is proved says nothing; a radius of 0 says so itself."""
+        nothing = certificate.vacuous & (certificate.certified != 0)  # a radius, there
+        if not nothing.any():
+            return
+        times = np.median(certificate.looseness[nothing])
+        warn_vacuous(
+            f"{type(self).__name__}: what the certificate proves says nothing for "
+            f"{int(nothing.sum())} of {len(nothing)} inputs: it is {times:.2g} times (median) as "
+            f"wide as what was attained, with epsilon={getattr(self, 'epsilon', None)!r} and "
+            f"method={certificate.method!r}. Try a smaller epsilon (see suggest_epsilon), or a "
+            f"tighter method if there is one"
+        )
 
     def _region(self, inputs: np.ndarray) -> Region:
         """The regions around inputs."""

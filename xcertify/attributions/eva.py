@@ -386,7 +386,9 @@ class EVA(OverlapExplainer, Certifying):
         """
         inputs, classes = self._prepare(inputs, targets)
         region = self.perturbation.around(inputs)
-        return self._certify(region, classes, complete, timeout)
+        certificate = self._certify(region, classes, complete, timeout)
+        self._warn_of(certificate)
+        return certificate
 
     def _certify(
         self,

@@ -16,7 +16,7 @@ import numpy as np
 
 from xcertify.answers import Answers
 from xcertify.attributions.base import Certifying, ClassExplainer
-from xcertify.certificates import ReasonCertificate, fingerprint
+from xcertify.certificates import Certificate, ReasonCertificate, fingerprint
 from xcertify.checks import positive
 from xcertify.inputs import in_batches
 from xcertify.perturbation import as_outside
@@ -156,23 +156,22 @@ class SufficientReason(Certifying, ClassExplainer):
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         certificate = self._certify(self._region(inputs), classes)
-        self._warn(certificate)
+        self._warn_of(certificate)
         return certificate.maps(ranked=self.ranked)
 
-    def _warn(self, certificate: ReasonCertificate) -> None:
+    def _warn_of(self, certificate: Certificate) -> None:
         """A `VacuousWarning` for inputs of which nothing was found out."""
-        known = (certificate.irrelevant | certificate.needed).reshape(len(certificate), -1)
-        nothing = ~known.any(axis=1)
+        nothing = certificate.vacuous
         if not nothing.any():
             return
         first = int(np.argmax(nothing))
-        limit = "a longer time_limit" if certificate.reason[first] == "time limit" else ""
-        tried = [limit, "a smaller epsilon (see suggest_epsilon)", "groups or a grid_size"]
+        tried = ["a longer time_limit", "a smaller epsilon (see suggest_epsilon)"]
+        tried += ["groups or a grid_size"]
         warn_vacuous(
             f"SufficientReason: of {int(nothing.sum())} of {len(nothing)} inputs, the first one "
             f"input {first}, no feature is proved to be irrelevant or needed with "
             f"epsilon={self.epsilon!r}, so that the map says nothing. Try "
-            f"{', '.join(filter(None, tried))}"
+            f"{', '.join(tried)}"
         )
 
     def _certify(self, region: Region, classes: np.ndarray) -> ReasonCertificate:

@@ -344,10 +344,11 @@ class Verifier(Settings):
         rows = _checked(engine, region, rows, constants)
         lower, upper = self._bound(engine, region, rows, constants)
         attained = attained_rows(engine, region, rows, lower, upper, constants, seed)
-        widths = [
+        proved, found = (
             (high - low.astype(np.float64)).sum(axis=1) for low, high in ((lower, upper), attained)
-        ]
-        return times_wider(*widths)
+        )
+        sizes = np.maximum(np.abs(lower), np.abs(upper)).sum(axis=1)
+        return times_wider(proved, found, rounding=1e-5 * sizes)
 
     def _bound(
         self, engine: Engine, region: Region, rows: Rows | None, constants: Sequence[Any]

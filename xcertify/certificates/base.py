@@ -13,7 +13,7 @@ from xcertify.bounds import Decision
 from xcertify.fingerprints import hash_of_weights
 from xcertify.radii import Interval
 from xcertify.regions import Region, describe_span
-from xcertify.usefulness import times_wider
+from xcertify.usefulness import VACUOUS, times_wider
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +63,15 @@ class Certificate:
         all was attained. NaN: nothing was looked for or found that could be compared with.
         """
         return times_wider(*self._changes)
+
+    @property
+    def vacuous(self) -> np.ndarray:
+        """(N,) bool: where what is proved says nothing, more than 100 times as wide as attained.
+
+        Not where it decides something all the same, such as that a prediction stays. Of a radius:
+        where it is 0.
+        """
+        return self.certified == 0 if self._is_radius else self.looseness > VACUOUS
 
     @property
     def _changes(self) -> tuple[np.ndarray, ...]:

@@ -114,6 +114,13 @@ class DeviationCertificate(Certificate):
         return None if self.proved_cosine is None else self.interval.certified
 
     @property
+    def vacuous(self) -> np.ndarray:
+        """(N,) bool: see `Certificate`; only of proofs that let an attribution move its length."""
+        flat = self.explanation.reshape(len(self.explanation), -1).astype(np.float64)
+        is_far = self.certified > np.linalg.norm(flat, axis=1)
+        return super().vacuous & is_far & (self.proved_cosine is not None)
+
+    @property
     def cosine_estimate(self) -> np.ndarray:
         """(N,): T_c, cosine distance for `euclidean_estimate` (Eq. 10); 2, any, beyond |g|."""
         return self._cosine(self.euclidean_estimate)

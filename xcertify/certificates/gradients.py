@@ -62,6 +62,11 @@ class GradientCertificate(Certificate):
     attained: np.ndarray | None = None
 
     @property
+    def vacuous(self) -> np.ndarray:
+        """(N,) bool: see `Certificate`; only where an explanation may move by its length."""
+        return super().vacuous & (self.certified > 1)
+
+    @property
     def _changes(self) -> tuple[np.ndarray, ...]:
         unknown = np.full(len(self.certified), np.nan)
         attained = unknown if self.attained is None else self.attained

@@ -63,6 +63,11 @@ class OverlapCertificate(Certificate):
         return by_bounds if self.decision is None else by_bounds | self.decision.holds
 
     @property
+    def vacuous(self) -> np.ndarray:
+        """(N,) bool: see `Certificate`; not where the prediction is proved to stay."""
+        return super().vacuous & ~self.robust
+
+    @property
     def _changes(self) -> tuple[np.ndarray, ...]:
         changes = self.overlap - self.nominal, self.attained - self.nominal
         return *changes, 1e-5 * (1 + np.abs(self.nominal))

@@ -119,6 +119,12 @@ class ReasonCertificate(Certificate):
         return np.logical_not(self.unknown).reshape(len(self.unknown), -1).all(axis=1)
 
     @property
+    def vacuous(self) -> np.ndarray:
+        """(N,) bool: no group is known to be irrelevant, and none to be needed."""
+        known = self.irrelevant | self.needed
+        return np.logical_not(known).reshape(len(known), -1).all(axis=1)
+
+    @property
     def nb_groups(self) -> np.ndarray:
         """(N,) int: groups of features that each input has."""
         ordered = np.sort(self.features.reshape(len(self.features), -1), axis=1)

@@ -178,7 +178,7 @@ class CertifiedStability(ExplainerMetric):
         ----------
         explainer
             `Saliency`, `GradientInput`, `IntegratedGradients`, `SmoothGrad`, `CertifiedGradient` or
-            `AttributionBound` of this package.
+            `AttributionBound` (with a number as `beta`) of this package.
         """
         if not hasattr(explainer, "largest_change"):
             raise ValueError(
