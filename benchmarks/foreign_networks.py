@@ -11,8 +11,9 @@ and score the gradient (`Saliency`). Columns: CPU seconds of the first call, wit
 explainers from the constructor on), of the next one, and of `certify`; then what came of it, of
 which the last table has the word alone:
 
-- *useful*: a map that is not flat, a score, or a proof at most 100 times wider than what an attack
-  attains, with how many times (1 is exact);
+- *useful*: a map that is not flat, a score, or a proof;
+- *loose*: what is proved is 100 times wider than what an attack attains, as its `looseness`, or the
+  two ends that it has, say;
 - *warns*: a result, and a warning that says what it is worth and what to try;
 - *refuses*: a sentence instead of a result;
 - *slow*: a call was ended after `--limit` CPU seconds;
@@ -44,6 +45,7 @@ from xcertify.metrics import Metric
 from xcertify.metrics.of_explainers import ExplainerMetric
 from xcertify.settings import setting_names
 
+WORDS = ("useful", "loose", "warns", "SILENT")  # of results, from best to worst
 LOOSE = 100.0  # times wider than what is attained, from which a proof says nothing
 EXPLAINERS = [n for n in attributions.__all__ if issubclass(getattr(attributions, n), Explainer)]
 METRICS = [
@@ -69,7 +71,7 @@ class Found:
     Attributes
     ----------
     word
-        "useful", "warns", "refuses", "slow" or "SILENT".
+        A word of `WORDS`, or "slow" or "refuses".
     what
         What is shown behind it.
     seconds
@@ -81,6 +83,7 @@ class Found:
     seconds: tuple[float, ...]
 
 
+Said = tuple[str, str]  # a word of `WORDS`, or "slow" or "refuses", and what is shown behind it
 Results = dict[str, dict[str, list[Found]]]  # of what, of which network
 
 
@@ -113,7 +116,11 @@ def rows(
     """
     names = EXPLAINERS + METRICS if only is None else only
     suggested, radius = _suggested(network, limit)
-    yield f"\n{network.name}: {suggested.what} ({_seconds(suggested)} CPU s)\n", "", None
+    yield (
+        f"\n{network.name}: suggest_epsilon: {suggested.what} ({_seconds(suggested)} CPU s)\n",
+        "",
+        None,
+    )
     yield "| what | epsilon | CPU s: first, next, certify | |", "", None
     yield "| --- " * 4 + "|", "", None
     for name in names:
@@ -143,11 +150,11 @@ def try_explainer(network: Foreign, name: str, epsilon: float | None, limit: flo
     known = _known(name, settings | ASKED.get(name, {}))
     made: list[Any] = []
 
-    def explain(index: int) -> str | None:
+    def explain(index: int) -> Said:
         maps = made[0].explain(network.inputs[index : index + 1])
-        return None if name in FLAT_ANSWERS and not maps.any() else _flat(maps)
+        return ("useful", "a map") if name in FLAT_ANSWERS and not maps.any() else _map(maps)
 
-    def first() -> str | None:
+    def first() -> Said:
         made.append(kind(network.model, **known))
         return explain(0)
 
@@ -163,7 +170,7 @@ def try_metric(network: Foreign, name: str, epsilon: float | None, limit: float)
     radius = {"epsilon": epsilon, "radius": epsilon}
     known = _known(name, {"clip": network.clip, **radius, **ASKED.get(name, {})})
 
-    def score(index: int) -> str | None:
+    def score(index: int) -> Said:
         inputs = network.inputs[index : index + 1]
         metric: Any = getattr(metrics, name)(network.model, inputs, **known)
         if isinstance(metric, ExplainerMetric):
@@ -175,45 +182,55 @@ def try_metric(network: Foreign, name: str, epsilon: float | None, limit: float)
     return _found([lambda: score(0), lambda: score(1)], limit)
 
 
-def _score(result: Any) -> str | None:
-    """The score of one input, or what is wrong with it."""
-    if not np.isfinite(result.scores).all():
-        return f"the score {result.scores[0]}"
-    interval = getattr(result, "interval", None)
-    if interval is None or interval.attacked is None:
-        return f"={result.scores[0]:.3g}"
-    ends = float(np.mean(interval.certified)), float(np.mean(interval.attacked))
-    times = max(ends) / min(ends) if min(ends) > 0 else np.inf
-    if times > LOOSE:
-        return f"proved {ends[0]:.3g}, attacked {ends[1]:.3g}"
-    return f"=proved {ends[0]:.3g}, attacked {ends[1]:.3g}, {times:.3g} times"
-
-
-def _found(calls: list[Callable[[], str | None]], limit: float) -> Found:
-    """Make calls one after the other; each gives what is wrong, "=" and what it found, or None."""
-    seconds, wrong, right, words = [], [], [], []
+def _found(calls: list[Callable[[], Said]], limit: float) -> Found:
+    """Make calls one after the other, and keep what the worst of them says."""
+    seconds: list[float] = []
+    said: list[Said] = []
     for call in calls:
         start = time.process_time()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 with _limited(limit):
-                    says = call()
+                    said.append(call())
             except TimeoutError:
-                return Found("slow", f"ended after {limit:.0f} CPU s", (*seconds, _since(start)))
+                said.append(("slow", f"ended after {limit:.0f} CPU s"))
             except (ValueError, TypeError, NotImplementedError) as error:
-                return Found("refuses", _short(str(error)), (*seconds, _since(start)))
-        seconds.append(_since(start))
-        words += [str(w.message) for w in caught if _is_ours(w)]
-        if says is not None and says.startswith("="):
-            right.append(says[1:])
-        elif says is not None:
-            wrong.append(says)
-    if words:
-        return Found("warns", _short(words[0]), tuple(seconds))
-    if wrong:
-        return Found("SILENT", "; ".join(wrong), tuple(seconds))
-    return Found("useful", right[-1] if right else "", tuple(seconds))
+                said.append(("refuses", _short(str(error))))
+        seconds.append(time.process_time() - start)
+        said += [("warns", _short(str(w.message))) for w in caught if _is_ours(w)]
+        if said[-1][0] in ("slow", "refuses"):
+            return Found(*said[-1], tuple(seconds))
+    worst = max((word for word, _ in said), key=WORDS.index)
+    return Found(worst, [what for word, what in said if word == worst][-1], tuple(seconds))
+
+
+def _map(maps: np.ndarray) -> Said:
+    """What a map is worth."""
+    if not np.isfinite(maps).all():
+        return "SILENT", "a map with values that are not finite"
+    return ("SILENT", "a map of one value") if np.ptp(maps) == 0 else ("useful", "a map")
+
+
+def _proof(certificate: Any) -> Said:
+    """What a certificate of one input is worth."""
+    times = float(certificate.looseness[0])
+    robust = getattr(certificate, "robust", None)
+    proved = "" if robust is None else "class proved, " if robust[0] else "class not proved, "
+    says = f"{proved}{float(certificate.certified[0]):.3g}, {times:.3g} times what is attained"
+    return "loose" if times > LOOSE else "useful", says
+
+
+def _score(result: Any) -> Said:
+    """What the score of one input is worth."""
+    if not np.isfinite(result.scores).all():
+        return "SILENT", f"the score {result.scores[0]}"
+    interval = getattr(result, "interval", None)
+    if interval is None or interval.attacked is None:
+        return "useful", f"{result.scores[0]:.3g}"
+    ends = float(np.mean(interval.certified)), float(np.mean(interval.attacked))
+    times = max(ends) / max(min(ends), 1e-5)  # less is a rounding
+    return "loose" if times > LOOSE else "useful", f"proved {ends[0]:.3g}, attacked {ends[1]:.3g}"
 
 
 @contextmanager
@@ -238,31 +255,13 @@ def _is_ours(warning: warnings.WarningMessage) -> bool:
     )
 
 
-def _flat(maps: np.ndarray) -> str | None:
-    """What is wrong with a map; None if it says something."""
-    if not np.isfinite(maps).all():
-        return "a map with values that are not finite"
-    return "a map of one value" if np.ptp(maps) == 0 else None
-
-
-def _proof(certificate: Any) -> str | None:
-    """What a certificate of one input proves, or what is wrong with it."""
-    times = float(certificate.looseness[0])
-    value = f"{float(certificate.certified[0]):.3g}"
-    if times > LOOSE:
-        return f"certificate: {value}, {times:.3g} times what is attained"
-    robust = getattr(certificate, "robust", None)
-    proved = "" if robust is None else "class proved, " if robust[0] else "class not proved, "
-    return f"={proved}{value}, {times:.3g} times"
-
-
 def _suggested(network: Foreign, limit: float) -> tuple[Found, float | None]:
     """What `suggest_epsilon` says of a network, and the radius."""
     radii: list[float] = []
 
-    def ask() -> str:
+    def ask() -> Said:
         radii.append(suggest_epsilon(network.model, network.inputs, clip=network.clip))
-        return f"=suggest_epsilon: {radii[0]:.2g}, {radii[0] / network.span:.2g} of the range"
+        return "useful", f"{radii[0]:.2g}, {radii[0] / network.span:.2g} of the range"
 
     found = _found([ask], limit)
     return found, radii[0] if radii else None
@@ -291,10 +290,6 @@ def _short(message: str) -> str:
     """The first sentences of a message that fit in a cell."""
     words = " ".join(message.split()).replace("|", "/")
     return words if len(words) <= 200 else f"{words[:197]}..."
-
-
-def _since(start: float) -> float:
-    return time.process_time() - start
 
 
 def _seconds(found: Found) -> str:

@@ -71,7 +71,7 @@ def test_everything_is_useful_or_says_why_not(build):
     lines = list(rows(stand_in(build), ASKED[build]))
     found = [(name, found) for _, name, found in lines if found is not None]
     assert {name for name, _ in found} == set(ASKED[build])
-    assert all(f.word != "SILENT" for _, f in found), lines
+    assert all(f.word not in ("SILENT", "slow") for _, f in found), lines
     refused = {name for name, f in found if f.word == "refuses"}
     assert refused == ({"GradCAM"} if build is incomes else set()), lines
 
