@@ -185,6 +185,7 @@ def test_saving_loading_and_checking(tmp_path):
         GradientCertificate.load(tmp_path / "other.npz")
 
 
+@pytest.mark.filterwarnings("ignore::xcertify.usefulness.VacuousWarning")  # wide, by intervals
 @pytest.mark.usefixtures("eager")
 def test_files_of_channels_first_and_of_earlier_versions(tmp_path):
     layers = L.Permute((2, 3, 1)), L.Conv2D(2, 2, activation="relu"), L.Flatten(), L.Dense(3)

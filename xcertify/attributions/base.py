@@ -34,6 +34,7 @@ from xcertify.targets import logit_weights, target_classes
 from xcertify.tracing import traced
 from xcertify.usefulness import warn_vacuous
 
+WITHOUT_BOUNDS = "an explainer without bounds, such as SmoothGrad"
 REDUCERS: dict[str, Callable] = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
 
 
@@ -330,18 +331,13 @@ class Certifying(Explainer):
         return certificate
 
     def _warn_of(self, certificate: Certificate) -> None:
-        """A `VacuousWarning` where what is proved says nothing; a radius of 0 says so itself."""
-        nothing = certificate.vacuous & (certificate.certified != 0)  # a radius, there
-        if not nothing.any():
-            return
-        times = np.median(certificate.looseness[nothing])
-        warn_vacuous(
-            f"{type(self).__name__}: what the certificate proves says nothing for "
-            f"{int(nothing.sum())} of {len(nothing)} inputs: it is {times:.2g} times (median) as "
-            f"wide as what was attained, with epsilon={getattr(self, 'epsilon', None)!r} and "
-            f"method={certificate.method!r}. Try a smaller epsilon (see suggest_epsilon), or a "
-            f"tighter method if there is one"
-        )
+        """A `VacuousWarning` where what is proved says nothing."""
+        what = certificate.describe_vacuous()
+        if what:
+            warn_vacuous(
+                f"{type(self).__name__}: {what}. Try a smaller epsilon (see suggest_epsilon) where "
+                f"there is one, a tighter method, or {WITHOUT_BOUNDS}"
+            )
 
     def _region(self, inputs: np.ndarray) -> Region:
         """The regions around inputs."""

@@ -214,7 +214,10 @@ class CORGI(Certifying, ClassExplainer):
                 "complete=True is of the radii of the class: make CORGI(..., prediction=True)"
             )
         inputs, classes = self._prepare(inputs, targets)
-        return self._certify(self.perturbation.around(inputs), classes, complete, timeout)
+        region = self.perturbation.around(inputs)
+        certificate = self._certify(region, classes, complete, timeout)
+        self._warn_of(certificate)
+        return certificate
 
     def _certify(
         self,

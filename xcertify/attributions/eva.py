@@ -13,7 +13,7 @@ import numpy as np
 
 from xcertify.attacks.ascent import PGD
 from xcertify.attributions.attained import ShortAttack
-from xcertify.attributions.base import Certifying, ClassExplainer
+from xcertify.attributions.base import WITHOUT_BOUNDS, Certifying, ClassExplainer
 from xcertify.attributions.overlaps import (
     OVERLAPS,
     LargestOverlap,
@@ -34,7 +34,6 @@ from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import margin_rows, stays_in_class
 
 MODES = ("one-pass", "exact")
-WITHOUT_BOUNDS = "an explainer without bounds, such as RelEx or SmoothGrad"
 LINE_METHODS = ("crown", "crown-ibp", "alpha-crown")  # those with linear bounds
 
 

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions.eva import WITHOUT_BOUNDS, OverlapExplainer
+from xcertify.attributions.base import WITHOUT_BOUNDS
+from xcertify.attributions.eva import OverlapExplainer
 from xcertify.attributions.overlaps import Overlap
 from xcertify.bounds import Verifier
 from xcertify.checks import whole_number

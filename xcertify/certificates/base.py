@@ -73,6 +73,25 @@ class Certificate:
         """
         return self.certified == 0 if self._is_radius else self.looseness > VACUOUS
 
+    def describe_vacuous(self) -> str:
+        """Of which inputs nothing useful is proved, in words; "" where that is not worth a word.
+
+        Radii of 0 are, where no input has a larger one.
+        """
+        nothing = self.vacuous
+        if not nothing.any() or (self._is_radius and not nothing.all()):
+            return ""
+        how = "no radius is proved"
+        if not self._is_radius:
+            times = float(np.median(self.looseness[nothing]))
+            how = f"it is {times:.2g} times (median) as wide as what was attained"
+            if np.isinf(times):
+                how = "it is wide, and nothing changed in what was looked at"
+        return (
+            f"what the certificate proves says nothing for {int(nothing.sum())} of "
+            f"{len(nothing)} inputs: {how}, by method={self.method!r}"
+        )
+
     @property
     def _changes(self) -> tuple[np.ndarray, ...]:
         """The arguments of `times_wider`: what is proved, what is attained, and roundings."""
