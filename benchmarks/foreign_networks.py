@@ -6,7 +6,7 @@
     python benchmarks/foreign_networks.py --folder others --networks incomes --only EVA Deletion
 
 Explainers get the valid range as `clip`, the name of a layer where one is needed, and else their
-defaults; what has a radius is asked once more, with that of `suggest_epsilon`. Metrics get the same
+defaults; what has a radius is asked once more, with that at which `suggest_epsilon` proves all. Metrics get the same
 and score the gradient (`Saliency`). Columns: CPU seconds of the first call, with one input (for
 explainers from the constructor on), of the next one, and of `certify`; then what came of it, of
 which the last table has the word alone:
@@ -260,7 +260,8 @@ def _suggested(network: Foreign, limit: float) -> tuple[Found, float | None]:
     radii: list[float] = []
 
     def ask() -> Said:
-        radii.append(suggest_epsilon(network.model, network.inputs, clip=network.clip))
+        radius = suggest_epsilon(network.model, network.inputs, clip=network.clip, share=1.0)
+        radii.append(radius)
         return "useful", f"{radii[0]:.2g}, {radii[0] / network.span:.2g} of the range"
 
     found = _found([ask], limit)
