@@ -6,10 +6,10 @@
     python benchmarks/foreign_networks.py --folder others --networks incomes --only EVA Deletion
 
 Explainers get the valid range as `clip`, the name of a layer where one is needed, and else their
-defaults; what has a radius is asked once more, with that at which `suggest_epsilon` proves all. Metrics get the same
-and score the gradient (`Saliency`). Columns: CPU seconds of the first call, with one input (for
-explainers from the constructor on), of the next one, and of `certify`; then what came of it, of
-which the last table has the word alone:
+defaults; what has a radius is asked once more, with the one at which `suggest_epsilon` proves all
+of the inputs. Metrics get the same and score the gradient (`Saliency`). Columns: CPU seconds of the
+first call, with one input (for explainers from the constructor on), of the next one, and of
+`certify`; then what came of it, of which the last table has the word alone:
 
 - *useful*: a map that is not flat, a score, or a proof;
 - *loose*: what is proved is 100 times wider than what an attack attains, as its `looseness`, or the
