@@ -260,3 +260,8 @@ def test_vacuous_certificates_are_warned_of(deep):
         warnings.simplefilter("error", VacuousWarning)
         AttributionBound(deep, epsilon=8.0, beta=10.0).certify(INPUTS)
         assert not EVA(deep, epsilon=1e-3).certify(INPUTS).vacuous.any()
+
+
+def test_what_weights_attain_is_not_known(deep):
+    certificate = CertifiedGradient(deep, epsilon=0.01, gamma=0.5, method="ibp").certify(INPUTS)
+    assert np.isnan(certificate.looseness).all() and not certificate.vacuous.any()

@@ -110,6 +110,7 @@ def test_lines_that_are_not_proved_are_infinite_constants():
     np.testing.assert_allclose(lower, -np.repeat(bias[..., None], 2, -1), rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::xcertify.usefulness.VacuousWarning")
 @pytest.mark.parametrize("mode", ["one-pass", "exact"])
 def test_eva_proves_nothing_and_draws_nothing(mode):
     model = deep()
@@ -193,6 +194,7 @@ def test_infinite_and_missing_sides_prove_no_criterion():
     assert not criteria.out_of_top(lower, upper, 2)[1:, 1].any()
 
 
+@pytest.mark.filterwarnings("ignore::xcertify.usefulness.VacuousWarning")
 @pytest.mark.parametrize("attribution", ["gradient", "gradient_input"])
 def test_certified_gradients(attribution):
     inputs = np.float32([[1.0, 0.0], [0.5, 0.5]])

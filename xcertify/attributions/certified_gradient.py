@@ -172,7 +172,12 @@ class CertifiedGradient(GradientExplainer, Certifying):
         )
 
     def _attained(self, region: Ball, weights: np.ndarray, explanation: np.ndarray) -> np.ndarray:
-        """The largest distance, in units of its length, to the explanation at some corners."""
+        """The largest distance, in units of its length, to the explanation at some corners.
+
+        NaN where weights may move, too: nobody looked at what they attain.
+        """
+        if np.any(self.gamma) or self.bias_radius:
+            return np.full(len(region), np.nan)
         found = [
             self._of_features(corners, weights)
             for corners in region.corners(_NB_CORNERS, self.seed)
