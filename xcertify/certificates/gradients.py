@@ -40,8 +40,8 @@ class GradientCertificate(Certificate):
         Hash of the model's weights, see `fingerprint`.
     attained
         (N,) float64: the largest distance to `explanation`, in units of its length, of the
-        explanations at some random corners of the region, which `looseness` compares with. NaN where
-        weights may move, too; None in files of earlier versions.
+        explanations at some random corners of the region, which `looseness` compares with. NaN
+        where weights may move, too; None in files of earlier versions.
 
     Guarantee
     ---------
