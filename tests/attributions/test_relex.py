@@ -235,6 +235,7 @@ def test_certified_radii_are_never_beaten(model, images):
     assert (classes == certificate.targets)[:, proved].all()
 
 
+@pytest.mark.filterwarnings("ignore::xcertify.usefulness.VacuousWarning")
 def test_decisions_go_on_where_bounds_end():
     model = tiny("relu", nb_inputs=3)
     inputs = np.random.default_rng(1).uniform(0, 1, (4, 3)).astype("float32")

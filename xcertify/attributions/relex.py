@@ -231,7 +231,9 @@ class RelEx(Certifying, ClassExplainer):
         inputs, classes = self._prepare(inputs, targets)
         region = self.perturbation.around(inputs)
         decisions = {"timeout": timeout, "seed": self.seed} if complete else None
-        return self._certify(region, classes, masks, decisions)
+        certificate = self._certify(region, classes, masks, decisions)
+        self._warn_of(certificate)
+        return certificate
 
     def _certify(
         self,
