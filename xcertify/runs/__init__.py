@@ -1,0 +1,1 @@
+"""Runs: any number of inputs, part by part, into a folder that says how they were made."""
