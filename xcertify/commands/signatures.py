@@ -1,0 +1,206 @@
+"""Settings of a class as options of the command line: from its signature and its docstring."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import numpy as np
+from jsonargparse.typing import register_type
+
+NOT_SAID = ("model", "inputs", "targets", "verbose", "perturbation")  # given by the commands
+
+
+class Number(float):
+    """A float of the command line, which may be inf, and written as a whole number or 1e-3."""
+
+
+def _number(value: Any) -> float:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"Got value: {value}") from None
+
+
+register_type(Number, float, _number, type_check=lambda value, _: type(value) is float)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One argument of a constructor.
+
+    Parameters
+    ----------
+    name
+        As in Python.
+    type
+        As jsonargparse checks it.
+    default
+        `inspect.Parameter.empty`: there is none.
+    help
+        What the docstring says of it.
+    takes_arrays
+        Whether arrays are taken, which the command line gives as files.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    takes_arrays: bool
+
+    @property
+    def option(self) -> str:
+        """As the command line has it."""
+        return option_of(self.name)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is inspect.Parameter.empty
+
+
+def option_of(name: str) -> str:
+    """``grid_size`` -> ``--grid-size``."""
+    return f"--{name.replace('_', '-')}"
+
+
+@cache
+def settings_of(kind: type) -> dict[str, Setting]:
+    """What the constructor of a class takes beside `NOT_SAID`, by name, in its order.
+
+    Arguments that it hands on (``**settings``) are those of its ancestors.
+    """
+    found: dict[str, Setting] = {}
+    for ancestor in kind.__mro__:
+        constructor = vars(ancestor).get("__init__")
+        if constructor is None:
+            continue
+        parameters = [*inspect.signature(constructor).parameters.values()][1:]
+        hints = _hints(constructor)
+        for parameter in parameters:
+            name = parameter.name
+            if name in found or name in NOT_SAID or parameter.kind in _STARRED:
+                continue
+            annotation = hints.get(name, Any)
+            found[name] = Setting(
+                name,
+                typed(annotation),
+                parameter.default,
+                _described(kind, name),
+                _takes_arrays(annotation),
+            )
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+_STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _hints(constructor: Any) -> dict[str, Any]:
+    """Annotations of a function; none where one of them is for type checkers only."""
+    try:
+        return get_type_hints(constructor)
+    except NameError:
+        return {}
+
+
+def typed(annotation: Any) -> Any:
+    """An annotation as words can say it: without functions and objects; anything can be a word.
+
+    Words are the last alternative, since every number is one, too.
+    """
+    return Any if (kept := _sayable(annotation)) is None else kept
+
+
+def _sayable(annotation: Any) -> Any:
+    """The same; None for what no word can say."""
+    if annotation is float:
+        return Number
+    if annotation in (bool, int, str, NoneType, Any):
+        return annotation
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        kept = [part for part in map(_sayable, parts) if part is not None]
+        return Union[tuple(sorted(kept, key=lambda part: part is str))] if kept else None
+    if origin is tuple:
+        return tuple[tuple(map(typed, parts))]  # type: ignore[misc]
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return list[typed(parts[0])]  # type: ignore[misc]
+    return None
+
+
+def _takes_arrays(annotation: Any) -> bool:
+    return annotation in (Any, np.ndarray) or (
+        get_origin(annotation) in (Union, UnionType) and any(map(_takes_arrays, get_args(annotation)))
+    )
+
+
+def meaning(kind: Any) -> str:
+    """A type of `typed` in words."""
+    plain = {bool: "true or false", int: "a whole number", Number: "a number", str: "a word"}
+    plain |= {NoneType: "none", Any: "any value"}
+    if kind in plain:
+        return plain[kind]
+    parts = [meaning(part) for part in get_args(kind)]
+    if get_origin(kind) is tuple:
+        return f"{len(parts)} values"
+    if get_origin(kind) is list:
+        return "several values"
+    return f"{', '.join(parts[:-1])} or {parts[-1]}"
+
+
+def placeholder(kind: Any) -> str:
+    """What stands for a value of a type in the help."""
+    plain = {int: "INT", Number: "NUMBER", str: "WORD", NoneType: "none", Any: "VALUE"}
+    if kind in plain:
+        return plain[kind]
+    parts = [placeholder(part) for part in get_args(kind)]
+    return {tuple: " ", list: " "}.get(get_origin(kind), "|").join(parts)
+
+
+def _described(kind: type, name: str) -> str:
+    """What the docstring of a class, or else that of its ancestors, says of an argument."""
+    for ancestor in kind.__mro__:
+        text = _docstrings(ancestor).get(name)
+        if text:
+            return text
+    return ""
+
+
+@cache
+def _docstrings(kind: type) -> dict[str, str]:
+    """What its own docstring says of each argument, also of those that are described together."""
+    parsed = docstring_parser.parse(inspect.cleandoc(vars(kind).get("__doc__") or ""))
+    return {
+        name.strip(): " ".join((parameter.description or "").split())
+        for parameter in parsed.params
+        for name in parameter.arg_name.split(",")
+    }
+
+
+def chosen(settings: Iterable[Setting], said: dict[str, Any]) -> dict[str, Any]:
+    """Values of settings, those that are names of ``.npy`` or ``.npz`` files as nested lists.
+
+    Raises
+    ------
+    ValueError, OSError
+        For a file that holds no array.
+    """
+    from xcertify.commands.loading import load_array
+
+    values = {}
+    for setting in settings:
+        value = said[setting.name]
+        if setting.takes_arrays and isinstance(value, str) and ".np" in value:
+            value = load_array(value).tolist()
+        values[setting.name] = value
+    return values
