@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jsonargparse
+import yaml
 
 from xcertify.commands.loading import check_file
 from xcertify.commands.signatures import Setting, meaning, option_of, placeholder
@@ -49,6 +50,7 @@ class CommandLine:
         example: str = "",
     ) -> None:
         self.command = command
+        self.subject = command  # whose options they are, in messages
         self.words = as_spelled(words)
         self.asks_for_help = bool({"-h", "--help"} & set(self.words))
         self._prefix = f"XCERTIFY_{command.upper()}"
@@ -58,6 +60,7 @@ class CommandLine:
             check_file(config)
             self._config = _configuration(config)
         self._types: dict[str, Any] = {}
+        self._needed: dict[str, str] = {}
         self._parser = jsonargparse.ArgumentParser(
             prog=f"xcertify {command}",
             usage=f"xcertify {command} {usage}",
@@ -76,30 +79,60 @@ class CommandLine:
 
     def said(self, name: str) -> Any:
         """What is said of one option, before all of them are known; None: nothing."""
+        values = self.said_words(name)
+        return values[0] if values else None
+
+    def said_words(self, name: str) -> list[Any]:
+        """The same of an option that takes several words."""
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        first.add_argument(option_of(name), dest="value")
+        first.add_argument(option_of(name), dest="value", nargs="+")
         try:
             value = first.parse_known_args(self.words)[0].value
         except argparse.ArgumentError as error:
             raise ValueError(str(error)) from None
         if value is None:
-            value = os.environ.get(f"{self._prefix}_{name.upper()}", self._config.get(name))
-        return value
+            value = os.environ.get(f"{self._prefix}_{name.upper()}")
+            value = self._config.get(name) if value is None else _values(value)
+        if value is None or isinstance(value, list):
+            return value or []
+        return [value]
 
-    def add(self, *names: str, type: Any = None, group: Any = None, **options: Any) -> None:
-        """An option, or a positional argument, which may be said elsewhere as well."""
+    def add(
+        self, word: str, *, type: Any, group: Any = None, needed: bool = False, **options: Any
+    ) -> None:
+        """An option, or a positional argument, which may be said elsewhere as well.
+
+        Parameters
+        ----------
+        word
+            ``--grid-size``, or ``model`` for a positional argument.
+        type
+            As `Setting.type`.
+        group
+            Of `group`.
+        needed
+            Whether it must be said.
+        options
+            For argparse.
+        """
+        name = word.lstrip("-").replace("-", "_")
+        self._types[name] = type
+        if needed:
+            self._needed[name] = f"{word} {options['metavar']}" if word[0] == "-" else word.upper()
         if type is bool:
             options["action"] = jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-")
-        elif type is not None:
+        elif type in (list[str], list[str] | None):  # several words, and no comma between them
+            options |= {"nargs": "+", "type": str}
+        else:
             options["type"] = type
-        if not names[0].startswith("-"):
+        if not word.startswith("-"):
             options |= {"nargs": "?", "default": SUPPRESS}
         default = options.get("default")
-        if options.get("help") and default not in (None, SUPPRESS, False, [], "") and names:
+        default = " ".join(default) if isinstance(default, list) else default
+        if default not in (None, "", SUPPRESS, False, True):
             options["help"] += f" (default: {default})"
-        options["help"] = (options.get("help") or "").replace("%", "%%")
-        self._types[names[0].lstrip("-").replace("-", "_")] = type
-        (group or self._parser).add_argument(*names, **options)
+        options["help"] = options["help"].replace("%", "%%")
+        (group or self._parser).add_argument(word, **options)
 
     def group(self, title: str) -> Any:
         """Options that the help shows together."""
@@ -109,8 +142,10 @@ class CommandLine:
         """Options for arguments of a constructor."""
         group = self.group(title)
         for setting in settings:
-            options: dict[str, Any] = {"required": True} if setting.is_required else {}
-            if not setting.is_required:
+            options: dict[str, Any] = {}
+            if setting.is_required:
+                options["required"] = True
+            else:
                 options["default"] = setting.default
             if setting.type is not bool:
                 options["metavar"] = placeholder(setting.type)
@@ -129,25 +164,10 @@ class CommandLine:
         except argparse.ArgumentError as error:
             raise ValueError(self._sentence(str(error))) from None
         said.pop("__default_config__", None)
+        for name, word in self._needed.items():
+            if said.get(name) is None:
+                raise ValueError(f"{self.command} needs {word}: see xcertify {self.command} --help")
         return Namespace(**said)
-
-    def need(self, said: Namespace, *names: str) -> None:
-        """Refuse to go on without some of the options.
-
-        Raises
-        ------
-        ValueError
-            Naming the first one that nothing is said of.
-        """
-        for name in names:
-            if getattr(said, name, None) is None:
-                word = name.upper() if self._is_positional(name) else f"{option_of(name)} ..."
-                raise ValueError(
-                    f"{self.command} needs {word}: see xcertify {self.command} --help"
-                )
-
-    def _is_positional(self, name: str) -> bool:
-        return any(a.dest == name and not a.option_strings for a in self._parser._actions)
 
     def _sentence(self, message: str) -> str:
         """What jsonargparse says, as one sentence with the words of the command line."""
@@ -164,11 +184,13 @@ class CommandLine:
             return f"the configuration file has the unknown option {unknown[1]!r}"
         missing = re.match(r"the following arguments are required: (.*)", message)
         if missing:
-            return f"{self.command} needs {option_of(missing[1])}"
+            return f"{self.subject} needs {option_of(missing[1])}"
         return " ".join(message.split())
 
     def _unknown(self, words: str) -> str:
-        return f"{self.command} has no option {words}"
+        if not words.startswith("-"):
+            return f"{self.command} does not take the words {words}"
+        return f"{self.subject} has no setting {words.split()[0].partition('=')[0]}"
 
 
 def _configuration(path: str) -> dict[str, Any]:
@@ -182,7 +204,7 @@ def _configuration(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             content = _values(file.read())
-    except (UnicodeDecodeError, *_yaml_errors()) as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is neither YAML nor JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must have lines such as epsilon: 0.02. Received: {content!r}")
@@ -242,14 +264,8 @@ def _with_constants(value: Any) -> Any:
     return value
 
 
-def _yaml_errors() -> tuple[type[Exception], ...]:
-    import yaml
-
-    return (yaml.YAMLError,)
-
-
 class _Format(argparse.RawDescriptionHelpFormatter):
     """Descriptions and examples as they are written."""
 
 
-jsonargparse.set_loader(MODE, _values, exceptions=_yaml_errors())
+jsonargparse.set_loader(MODE, _values, exceptions=(yaml.YAMLError,))

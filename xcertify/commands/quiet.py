@@ -33,3 +33,10 @@ def without_tracing_advice() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow without what it says when it starts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with without_start_messages():
+        import tensorflow  # noqa: F401

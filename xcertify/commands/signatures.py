@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -13,7 +14,8 @@ import docstring_parser
 import numpy as np
 from jsonargparse.typing import register_type
 
-NOT_SAID = ("model", "inputs", "targets", "verbose", "perturbation")  # given by the commands
+# Given by the commands, or not at all.
+NOT_SAID = ("model", "inputs", "targets", "verbose", "perturbation", "text", "shape")
 
 
 class Number(float):
@@ -73,33 +75,38 @@ def option_of(name: str) -> str:
 
 
 @cache
-def settings_of(kind: type) -> dict[str, Setting]:
-    """What the constructor of a class takes beside `NOT_SAID`, by name, in its order.
+def settings_of(subject: type | Callable) -> dict[str, Setting]:
+    """What a class or a function takes beside `NOT_SAID`, by name, in its order.
 
-    Arguments that it hands on (``**settings``) are those of its ancestors.
+    Arguments that a constructor hands on (``**settings``) are those of its ancestors.
     """
     found: dict[str, Setting] = {}
-    for ancestor in kind.__mro__:
-        constructor = vars(ancestor).get("__init__")
-        if constructor is None:
-            continue
-        parameters = [*inspect.signature(constructor).parameters.values()][1:]
-        hints = _hints(constructor)
+    for function in _functions(subject):
+        parameters = inspect.signature(function).parameters.values()
+        hints = _hints(function)
         for parameter in parameters:
             name = parameter.name
-            if name in found or name in NOT_SAID or parameter.kind in _STARRED:
+            if name == "self" or name in found or name in NOT_SAID or parameter.kind in _STARRED:
                 continue
             annotation = hints.get(name, Any)
             found[name] = Setting(
                 name,
                 typed(annotation),
                 parameter.default,
-                _described(kind, name),
+                _described(subject, name),
                 _takes_arrays(annotation),
             )
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found
+
+
+def _functions(subject: type | Callable) -> list[Callable]:
+    """A function, or the constructors of a class and its ancestors."""
+    if not isinstance(subject, type):
+        return [subject]
+    own = (vars(ancestor).get("__init__") for ancestor in subject.__mro__)
+    return [constructor for constructor in own if constructor is not None]
 
 
 _STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -130,7 +137,8 @@ def _sayable(annotation: Any) -> Any:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         kept = [part for part in map(_sayable, parts) if part is not None]
-        return Union[tuple(sorted(kept, key=lambda part: part is str))] if kept else None
+        kept.sort(key=lambda part: part is str)
+        return reduce(or_, kept) if kept else None
     if origin is tuple:
         return tuple[tuple(map(typed, parts))]  # type: ignore[misc]
     if isinstance(origin, type) and issubclass(origin, Sequence):
@@ -140,7 +148,8 @@ def _sayable(annotation: Any) -> Any:
 
 def _takes_arrays(annotation: Any) -> bool:
     return annotation in (Any, np.ndarray) or (
-        get_origin(annotation) in (Union, UnionType) and any(map(_takes_arrays, get_args(annotation)))
+        get_origin(annotation) in (Union, UnionType)
+        and any(map(_takes_arrays, get_args(annotation)))
     )
 
 
@@ -167,24 +176,29 @@ def placeholder(kind: Any) -> str:
     return {tuple: " ", list: " "}.get(get_origin(kind), "|").join(parts)
 
 
-def _described(kind: type, name: str) -> str:
+def _described(subject: type | Callable, name: str) -> str:
     """What the docstring of a class, or else that of its ancestors, says of an argument."""
-    for ancestor in kind.__mro__:
-        text = _docstrings(ancestor).get(name)
+    for documented in subject.__mro__ if isinstance(subject, type) else (subject,):
+        text = _docstrings(documented).get(name)
         if text:
             return text
     return ""
 
 
 @cache
-def _docstrings(kind: type) -> dict[str, str]:
+def _docstrings(subject: type | Callable) -> dict[str, str]:
     """What its own docstring says of each argument, also of those that are described together."""
-    parsed = docstring_parser.parse(inspect.cleandoc(vars(kind).get("__doc__") or ""))
+    parsed = docstring_parser.parse(inspect.cleandoc(_own_docstring(subject)))
     return {
         name.strip(): " ".join((parameter.description or "").split())
         for parameter in parsed.params
         for name in parameter.arg_name.split(",")
     }
+
+
+def _own_docstring(subject: type | Callable) -> str:
+    own = vars(subject).get("__doc__") if isinstance(subject, type) else subject.__doc__
+    return own or ""
 
 
 def chosen(settings: Iterable[Setting], said: dict[str, Any]) -> dict[str, Any]:

