@@ -36,7 +36,7 @@ setup(
     author="xcertify developers",
     license="MIT",
     packages=find_packages(include=["xcertify", "xcertify.*"]),
-    package_data={"xcertify": ["py.typed"]},
+    package_data={"xcertify": ["py.typed", "runs/*.jinja"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.18,<2.22",

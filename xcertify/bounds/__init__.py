@@ -7,6 +7,7 @@ from xcertify.bounds.branching.confirmation import contains
 from xcertify.bounds.branching.decision import Decision
 from xcertify.bounds.branching.proof import ProofTree
 from xcertify.bounds.branching.radius import decided_radii
+from xcertify.bounds.coverage import LayerCoverage, Work, coverage, work_of
 from xcertify.bounds.gradient_interval import GradientInterval
 from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import Activation
@@ -39,13 +40,16 @@ __all__ = [
     "Activation",
     "Decision",
     "GradientInterval",
+    "LayerCoverage",
     "LinearBounds",
     "ProofTree",
     "UnsupportedLayerError",
     "Verifier",
+    "Work",
     "WorstPoints",
     "activation_facts",
     "contains",
+    "coverage",
     "decided_radii",
     "find_rule",
     "gradient_method",
@@ -57,4 +61,5 @@ __all__ = [
     "supported_activations",
     "supported_layers",
     "supported_operations",
+    "work_of",
 ]

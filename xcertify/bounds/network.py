@@ -55,7 +55,7 @@ class Network:
         """
         graph = build_graph(self.model, find_rule, self.start_layer, self.perturbed, self.output)
         if head_of(graph) in self.left_out:
-            graph.output = _before_head(graph)
+            graph.output = before_head(graph)
         return graph
 
     @property
@@ -132,7 +132,7 @@ def head_of(graph: Graph) -> str | None:
     return "sigmoid" if is_sigmoid else None
 
 
-def _before_head(graph: Graph) -> int:
+def before_head(graph: Graph) -> int:
     """The node of the logits.
 
     A change of shape behind the head that keeps the row of outputs is made of the logits instead;

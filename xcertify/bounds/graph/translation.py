@@ -73,6 +73,30 @@ def build_graph(
     return graph
 
 
+def graph_of_call(call: Any, find_rule: Callable[[Any], Rule]) -> Graph:
+    """Translate a single call of a layer, whose tensors of the network are the inputs.
+
+    Parameters
+    ----------
+    call
+        Keras' node of the call.
+    find_rule
+        As for `build_graph`.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        For a layer that cannot be bounded as it is called.
+    """
+    inputs = list({id(tensor): tensor for tensor in call.input_tensors}.values())
+    graph = Graph(nb_inputs=len(inputs))
+    for tensor in inputs:
+        graph.nodes.append(Node(Input(), (), tuple(tensor.shape[1:]), tensor.name))
+    found = _walk(graph, inputs, call.output_tensors, range(len(inputs)), find_rule, prefix="")
+    graph.output = graph.result = found[0]
+    return graph
+
+
 def find_tensor(tensors: Sequence[Any], wanted: int | str, argument: str) -> int:
     """Position of a tensor given by number or name."""
     names = [tensor.name for tensor in tensors]

@@ -62,10 +62,15 @@ class Budget:
 
     def nb_samples(self, graph: Graph) -> int:
         """Samples whose intervals and relaxations fit: some float64 and eight working tensors."""
+        return max(1, int(_NETWORK * self.nb_bytes) // self.bytes_of(graph)[0])
+
+    def bytes_of(self, graph: Graph) -> tuple[int, int]:
+        """What a sample's intervals and relaxations take, and the coefficients of one row of it."""
         nb_entries = sum(math.prod(node.shape) for node in graph.nodes)
+        widest = max(math.prod(node.shape) for node in graph.nodes)
         for node in graph.nodes:
             nb_entries += node.operation.nb_slopes(node.shape, self.largest_matrix)
-        return max(1, int(_NETWORK * self.nb_bytes) // (nb_entries * self._per_entry))
+        return nb_entries * self._per_entry, 2 * _TENSORS_HELD * widest * self.item_size
 
     @property
     def largest_matrix(self) -> int:

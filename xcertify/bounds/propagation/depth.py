@@ -64,18 +64,23 @@ def work(graph: Graph, targets: list[int], depth: Depth) -> float:
     total = 0.0
     exact = exact_tensors(graph, graph.ancestors(targets))
     for start in inner_tensors(graph, targets) - exact:
-        route = Route(graph, start, ends_of(graph, start, depth))
-        patches = patch_routes(route)
-        seen = route if patches is None else Patches(patches, [])
-        row = 0.0
-        for index in route.passed:
-            node = graph.nodes[index]
-            size = math.prod(seen.shape(index))
-            widest = max(math.prod(seen.shape(i)) for i in (index, *node.parents) if i in seen.seen)
-            terms = node.operation.nb_terms if isinstance(node.operation, Affine) else 0
-            row += size * terms + widest * (_MOVED if node.operation.exact_affine else _ENTRYWISE)
-        total += 2 * row * math.prod(graph.nodes[start].shape)
+        total += row_work(graph, start, depth) * math.prod(graph.nodes[start].shape)
     return total
+
+
+def row_work(graph: Graph, start: int, depth: Depth) -> float:
+    """Products for one sample and one row that goes back from a node."""
+    route = Route(graph, start, ends_of(graph, start, depth))
+    patches = patch_routes(route)
+    seen = route if patches is None else Patches(patches, [])
+    row = 0.0
+    for index in route.passed:
+        node = graph.nodes[index]
+        size = math.prod(seen.shape(index))
+        widest = max(math.prod(seen.shape(i)) for i in (index, *node.parents) if i in seen.seen)
+        terms = node.operation.nb_terms if isinstance(node.operation, Affine) else 0
+        row += size * terms + widest * (_MOVED if node.operation.exact_affine else _ENTRYWISE)
+    return 2 * row
 
 
 def depth_of(given: int | str | None, graph: Graph, targets: list[int]) -> Depth:
