@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 Images = tuple[np.ndarray, np.ndarray]
 
@@ -86,12 +90,27 @@ def load(
     """
     import tensorflow_datasets as tfds
 
+    builder = prepared(name, data_dir=data_dir, download=download)
+    # unshuffled, one file after the other: the same split gives the same order every time
+    examples = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+    return examples["image"].astype(np.float32) / np.float32(255), examples["label"]
+
+
+def prepared(
+    name: str, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+) -> tfds.core.DatasetBuilder:
+    """The builder of a data set of labelled images that is prepared.
+
+    Parameters and errors are those of `load`.
+    """
+    import tensorflow_datasets as tfds
+
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     folder = Path(data_dir).expanduser()
     missing = (
-        f"{name!r} is not prepared in {folder}: give data_dir= or set TFDS_DATA_DIR, or pass "
-        "download=True"
+        f"{name!r} is not prepared in {folder}: give data_dir= (--data-dir) or set TFDS_DATA_DIR, "
+        f"or download it, xcertify.datasets.load({name!r}, download=True)"
     )
     if not download and not any(folder.glob(f"{name}/**/dataset_info.json")):
         raise FileNotFoundError(missing)
@@ -116,6 +135,4 @@ def load(
         if not download:  # prepared, but in another version than the one tensorflow_datasets wants
             raise FileNotFoundError(missing)
         builder.download_and_prepare()
-    # unshuffled, one file after the other: the same split gives the same order every time
-    examples = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-    return examples["image"].astype(np.float32) / np.float32(255), examples["label"]
+    return builder

@@ -52,12 +52,7 @@ def as_arrays(
     if isinstance(inputs, tf.data.Dataset):
         inputs, targets = _from_dataset(inputs, targets, input_shape)
     inputs = _as_numbers(_only_entry(inputs, input_shape))
-    if input_shape is not None and not _fits(inputs.shape[1:], input_shape):
-        wanted = ", ".join("any" if size is None else str(size) for size in input_shape)
-        raise ValueError(
-            f"inputs must have the shape (N, {wanted}) that the model takes"
-            f"{_cure(inputs.shape, input_shape)}. Received: {inputs.shape}"
-        )
+    check_input_shape(inputs.shape, input_shape)
     if inputs.ndim < 2:
         raise ValueError(
             f"inputs must be a batch, (N, *shape); for a single input add an axis, x[None]. "
@@ -79,6 +74,29 @@ def as_arrays(
                 f"give np.full({len(inputs)}, class). Received: shape {targets.shape}"
             )
     return inputs, targets
+
+
+def check_input_shape(shape: tuple[int, ...], input_shape: tuple[int | None, ...] | None) -> None:
+    """Refuse inputs (N, *shape) that a model does not take.
+
+    Parameters
+    ----------
+    shape
+        Of all inputs, N first.
+    input_shape
+        Of one input, None where a dimension is free; None: anything is taken.
+
+    Raises
+    ------
+    ValueError
+        With what to do about it, where that can be told.
+    """
+    if input_shape is not None and not _fits(shape[1:], input_shape):
+        wanted = ", ".join("any" if size is None else str(size) for size in input_shape)
+        raise ValueError(
+            f"inputs must have the shape (N, {wanted}) that the model takes"
+            f"{_cure(shape, input_shape)}. Received: {shape}"
+        )
 
 
 def in_batches(array: Any, size: int | None) -> Iterator[Any]:

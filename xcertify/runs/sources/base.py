@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -45,18 +45,15 @@ class Source(ABC):
     """
 
     #: What it is, in ``run.json``.
-    kind: ClassVar[str]
+    kind: str
     #: Absolute path, as given.
     path: str
+    #: Shape of one input.
+    shape: tuple[int, ...]
     #: Labels (one a feature) of one-hot columns that are one feature together, or None.
     groups: list[int] | None = None
     #: Names of the features of a table, or None.
     feature_names: list[str] | None = None
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
 
     @abstractmethod
     def __len__(self) -> int:
