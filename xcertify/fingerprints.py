@@ -8,6 +8,7 @@ statistics of `Normalization`), activations, type policies, and Keras' global se
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Callable, Iterable
 from operator import is_
@@ -83,6 +84,89 @@ def hash_of(arrays: Iterable[np.ndarray]) -> str:
         digest.update(f"{array.shape} {array.dtype.str}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def hash_of_architecture(model: Any) -> str:
+    """SHA-256 of a Keras model's structure: classes, configurations, and how they are connected.
+
+    The same for a model that was saved and loaded, as .keras or .h5, and for one that is built once
+    more. Names of layers do not count, nor what matters in training alone: initializers,
+    regularizers, constraints, seeds, and whether a layer is trained. Nor do weights.
+
+    A model that cannot say its configuration is known by its class and the shapes of its weights.
+    """
+    try:
+        found = _structure(_described(model))
+    except NotImplementedError:  # as subclassed models are
+        shapes = [[list(w.shape), str(w.dtype)] for w in model.weights]
+        found = [type(model).__name__, shapes]
+    text = json.dumps(found, sort_keys=True, default=_as_text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """A model or a layer in the form that Keras' configurations have inside."""
+    module, name = type(part).__module__, type(part).__name__
+    return {"class_name": name, "module": module, "config": part.get_config()}
+
+
+def _structure(part: Any, places: dict[str, int] | None = None) -> Any:
+    """A configuration without what does not count; layers by their places, not by names."""
+    if isinstance(part, (list, tuple)):
+        return [_structure(entry, places) for entry in part]
+    if not isinstance(part, dict):
+        return part
+    if "class_name" in part and "config" in part:
+        return _structure_of_object(part, places)
+    layers = part.get("layers")
+    if isinstance(layers, list):  # of a model, which knows the names of its layers
+        names = [layer["config"]["name"] for layer in layers]
+        places = {name: place for place, name in enumerate(names)}
+    found: dict[str, Any] = {}
+    for name, value in part.items():
+        if name in _OF_TRAINING or name.endswith(("_initializer", "_regularizer", "_constraint")):
+            continue
+        if name in ("input_layers", "output_layers", "keras_history") and places is not None:
+            value = _by_places(value, places)
+        found[name] = _structure(value, places)
+    return found
+
+
+def _structure_of_object(part: dict[str, Any], places: dict[str, int] | None) -> Any:
+    kind, config = part["class_name"], part["config"]
+    if kind == "DTypePolicy":
+        return config["name"]
+    is_keras = str(part.get("module") or "").split(".")[0] == "keras"
+    found = ["keras" if is_keras else "custom", kind.split(">")[-1], _structure(config, places)]
+    calls = part.get("inbound_nodes")
+    return [*found, _structure(calls, places)] if calls else found
+
+
+def _by_places(value: Any, places: dict[str, int]) -> Any:
+    """Tensors [layer, call, output], also in lists and dictionaries, with the places of layers."""
+    if isinstance(value, dict):
+        return {name: _by_places(one, places) for name, one in value.items()}
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
+        return [places.get(value[0], value[0]), *value[1:]]
+    if isinstance(value, (list, tuple)):
+        return [_by_places(one, places) for one in value]
+    return value
+
+
+def _as_text(value: Any) -> Any:
+    """What JSON does not know: arrays and numbers of NumPy, and anything else by its class."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+# Of configurations: what has no part in what a trained model computes, and names.
+_OF_TRAINING = frozenset(
+    {
+        *("name", "trainable", "seed", "build_config", "compile_config", "build_input_shape"),
+        *("registered_name", "shared_object_id", "autocast"),
+    }
+)
 
 
 class _Fingerprint:

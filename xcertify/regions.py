@@ -12,6 +12,7 @@ points at which only few features, whichever, have another value than in the cen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,38 @@ class Region:
         few = [None if a is None else a[index] for a in (self.nb_changed, self.groups)]
         sides = self.lower[index], self.upper[index]
         return Region(self.center[index], *sides, epsilon, self.norm, self.clip, *few)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Region]) -> Region:
+        """The regions of several batches, one behind the other.
+
+        Raises
+        ------
+        ValueError
+            For parts of other norms, valid ranges or shapes, boxes and balls, and where few
+            features may change in some of them only.
+        """
+        first = parts[0]
+        for part in parts:
+            same = part.norm == first.norm and part.shape == first.shape
+            same &= (part.epsilon is None) == (first.epsilon is None)
+            same &= (part.nb_changed is None) == (first.nb_changed is None)
+            if not same or not _same_range(part.clip, first.clip):
+                raise ValueError(
+                    f"regions must be of one shape, norm and valid range. "
+                    f"Received: {first!r}, {first}, and {part!r}, {part}"
+                )
+        names = ("center", "lower", "upper")
+        center, lower, upper = (np.concatenate([getattr(p, n) for p in parts]) for n in names)
+        epsilon = nb_changed = groups = None
+        if first.epsilon is not None:
+            epsilon = np.concatenate([part._full_epsilon() for part in parts])
+        if first.nb_changed is not None:
+            nb_changed, groups = (
+                np.concatenate([getattr(p, n) for p in parts]) for n in ("nb_changed", "groups")
+            )
+        clip = first.clip
+        return Region(center, lower, upper, epsilon, first.norm, clip, nb_changed, groups)
 
     def describe(self) -> str:
         """In words: a ball's norm, radius (from the least to the largest) and valid range."""
@@ -512,6 +545,13 @@ def _side(values: Any) -> str:
     """One side of a valid range in words: a number, or its span."""
     low, high = float(np.min(values)), float(np.max(values))
     return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _same_range(first: Any, second: Any) -> bool:
+    """Whether two valid ranges are the same."""
+    if first is None or second is None:
+        return first is second
+    return all(np.array_equal(*sides) for sides in zip(first, second))
 
 
 def as_column(values: Any, inputs: np.ndarray) -> np.ndarray:

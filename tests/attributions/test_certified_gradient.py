@@ -181,7 +181,7 @@ def test_saving_loading_and_checking(tmp_path):
     with pytest.raises(ValueError, match="are not those that the certificate is for"):
         recheck(loaded, model)
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(ValueError, match="must be a gradient certificate"):
+    with pytest.raises(ValueError, match="must be a certificate"):
         GradientCertificate.load(tmp_path / "other.npz")
 
 

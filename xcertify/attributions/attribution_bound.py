@@ -5,6 +5,7 @@ Source: Wang & Kong, A Practical Upper Bound for the Worst-Case Attribution Devi
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -184,11 +185,11 @@ class AttributionBound(SmoothAttribution, Certifying):
     def _certify(self, region: Region, weights: np.ndarray) -> DeviationCertificate:
         if self.proved:
             refuse_channels_first(self.model, "proved=True")
-        parts = [
-            (some, one._certify_network(region[some], weights[some]))
-            for some, one in self._by_network(region.center)
-        ]
-        return DeviationCertificate.together(parts, region)
+        networks = [*self._by_network(region.center)]
+        parts = [one._certify_network(region[some], weights[some]) for some, one in networks]
+        order = np.argsort(np.concatenate([some for some, _ in networks]))
+        together = DeviationCertificate.concatenate(parts)[order]
+        return dataclasses.replace(together, region=region)
 
     def _certify_network(self, region: Region, weights: np.ndarray) -> DeviationCertificate:
         """The certificate of inputs that have one network."""

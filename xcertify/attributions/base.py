@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from xcertify.bounds import Verifier
-from xcertify.certificates import Certificate
+from xcertify.certificates import Certificate, Origin
 from xcertify.checks import nb_at_once
 from xcertify.inputs import as_arrays, in_batches, input_shape_of
 from xcertify.logits import head_of, logits_of
@@ -29,10 +30,12 @@ from xcertify.operators import (
     weighted_outputs,
 )
 from xcertify.regions import Region
-from xcertify.settings import Settings
+from xcertify.settings import Settings, setting_names
 from xcertify.targets import logit_weights, target_classes
 from xcertify.tracing import traced
 from xcertify.usefulness import warn_vacuous
+
+AnyCertificate = TypeVar("AnyCertificate", bound=Certificate)
 
 WITHOUT_BOUNDS = "an explainer without bounds, such as SmoothGrad"
 REDUCERS: dict[str, Callable] = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
@@ -117,6 +120,28 @@ class Explainer(Settings):
     def __call__(self, inputs: Any, targets: Any = None) -> np.ndarray:
         """Same as `explain`."""
         return self.explain(inputs, targets)
+
+    def prepare(self, inputs: Any, targets: Any = None) -> tuple[np.ndarray, Any]:
+        """What this explainer computes with; nothing is explained yet.
+
+        Parameters
+        ----------
+        inputs, targets
+            As for `explain`.
+
+        Returns
+        -------
+        inputs
+            (N, *shape) float32, channels last; with ``outside="clip"`` within `clip`.
+        targets
+            Classes (N,) int, or weights (N, K) of the outputs that are explained.
+
+        Raises
+        ------
+        ValueError
+            As `explain`, for inputs and targets that it does not take.
+        """
+        return self._prepare(inputs, targets)
 
     def _prepare(self, inputs: Any, targets: Any) -> tuple[np.ndarray, Any]:
         """Inputs (N, *shape) that fit the model, channels last, and targets as `_explain` has them.
@@ -326,9 +351,17 @@ class Certifying(Explainer):
             Once a call, where what is proved says nothing (`vacuous` of the certificate).
         """
         inputs, targets = self._prepare(inputs, targets)
-        certificate = self._certify(self._region(inputs), targets)
+        return self._given_out(self._certify(self._region(inputs), targets))
+
+    def _given_out(self, certificate: AnyCertificate) -> AnyCertificate:
+        """A certificate as `certify` returns it: with its origin, and a warning if one is due."""
         self._warn_of(certificate)
-        return certificate
+        if not isinstance(self.model, keras.Model):  # of which no fingerprint can be taken
+            return certificate
+        names = [name for name in setting_names(type(self)) if name not in ("model", "verbose")]
+        settings = {name: getattr(self, name) for name in names}
+        origin = Origin.of(type(self).__name__, settings, self.model)
+        return replace(certificate, origin=origin)
 
     def _warn_of(self, certificate: Certificate) -> None:
         """A `VacuousWarning` where what is proved says nothing."""

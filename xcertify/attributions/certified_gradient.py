@@ -285,7 +285,7 @@ class CertifiedGradient(GradientExplainer, Certifying):
             )
             what, where = f"an explanation that breaks {criterion!r}", claim.describe(certified)
             compare_radii(certified, attacked, what=what, method=self.method, region=where)
-        return RadiusCertificate(
+        found = RadiusCertificate(
             region=claim.at(certified)[0],
             method=self.method,
             arithmetic=verifier.guarantee,
@@ -294,6 +294,7 @@ class CertifiedGradient(GradientExplainer, Certifying):
             criterion=repr(criterion),
             settings=self._settings(),
         )
+        return self._given_out(found)
 
     def explanation(self, model: Any, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """The explanation as TensorFlow operations, in the form that `xcertify.attacks` takes.

@@ -385,9 +385,7 @@ class EVA(OverlapExplainer, Certifying):
         """
         inputs, classes = self._prepare(inputs, targets)
         region = self.perturbation.around(inputs)
-        certificate = self._certify(region, classes, complete, timeout)
-        self._warn_of(certificate)
-        return certificate
+        return self._given_out(self._certify(region, classes, complete, timeout))
 
     def _certify(
         self,

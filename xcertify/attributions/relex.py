@@ -231,9 +231,7 @@ class RelEx(Certifying, ClassExplainer):
         inputs, classes = self._prepare(inputs, targets)
         region = self.perturbation.around(inputs)
         decisions = {"timeout": timeout, "seed": self.seed} if complete else None
-        certificate = self._certify(region, classes, masks, decisions)
-        self._warn_of(certificate)
-        return certificate
+        return self._given_out(self._certify(region, classes, masks, decisions))
 
     def _certify(
         self,

@@ -200,7 +200,7 @@ class SufficientReason(Certifying, ClassExplainer):
             method=self.method,
             arithmetic=self._verifier_of(self.method).guarantee,
             interval=Interval(sizes.astype(np.float64), sets.smallest.astype(np.float64)),
-            **{name: features.expand(groups) for name, groups in words.items()},
+            **{name: features.expand(groups) for name, groups in words.items()},  # type: ignore[arg-type]
             features=features.labels,
             sizes=sizes,
             smallest=sets.smallest,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from xcertify.certificates.base import Certificate
-from xcertify.radii import Interval
-from xcertify.regions import Region, describe_span
+from xcertify.certificates.forms import BOOLEANS, FLOATS, WORDS, Form, Rows
+from xcertify.regions import describe_span
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +72,23 @@ class DeviationCertificate(Certificate):
     Theorems 1 and 2, Corollaries 1 and 2, Eq. 10 and 11.
     """
 
+    _rows: ClassVar[dict[str, Form]] = {
+        "beta": Form(FLOATS, values="infinite"),
+        "epsilon": Form(FLOATS),
+        "explanation": Form(FLOATS, ("...",)),
+        "euclidean_estimate": Form(FLOATS, values="infinite"),
+        "singular_value_lower": Form(FLOATS, values="infinite"),
+        "singular_value_upper": Form(FLOATS, values="infinite"),
+        "decided": Form(WORDS),
+        "direction": Form(FLOATS, ("input",)),
+        "reached": Form(FLOATS, values="infinite"),
+        "attained": Form(BOOLEANS),
+        "factor": Form(FLOATS, values="infinite"),
+        "proved_cosine": Form(FLOATS, values="infinite", optional=True),
+        "targets": Form(FLOATS, ("outputs",)),
+    }
+    _words: ClassVar[dict[str, Any]] = {"kinks": tuple}
+
     beta: np.ndarray
     kinks: tuple[str, ...]
     epsilon: np.ndarray
@@ -89,16 +105,9 @@ class DeviationCertificate(Certificate):
     targets: np.ndarray
 
     @classmethod
-    def together(
-        cls, parts: Sequence[tuple[np.ndarray, DeviationCertificate]], region: Region
-    ) -> DeviationCertificate:
-        """One certificate of certificates of some inputs each, and the numbers of these inputs."""
-        order = np.argsort(np.concatenate([some for some, _ in parts]))
-        names = [field.name for field in fields(cls)]
-        values = {name: [getattr(one, name) for _, one in parts] for name in names}
-        found = {name: _in_order(values[name], order) for name in names}
-        found["decided"] = tuple(np.concatenate(values["decided"])[order].tolist())
-        return replace(parts[0][1], **(found | {"region": region}))
+    def _fields(cls, rows: Rows, shared: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
+        found = super()._fields(rows, shared, words)
+        return found | {"decided": tuple(found["decided"].tolist())}
 
     @property
     def network(self) -> str:
@@ -153,14 +162,3 @@ class DeviationCertificate(Certificate):
             f"{self.region}; deviation estimated at {np.median(self.euclidean_estimate):.4g}, "
             f"{proved} (medians){wider}{unseen}; {self.method}>"
         )
-
-
-def _in_order(values: list[Any], order: np.ndarray) -> Any:
-    """A field of several certificates: of all inputs in their order, or what they share."""
-    first = values[0]
-    if isinstance(first, Interval):
-        sides = ("certified", "attacked")
-        return Interval(*(_in_order([getattr(v, side) for v in values], order) for side in sides))
-    if isinstance(first, np.ndarray):
-        return np.concatenate(values)[order]
-    return first

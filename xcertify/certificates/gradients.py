@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from xcertify import criteria
 from xcertify.bounds import FORMER_GRADIENT_METHODS
 from xcertify.certificates.base import Certificate, describe_weights
-from xcertify.radii import Interval
+from xcertify.certificates.forms import FLOATS, Form, refuse_inputs
+from xcertify.certificates.origins import numbers_of
+from xcertify.certificates.stored import header_from
 from xcertify.regions import Ball
 
 
@@ -52,6 +52,16 @@ class GradientCertificate(Certificate):
     Source: Wicker et al., Robust Explanation Constraints for Neural Networks, 2023, Definitions 1
     and 2, section 4.1.
     """
+
+    _rows: ClassVar[dict[str, Form]] = {
+        "lower": Form(FLOATS, ("input",), "infinite"),
+        "upper": Form(FLOATS, ("input",), "infinite"),
+        "explanation": Form(FLOATS, ("input",)),
+        "targets": Form(FLOATS, ("outputs",)),
+        "attained": Form(FLOATS, (), "any", optional=True),
+    }
+    _earlier: ClassVar[frozenset[str]] = frozenset({"text", "lower", "explanation", "inputs"})
+    _words: ClassVar[dict[str, Any]] = {"settings": dict, "fingerprint": str}
 
     lower: np.ndarray
     upper: np.ndarray
@@ -151,43 +161,30 @@ class GradientCertificate(Certificate):
         """Features proved not to be among the k of largest magnitude, (N, *input) bool."""
         return criteria.out_of_top(self.lower, self.upper, k)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one .npz file, which `load` reads without executing anything."""
-        names = ("lower", "upper", "explanation", "inputs", "targets")
-        arrays = {name: getattr(self, name) for name in names} | {"epsilon": self.region.epsilon}
-        arrays |= {} if self.attained is None else {"attained": self.attained}
-        others = ("method", "arithmetic", "settings", "fingerprint")
-        text = {name: getattr(self, name) for name in others}
-        with open(path, "wb") as file:
-            np.savez_compressed(file, text=np.array(json.dumps(text)), **arrays)
-
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> GradientCertificate:
-        """Read what `save` wrote, in this version or an earlier one.
-
-        Raises
-        ------
-        ValueError
-            If the file is not a gradient certificate.
-        """
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+    def _of_earlier(cls, arrays: dict[str, np.ndarray]) -> GradientCertificate:
+        text = header_from(str(arrays["text"]))
         try:
-            text = json.loads(str(arrays.pop("text")))
-            text.pop("region", None)  # a sentence, in files of earlier versions
-            settings = text["settings"]
+            settings = numbers_of(text["settings"])
             for named in (text, settings):
                 named["method"] = FORMER_GRADIENT_METHODS.get(named["method"], named["method"])
-            epsilon = arrays.pop("epsilon", settings["epsilon"])
-            region = Ball(arrays.pop("inputs"), epsilon, settings["norm"], settings["clip"])
-            sides = arrays["lower"], arrays["upper"]
-            interval = Interval(criteria.farthest(*sides, arrays["explanation"], "l2_ratio"))
-            return cls(region=region, interval=interval, **text, **arrays)
+            epsilon = arrays.get("epsilon", settings["epsilon"])
+            region = Ball(arrays["inputs"], epsilon, settings["norm"], settings["clip"])
+            words = {"settings": settings, "fingerprint": text["fingerprint"]}
+            common = {"method": text["method"], "arithmetic": text["arithmetic"], "origin": None}
+            rows = {name: arrays[name] for name in cls._rows if name in arrays}
+            sides = rows["lower"], rows["upper"], rows["explanation"]
+            rows["certified"] = criteria.farthest(*sides, "l2_ratio")
         except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"the file must be a gradient certificate. Received: {os.fspath(path)!r} with "
-                f"{', '.join(arrays)}"
-            ) from error
+            raise ValueError(f"the file must be a gradient certificate: {error!r}") from error
+        return cls._of_parts(rows, {}, words, region=region, **common)
+
+    def check(self) -> None:
+        """Refuse bounds that contradict each other, see `Certificate`."""
+        refuse_inputs(self.lower > self.upper, "lower is above upper")
+        proved = criteria.farthest(self.lower, self.upper, self.explanation, "l2_ratio")
+        same = np.isclose(self.certified, proved, rtol=1e-6, atol=0, equal_nan=True)
+        refuse_inputs(~same, "certified is not the largest distance of the bounds")
 
     def recheck(self, model: Any) -> np.ndarray:
         """Deprecated: write ``xcertify.recheck.recheck(certificate, model)``."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from xcertify.certificates.base import Certificate
+from xcertify.certificates.forms import FLOATS, INTEGERS, Form
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +39,12 @@ class MaskCertificate(Certificate):
     """
 
     _is_radius: ClassVar[bool] = True
+
+    _rows: ClassVar[dict[str, Form]] = {
+        "masks": Form(FLOATS, ("input",)),
+        "targets": Form(INTEGERS),
+    }
+    _shared: ClassVar[dict[str, Form]] = {"neutral_value": Form(FLOATS, ("input",))}
 
     masks: np.ndarray
     neutral_value: np.ndarray

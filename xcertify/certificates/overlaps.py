@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from xcertify.bounds import Decision
 from xcertify.certificates.base import Certificate
+from xcertify.certificates.forms import FLOATS, INTEGERS, Form
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +45,14 @@ class OverlapCertificate(Certificate):
     That of the `Verifier` method, on every point of the region; of `robust` that of `Decision`,
     where it is what proves it.
     """
+
+    _rows: ClassVar[dict[str, Form]] = {
+        "cell_overlaps": Form(FLOATS, ("cells",), "infinite"),
+        "targets": Form(INTEGERS),
+        "nominal": Form(FLOATS),
+        "attained": Form(FLOATS, values="infinite"),
+    }
+    _shared: ClassVar[dict[str, Form]] = {"cells": Form(INTEGERS, ("features",))}
 
     cell_overlaps: np.ndarray
     cells: np.ndarray

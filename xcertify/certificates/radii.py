@@ -33,6 +33,8 @@ class RadiusCertificate(Certificate):
 
     _is_radius: ClassVar[bool] = True
 
+    _words: ClassVar[dict[str, Any]] = {"varied": str, "criterion": str, "settings": dict}
+
     varied: str
     criterion: str
     settings: dict[str, Any]

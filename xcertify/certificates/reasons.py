@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from xcertify.answers import Answers
-from xcertify.certificates.base import Certificate, plain
-from xcertify.radii import Interval
+from xcertify.certificates.base import Certificate
+from xcertify.certificates.forms import BOOLEANS, FLOATS, INTEGERS, WORDS, Form, Rows, refuse_inputs
+from xcertify.certificates.origins import as_json, numbers_of
+from xcertify.certificates.stored import header_from
 from xcertify.regions import Ball, Box, Region
-
-_ARRAYS = (
-    *("irrelevant", "needed", "unknown", "features", "sizes", "smallest", "targets"),
-    *("contributions", "seconds", "reason"),
-)
-_WORDS = ("method", "arithmetic", "settings", "fingerprint")
-_NOT_WRITTEN = "only the regions of a Ball or a Box can be written, not parts of them. Received: {}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,6 +72,23 @@ class ReasonCertificate(Certificate):
     `smallest` are equal.
     """
 
+    _rows: ClassVar[dict[str, Form]] = {
+        "irrelevant": Form(BOOLEANS, ("features",)),
+        "needed": Form(BOOLEANS, ("features",)),
+        "unknown": Form(BOOLEANS, ("features",)),
+        "features": Form(INTEGERS, ("features",)),
+        "sizes": Form(INTEGERS),
+        "smallest": Form(INTEGERS),
+        "targets": Form(INTEGERS),
+        "contributions": Form(FLOATS, ("features",), "infinite"),
+        "seconds": Form(FLOATS),
+        "reason": Form(WORDS),
+        "witness_groups": Form(INTEGERS, ragged=True),
+        "witness_inputs": Form(FLOATS, ("input",), ragged=True),
+    }
+    _earlier: ClassVar[frozenset[str]] = frozenset({"text", "irrelevant", "witness_samples"})
+    _words: ClassVar[dict[str, Any]] = {"settings": dict, "fingerprint": str}
+
     irrelevant: np.ndarray
     needed: np.ndarray
     unknown: np.ndarray
@@ -94,14 +104,34 @@ class ReasonCertificate(Certificate):
     settings: dict[str, Any]
     fingerprint: str
 
-    def __len__(self) -> int:
-        return len(self.sizes)
+    @property
+    def witness_groups(self) -> list[np.ndarray]:
+        """N arrays (M,) int: the labels of the groups that witnesses are for."""
+        return [np.array([*own], np.int64) for own in self.witnesses]
 
-    def __getitem__(self, index: slice | np.ndarray) -> ReasonCertificate:
-        """What is said of some inputs, by a slice or an array of indices."""
-        some = {name: getattr(self, name)[index] for name in (*_ARRAYS, "interval", "answers")}
-        witnesses = [self.witnesses[n] for n in np.arange(len(self))[index]]
-        return replace(self, region=self.region[index], witnesses=witnesses, **some)
+    @property
+    def witness_inputs(self) -> list[np.ndarray]:
+        """N arrays (M, *input) float32: the witnesses, in the order of `witness_groups`."""
+        shape = (-1, *self.region.shape)
+        return [np.array([*own.values()], np.float32).reshape(shape) for own in self.witnesses]
+
+    @classmethod
+    def _fields(cls, rows: Rows, shared: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
+        found = super()._fields(rows, shared, words)
+        pairs = zip(found.pop("witness_groups"), found.pop("witness_inputs"))
+        return found | {"witnesses": [dict(zip(g.tolist(), points)) for g, points in pairs]}
+
+    @classmethod
+    def _of_parts(
+        cls, rows: Rows, shared: dict[str, Any], words: dict[str, Any], **common: Any
+    ) -> ReasonCertificate:
+        found = super()._of_parts(rows, shared, words, **common)
+        if found.attacked is None:
+            raise ValueError("attacked (rows of the certificate) must be given. Received: none")
+        for side, name in (("certified", "sizes"), ("attacked", "smallest")):
+            differ = getattr(found, side) != getattr(found, name)
+            refuse_inputs(differ, f"{side} is not {name}")
+        return found
 
     @property
     def inputs(self) -> np.ndarray:
@@ -180,24 +210,26 @@ class ReasonCertificate(Certificate):
         """
         self._check_shapes()
         words = np.stack([self.irrelevant, self.needed, self.unknown])
-        _refuse((words.sum(axis=0) != 1), "a feature is not exactly one of the three words")
-        _refuse((self.smallest < 0) | (self.smallest > self.sizes), "smallest is not up to sizes")
+        refuse_inputs((words.sum(axis=0) != 1), "a feature is not exactly one of the three words")
+        beyond = (self.smallest < 0) | (self.smallest > self.sizes)
+        refuse_inputs(beyond, "smallest is not up to sizes")
         if self.answers.delta is None or self.answers.nb_outputs > 1:
-            _refuse(self.targets != self.answers.classes, "the targets are not those of answers")
+            differ = self.targets != self.answers.classes
+            refuse_inputs(differ, "the targets are not those of answers")
         labels = [
             np.unique(own[kept], return_index=False) for own, kept in zip(self.features, self.kept)
         ]
         sizes = np.array([len(some) for some in labels], int)
-        _refuse(sizes != self.sizes, "sizes are not the numbers of groups that are kept")
+        refuse_inputs(sizes != self.sizes, "sizes are not the numbers of groups that are kept")
         for word in words:
             mixed = [np.isin(own[~mask], own[mask]).any() for own, mask in zip(self.features, word)]
-            _refuse(np.array(mixed), "a group of features has more than one word")
+            refuse_inputs(np.array(mixed), "a group of features has more than one word")
         asked = [
             set(found) != set(own[mask].tolist())
             or any(np.shape(point) != self.region.shape for point in found.values())
             for found, own, mask in zip(self.witnesses, self.features, self.needed)
         ]
-        _refuse(np.array(asked), "witnesses are not one input for each group that is needed")
+        refuse_inputs(np.array(asked), "witnesses are not one input for each group that is needed")
 
     def _check_shapes(self) -> None:
         """A ValueError for arrays that are not what the class says."""
@@ -228,73 +260,37 @@ class ReasonCertificate(Certificate):
     def to_dict(self) -> dict[str, Any]:
         """All fields with arrays as nested lists, ready for JSON; regions and answers, too."""
         found = [{label: x.tolist() for label, x in own.items()} for own in self.witnesses]
-        return super().to_dict() | {"witnesses": found, "settings": _written(self.settings)}
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one .npz file, which `load` reads without executing anything.
-
-        Raises
-        ------
-        ValueError
-            For regions that are neither a `Ball` nor a `Box`.
-        """
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **self.arrays())
-
-    def arrays(self) -> dict[str, Any]:
-        """What `save` writes, by name; a file may hold further arrays beside these.
-
-        Raises
-        ------
-        ValueError
-            For regions that are neither a `Ball` nor a `Box`.
-        """
-        arrays: dict[str, Any] = {n: np.asarray(getattr(self, n)) for n in _ARRAYS}
-        samples = [n for n, own in enumerate(self.witnesses) for _ in own]
-        points = [point for own in self.witnesses for point in own.values()]
-        arrays["witness_samples"] = np.array(samples, np.int64)
-        arrays["witness_groups"] = np.array([g for own in self.witnesses for g in own], np.int64)
-        arrays["witness_inputs"] = np.array(points, np.float32).reshape(-1, *self.region.shape)
-        text: dict[str, Any] = {name: getattr(self, name) for name in _WORDS}
-        text["answers"] = self.answers.to_dict()
-        region_arrays, text["region"] = _parts(self.region)
-        return arrays | region_arrays | {"text": np.array(json.dumps(_written(text)))}
+        return super().to_dict() | {"witnesses": found, "settings": as_json(self.settings)}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ReasonCertificate:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            If the file is not a certificate of sufficient reasons, or was changed so that its parts
-            contradict each other.
-        """
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+    def _of_earlier(cls, arrays: dict[str, np.ndarray]) -> ReasonCertificate:
+        text = header_from(str(arrays["text"]))
         try:
-            text = json.loads(str(arrays["text"]))
-            region = _region_of(arrays, text["region"])
-            witnesses: list[dict[int, np.ndarray]] = [{} for _ in range(len(region))]
-            places = arrays["witness_samples"], arrays["witness_groups"], arrays["witness_inputs"]
-            for sample, group, point in zip(*places):
-                witnesses[sample][int(group)] = point
-            fields = {name: arrays[name] for name in _ARRAYS} | {n: text[n] for n in _WORDS}
-            sizes, smallest = (fields[name].astype(np.float64) for name in ("sizes", "smallest"))
-            found = cls(
-                region=region,
-                interval=Interval(sizes, smallest),
-                witnesses=witnesses,
-                answers=Answers.from_dict(text["answers"]),
-                **fields,
+            radius = arrays.get("epsilon")
+            if radius is None:
+                region: Region = Box(arrays["lower"], arrays["upper"], arrays["center"])
+            else:
+                norm, clip = (numbers_of(text["region"][name]) for name in ("norm", "clip"))
+                region = Ball(arrays["center"], radius, norm, clip)
+            answers = Answers.from_dict(text["answers"])
+            samples = [arrays["witness_samples"] == n for n in range(len(region))]
+            rows: Rows = {name: arrays[name] for name in cls._rows if name in arrays}
+            for name in ("witness_groups", "witness_inputs"):
+                rows[name] = [arrays[name][own] for own in samples]
+            rows["certified"], rows["attacked"] = (
+                rows[name].astype(np.float64) for name in ("sizes", "smallest")
             )
+            words = {name: text[name] for name in cls._words}
+            common = {"method": text["method"], "arithmetic": text["arithmetic"], "origin": None}
         except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(
-                f"the file must be a certificate of sufficient reasons. Received: "
-                f"{os.fspath(path)!r} with {', '.join(arrays)}"
-            ) from error
-        found.check()
-        return found
+            raise ValueError(f"the file must be of sufficient reasons: {error!r}") from error
+        for name, value in vars(answers).items():
+            if isinstance(value, np.ndarray) and name != "class_groups":
+                rows[f"answers.{name}"] = value
+        words["answers.nb_outputs"] = answers.nb_outputs
+        groups = answers.class_groups
+        shared = {} if groups is None else {"answers.class_groups": groups}
+        return cls._of_parts(rows, shared, words, region=region, **common)
 
     def __repr__(self) -> str:
         shares = [f"{np.median(self.sizes):g} of {np.median(self.nb_groups):g} features"]
@@ -303,49 +299,4 @@ class ReasonCertificate(Certificate):
             f"<ReasonCertificate: {shares[0]} are proved to be enough, {shares[1]} (medians of "
             f"{len(self.sizes)}), so that the {self.answers.describe()} on {self.region}; "
             f"{int(self.minimal.sum())} sets proved minimal; {self._how}>"
-        )
-
-
-def _parts(region: Region) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `_region_of` makes the same regions of: arrays, and a dictionary for JSON."""
-    if getattr(region, "nb_changed", None) is not None:
-        raise ValueError(_NOT_WRITTEN.format(region))
-    if region.epsilon is None:
-        return {name: getattr(region, name) for name in ("center", "lower", "upper")}, {}
-    arrays = {"center": region.center, "epsilon": np.asarray(region.epsilon)}
-    words = {"norm": region.norm, "clip": region.clip}
-    again = _region_of(arrays, words)
-    same = zip((again.lower, again.upper), (region.lower, region.upper))
-    if not all(np.array_equal(*sides) for sides in same):
-        raise ValueError(_NOT_WRITTEN.format(region))
-    return arrays, words
-
-
-def _region_of(arrays: dict[str, np.ndarray], words: dict[str, Any]) -> Region:
-    """Made anew, so that no file says one region and has another."""
-    if "epsilon" not in arrays:
-        return Box(arrays["lower"], arrays["upper"], arrays["center"])
-    return Ball(arrays["center"], arrays["epsilon"], words["norm"], words["clip"])
-
-
-def _written(value: Any) -> Any:
-    """A setting as JSON has it; in words where it is an object."""
-    if isinstance(value, dict):
-        return {name: _written(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_written(one) for one in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    value = plain(value)
-    known = isinstance(value, (bool, int, float, str, list, dict, type(None)))
-    return value if known else repr(value)
-
-
-def _refuse(wrong: np.ndarray, problem: str) -> None:
-    """A ValueError that names the first input with anything wrong, (N, ...) bool."""
-    samples = wrong.reshape(len(wrong), -1).any(axis=1)
-    if samples.any():
-        raise ValueError(
-            f"the certificate contradicts itself: {problem}, for input {int(np.argmax(samples))}. "
-            f"It was changed since it was made"
         )

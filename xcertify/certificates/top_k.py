@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from xcertify.certificates.base import Certificate
+from xcertify.certificates.forms import FLOATS, INTEGERS, Form
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +47,16 @@ class TopKCertificate(Certificate):
     """
 
     _is_radius: ClassVar[bool] = True
+
+    _rows: ClassVar[dict[str, Form]] = {
+        "prediction_radius": Form(FLOATS, values="infinite", optional=True),
+        "gap": Form(FLOATS),
+        "cells": Form(INTEGERS, ("k",)),
+        "targets": Form(INTEGERS),
+    }
+    _words: ClassVar[dict[str, Any]] = {
+        **{"explanation": str, "form": str, "k": int, "k2": int, "map_shape": tuple},
+    }
 
     explanation: str
     form: str

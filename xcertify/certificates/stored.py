@@ -1,0 +1,303 @@
+"""Certificates taken apart into plain arrays and one JSON header, and put together again.
+
+What a file holds, whatever its format: `Stored`. Nothing in it is code, and `restored` believes
+nothing of it: each array is checked against the form that its kind has, the regions are made anew,
+and what the parts say of each other must agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xcertify.certificates.forms import Form, Rows, check_arrays, check_words
+from xcertify.certificates.origins import Origin, as_json, dumps, numbers_of
+from xcertify.regions import Ball, Box, Region
+
+__all__ = [
+    "KINDS",
+    "SCHEMA",
+    "Stored",
+    "digests",
+    "header_from",
+    "header_text",
+    "restored",
+    "stored",
+]
+
+SCHEMA = 1
+LARGEST_HEADER = 16 * 2**20  # bytes
+KINDS: dict[str, Any] = {}  # classes of certificates by name; each notes itself
+
+_NOT_WRITTEN = "only the regions of a Ball or a Box can be written, not parts of them. Received: {}"
+_HEADER = {
+    **{"schema": int, "kind": str, "versions": dict, "model": (dict, type(None))},
+    **{"explainer": (str, type(None)), "settings": (dict, type(None)), "region": dict},
+    **{"method": str, "arithmetic": str, "fields": dict},
+}
+_VOLATILE = ("versions",)
+_CENTER, _EPSILON, _SIDES = "region.center", "region.epsilon", ("region.lower", "region.upper")
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A certificate as plain data.
+
+    Attributes
+    ----------
+    header
+        What is the same for all inputs: numbers, words, lists and dictionaries.
+    rows
+        By name, arrays (N, ...), or lists of N arrays of different lengths.
+    shared
+        By name, arrays that all inputs have in common.
+    """
+
+    header: dict[str, Any]
+    rows: Rows
+    shared: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.rows.values()), ()))
+
+
+def stored(certificate: Any) -> Stored:
+    """A certificate as plain data; see `restored`.
+
+    Raises
+    ------
+    ValueError
+        For regions that are neither a `Ball` nor a `Box`, but a part of one.
+    """
+    rows, shared, words = certificate._parts()
+    region_rows, region = _region_parts(certificate.region)
+    origin: Origin | None = certificate.origin
+    header = {
+        "schema": SCHEMA,
+        "kind": type(certificate).__name__,
+        "versions": {} if origin is None else origin.versions,
+        "model": origin and {"architecture": origin.architecture, "weights": origin.weights},
+        "explainer": origin and origin.explainer,
+        "settings": origin and origin.settings,
+        "region": region,
+        "method": certificate.method,
+        "arithmetic": certificate.arithmetic,
+        "fields": as_json(words),
+    }
+    return Stored(header, region_rows | rows, shared)
+
+
+def restored(found: Stored) -> Any:
+    """The certificate that `stored` took apart.
+
+    Raises
+    ------
+    ValueError
+        In one sentence, if anything in it is missing, unknown, of another type or shape, NaN where
+        none may be, or contradicts another part.
+    """
+    header = found.header
+    _check_header(header)
+    kind = KINDS.get(header["kind"])
+    if kind is None:
+        raise ValueError(
+            f"kind (header) must be one of {', '.join(sorted(KINDS))}. Received: {header['kind']!r}"
+        )
+    region = _region_of(found.rows, header["region"])
+    origin = _origin_of(header)
+    rows = {n: v for n, v in found.rows.items() if not n.startswith("region.")}
+    certificate = kind._of_parts(
+        rows,
+        found.shared,
+        header["fields"],
+        region=region,
+        method=header["method"],
+        arithmetic=header["arithmetic"],
+        origin=origin,
+    )
+    certificate.check()
+    return certificate
+
+
+def header_text(header: dict[str, Any]) -> str:
+    """The header as JSON.
+
+    Raises
+    ------
+    ValueError
+        If it is longer than files may have it.
+    """
+    text = dumps(header)
+    _refuse_long(len(text.encode()))
+    return text
+
+
+def header_from(text: bytes | str) -> dict[str, Any]:
+    """The header that `header_text` wrote; its length is looked at before anything else.
+
+    Raises
+    ------
+    ValueError
+        If it is too long, or no JSON object.
+    """
+    _refuse_long(len(text))
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the header must be JSON. Received: {error}") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"the header must be a JSON object. Received: {type(header).__name__}")
+    for name in ("settings", "region"):
+        if name in header:
+            header[name] = numbers_of(header[name])
+    fields = header.get("fields")
+    if isinstance(fields, dict) and "settings" in fields:
+        fields["settings"] = numbers_of(fields["settings"])
+    return header
+
+
+def digests(found: Stored, numbers: Sequence[int] | np.ndarray) -> list[str]:
+    """SHA-256 of each row: of its values, of its number, and of all that rows have in common.
+
+    Not of the versions, nor of seconds, in which the same run on another day differs. A digest
+    shows that a row was changed, moved to another input or put below another header by accident;
+    who changes a row on purpose can compute it anew.
+
+    Parameters
+    ----------
+    found
+        Of N inputs.
+    numbers
+        (N,): the numbers of the inputs in their data set.
+    """
+    if len(numbers) != len(found):
+        raise ValueError(
+            f"numbers must be one for each of the {len(found)} inputs. Received: {len(numbers)}"
+        )
+    common = {name: value for name, value in found.header.items() if name not in _VOLATILE}
+    start = hashlib.sha256(json.dumps(json.loads(dumps(common)), sort_keys=True).encode())
+    for name in sorted(found.shared):
+        _add(start, name, found.shared[name])
+    names = sorted(name for name in found.rows if name.split(".")[-1] != "seconds")
+    digest_of = []
+    for row, number in enumerate(numbers):
+        digest = start.copy()
+        digest.update(f"input {int(number)}".encode())
+        for name in names:
+            _add(digest, name, found.rows[name][row])
+        digest_of.append(digest.hexdigest())
+    return digest_of
+
+
+def _add(digest: Any, name: str, values: Any) -> None:
+    """An array, with its name, type and shape; words whatever the longest one is."""
+    array = np.asarray(values)
+    kind = array.dtype.newbyteorder("<")
+    content = np.ascontiguousarray(array.astype(kind, copy=False)).tobytes()
+    if array.dtype.kind == "U":
+        kind, content = np.dtype("U"), dumps(array.tolist()).encode()
+    digest.update(f"{name} {kind.str} {array.shape} ".encode())
+    digest.update(content)
+
+
+# --- the header ---------------------------------------------------------------------------------
+
+
+def _refuse_long(length: int) -> None:
+    if length > LARGEST_HEADER:
+        raise ValueError(
+            f"the header must not have more than {LARGEST_HEADER} bytes. Received: {length}"
+        )
+
+
+def _check_header(header: Any) -> None:
+    if isinstance(header, dict) and header.get("schema") != SCHEMA:
+        raise ValueError(
+            f"schema (header) must be {SCHEMA}, the one that this version of xcertify knows; a "
+            f"newer xcertify may read the file. Received: {header.get('schema')!r}"
+        )
+    check_words("the header", header, _HEADER)
+    region = header["region"]
+    kinds = {"kind": str, "norm": (int, float), "clip": (list, type(None))}
+    check_words("region of the header", region, kinds)
+    told = [name for name in ("model", "explainer", "settings") if header[name] is None]
+    if told and len(told) < 3:
+        raise ValueError(
+            f"model, explainer and settings (header) must all be given, or none of them. "
+            f"Received: no {', no '.join(told)}"
+        )
+
+
+def _origin_of(header: dict[str, Any]) -> Origin | None:
+    model, versions = header["model"], header["versions"]
+    if model is None:
+        return None
+    check_words("model of the header", model, {"architecture": str, "weights": str})
+    for name, value in model.items():
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            raise ValueError(f"{name} (header) must be a SHA-256 in hex. Received: {value[:80]!r}")
+    if not all(isinstance(value, str) for value in versions.values()):
+        raise ValueError(f"versions (header) must be words. Received: {versions!r}")
+    return Origin(
+        header["explainer"], header["settings"], model["architecture"], model["weights"], versions
+    )
+
+
+# --- regions ------------------------------------------------------------------------------------
+
+
+def _region_parts(region: Region) -> tuple[Rows, dict[str, Any]]:
+    """Rows and words that `_region_of` makes the same regions of."""
+    if region.nb_changed is not None:
+        raise ValueError(_NOT_WRITTEN.format(region))
+    rows: Rows = {_CENTER: region.center}
+    if region.epsilon is None:
+        rows |= dict(zip(_SIDES, (region.lower, region.upper)))
+        return rows, {"kind": "box", "norm": region.norm, "clip": None}
+    rows[_EPSILON] = _squeezed(np.broadcast_to(region.epsilon, region.center.shape))
+    words = {"kind": "ball", "norm": region.norm, "clip": as_json(region.clip)}
+    again = _region_of(rows, words)
+    same = zip((again.lower, again.upper), (region.lower, region.upper))
+    if not all(np.array_equal(*sides) for sides in same):
+        raise ValueError(_NOT_WRITTEN.format(region))
+    return rows, words
+
+
+def _region_of(rows: Rows, words: dict[str, Any]) -> Region:
+    """Made anew, so that no file says one region and has another."""
+    names = {"ball": (_CENTER, _EPSILON), "box": (_CENTER, *_SIDES)}.get(words["kind"])
+    if names is None:
+        raise ValueError(f"region (header) must be a ball or a box. Received: {words['kind']!r}")
+    own = {name: value for name, value in rows.items() if name.startswith("region.")}
+    first = np.shape(own.get(_CENTER, []))[:1] or (0,)
+    sizes: dict[str, Any] = {"inputs": first}
+    check_arrays("rows of the region", own, {n: Form("f", ("...",)) for n in names}, sizes)
+    norm, clip, center = words["norm"], words["clip"], own[_CENTER]
+    if words["kind"] == "box":
+        return Box(own[_SIDES[0]], own[_SIDES[1]], center)
+    epsilon = own[_EPSILON]
+    if epsilon.ndim != center.ndim:
+        raise ValueError(
+            f"region.epsilon must have the axes of region.center, {center.ndim}. "
+            f"Received: {epsilon.ndim}"
+        )
+    if norm in (1, 2, np.inf):
+        return Ball(center, epsilon, norm, clip)
+    if not 2 < norm < np.inf:
+        raise ValueError(f"norm (header) must be 1 or at least 2. Received: {norm!r}")
+    box = Ball(center, epsilon, np.inf, clip)
+    return Region(box.center, box.lower, box.upper, epsilon, norm, box.clip)
+
+
+def _squeezed(epsilon: np.ndarray) -> np.ndarray:
+    """Radii (N, *shape) with 1 for each axis along which they do not vary."""
+    for axis in range(1, epsilon.ndim):
+        first = epsilon.take([0], axis) if epsilon.shape[axis] else epsilon
+        if (epsilon == first).all():
+            epsilon = first
+    return np.ascontiguousarray(epsilon)
