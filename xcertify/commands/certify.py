@@ -11,8 +11,11 @@ SUMMARY = "prove what can be proved about your own model on your own inputs"
 USAGE = running.USAGE
 DESCRIPTION = """\
 Certifies every input with an explainer of xcertify.attributions, and writes the certificates, one
-row for each input, into a folder; xcertify recheck checks them by other means. What was stopped
-goes on with --resume. The settings of an explainer: xcertify certify --explainer NAME --help."""
+row for each input, into a folder; xcertify recheck verifies them by other means. What was stopped
+goes on with --resume.
+
+The settings of an explainer, and how inputs are read (size and scale of images, columns of tables):
+xcertify certify --explainer NAME --help."""
 EXAMPLE = (
     "xcertify certify model.keras images/ --explainer EVA --epsilon 0.02 --clip 0 1 --output run"
 )

@@ -12,7 +12,9 @@ USAGE = running.USAGE
 DESCRIPTION = """\
 Explains every input with an explainer of xcertify.attributions, and writes the maps, one row for
 each input and a picture of the first maps into a folder. What was stopped goes on with --resume.
-The settings of an explainer: xcertify explain --explainer NAME --help."""
+
+The settings of an explainer, and how inputs are read (size and scale of images, columns of tables):
+xcertify explain --explainer NAME --help."""
 EXAMPLE = "xcertify explain model.keras images.npy --explainer Saliency --output maps"
 
 

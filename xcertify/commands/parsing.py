@@ -17,6 +17,7 @@ from xcertify.commands.loading import check_file
 from xcertify.commands.signatures import Setting, meaning, option_of, placeholder
 
 MODE = "xcertify"  # how values are read: as YAML, with inf and none as one writes them
+_SEVERAL_WORDS = (list[str], list[str] | None)  # types of options
 _CONSTANTS = {"none": None, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf}
 
 
@@ -121,7 +122,7 @@ class CommandLine:
             self._needed[name] = f"{word} {options['metavar']}" if word[0] == "-" else word.upper()
         if type is bool:
             options["action"] = jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-")
-        elif type in (list[str], list[str] | None):  # several words, and no comma between them
+        elif type in _SEVERAL_WORDS:  # several words, and no comma between them
             options |= {"nargs": "+", "type": str}
         else:
             options["type"] = type
@@ -164,6 +165,9 @@ class CommandLine:
         except argparse.ArgumentError as error:
             raise ValueError(self._sentence(str(error))) from None
         said.pop("__default_config__", None)
+        for name, value in said.items():
+            if self._types.get(name) in _SEVERAL_WORDS:
+                said[name] = _as_words(value)
         for name, word in self._needed.items():
             if said.get(name) is None:
                 raise ValueError(f"{self.command} needs {word}: see xcertify {self.command} --help")
@@ -236,6 +240,13 @@ def as_spelled(words: Sequence[str]) -> list[str]:
             numbers = [] if equals else [word]
         spelled.append(word)
     return spelled
+
+
+def _as_words(value: list[str] | None) -> list[str] | None:
+    """Words, also those that were given as one list: ``[age, income]``."""
+    if value and len(value) == 1 and value[0].startswith("["):
+        return [str(word) for word in _values(value[0])]
+    return value
 
 
 def _is_number(word: str) -> bool:

@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> int:
     start_tensorflow()
     if Path(arguments.certificates).is_dir():
         opened = open_run(arguments.certificates)
-        parts, nb, missing = opened.certificates(), len(opened.source()), bool(opened.missing)
+        parts, nb, missing = opened.certificates(), len(opened), bool(opened.missing)
         path = Path(arguments.certificates) / FILE
     else:
         check_file(arguments.certificates)

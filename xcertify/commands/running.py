@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from xcertify.commands.explainers import explainer_named
-from xcertify.commands.loading import check_folder_of, load_model, load_targets
+from xcertify.commands.loading import check_folder_of, load_model
 from xcertify.commands.parsing import CommandLine
 from xcertify.commands.quiet import start_tensorflow
 from xcertify.commands.signatures import Number, Setting, chosen, settings_of
 from xcertify.commands.summaries import summary
 
 if TYPE_CHECKING:
-    from xcertify.runs import Job
+    from xcertify.runs import Job, Run
 
 USAGE = "MODEL INPUTS --explainer NAME --output FOLDER [options]"
 EXPLAINER = "EVA"  # where none is named
@@ -55,8 +55,8 @@ def add_arguments(line: CommandLine) -> None:
         "--targets",
         type=Any,
         metavar="T",
-        help="classes to explain: one integer for each input, or a .npy or .npz file of them "
-        "(default: what the model predicts)",
+        help="classes to explain: an integer for each input or one for all, a .npy or .npz file, "
+        "labels (those of the inputs), or column:NAME of a table (default: those predicted)",
     )
     line.add(
         "--custom",
@@ -96,12 +96,12 @@ def add_arguments(line: CommandLine) -> None:
         help="of TensorFlow in a worker; results depend on them in their last digits",
     )
     line.add("--verbose", type=bool, default=True, group=scale, help="show a progress bar")
-    line.add_settings("how inputs are read", _input_settings().values())
     name = line.said("explainer")
-    if name is not None or not line.asks_for_help:
+    if name is not None or not line.asks_for_help:  # which is answered at once, without these
         kind = explainer_named(name or EXPLAINER, certifies=line.command == "certify")
         line.subject = kind.__name__
         line.add_settings(f"settings of {kind.__name__}", settings_of(kind).values())
+        line.add_settings("how inputs are read", _input_settings().values())
 
 
 def _input_settings() -> dict[str, Setting]:
@@ -113,21 +113,16 @@ def _input_settings() -> dict[str, Setting]:
 def run(arguments: Namespace, command: str) -> None:
     """Do a run, or go on with one, and say what it found."""
     start_tensorflow()
-    from xcertify.runs import run as run_job
     from xcertify.runs.sheet import draw_sheet
 
     job = make_job(arguments, command)
-    done = run_job(
-        job,
-        workers=arguments.workers,
-        gpus=arguments.gpus,
-        part=arguments.part,
-        resume=arguments.resume,
-        verbose=arguments.verbose,
-    )
     folder = Path(arguments.output)
-    config = folder / CONFIG
-    config.write_text(as_configuration(arguments), encoding="utf-8")
+    try:
+        done = _run(job, arguments)
+    finally:
+        config = folder / CONFIG
+        if (folder / "run.json").exists() and not config.exists():
+            config.write_text(as_configuration(arguments), encoding="utf-8")
     if arguments.maps or command == "explain":
         draw_sheet(done, folder / "maps.png")
     if arguments.report:
@@ -140,6 +135,18 @@ def run(arguments: Namespace, command: str) -> None:
         print(f"check:   xcertify recheck {folder} --model {arguments.model}")
     if arguments.report:
         print(f"report:  {arguments.report}")
+
+
+def _run(job: Job, arguments: Namespace) -> Run:
+    """In this process, or in several."""
+    from xcertify.runs import run
+
+    how = {name: getattr(arguments, name) for name in ("part", "resume", "verbose")}
+    if arguments.workers == 1 and not arguments.gpus:
+        return run(job, **how)
+    from xcertify.distributed import run as run_on_workers
+
+    return run_on_workers(job, workers=arguments.workers, gpus=arguments.gpus, **how)
 
 
 def make_job(arguments: Namespace, command: str) -> Job:
@@ -163,6 +170,7 @@ def make_job(arguments: Namespace, command: str) -> Job:
     source = open_source(
         arguments.inputs,
         shape=input_shape_of(model),
+        targets=arguments.targets,
         **chosen(_input_settings().values(), said),
     )
     if source.groups is not None and settings.get("groups", ()) is None:
@@ -174,7 +182,6 @@ def make_job(arguments: Namespace, command: str) -> Job:
         model=str(Path(arguments.model).absolute()),
         custom=tuple(arguments.custom),
         source=source,
-        targets=load_targets(arguments.targets),
         folder=arguments.output,
         batch=arguments.batch,
         threads=arguments.threads,

@@ -109,7 +109,7 @@ def run(arguments: Namespace) -> None:
     kinds = [metric_named(name) for name in arguments.metrics]
     given = [s for s in _settings(kinds).values() if s.name in vars(arguments)]
     settings = chosen(given, vars(arguments))
-    _check_ranges(kinds, settings, len(opened.source()), arguments.batch)
+    _check_ranges(kinds, settings, len(opened), arguments.batch)
     columns: dict[str, list[np.ndarray]] = {"input": []}
     with without_tracing_advice():
         for numbers, inputs, targets, maps in _explained(opened, arguments):
@@ -162,15 +162,28 @@ def _explained(
         for first in range(0, len(source), arguments.batch):
             last = min(first + arguments.batch, len(source))
             own = numbers[(numbers >= first) & (numbers < last)]
-            maps = None if not len(own) else run.maps(own)
-            if maps is None:
+            maps = run.maps(first, last)
+            if maps is None or not len(own):
                 continue
-            read = source.read(first, last)
-            inputs = [read.inputs[number - first] for number in own]
+            read = source.read(first, last).inputs
+            inputs = np.stack([_still_there(read[number - first], number) for number in own])
             targets = [classes[number] for number in own]
             known = None if any(target is None for target in targets) else np.array(targets)
-            yield own, np.stack(inputs), known, maps
+            yield own, inputs, known, maps[own - first]
             bar.update(len(own))
+
+
+def _still_there(array: np.ndarray | None, number: int) -> np.ndarray:
+    """An input that the run could read.
+
+    Raises
+    ------
+    ValueError
+        If it can no longer be read.
+    """
+    if array is None:
+        raise ValueError(f"input {number} can no longer be read: the inputs of the run changed")
+    return array
 
 
 def _as_taken(kind: type[Metric], maps: np.ndarray, inputs: np.ndarray) -> np.ndarray:
