@@ -57,6 +57,7 @@ setup(
         # Runs: tables of rows and certificates, images, the report
         "pyarrow>=16",
         "pillow>=10",
+        "threadpoolctl>=3",
         "jinja2>=3.1",
     ],
     extras_require=EXTRAS,
