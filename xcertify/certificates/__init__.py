@@ -1,10 +1,10 @@
 """Certificates: what was proved, frozen."""
 
-from xcertify.certificates.base import Certificate, describe_weights, fingerprint, load
+from xcertify.certificates.base import Certificate, describe_weights, load
 from xcertify.certificates.deviations import DeviationCertificate
 from xcertify.certificates.gradients import GradientCertificate
 from xcertify.certificates.masks import MaskCertificate
-from xcertify.certificates.origins import Origin
+from xcertify.certificates.origins import Origin, fingerprint
 from xcertify.certificates.overlaps import OverlapCertificate
 from xcertify.certificates.radii import RadiusCertificate
 from xcertify.certificates.reasons import ReasonCertificate

@@ -15,12 +15,19 @@ from xcertify.answers import Answers
 from xcertify.bounds import Decision
 from xcertify.certificates import archives
 from xcertify.certificates.archives import LARGEST_FILE
-from xcertify.certificates.forms import NESTED, Form, Rows, as_rows, check_arrays, check_words
+from xcertify.certificates.forms import (
+    NESTED,
+    Form,
+    Rows,
+    as_rows,
+    check_arrays,
+    check_words,
+    refuse_inputs,
+)
 from xcertify.certificates.origins import Origin, as_json, dumps
 from xcertify.certificates.stored import KINDS, Stored, restored, stored
-from xcertify.fingerprints import hash_of_weights
 from xcertify.radii import Interval
-from xcertify.regions import Region, describe_span
+from xcertify.regions import Region, as_column, describe_span
 from xcertify.usefulness import VACUOUS, times_wider
 
 if TYPE_CHECKING:
@@ -239,6 +246,20 @@ class Certificate:
         ValueError
             Naming what is wrong, and the first input of which it is.
         """
+        if self._is_radius:
+            refuse_inputs(~(self.certified >= 0), "certified is below 0")
+            self._check_radii()
+        targets = getattr(self, "targets", np.zeros(0))
+        if targets.dtype.kind in "iu":
+            refuse_inputs(targets < 0, "targets are below 0")
+
+    def _check_radii(self) -> None:
+        """Refuse regions that are not the balls of the certified radii."""
+        epsilon = self.region.epsilon
+        if epsilon is None:
+            raise ValueError("the regions of the certificate must be balls. Received: boxes")
+        differ = epsilon != as_column(self.certified, self.region.center)
+        refuse_inputs(differ, "the regions are not the balls of the certified radii")
 
     def _parts(self) -> tuple[Rows, dict[str, np.ndarray], dict[str, Any]]:
         """Rows, shared arrays and words by name, all but what every certificate has."""
@@ -376,14 +397,3 @@ def describe_weights(gamma: Any, bias_radius: float | None) -> str:
         return ""
     biases = "" if bias_radius is None else f", biases within {bias_radius:g}"
     return f", weights within {describe_span(gamma)} of their size{biases}"
-
-
-def fingerprint(model: Any) -> str:
-    """SHA-256 of a Keras model's weights: their shapes, types and values, in order.
-
-    Parameters
-    ----------
-    model
-        A built Keras model.
-    """
-    return hash_of_weights(model)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xcertify.certificates.base import Certificate
-from xcertify.certificates.forms import BOOLEANS, FLOATS, WORDS, Form, Rows
-from xcertify.regions import describe_span
+from xcertify.certificates.forms import BOOLEANS, FLOATS, WORDS, Form, Rows, refuse_inputs
+from xcertify.regions import as_column, describe_span
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,6 +103,17 @@ class DeviationCertificate(Certificate):
     factor: np.ndarray
     proved_cosine: np.ndarray | None
     targets: np.ndarray
+
+    def check(self) -> None:
+        """Refuse parts that contradict each other, see `Certificate`."""
+        super().check()
+        radius = self.region.epsilon
+        if radius is None:
+            raise ValueError("the regions of the certificate must be balls. Received: boxes")
+        differ = radius != as_column(self.epsilon, self.region.center)
+        refuse_inputs(differ, "epsilon is not that of the regions")
+        if not all(isinstance(name, str) for name in self.kinks):
+            raise ValueError(f"kinks must be names of layers. Received: {self.kinks!r}"[:300])
 
     @classmethod
     def _fields(cls, rows: Rows, shared: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:

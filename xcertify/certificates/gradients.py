@@ -181,6 +181,7 @@ class GradientCertificate(Certificate):
 
     def check(self) -> None:
         """Refuse bounds that contradict each other, see `Certificate`."""
+        super().check()
         refuse_inputs(self.lower > self.upper, "lower is above upper")
         proved = criteria.farthest(self.lower, self.upper, self.explanation, "l2_ratio")
         same = np.isclose(self.certified, proved, rtol=1e-6, atol=0, equal_nan=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from xcertify.certificates.base import Certificate
-from xcertify.certificates.forms import FLOATS, INTEGERS, Form
+from xcertify.certificates.forms import FLOATS, INTEGERS, Form, refuse_inputs
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +49,11 @@ class MaskCertificate(Certificate):
     masks: np.ndarray
     neutral_value: np.ndarray
     targets: np.ndarray
+
+    def check(self) -> None:
+        """Refuse parts that contradict each other, see `Certificate`."""
+        super().check()
+        refuse_inputs((self.masks < 0) | (self.masks > 1), "masks are not from 0 to 1")
 
     def __repr__(self) -> str:
         attacked = ""

@@ -73,6 +73,17 @@ class Origin:
         return tuple(name for name, value in self.settings.items() if _is_in_words(value))
 
 
+def fingerprint(model: Any) -> str:
+    """SHA-256 of a Keras model's weights: their shapes, types and values, in order.
+
+    Parameters
+    ----------
+    model
+        A built Keras model.
+    """
+    return hash_of_weights(model)
+
+
 def as_json(value: Any) -> Any:
     """A setting as JSON has it: arrays as nested lists, functions and objects in words."""
     if isinstance(value, dict):

@@ -9,7 +9,10 @@ import numpy as np
 
 from xcertify.bounds import Decision
 from xcertify.certificates.base import Certificate
-from xcertify.certificates.forms import FLOATS, INTEGERS, Form
+from xcertify.certificates.forms import FLOATS, INTEGERS, Form, refuse_inputs
+from xcertify.regions import as_column
+
+STATUSES = ("holds", "violated", "unknown")  # of a `Decision`
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,6 +63,22 @@ class OverlapCertificate(Certificate):
     nominal: np.ndarray
     attained: np.ndarray
     decision: Decision | None = None
+
+    def check(self) -> None:
+        """Refuse parts that contradict each other, see `Certificate`."""
+        super().check()
+        nb_cells = self.cell_overlaps.shape[1]
+        if self.cells.size and not 0 <= self.cells.min() <= self.cells.max() < nb_cells:
+            raise ValueError(
+                f"cells must be from 0 to {nb_cells - 1}. "
+                f"Received: {self.cells.min()} to {self.cells.max()}"
+            )
+        if self.decision is not None:
+            known = np.isin(self.decision.status, STATUSES)
+            refuse_inputs(~known, f"the status is none of {', '.join(STATUSES)}")
+            given = np.isfinite(self.decision.counterexamples)
+            differ = given != as_column(self.decision.violated, given)
+            refuse_inputs(differ, "there is a counterexample, or none, against the status")
 
     @property
     def overlap(self) -> np.ndarray:

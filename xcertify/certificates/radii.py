@@ -39,6 +39,16 @@ class RadiusCertificate(Certificate):
     criterion: str
     settings: dict[str, Any]
 
+    def check(self) -> None:
+        """Refuse parts that contradict each other, see `Certificate`."""
+        if self.varied not in ("epsilon", "gamma"):
+            raise ValueError(f"varied must be 'epsilon' or 'gamma'. Received: {self.varied!r}")
+        super().check()
+
+    def _check_radii(self) -> None:
+        if self.varied == "epsilon":
+            super()._check_radii()
+
     def __repr__(self) -> str:
         attacked = "not attacked"
         if self.attacked is not None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from xcertify.certificates.forms import Form, Rows, check_arrays, check_words
+from xcertify.certificates.forms import Rows, check_words
 from xcertify.certificates.origins import Origin, as_json, dumps, numbers_of
-from xcertify.regions import Ball, Box, Region
+from xcertify.certificates.stored_regions import check_settings, region_of, region_parts
 
 __all__ = [
     "KINDS",
@@ -34,14 +34,12 @@ SCHEMA = 1
 LARGEST_HEADER = 16 * 2**20  # bytes
 KINDS: dict[str, Any] = {}  # classes of certificates by name; each notes itself
 
-_NOT_WRITTEN = "only the regions of a Ball or a Box can be written, not parts of them. Received: {}"
 _HEADER = {
     **{"schema": int, "kind": str, "versions": dict, "model": (dict, type(None))},
     **{"explainer": (str, type(None)), "settings": (dict, type(None)), "region": dict},
     **{"method": str, "arithmetic": str, "fields": dict},
 }
 _VOLATILE = ("versions",)
-_CENTER, _EPSILON, _SIDES = "region.center", "region.epsilon", ("region.lower", "region.upper")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +73,7 @@ def stored(certificate: Any) -> Stored:
         For regions that are neither a `Ball` nor a `Box`, but a part of one.
     """
     rows, shared, words = certificate._parts()
-    region_rows, region = _region_parts(certificate.region)
+    region_rows, region = region_parts(certificate.region)
     origin: Origin | None = certificate.origin
     header = {
         "schema": SCHEMA,
@@ -108,8 +106,10 @@ def restored(found: Stored) -> Any:
         raise ValueError(
             f"kind (header) must be one of {', '.join(sorted(KINDS))}. Received: {header['kind']!r}"
         )
-    region = _region_of(found.rows, header["region"])
+    region = region_of(found.rows, header["region"])
     origin = _origin_of(header)
+    if origin is not None:
+        check_settings("settings (header)", origin.settings, region, is_radius=kind._is_radius)
     rows = {n: v for n, v in found.rows.items() if not n.startswith("region.")}
     certificate = kind._of_parts(
         rows,
@@ -121,6 +121,10 @@ def restored(found: Stored) -> Any:
         origin=origin,
     )
     certificate.check()
+    own = getattr(certificate, "settings", {})
+    check_settings("settings (fields)", own, region, is_radius=kind._is_radius)
+    if origin is not None:
+        _check_again(certificate, own, origin)
     return certificate
 
 
@@ -248,56 +252,14 @@ def _origin_of(header: dict[str, Any]) -> Origin | None:
     )
 
 
-# --- regions ------------------------------------------------------------------------------------
-
-
-def _region_parts(region: Region) -> tuple[Rows, dict[str, Any]]:
-    """Rows and words that `_region_of` makes the same regions of."""
-    if region.nb_changed is not None:
-        raise ValueError(_NOT_WRITTEN.format(region))
-    rows: Rows = {_CENTER: region.center}
-    if region.epsilon is None:
-        rows |= dict(zip(_SIDES, (region.lower, region.upper)))
-        return rows, {"kind": "box", "norm": region.norm, "clip": None}
-    rows[_EPSILON] = _squeezed(np.broadcast_to(region.epsilon, region.center.shape))
-    words = {"kind": "ball", "norm": region.norm, "clip": as_json(region.clip)}
-    again = _region_of(rows, words)
-    same = zip((again.lower, again.upper), (region.lower, region.upper))
-    if not all(np.array_equal(*sides) for sides in same):
-        raise ValueError(_NOT_WRITTEN.format(region))
-    return rows, words
-
-
-def _region_of(rows: Rows, words: dict[str, Any]) -> Region:
-    """Made anew, so that no file says one region and has another."""
-    names = {"ball": (_CENTER, _EPSILON), "box": (_CENTER, *_SIDES)}.get(words["kind"])
-    if names is None:
-        raise ValueError(f"region (header) must be a ball or a box. Received: {words['kind']!r}")
-    own = {name: value for name, value in rows.items() if name.startswith("region.")}
-    first = np.shape(own.get(_CENTER, []))[:1] or (0,)
-    sizes: dict[str, Any] = {"inputs": first}
-    check_arrays("rows of the region", own, {n: Form("f", ("...",)) for n in names}, sizes)
-    norm, clip, center = words["norm"], words["clip"], own[_CENTER]
-    if words["kind"] == "box":
-        return Box(own[_SIDES[0]], own[_SIDES[1]], center)
-    epsilon = own[_EPSILON]
-    if epsilon.ndim != center.ndim:
+def _check_again(certificate: Any, settings: dict[str, Any], origin: Origin) -> None:
+    """Refuse what a certificate says twice, in two ways."""
+    own = {n: v for n, v in as_json(settings).items() if n in origin.settings}
+    differing = [name for name, value in own.items() if origin.settings[name] != value]
+    if getattr(certificate, "fingerprint", origin.weights) != origin.weights:
+        differing.append("fingerprint")
+    if differing:
         raise ValueError(
-            f"region.epsilon must have the axes of region.center, {center.ndim}. "
-            f"Received: {epsilon.ndim}"
+            f"fields (header) must say the same as settings and model. "
+            f"Received: another {', another '.join(differing)}"
         )
-    if norm in (1, 2, np.inf):
-        return Ball(center, epsilon, norm, clip)
-    if not 2 < norm < np.inf:
-        raise ValueError(f"norm (header) must be 1 or at least 2. Received: {norm!r}")
-    box = Ball(center, epsilon, np.inf, clip)
-    return Region(box.center, box.lower, box.upper, epsilon, norm, box.clip)
-
-
-def _squeezed(epsilon: np.ndarray) -> np.ndarray:
-    """Radii (N, *shape) with 1 for each axis along which they do not vary."""
-    for axis in range(1, epsilon.ndim):
-        first = epsilon.take([0], axis) if epsilon.shape[axis] else epsilon
-        if (epsilon == first).all():
-            epsilon = first
-    return np.ascontiguousarray(epsilon)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xcertify.certificates.base import Certificate
-from xcertify.certificates.forms import FLOATS, INTEGERS, Form
+from xcertify.certificates.forms import FLOATS, INTEGERS, Form, refuse_inputs
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +67,21 @@ class TopKCertificate(Certificate):
     cells: np.ndarray
     map_shape: tuple[int, int]
     targets: np.ndarray
+
+    def check(self) -> None:
+        """Refuse parts that contradict each other, see `Certificate`."""
+        super().check()
+        sizes = self.map_shape
+        if not (len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)):
+            raise ValueError(f"map_shape must be two whole numbers above 0. Received: {sizes!r}")
+        nb_cells = sizes[0] * sizes[1]
+        if not self.cells.shape[1] == self.k <= self.k2 <= nb_cells:
+            raise ValueError(
+                f"k must be the number of cells, {self.cells.shape[1]}, and k2 from k to "
+                f"{nb_cells}. Received: {self.k} and {self.k2}"
+            )
+        outside = (self.cells < 0) | (self.cells >= nb_cells)
+        refuse_inputs(outside, f"cells are not from 0 to {nb_cells - 1}")
 
     @property
     def radius(self) -> np.ndarray:
