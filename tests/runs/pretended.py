@@ -1,5 +1,6 @@
 """Runs that lie in memory: what reports and sheets ask of a run, without folders and workers."""
 
+import collections
 import dataclasses
 from pathlib import Path
 
@@ -31,6 +32,26 @@ class Moved:
 
     def read(self, first, last):
         raise FileNotFoundError("no such folder")
+
+
+def settings_of(command, explainer, settings, nb_inputs):
+    """What ``run.json`` says."""
+    return {
+        "command": command,
+        "explainer": explainer,
+        "settings": settings,
+        "model": "model.keras",
+        "custom": [],
+        "architecture": "a" * 64,
+        "weights": "b" * 64,
+        "source": {"kind": "array", "path": "images.npy", "nb_inputs": nb_inputs},
+        "targets": "those of the source, else the predicted class",
+        "batch": 64,
+        "threads": 2,
+        "device": "cpu",
+        "versions": {"xcertify": xcertify.__version__, "keras": "3"},
+        "warnings": [],
+    }
 
 
 class PretendedRun:
@@ -69,17 +90,23 @@ class PretendedRun:
                 [values[places[n]] if n in places else None for n in range(nb_inputs)]
             )
         self._table = pa.table(columns)
-        self.settings = {
-            "command": command,
-            "explainer": type(explainer).__name__,
-            "settings": settings,
-            "model": "model.keras",
-            "custom": [],
-            "architecture": "a" * 64,
-            "weights": "b" * 64,
-            "source": {"kind": "array", "path": "images.npy", "nb_inputs": nb_inputs},
-            "versions": {"xcertify": xcertify.__version__, "keras": "3"},
-        }
+        self.settings = settings_of(command, type(explainer).__name__, settings, nb_inputs)
+
+    @classmethod
+    def of_numbers(cls, source, explainer="EVA", **columns):
+        """A run whose rows are given; its maps are zeros, and it has no certificate to show."""
+        run = cls.__new__(cls)
+        nb_inputs = len(columns["certified"])
+        given = {"error": [None] * nb_inputs, "name": [None] * nb_inputs} | columns
+        types = {"error": pa.string(), "name": pa.string()}
+        run._table = pa.table(
+            {"input": np.arange(nb_inputs)}
+            | {name: pa.array(values, types.get(name)) for name, values in given.items()}
+        )
+        run._source, run._certificate = source, None
+        run._maps = collections.defaultdict(lambda: np.zeros((2, 2, 1), np.float32))
+        run.settings = settings_of("certify", explainer, {"epsilon": 0.1}, nb_inputs)
+        return run
 
     @property
     def columns(self):
@@ -87,6 +114,11 @@ class PretendedRun:
 
     def table(self, columns=None):
         return self._table if columns is None else self._table.select(columns)
+
+    def tables(self, columns=None):
+        whole = self.table(columns)
+        for first in range(0, len(whole), 4):
+            yield whole.slice(first, 4)
 
     def map_of(self, number):
         return self._maps[number]

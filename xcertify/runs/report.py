@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "report.html.jinja"
 _QUANTILES = {"least": 0, "10 %": 10, "median": 50, "90 %": 90, "largest": 100}
+_MINUS, _NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"
 _MOST_CLASSES = 30
 _MOST_ERRORS = 50
 _MOST_MAPS = 4  # of a kind
@@ -89,6 +90,7 @@ def _content(run: Run) -> dict[str, Any]:
         "groups": _pictures(run, rows, headline),
         "errors": _errors(run, rows),
         "most_errors": _MOST_ERRORS,
+        "warnings": settings.get("warnings") or [],
         "guarantees": [found for kind in kinds if (found := _guarantee(kind))],
         "recheck": _recheck(run),
         "seconds": _seconds(rows),
@@ -149,7 +151,7 @@ def _quantiles(values: np.ndarray) -> list[str]:
     """Of values (N,), NaN left out; infinite ones count."""
     ordered = np.sort(values[~np.isnan(values)])
     if not len(ordered):
-        return ["–"] * len(_QUANTILES)
+        return [_NOTHING] * len(_QUANTILES)
     places = [round(share / 100 * (len(ordered) - 1)) for share in _QUANTILES.values()]
     return [_number(ordered[place]) for place in places]
 
@@ -160,15 +162,15 @@ def _median(values: np.ndarray) -> float:
 
 
 def _share(part: Any, whole: Any) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+    return f"{100 * part / whole:.1f} %" if whole else _NOTHING
 
 
 def _number(value: float) -> str:
     if np.isnan(value):
-        return "–"
+        return _NOTHING
     if np.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:.4g}".replace("-", "−")
+        return "∞" if value > 0 else f"{_MINUS}∞"
+    return f"{value:.4g}".replace("-", _MINUS)
 
 
 def _duration(seconds: float) -> str:
@@ -198,21 +200,17 @@ def _pictures(run: Run, rows: Rows, headline: Headline | None) -> list[dict[str,
 def _chosen(rows: Rows, headline: Headline) -> dict[str, np.ndarray]:
     """Places of typical inputs, of those with the best proof, and of some without one."""
     order = rows.better(headline)
-    proved = rows.proved(headline)[order]
-    best, rest = order[proved][:_MOST_MAPS], order[~proved]
     middle = max(0, len(order) // 2 - _MOST_MAPS // 2)
     typical = order[middle : middle + _MOST_MAPS]
+    order = order[~np.isin(order, typical)]
+    proved = rows.proved(headline)[order]
+    rest = order[~proved]
     spread = np.linspace(0, len(rest) - 1, min(_MOST_MAPS, len(rest))).round().astype(int)
-    unproved = rest[spread]
-    found: dict[str, np.ndarray] = {}
-    for title, some in (
-        ("Typical: around the median", typical),
-        ("Best proved", best),
-        ("Not proved", unproved),
-    ):
-        seen = np.concatenate([np.zeros(0, int), *found.values()])
-        found[title] = some[~np.isin(some, seen)]
-    return found
+    return {
+        "Typical: around the median": typical,
+        "Best proved": order[proved][:_MOST_MAPS],
+        "Not proved": rest[spread],
+    }
 
 
 def _shown_map(

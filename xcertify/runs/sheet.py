@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -73,12 +74,19 @@ def draw_sheet(run: Run, path: str | os.PathLike[str], most: int = 48) -> int:
 def _first(run: Run, most: int) -> list[tuple[np.ndarray, Any, str]]:
     """Maps, inputs and titles of the first inputs without an error."""
     wanted = [name for name in ("input", "error", *NUMBERS) if name in run.columns]
-    rows = Rows.of(run.table(wanted))
+    tables: list[pa.Table] = []
+    for table in run.tables(wanted):
+        tables.append(table.filter(table["error"].is_null()))
+        if sum(map(len, tables)) >= most:
+            break
+    if not tables:
+        return []
+    rows = Rows.of(pa.concat_tables(tables, promote_options="default").slice(0, most))
     _, certificate = next(run.certificates(), (None, None))
     headline = None if certificate is None else headline_of(certificate)
     proved = None if headline is None else rows.proved(headline)
     found = []
-    for place in np.flatnonzero(~rows.failed)[:most]:
+    for place in range(len(rows.numbers)):
         number = int(rows.numbers[place])
         explanation = run.map_of(number)
         if explanation is None:
