@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from xcertify.commands.loading import load_model
 from xcertify.commands.parsing import CommandLine
 from xcertify.commands.quiet import start_tensorflow
 
@@ -27,6 +26,8 @@ def add_arguments(line: CommandLine) -> None:
 def run(arguments: Namespace) -> None:
     """Print the estimate."""
     start_tensorflow()
+    from xcertify.runs.loading import load_model
+
     model = load_model(arguments.model, arguments.custom)
     from xcertify.estimates import estimate
 

@@ -13,7 +13,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from xcertify.commands.loading import check_file
+from xcertify.commands.files import check_file
 from xcertify.commands.signatures import Setting, meaning, option_of, placeholder
 
 MODE = "xcertify"  # how values are read: as YAML, with inf and none as one writes them

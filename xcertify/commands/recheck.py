@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xcertify.commands.folders import open_run
-from xcertify.commands.loading import check_file, load_model
+from xcertify.commands.files import check_file, open_run
 from xcertify.commands.parsing import CommandLine
 from xcertify.commands.quiet import start_tensorflow
 
@@ -52,6 +51,8 @@ def add_arguments(line: CommandLine) -> None:
 def run(arguments: Namespace) -> int:
     """Verify, print a table and return the exit code."""
     start_tensorflow()
+    from xcertify.runs.loading import load_model
+
     if Path(arguments.certificates).is_dir():
         opened = open_run(arguments.certificates)
         parts, nb, missing = opened.certificates(), len(opened), bool(opened.missing)

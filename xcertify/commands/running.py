@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from xcertify.commands.explainers import explainer_named
-from xcertify.commands.loading import check_folder_of, load_model
+from xcertify.commands.files import check_folder_of
 from xcertify.commands.parsing import CommandLine
 from xcertify.commands.quiet import start_tensorflow
 from xcertify.commands.signatures import Number, Setting, chosen, settings_of
 from xcertify.commands.summaries import summary
 
 if TYPE_CHECKING:
-    from xcertify.runs import Job, Run
+    from xcertify.runs import Job
 
 USAGE = "MODEL INPUTS --explainer NAME --output FOLDER [options]"
 EXPLAINER = "EVA"  # where none is named
@@ -53,7 +53,7 @@ def add_arguments(line: CommandLine) -> None:
     line.add("--resume", type=bool, default=False, help="go on with the run in the folder")
     line.add(
         "--targets",
-        type=Any,
+        type=list[str] | None,
         metavar="T",
         help="classes to explain: an integer for each input or one for all, a .npy or .npz file, "
         "labels (those of the inputs), or column:NAME of a table (default: those predicted)",
@@ -78,7 +78,9 @@ def add_arguments(line: CommandLine) -> None:
         group=scale,
         help="processes; more than one need the extra: pip install xcertify[ray]",
     )
-    line.add("--gpus", type=Number, metavar="NUMBER", default=0, group=scale, help="of each worker")
+    line.add(
+        "--gpus", type=Number, metavar="NUMBER", default=0.0, group=scale, help="of each worker"
+    )
     line.add(
         "--batch",
         type=int | None,
@@ -89,11 +91,10 @@ def add_arguments(line: CommandLine) -> None:
     line.add("--part", type=int | None, metavar="INT", group=scale, help="inputs in one file")
     line.add(
         "--threads",
-        type=int,
+        type=int | None,
         metavar="INT",
-        default=2,
         group=scale,
-        help="of TensorFlow in a worker; results depend on them in their last digits",
+        help="of each worker, on which the last digits of results depend (default: 2)",
     )
     line.add("--verbose", type=bool, default=True, group=scale, help="show a progress bar")
     name = line.said("explainer")
@@ -113,15 +114,24 @@ def _input_settings() -> dict[str, Setting]:
 def run(arguments: Namespace, command: str) -> None:
     """Do a run, or go on with one, and say what it found."""
     start_tensorflow()
+    from xcertify.distributed import run as run_job
     from xcertify.runs.sheet import draw_sheet
 
     job = make_job(arguments, command)
     folder = Path(arguments.output)
+    before = _written(folder)
     try:
-        done = _run(job, arguments)
-    finally:
+        done = run_job(
+            job,
+            workers=arguments.workers,
+            gpus=arguments.gpus,
+            part=arguments.part,
+            resume=arguments.resume,
+            verbose=arguments.verbose,
+        )
+    finally:  # also of a run that was stopped, but not beside that of another one
         config = folder / CONFIG
-        if (folder / "run.json").exists() and not config.exists():
+        if _written(folder) != before and not (arguments.resume and config.exists()):
             config.write_text(as_configuration(arguments), encoding="utf-8")
     if arguments.maps or command == "explain":
         draw_sheet(done, folder / "maps.png")
@@ -137,18 +147,6 @@ def run(arguments: Namespace, command: str) -> None:
         print(f"report:  {arguments.report}")
 
 
-def _run(job: Job, arguments: Namespace) -> Run:
-    """In this process, or in several."""
-    from xcertify.runs import run
-
-    how = {name: getattr(arguments, name) for name in ("part", "resume", "verbose")}
-    if arguments.workers == 1 and not arguments.gpus:
-        return run(job, **how)
-    from xcertify.distributed import run as run_on_workers
-
-    return run_on_workers(job, workers=arguments.workers, gpus=arguments.gpus, **how)
-
-
 def make_job(arguments: Namespace, command: str) -> Job:
     """What the arguments ask for.
 
@@ -158,11 +156,13 @@ def make_job(arguments: Namespace, command: str) -> Job:
         For files that are not there or are something else, and what the explainer refuses.
     """
     from xcertify.inputs import input_shape_of
-    from xcertify.runs import Job
+    from xcertify.runs import Job, use_threads
+    from xcertify.runs.loading import load_model
     from xcertify.runs.sources import open_source
 
-    for path in filter(None, (arguments.output, arguments.report)):
-        check_folder_of(path)
+    use_threads(arguments.threads)  # before the model is loaded
+    if arguments.report and not _is_within(arguments.report, arguments.output):
+        check_folder_of(arguments.report)
     said = vars(arguments)
     kind = explainer_named(arguments.explainer, certifies=command == "certify")
     settings = chosen(settings_of(kind).values(), said)
@@ -185,9 +185,18 @@ def make_job(arguments: Namespace, command: str) -> Job:
         folder=arguments.output,
         batch=arguments.batch,
         threads=arguments.threads,
-        device="gpu" if arguments.gpus else "cpu",
         maps=arguments.maps,
     )
+
+
+def _written(folder: Path) -> int | None:
+    """When the run in a folder last wrote of itself; None without a run."""
+    path = folder / "run.json"
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return Path(folder).absolute() in Path(path).absolute().parents
 
 
 def as_configuration(arguments: Namespace) -> str:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xcertify.commands.folders import open_run
-from xcertify.commands.loading import load_model
+from xcertify.commands.files import open_run
 from xcertify.commands.parsing import CommandLine
 from xcertify.commands.quiet import start_tensorflow, without_tracing_advice
 from xcertify.commands.signatures import Setting, chosen, settings_of
@@ -103,6 +102,8 @@ def run(arguments: Namespace) -> None:
     start_tensorflow()
     import pyarrow
     from pyarrow import parquet
+
+    from xcertify.runs.loading import load_model
 
     opened = open_run(arguments.folder)
     model = load_model(arguments.model, arguments.custom)

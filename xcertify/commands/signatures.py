@@ -209,7 +209,7 @@ def chosen(settings: Iterable[Setting], said: dict[str, Any]) -> dict[str, Any]:
     ValueError, OSError
         For a file that holds no array.
     """
-    from xcertify.commands.loading import load_array
+    from xcertify.runs.sources.arrays import load_array
 
     values = {}
     for setting in settings:

@@ -24,7 +24,7 @@ def summary(run: Run, folder: Path) -> str:
         proved = int((rows.proved(headline) & known).sum())
         share = proved / max(1, known.sum())
         lines += [f"proved:  {proved:,} of {known.sum():,} ({share:.1%}): {headline.proved}"]
-        medians = {"certified": rows.certified[known], "attacked": rows.attacked[known]}
+        medians = {"certified": rows.certified[known], "an attack": rows.attacked[known]}
         said = [f"{name} {_median(values)}" for name, values in medians.items() if _any(values)]
         if said:
             lines.append(f"median:  {headline.quantity}: {', '.join(said)}")

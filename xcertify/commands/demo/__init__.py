@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from xcertify.commands.loading import check_folder_of
+from xcertify.commands.files import check_folder_of
 from xcertify.commands.parsing import CommandLine
 from xcertify.commands.quiet import start_tensorflow
 
