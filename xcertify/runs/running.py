@@ -113,6 +113,8 @@ def _earlier(folder: Path, resume: bool) -> dict[str, Any]:
     """What the run says that lies in a folder; nothing where there is none."""
     if not (folder / SETTINGS).exists():
         return {}
+    if not Run.open(folder).parts:  # it stopped before its first part, at wrong settings perhaps
+        return {}
     if not resume:
         raise FileExistsError(
             f"there is a run in {folder}: go on with it by resume=True (--resume), or choose "

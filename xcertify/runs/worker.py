@@ -170,8 +170,9 @@ class Worker:
             if len(some) < len(errors):
                 certificate = certificate and certificate[some]
                 maps = None if maps is None else _without_others(maps, some)
-            for place in some:
-                targets[place] = _class_of(results.targets[place])
+            if results.targets is not None:  # as of a map that explains no class
+                for place in some:
+                    targets[place] = _class_of(results.targets[place])
         seconds = (time.perf_counter() - begin) / len(errors)
         numbers = np.arange(first, last)
         return rows_of(numbers, names, errors, targets, seconds, certificate), maps
