@@ -42,7 +42,7 @@ def as_bytes(model: keras.Model) -> bytes:
 
 
 def custom_objects_of(model: keras.Model) -> dict[str, Any]:
-    """Classes and functions of a model that Keras does not bring, as `load_model` of Keras wants."""
+    """Classes and functions of a model that Keras does not have, by name."""
     found: dict[str, Any] = {}
     for layer in layers_of(model):
         functions = [value for value in vars(layer).values() if isinstance(value, FunctionType)]
