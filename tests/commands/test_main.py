@@ -1,4 +1,4 @@
-"""The command line as a whole: its start, its help, its errors, and words that it once had."""
+"""The command line as a whole: its start, its help, its errors."""
 
 import os
 import subprocess
@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import xcertify
-from xcertify import commands
-from xcertify.commands import benchmark, explain, main
+from xcertify.commands import COMMANDS, main
+from xcertify.commands.old_words import refuse_old_words
+from xcertify.commands.parsing import CommandLine
 
 HAS_TENSORFLOW = """
 import sys, xcertify.commands as c
-try: c.main()
+try: code = c.main()
 finally: print('tensorflow' in sys.modules)
 """
 
@@ -31,29 +32,50 @@ def run(*arguments, folder):
     )
 
 
-def parsed(*arguments):
-    return commands._parser().parse_args(arguments)
-
-
-@pytest.mark.parametrize("arguments", [["--version"], ["explain", "--help"]])
-def test_version_and_help_need_no_tensorflow(tmp_path, arguments):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["explayn"],
+        *([command, "--help"] for command in COMMANDS),
+        ["recheck", "run", "--modell", "model.keras"],
+        ["explain", "m.keras", "x.npy", "--figure", "a.png"],
+    ],
+)
+def test_help_and_wrong_words_need_no_tensorflow(tmp_path, arguments):
     shown = run("-c", HAS_TENSORFLOW, *arguments, folder=tmp_path).stdout
-    assert shown.endswith("\nFalse\n")
+    assert shown.endswith("False\n")
     if arguments == ["--version"]:
         assert shown.split() == ["xcertify", xcertify.__version__, "False"]
 
 
-@pytest.mark.parametrize("command", [[], *([c.__name__.split(".")[-1]] for c in commands.COMMANDS)])
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
 def test_every_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
     assert f"example:\n  xcertify {' '.join(command)}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", commands.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_example_is_understood(command):
-    arguments = parsed(*command.EXAMPLE.split()[1:])
-    assert arguments.run is command.run
+    module = COMMANDS[command]
+    _, name, *words = module.EXAMPLE.split()
+    assert name == command
+    refuse_old_words(command, words)
+    line = CommandLine(command, words)
+    module.add_arguments(line)
+    assert line.read()
+
+
+@pytest.mark.parametrize("command", ["explain", "certify"])
+def test_help_of_an_explainer_has_its_settings(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--explainer", "corgi", "--help"])
+    shown = capsys.readouterr().out
+    assert "settings of CORGI" in shown
+    assert "--largest-radius NUMBER" in shown
+    assert "--one-hot" in shown
 
 
 def test_module_is_the_command(tmp_path):
@@ -62,54 +84,34 @@ def test_module_is_the_command(tmp_path):
 
 
 def test_tensorflow_says_nothing_at_its_start(tmp_path):
-    result = run("-m", "xcertify", "explain", "none.keras", "none.npy", folder=tmp_path)
-    assert result.stderr == "xcertify: error: no such file: none.npy\n"
+    words = ["explain", "none.keras", "none.npy", "--output", "run"]
+    result = run("-m", "xcertify", *words, folder=tmp_path)
+    assert result.stderr == "xcertify: error: no such file: none.keras\n"
     assert (result.returncode, result.stdout) == (2, "")
 
 
 def test_traceback_on_request():
     with pytest.raises(FileNotFoundError, match="no such file"):
-        main(["--traceback", "explain", "none.keras", "none.npy"])
+        main(["--traceback", "explain", "none.keras", "none.npy", "--output", "run"])
 
 
-@pytest.mark.parametrize("name", ["EVAHybrid", "evahybrid", "eva-hybrid", "EVA-Hybrid"])
-def test_explainers_have_the_names_of_their_classes(name, capsys):
-    files = ["explain", "model.keras", "inputs.npy"]
-    assert parsed(*files).explainer == "EVA"
-    assert parsed(*files, "--explainer", name).explainer == "EVAHybrid"
-    assert capsys.readouterr().err == ""
+def test_unknown_commands(capsys):
     with pytest.raises(SystemExit, match="2"):
-        parsed(*files, "--explainer", "lime")
-    assert "argument --explainer: must be EVA, EVAHybrid or SufficientReason. Received: lime" in (
+        main(["explayn"])
+    assert "invalid choice: 'explayn'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unknown_options_of_every_command(command, capsys):
+    assert main([command, "--colour", "red"]) == 2
+    assert "has no setting --colour: see xcertify" in capsys.readouterr().err
+
+
+def test_methods_are_explainers_of_the_benchmark(capsys):
+    assert main(["benchmark", "--methods", "eva"]) == 2
+    assert "--methods is no longer an option of benchmark: write --explainers" in (
         capsys.readouterr().err
     )
-
-
-def test_method_is_the_bound_method(capsys):
-    arguments = parsed("explain", "model.keras", "inputs.npy", "--method", "decomon:crown")
-    assert (arguments.explainer, arguments.method) == ("EVA", "decomon:crown")
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    ("module", "old", "new"),
-    [
-        (explain, "--method eva-hybrid", "--explainer eva-hybrid"),
-        (explain, "--verifier ibp", "--method ibp"),
-        (explain, "--method eva-hybrid --verifier ibp", "--explainer eva-hybrid --method ibp"),
-        (benchmark, "--methods eva saliency", "--explainers eva saliency"),
-    ],
-)
-def test_old_words_are_understood_with_advice(module, old, new, capsys):
-    files = ["model.keras", "inputs.npy"] if module is explain else []
-    command = [module.__name__.split(".")[-1], *files]
-    wanted = parsed(*command, *new.split())
-    assert capsys.readouterr().err == ""
-    assert parsed(*command, *old.split()) == wanted
-    advice = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in advice] == ["xcertify"] * old.count("--")
-    for option in (word for word in new.split() if word.startswith("--")):
-        assert any(f"Write {option}" in line for line in advice)
 
 
 def test_the_former_place_of_the_command_line_warns():
