@@ -358,10 +358,13 @@ class Certifying(Explainer):
         self._warn_of(certificate)
         if not isinstance(self.model, keras.Model):  # of which no fingerprint can be taken
             return certificate
-        names = [name for name in setting_names(type(self)) if name not in ("model", "verbose")]
-        settings = {name: getattr(self, name) for name in names}
-        origin = Origin.of(type(self).__name__, settings, self.model)
+        origin = Origin.of(type(self).__name__, self._stated(), self.model)
         return replace(certificate, origin=origin)
+
+    def _stated(self) -> dict[str, Any]:
+        """Arguments of a constructor that makes the same explainer of the model."""
+        names = [name for name in setting_names(type(self)) if name not in ("model", "verbose")]
+        return {name: getattr(self, name) for name in names}
 
     def _warn_of(self, certificate: Certificate) -> None:
         """A `VacuousWarning` where what is proved says nothing."""

@@ -159,6 +159,13 @@ class SufficientReason(Certifying, ClassExplainer):
         self._warn_of(certificate)
         return certificate.maps(ranked=self.ranked)
 
+    def _stated(self) -> dict[str, Any]:
+        settings, order = super()._stated(), self.order
+        is_map = not (
+            order is None or isinstance(order, (list, tuple)) or hasattr(order, "explain")
+        )
+        return settings | {"order": [order] if is_map else order}  # as a list it would be several
+
     def _warn_of(self, certificate: Certificate) -> None:
         """A `VacuousWarning` for inputs of which nothing was found out."""
         nothing = certificate.vacuous
@@ -213,7 +220,7 @@ class SufficientReason(Certifying, ClassExplainer):
             contributions=features.expand(sets.contributions).astype(np.float32),
             seconds=sets.seconds,
             reason=sets.reason.astype(str),
-            settings={name: getattr(self, name) for name in SETTINGS},
+            settings={name: value for name, value in self._stated().items() if name in SETTINGS},
             fingerprint=fingerprint(self.model),
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import tokenize
 import zipfile
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ LARGEST_FILE = 2 * 2**30  # bytes that a file may have unpacked
 
 _HEADER = "header.json"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\.npy")
+_NO_HEADER = (KeyError, TypeError, RecursionError, MemoryError, tokenize.TokenError)
 _MOST_MEMBERS = 200
 _LARGEST_ARRAY_HEADER = 4096
 
@@ -155,7 +157,7 @@ def _array_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, 
             2: np.lib.format.read_array_header_2_0,
         }
         shape, is_fortran, dtype = readers[major](member, max_header_size=_LARGEST_ARRAY_HEADER)
-    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except (*_NO_HEADER, ValueError, SyntaxError) as error:
         raise ValueError(
             f"{name} must be an array as NumPy writes it. Received: {str(error)[:200]}"
         ) from None

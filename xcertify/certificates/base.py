@@ -316,8 +316,8 @@ class Certificate:
         sizes["features"] = shape[:-1] if len(shape) == 3 else shape
         check_arrays("rows of the certificate", rows, forms[0], sizes)
         check_arrays("shared arrays of the certificate", shared, forms[1], sizes | {"inputs": ()})
-        tuples = {n: tuple(words[n]) for n, kind in forms[2].items() if kind is tuple}
-        words = words | tuples
+        lists = {n: v for n, v in words.items() if isinstance(v, list)}  # as JSON has tuples
+        words = words | {n: tuple(v) for n, v in lists.items() if forms[2].get(n) is tuple}
         check_words("fields of the header", words, forms[2])
         return cls(**common, **cls._fields(rows, shared, words))
 

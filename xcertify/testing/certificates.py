@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from xcertify.certificates import Certificate
+from xcertify.certificates.stored import restored, stored
 from xcertify.testing.case import Case, arrays_of
 
 
@@ -19,6 +21,8 @@ def check_certificate(case: Case) -> bool:
     certify = case.explainer.certify
     certificate = case.call(certify, case.inputs, case.labels)
     _check_dataclass(case, certificate)
+    if isinstance(certificate, Certificate):
+        _check_file(case, certificate)
     whole = arrays_of(certificate)
     pairs = tf.data.Dataset.from_tensor_slices((case.inputs, case.labels)).batch(2)
     for what, arguments in {
@@ -65,3 +69,13 @@ def _check_dataclass(case: Case, certificate: Any) -> None:
         json.dumps(certificate.to_dict())
     except (AttributeError, TypeError) as error:
         case.fail(f"a certificate must have to_dict(), ready for JSON. Received: {error}")
+
+
+def _check_file(case: Case, certificate: Certificate) -> None:
+    """Refuse a certificate that a file does not hold, or that does not say where it comes from."""
+    again = restored(stored(certificate))
+    if repr(again.to_dict()) != repr(certificate.to_dict()):
+        case.fail(f"a certificate must be the same from a file. Received: {again!r}")
+    kind = type(case.explainer).__name__
+    if certificate.origin is None or certificate.origin.explainer != kind:
+        case.fail(f"a certificate must have an origin that names {kind}. Received: {certificate!r}")
