@@ -120,7 +120,7 @@ def _structure(part: Any, places: dict[str, int] | None = None) -> Any:
         return _structure_of_object(part, places)
     layers = part.get("layers")
     if isinstance(layers, list):  # of a model, which knows the names of its layers
-        names = [layer["config"]["name"] for layer in layers]
+        names = [layer.get("name") or layer["config"].get("name") for layer in layers]
         places = {name: place for place, name in enumerate(names)}
     found: dict[str, Any] = {}
     for name, value in part.items():
