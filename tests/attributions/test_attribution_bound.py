@@ -146,6 +146,7 @@ def test_a_quadratic_score_by_hand():
         share = expected**2 / (1.5**2 + 1)
         np.testing.assert_allclose(certificate.cosine_estimate, [1 - (1 - share) ** 0.5], rtol=1e-4)
         np.testing.assert_allclose(certificate.singular_value_lower, [4.0], rtol=1e-5)
+    assert certificate.origin is None  # a function has no fingerprint
     assert certificate.attained.all()
     far = AttributionBound(quadratic(np.diag([3.0, 4.0])), 1.0).certify(x, [0])
     assert far.cosine_estimate.tolist() == [2.0]  # 4 is farther than the attribution is long
