@@ -99,9 +99,17 @@ def load(
 def prepared(
     name: str, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
 ) -> tfds.core.DatasetBuilder:
-    """The builder of a data set of labelled images that is prepared.
+    """The builder of tensorflow_datasets for a data set of labelled images.
 
-    Parameters and errors are those of `load`.
+    Parameters
+    ----------
+    name, data_dir, download
+        As for `load`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load`.
     """
     import tensorflow_datasets as tfds
 
