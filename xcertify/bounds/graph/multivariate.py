@@ -48,16 +48,22 @@ class Largest(Operation):
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`.
 
-        Below: the entry with the largest lower bound, floor. Above: that entry where it dominates
-        all others; else, whichever is lower in the middle of the box, the constant max(upper) or
-        ``floor + sum_i chord_i (x_i - lower_i)``, the chords of max(x_i - floor, 0) summed.
+        Below: the entry with the largest lower bound, floor; of several, as behind ReLU, that with
+        the largest upper one. Above: that entry where it dominates all others; else, whichever is
+        lower in the middle of the box, the constant max(upper) or ``floor + sum_i chord_i (x_i -
+        lower_i)``, the chords of max(x_i - floor, 0) summed.
         """
         (enclosure,) = inputs
         dtype = options.dtype
         lower, upper = (self.hide(side) for side in enclosure.absolute())
         nb_entries = lower.shape[-1]
         floor = ops.max(lower, axis=-1, keepdims=True)
-        first = ops.one_hot(ops.argmax(lower, axis=-1), nb_entries, dtype="float64")
+        never = ops.convert_to_tensor(_NEVER["float64"], "float64")
+        size = ops.maximum(ops.abs(self.hide(lower, 0.0)), ops.abs(self.hide(upper, 0.0)))
+        # what is equal but for roundings is equal: else lines would hang on these
+        near = lower >= floor - 2.0**-20 * ops.max(size, axis=-1, keepdims=True)
+        best = ops.argmax(ops.where(near, upper, never), axis=-1)
+        first = ops.one_hot(best, nb_entries, dtype="float64")
         reach = ops.maximum(upper - floor, 0.0)
         chords = reach / ops.where(reach > 0, upper - lower, 1.0)
         height = floor[..., 0] + ops.sum(chords * (upper - lower) / 2, axis=-1)
@@ -70,7 +76,6 @@ class Largest(Operation):
         own = slopes * lower
         others = ops.sum(own, axis=-1, keepdims=True) - own
         gaps = ops.maximum((1.0 - slopes) * upper, (1.0 - slopes) * lower) - others
-        never = ops.convert_to_tensor(_NEVER["float64"], "float64")
         intercept = ops.max(ops.where(upper >= floor, gaps, never), axis=-1)
         reference = self.hide(enclosure.reference, 0.0)
         size = ops.max(ops.abs(self.hide(lower, 0.0)) + ops.abs(self.hide(upper, 0.0)), axis=-1)
