@@ -18,8 +18,10 @@ _NB_AT_ONCE = 512  # witnesses
 _SECONDS = 60.0  # for each input, on average
 
 
-def recheck_reasons(certificate: ReasonCertificate, model: keras.Model) -> np.ndarray:
-    """Where all that a certificate says is found again, (N,) bool; see `xcertify.recheck`.
+def recheck_reasons(
+    certificate: ReasonCertificate, model: keras.Model, known: np.ndarray | None = None
+) -> np.ndarray:
+    """Where all that a certificate says is found again, (N,) bool; see `xcertify.verdicts`.
 
     Parameters
     ----------
@@ -27,6 +29,8 @@ def recheck_reasons(certificate: ReasonCertificate, model: keras.Model) -> np.nd
         Of the model's weights as they are.
     model
         The model that it is for.
+    known
+        (N,) bool: where the irrelevant features are proved to be so by other means. None: nowhere.
 
     Returns
     -------
@@ -56,7 +60,7 @@ def recheck_reasons(certificate: ReasonCertificate, model: keras.Model) -> np.nd
         own = np.take_along_axis(outputs, answers.classes[:, None], axis=1)[:, 0]
         found &= np.isclose(own, answers.values, rtol=1e-9, atol=1e-9)
     found &= _witnessed(certificate, model, verifier, start)
-    some = np.flatnonzero(found)
+    some = np.flatnonzero(found if known is None else found & ~known)
     if len(some):
         part = region[some].fix(certificate.entries(certificate.kept)[some])
         decision = verifier.decide(
