@@ -177,9 +177,11 @@ class PartWriter:
             self._add_maps(len(table), maps)
             self._waiting.append(table)
             if has_results or self._writer is not None:
-                self._write_rows(table.schema)
+                self._write_rows(table.schema, has_results)
 
-    def _write_rows(self, schema: pa.Schema) -> None:
+    def _write_rows(self, schema: pa.Schema, has_results: bool = False) -> None:
+        if has_results and self._writer and self._writer.schema.metadata != schema.metadata:
+            raise RuntimeError("the certificates of two batches have different headers: a bug")
         if self._writer is None:
             draft = self._drafts[1]
             self._writer = pq.ParquetWriter(draft, schema, compression="zstd")

@@ -36,7 +36,7 @@ _SAMPLE = re.compile(r"\bsample \d+")
 class _Results(NamedTuple):
     """Of a batch."""
 
-    targets: np.ndarray
+    targets: np.ndarray | None
     certificate: Certificate | None
     maps: np.ndarray | None
 
