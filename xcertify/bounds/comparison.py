@@ -29,6 +29,7 @@ from xcertify.bounds.propagation import interval
 from xcertify.keras_graph import UnsupportedLayerError, calls_between, layer_output
 from xcertify.regions import Region
 from xcertify.sharing import shared
+from xcertify.tracing import graph_of
 
 _SCALES = (0.1, 1.0, 10.0)  # of the noise, beside the size of the inputs themselves
 _NB_REGIONS = 2  # of a batch, of which points are taken
@@ -146,6 +147,18 @@ def compare(
         differs = _differs(values, lower[some], upper[some], samples[some] >= 0)
         if differs.any():
             _refuse(network, graph, given, enclosures, way, samples >= 0)
+    if _may_be_rewritten(graph):
+        values = evaluate_model(
+            network.model, given, network.output_number, call=graph_of(call_model), training=False
+        )
+        if _differs(values, lower, upper, samples >= 0).any():
+            raise UnsupportedLayerError(
+                f"The model '{network.model.name}' cannot be bounded: TensorFlow computes "
+                f"something else for model.predict and in a tf.function than for model(x), since "
+                f"it rewrites LeakyReLU behind a sum of convolutions with another slope (a fault "
+                f"of TensorFlow with oneDNN). Set the environment variable TF_ENABLE_ONEDNN_OPTS=0 "
+                f"before TensorFlow is imported"
+            )
     for index in graph.ancestors([graph.result]):
         operation = graph.nodes[index].operation
         if isinstance(operation, Elementwise) and _is_declared(operation.activation):
@@ -154,6 +167,21 @@ def compare(
             _check_facts(operation.activation, graph.nodes[index].layer, reach)
     agreed.set()
     return _evaluated(graph, region, samples, points)
+
+
+def _may_be_rewritten(graph: Graph) -> bool:
+    """Whether a graph of the model may be another function than the model.
+
+    TensorFlow with oneDNN makes one kernel of Conv2D, Add and LeakyReLU, and forgets its slope.
+    """
+    for index in graph.ancestors([graph.result]):
+        operation = graph.nodes[index].operation
+        if not isinstance(operation, Elementwise) or not operation.activation.uniform:
+            continue
+        known = operation.activation
+        if known.name in ("relu", "leaky_relu") and _on(known.derivative, np.array(-1.0)) != 0:
+            return True
+    return False
 
 
 def _evaluated(
@@ -319,9 +347,15 @@ def _part(model: keras.Model, tensor: keras.KerasTensor) -> keras.Model:
 
 
 def evaluate_model(
-    model: keras.Model, inputs: Sequence[np.ndarray], output: int = 0, **how: Any
+    model: keras.Model,
+    inputs: Sequence[np.ndarray],
+    output: int = 0,
+    call: Callable[..., Any] | None = None,
+    **how: Any,
 ) -> np.ndarray:
     """One output of a model, called with one input at a time, (P, *shape) float64.
+
+    By `call_model`, or what takes its place.
 
     NaN where the model cannot be called, as for numbers of tokens that it does not know.
     """
@@ -334,8 +368,8 @@ def evaluate_model(
                 one = np.repeat(one, tensor.shape[0], axis=0)
             given.append(ops.convert_to_tensor(one.astype(np.float64), tensor.dtype))
         try:
-            call = partial(call_model, model, output, *given, **how)
-            values = np.asarray(backend.by_cpu(call))
+            one_call = partial(call or call_model, model, output, *given, **how)
+            values = np.asarray(backend.by_cpu(one_call))
         except Exception as error:
             failure = error
             found.append(None)
