@@ -328,7 +328,7 @@ def test_comparing_leaves_the_model_alone():
         np.testing.assert_array_equal(before, after)
 
 
-# --- what TensorFlow makes of a model in a graph ----------------------------------------------------
+# --- what TensorFlow makes of a model in a graph --------------------------------------------------
 
 
 @pytest.mark.parametrize(
