@@ -56,14 +56,13 @@ def run(arguments: Namespace) -> int:
     if Path(arguments.certificates).is_dir():
         opened = open_run(arguments.certificates)
         parts, nb, missing = opened.certificates(), len(opened), bool(opened.missing)
+        nb_errors = opened.nb_errors
         path = Path(arguments.certificates) / FILE
     else:
         check_file(arguments.certificates)
-        from xcertify.certificates import Certificate
-
-        certificate: Any = Certificate.load(arguments.certificates)
+        certificate = _loaded(arguments.certificates)
         parts, nb, missing = iter([(np.arange(len(certificate)), certificate)]), 0, False
-        path = None
+        path, nb_errors = None, 0
     model = load_model(arguments.model, arguments.custom)
     counts, shown = Counter[str](), list[str]()
     with _Writer(path) as writer:
@@ -72,11 +71,29 @@ def run(arguments: Namespace) -> int:
             writer.write(numbers, verdict)
             shown += _to_show(numbers, verdict)[: _MOST_SHOWN - len(shown)]
     _print(counts, shown, missing)
-    if path is not None:
-        print(f"folder: {path}")
+    if nb_errors:
+        print(f"{nb_errors:,} more have an error in the place of a certificate")
+    if path is not None and counts:
+        print(f"rows: {path}")
     if counts["refuted"]:
         return 1
     return 2 if counts["not checked"] or missing or not counts else 0
+
+
+def _loaded(path: str) -> Any:
+    """The certificate of a file.
+
+    Raises
+    ------
+    ValueError
+        For what is none, with the path.
+    """
+    from xcertify.certificates import Certificate
+
+    try:
+        return Certificate.load(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _verdicts(
@@ -120,11 +137,18 @@ class _Writer:
         self._file: Any = None  # opened by the first rows
 
     def __enter__(self) -> _Writer:
+        self._discard()  # earlier verdicts are not those of now
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+            if kind is not None:
+                self._discard()
+
+    def _discard(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def write(self, numbers: np.ndarray, verdict: Verdict) -> None:
         """Add rows, one for each input."""

@@ -18,6 +18,7 @@ from xcertify.certificates import Certificate
 from xcertify.certificates.stored import restored
 from xcertify.certificates.tables import from_table
 from xcertify.runs.parts import Part, missing_from, notes_of, parts_in
+from xcertify.runs.rows import check_proved
 from xcertify.runs.sources import Source, reopened
 from xcertify.runs.warned import Warned
 
@@ -188,7 +189,9 @@ class Run:
         for table in self.tables():
             if table["error"].null_count:
                 numbers, found = from_table(table)
-                yield numbers, restored(found)
+                certificate = restored(found)
+                check_proved(table.filter(table["error"].is_null()), numbers, certificate)
+                yield numbers, certificate
 
     def source(self) -> Source:
         """The inputs, where they still lie.

@@ -73,5 +73,41 @@ def rows_of(
     return whole.replace_schema_metadata(proved.schema.metadata)
 
 
+def check_proved(table: pa.Table, numbers: np.ndarray, certificate: Certificate) -> None:
+    """Refuse rows whose columns about the certificate are not what the certificate says.
+
+    Parameters
+    ----------
+    table
+        Rows without an error.
+    numbers
+        Of the inputs that the certificate is about.
+
+    Raises
+    ------
+    ValueError
+        Naming the first such input.
+    """
+    without = np.setdiff1d(table["input"].to_numpy(), numbers)
+    if len(without):
+        raise ValueError(f"the row of input {without[0]} has neither an error nor a certificate")
+    for name, _ in _PROVED:
+        if name not in table.column_names:
+            continue
+        stated = _as_floats(table[name].to_pylist())
+        found = _as_floats(_values(getattr(certificate, name, None), len(table)))
+        same = np.isclose(stated, found, rtol=1e-6, atol=0, equal_nan=True)
+        if not same.all():
+            place = int(np.argmin(same))
+            raise ValueError(
+                f"the row of input {table['input'][place]} was changed: {name} is {stated[place]}, "
+                f"and {found[place]} by its certificate"
+            )
+
+
+def _as_floats(values: list[Any]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
 def _values(values: Any, nb_rows: int) -> list[Any]:
     return [None] * nb_rows if values is None else np.asarray(values).tolist()
