@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+import numpy as np
+
 from xcertify.commands.parsing import CommandLine
 from xcertify.commands.quiet import start_tensorflow
+from xcertify.commands.signatures import Number
 
 SUMMARY = "say what can be bounded of a model, and what explainers would cost"
 USAGE = "MODEL [options]"
@@ -21,6 +24,13 @@ def add_arguments(line: CommandLine) -> None:
     line.add(
         "--custom", type=list[str], metavar="MODULE:CLASS", default=[], help="layers of your own"
     )
+    line.add(
+        "--input",
+        type=str,
+        metavar="FILE",
+        help=".npy or .npz (FILE:NAME): inputs like those to explain, of which the first is taken",
+    )
+    line.add("--seconds", type=Number, metavar="S", default=20.0, help="that measuring may take")
 
 
 def run(arguments: Namespace) -> None:
@@ -31,4 +41,13 @@ def run(arguments: Namespace) -> None:
     model = load_model(arguments.model, arguments.custom)
     from xcertify.estimates import estimate
 
-    print(estimate(model))
+    print(estimate(model, input=_first(arguments.input), seconds=arguments.seconds))
+
+
+def _first(path: str | None) -> np.ndarray | None:
+    """The first input of a file."""
+    if path is None:
+        return None
+    from xcertify.runs.sources.arrays import load_array
+
+    return load_array(path)[0]
