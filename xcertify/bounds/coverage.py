@@ -15,7 +15,7 @@ from xcertify.bounds.graph.operations import Affine, Input
 from xcertify.bounds.graph.translation import graph_of_call
 from xcertify.bounds.network import HEADS, Network, before_head, head_of
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.depth import row_work, work
+from xcertify.bounds.propagation.depth import inner_tensors, row_work, work
 from xcertify.bounds.rules.registry import find_rule
 from xcertify.keras_graph import UnsupportedLayerError, calls_between, ends_of
 
@@ -165,6 +165,8 @@ class Work:
         What is known of a sample's tensors takes so much.
     row_bytes
         What goes back through the network takes so much for each row of coefficients.
+    rows
+        By method, most rows of a sample that go back at once, if memory allows.
     """
 
     forward: float
@@ -173,6 +175,7 @@ class Work:
     gradient_reason: str
     sample_bytes: int
     row_bytes: int
+    rows: dict[str, int]
 
 
 def work_of(model: keras.Model) -> Work:
@@ -202,19 +205,21 @@ def work_of(model: keras.Model) -> Work:
         reason = str(error)
     else:
         both = _PASSES * _forward(back.graph, ends=False)
-        rows = math.prod(back.graph.nodes[back.output].shape) * row_work(
-            back.graph, back.output, None
-        )
+        entries = math.prod(back.graph.nodes[back.output].shape)
+        lines = entries * row_work(back.graph, back.output, None)
         within = work(back.network, back.targets, None)
         gradient = {
             "ibp": both,
             "ibp-crown": both + within,
-            "crown-ibp": both + rows,
-            "crown": both + within + work(back.graph, [back.output], None) + rows,
+            "crown-ibp": both + lines,
+            "crown": both + within + work(back.graph, [back.output], None) + lines,
         }
     budget = Budget(2**30, "float32")
     sample_bytes, row_bytes = budget.bytes_of(graph)
-    return Work(forward, outputs, gradient, reason, sample_bytes, row_bytes)
+    sizes = [math.prod(graph.nodes[i].shape) for i in inner_tensors(graph, [graph.output])]
+    most = max([nb_outputs, *sizes])
+    rows = {"ibp": 0, "crown-ibp": nb_outputs, "crown": most, "alpha-crown": most}
+    return Work(forward, outputs, gradient, reason, sample_bytes, row_bytes, rows)
 
 
 # Of intervals: centers and radii, both in float64. Of alpha-crown: twenty steps, there and back.
