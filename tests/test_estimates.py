@@ -12,7 +12,7 @@ from networks import sequential
 
 from xcertify import attributions
 from xcertify.attributions.base import WITHOUT_BOUNDS, Explainer
-from xcertify.bounds import GRADIENT_METHODS, METHODS, UnsupportedLayerError, Verifier, coverage
+from xcertify.bounds import GRADIENT_METHODS, METHODS, UnsupportedLayerError, Verifier, coverage_of
 from xcertify.estimates import Cost, estimate
 from xcertify.estimates.explainers import _COSTS
 
@@ -105,10 +105,10 @@ def test_inputs_that_do_not_fit(given):
 def test_coverage_agrees_with_the_verifier():
     nested = sequential((4,), L.Dense(3, "tanh"))
     model = sequential((4,), nested, L.Dense(2))
-    names = [layer.name for layer in coverage(model)]
+    names = [layer.name for layer in coverage_of(model)]
     assert names[0].startswith(f"{nested.name}/")
     refused = sequential((4,), L.Dense(3), L.Lambda(lambda x: x * 2, output_shape=(3,)))
-    assert [layer.bounded for layer in coverage(refused)] == ["lines", "refused"]
+    assert [layer.bounded for layer in coverage_of(refused)] == ["lines", "refused"]
     with pytest.raises(UnsupportedLayerError, match=refused.layers[1].name):
         Verifier(refused).bound_outputs(None)
 

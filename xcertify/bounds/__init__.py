@@ -7,7 +7,7 @@ from xcertify.bounds.branching.confirmation import contains
 from xcertify.bounds.branching.decision import Decision
 from xcertify.bounds.branching.proof import ProofTree
 from xcertify.bounds.branching.radius import decided_radii
-from xcertify.bounds.coverage import LayerCoverage, Work, coverage, work_of
+from xcertify.bounds.coverage import LayerCoverage, Work, coverage_of, work_of
 from xcertify.bounds.gradient_interval import GradientInterval
 from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import Activation
@@ -49,7 +49,7 @@ __all__ = [
     "WorstPoints",
     "activation_facts",
     "contains",
-    "coverage",
+    "coverage_of",
     "decided_radii",
     "find_rule",
     "gradient_method",

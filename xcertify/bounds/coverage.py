@@ -55,7 +55,7 @@ class LayerCoverage:
     gradient_reason: str
 
 
-def coverage(model: keras.Model) -> list[LayerCoverage]:
+def coverage_of(model: keras.Model) -> list[LayerCoverage]:
     """Of each call of a layer, in order, whether and how it is bounded. Nothing is computed.
 
     Parameters
@@ -75,7 +75,7 @@ def coverage(model: keras.Model) -> list[LayerCoverage]:
 
     Examples
     --------
-    >>> [(layer.name, layer.bounded) for layer in coverage(model)]
+    >>> [(layer.name, layer.bounded) for layer in coverage_of(model)]
     [('dense', 'lines'), ('softmax', 'left out')]
     """
     _, outputs = ends_of(model)

@@ -5,6 +5,6 @@ which the cost of all explainers is counted.
 """
 
 from xcertify.estimates.costs import Cost
-from xcertify.estimates.estimate import Estimate, estimate
+from xcertify.estimates.of_model import Estimate, estimate
 
 __all__ = ["Cost", "Estimate", "estimate"]

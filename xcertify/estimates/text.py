@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from xcertify.bounds import LayerCoverage
 from xcertify.estimates.costs import Cost, first_sentence
 
-if TYPE_CHECKING:
-    from xcertify.estimates.estimate import Estimate
 
-
-def text_of(found: Estimate) -> Iterator[str]:
-    """Lines: of the layers, of bounds and of explainers."""
-    yield f"{found.model}: {len(found.layers)} layers"
-    if found.refused:
-        yield f"\nIt cannot be bounded as a whole. {first_sentence(found.refused)}"
-    if found.layers:
+def text_of(
+    name: str,
+    layers: list[LayerCoverage],
+    methods: list[Cost],
+    explainers: list[Cost],
+    refused: str,
+) -> Iterator[str]:
+    """Lines of text; parameters are the parts of an `Estimate`."""
+    yield f"{name}: {len(layers)} layers"
+    if refused:
+        yield f"\nIt cannot be bounded as a whole. {first_sentence(refused)}"
+    if layers:
         yield ""
         yield from _table(
             ("layer", "class", "output", "parameters", "bounded by", "gradient"),
@@ -30,14 +33,14 @@ def text_of(found: Estimate) -> Iterator[str]:
                     _SAID.get(layer.bounded, layer.bounded),
                     "yes" if layer.gradient else "no",
                 )
-                for layer in found.layers
+                for layer in layers
             ],
         )
-        for layer in found.layers:
+        for layer in layers:
             for what, reason in (("", layer.reason), ("gradient: ", layer.gradient_reason)):
                 if reason and not (what and layer.reason):
                     yield f"  {layer.name}: {what}{first_sentence(reason)}"
-    for title, costs in (("bounds of", found.methods), ("explainer", found.explainers)):
+    for title, costs in (("bounds of", methods), ("explainer", explainers)):
         if costs:
             yield ""
             yield from _costs(title, costs)

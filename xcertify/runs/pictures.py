@@ -14,7 +14,7 @@ from PIL import Image
 from xcertify.plots import draw_attribution, draw_image, draw_series, plot_feature_impact
 
 if TYPE_CHECKING:
-    from xcertify.runs.run import Run
+    from xcertify.runs.folder import Run
 
 _LAST_LETTER = 0x500  # Latin, Greek and Cyrillic: what the font of every installation has
 _MOST_LETTERS = 20

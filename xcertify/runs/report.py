@@ -20,7 +20,7 @@ from xcertify.runs.pictures import input_of, is_drawn, picture
 from xcertify.runs.proved import NUMBERS, Headline, Rows, headline_of
 
 if TYPE_CHECKING:
-    from xcertify.runs.run import Run
+    from xcertify.runs.folder import Run
 
 _TEMPLATE = "report.html.jinja"
 _QUANTILES = {"least": 0, "10 %": 10, "median": 50, "90 %": 90, "largest": 100}

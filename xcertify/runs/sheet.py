@@ -15,7 +15,7 @@ from xcertify.runs.pictures import draw_map, input_of, is_drawn
 from xcertify.runs.proved import NUMBERS, Headline, Rows, headline_of
 
 if TYPE_CHECKING:
-    from xcertify.runs.run import Run
+    from xcertify.runs.folder import Run
 
 _COLUMNS = 8
 _SIZES = {3: (1.5, 1.9), 2: (3.0, 1.9), 1: (3.0, 1.9)}  # inches of one map, by its axes

@@ -13,7 +13,7 @@ import numpy as np
 
 from xcertify import attributions
 from xcertify.attributions.base import Explainer
-from xcertify.bounds import LayerCoverage, UnsupportedLayerError, Work, coverage, work_of
+from xcertify.bounds import LayerCoverage, UnsupportedLayerError, Work, coverage_of, work_of
 from xcertify.estimates.costs import Cost, first_sentence
 from xcertify.estimates.explainers import costs_of
 from xcertify.estimates.text import text_of
@@ -54,7 +54,9 @@ class Estimate:
     seconds: float
 
     def __str__(self) -> str:
-        return "\n".join(text_of(self))
+        return "\n".join(
+            text_of(self.model, self.layers, self.methods, self.explainers, self.refused)
+        )
 
 
 def estimate(model: keras.Model, *, input: Any = None, seconds: float = 20) -> Estimate:
@@ -135,7 +137,7 @@ def _bounded(model: Any) -> tuple[list[LayerCoverage], Work | None, str]:
     """The layers, the work that bounds are, and why there are none."""
     layers: list[LayerCoverage] = []
     try:
-        layers = coverage(model)
+        layers = coverage_of(model)
         return layers, work_of(model), ""
     except UnsupportedLayerError as error:
         return layers, None, str(error)
