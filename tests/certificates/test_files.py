@@ -298,10 +298,11 @@ def test_arrays_that_are_none(path, content, match):
         (b"\xff\xfe", "must be JSON"),
         (b"[1]", "must be a JSON object"),
         (b"[" * 10**6, "must be JSON"),
+        (b'{"settings": ' + b"[" * 300 + b"]" * 300 + b"}", "in each other more than 40 times"),
         (b'{"schema": ' + b"9" * 5000 + b"}", "must be JSON"),
         (b" " * (16 * 2**20 + 1), "not have more than 16777216 bytes"),
     ],
-    ids=["empty", "no text", "list", "deep", "long number", "huge"],
+    ids=["empty", "no text", "list", "deep", "rather deep", "long number", "huge"],
 )
 def test_headers_that_are_none(path, text, match):
     write(path, {"header.json": text})
@@ -362,6 +363,10 @@ def change(*keys, to):
         (change("settings", "clip", to=[0, 2]), "must say what the region says, clip="),
         (change("settings", "epsilon", to=0.2), "epsilon .* must be what the regions have"),
         (change("settings", "epsilon", to=[0.1] * 7 + [[]]), "epsilon .* must be radii"),
+        (change("settings", "epsilon", to=[[[0.2]]] * 4), "epsilon .* must be what the regions"),
+        (change("settings", "epsilon", to=[[[0.1]]] * 3), "epsilon .* must be radii"),
+        (change("settings", "epsilon", to=[]), "epsilon .* must be what the regions have"),
+        (change("settings", "epsilon", to=[0.2] * 10**6), "epsilon .* must be what the regions"),
         (change("settings", "epsilon", to={"in words": "x"}), "epsilon .* must be radii"),
         (change("settings", to=[]), "settings .* must be of type"),
     ],

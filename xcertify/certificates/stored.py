@@ -32,6 +32,7 @@ __all__ = [
 
 SCHEMA = 1
 LARGEST_HEADER = 16 * 2**20  # bytes
+_DEEPEST = 40
 KINDS: dict[str, Any] = {}  # classes of certificates by name; each notes itself
 
 _HEADER = {
@@ -156,6 +157,7 @@ def header_from(text: bytes | str) -> dict[str, Any]:
         raise ValueError(f"the header must be JSON. Received: {error}") from None
     if not isinstance(header, dict):
         raise ValueError(f"the header must be a JSON object. Received: {type(header).__name__}")
+    _refuse_deep(header)
     for name in ("settings", "region"):
         if name in header:
             header[name] = numbers_of(header[name])
@@ -216,6 +218,19 @@ def _refuse_long(length: int) -> None:
     if length > LARGEST_HEADER:
         raise ValueError(
             f"the header must not have more than {LARGEST_HEADER} bytes. Received: {length}"
+        )
+
+
+def _refuse_deep(value: Any) -> None:
+    """Lists in lists in lists are no settings, and more than Python can follow."""
+    inner = [value]
+    for _ in range(_DEEPEST):
+        parts = [part.values() if isinstance(part, dict) else part for part in inner]
+        inner = [one for part in parts for one in part if isinstance(one, (dict, list))]
+    if inner:
+        raise ValueError(
+            f"the header must not have lists and dictionaries in each other more than {_DEEPEST} "
+            f"times. Received: more"
         )
 
 

@@ -65,23 +65,32 @@ def check_settings(what: str, settings: dict[str, Any], region: Region, *, is_ra
 
 def _check_radii(what: str, epsilon: Any, region: Region) -> None:
     """Refuse regions of which any has a radius that was not among those of the settings."""
-    center, radii = region.center, np.broadcast_to(np.asarray(region.epsilon), region.center.shape)
+    own = np.broadcast_to(np.asarray(region.epsilon), region.center.shape) + 0.0
     try:
         given = np.asarray(epsilon, np.float64) + 0.0
-        one_each = given.reshape(-1, *[1] * (center.ndim - 1)) if given.ndim < 2 else given
-        rows = one_each if one_each.ndim == center.ndim else one_each[None]
-        rows = np.broadcast_to(rows, (len(rows), *region.shape))
     except (TypeError, ValueError):
+        given = np.zeros((0, 0))
+    if given.ndim < 2:  # one for each input
+        given = given.reshape(-1, *[1] * (own.ndim - 1))
+    rows = given if given.ndim == own.ndim else given[None]
+    fits = [size in (1, whole) for size, whole in zip(rows.shape[1:], own.shape[1:])]
+    if rows.ndim != own.ndim or not all(fits):
         raise ValueError(
             f"epsilon ({what}) must be radii of inputs of shape {region.shape}. "
             f"Received: {str(epsilon)[:80]}"
-        ) from None
+        )
+    differ = np.zeros(len(own), bool)
+    for axis in range(1, own.ndim):
+        if rows.shape[axis] == 1 and own.size:
+            first = own.take([0], axis)
+            differ |= (own != first).reshape(len(own), -1).any(axis=1)
+            own = first
     allowed = {row.tobytes() for row in rows}
-    for number, own in enumerate(radii + 0.0):
-        if own.tobytes() not in allowed:
+    for number, one in enumerate(own):
+        if differ[number] or one.tobytes() not in allowed:
             raise ValueError(
                 f"epsilon ({what}) must be what the regions have. Received: "
-                f"{str(epsilon)[:80]}, and input {number} with {own.max(initial=0.0):.9g}"
+                f"{str(epsilon)[:80]}, and input {number} with {one.max(initial=0.0):.9g}"
             )
 
 
