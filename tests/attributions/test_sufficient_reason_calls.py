@@ -14,6 +14,7 @@ from tiny_networks import draw_weights
 from xcertify.attributions import EVA, SufficientReason
 from xcertify.bounds import Verifier
 from xcertify.certificates import ReasonCertificate
+from xcertify.radii import Interval
 from xcertify.recheck import recheck
 from xcertify.regions import Ball
 from xcertify.testing import check_explainer
@@ -442,7 +443,8 @@ def changed(certificate, sample, feature, origin, target):
     witnesses[sample].pop(feature, None)
     sizes = np.array(certificate.sizes)
     sizes[sample] -= target == "irrelevant"
-    return dataclasses.replace(certificate, **maps, witnesses=witnesses, sizes=sizes)
+    maps |= {"sizes": sizes, "interval": Interval(sizes * 1.0, certificate.attacked)}
+    return dataclasses.replace(certificate, **maps, witnesses=witnesses)
 
 
 def rechecked(certificate, model):
