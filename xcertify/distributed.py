@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -169,7 +170,7 @@ def run(
     by = None
     if workers > 1:
         _ray()
-        by = partial(_by_ray, workers=workers, gpus=gpus)
+        by = partial(by_ray, workers=workers, gpus=gpus)
     return run_here(job, part=part, resume=resume, verbose=verbose, by=by)
 
 
@@ -226,10 +227,23 @@ def _as_bytes(error: Exception) -> bytes:
         return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _by_ray(
+def by_ray(
     job: Job, parts: list[dict[str, int]], *, workers: int, gpus: float
 ) -> Generator[dict[str, int]]:
-    """What workers give of parts, as soon as they are done."""
+    """What workers of Ray give of the parts of a job, as soon as they are done.
+
+    Parameters
+    ----------
+    job, parts
+        As `xcertify.runs.run` hands them to its `by`.
+    workers, gpus
+        As for `certify`.
+
+    Raises
+    ------
+    RuntimeError
+        If workers die again and again at the same part, or Ray ends.
+    """
     if not parts:
         return
     ray = _ray()
@@ -282,8 +296,9 @@ def _ray() -> Any:
         With what to install.
     """
     try:
-        import ray
-        import ray.data
+        with _without_notes():
+            import ray
+            import ray.data
     except ImportError as error:
         raise ImportError(
             "workers above 1 are processes of Ray, which is not installed: "
@@ -302,7 +317,7 @@ def _connected(ray: Any, workers: int, threads: int) -> Iterator[None]:
     if "RAY_ADDRESS" not in os.environ:
         nb_cpus = max(os.cpu_count() or 1, workers * threads)
         settings |= {"address": "local", "num_cpus": nb_cpus, "include_dashboard": False}
-    with _environment("RAY_BACKEND_LOG_LEVEL", "fatal"):  # what its C++ writes to the screen
+    with _environment("RAY_BACKEND_LOG_LEVEL", "fatal"), _without_screen():
         ray.init(**settings)
     try:
         yield
@@ -320,6 +335,32 @@ def _environment(name: str, value: str) -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[name]
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Nothing of widgets that a notebook has not, of which Ray speaks at its import."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _without_screen() -> Iterator[None]:
+    """Hide what other languages than Python write to the screen."""
+    screen = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
 
 
 @contextmanager
