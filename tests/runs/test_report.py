@@ -165,6 +165,21 @@ def test_the_command_is_quoted(tmp_path):
     assert "--model 'my model; rm -rf ~.keras' --custom layers:Mine" in page.text
 
 
+def test_settings_in_which_something_is_missing(tmp_path):
+    run = PretendedRun.of_numbers(Inputs(ROWS), certified=[0.0])
+    del run.settings["versions"]
+    with pytest.raises(ValueError, match="nothing of versions"):
+        write_report(run, tmp_path / "report.html")
+
+
+def test_nothing_is_guaranteed_of_maps_alone(tmp_path):
+    run = PretendedRun(
+        attributions.EVA(of_images(), epsilon=0.1), Inputs(IMAGES), command="explain"
+    )
+    text = page_of(run, tmp_path).text
+    assert "these are maps without proofs" in text and "no point of the region" not in text
+
+
 def test_numbers_by_hand(tmp_path):
     certificate = attributions.EVA(of_rows()).certify(ROWS[:1])
     run = PretendedRun.of_numbers(

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from xcertify.runs.folder import Run
 
 _TEMPLATE = "report.html.jinja"
+_NEEDED = (
+    *("command", "explainer", "settings", "model", "architecture", "weights", "source", "targets"),
+    *("batch", "threads", "device", "versions"),
+)
 _QUANTILES = {"least": 0, "10 %": 10, "median": 50, "90 %": 90, "largest": 100}
 _MINUS, _NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"
 _MOST_CLASSES = 30
@@ -44,6 +48,13 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> None:
         that are drawn.
     path
         The file; one that is there is replaced.
+
+    Raises
+    ------
+    ValueError
+        For rows that were changed, and settings in which something is missing.
+    OSError
+        If the file cannot be written.
 
     Guarantee
     ---------
@@ -69,6 +80,12 @@ def write_report(run: Run, path: str | os.PathLike[str]) -> None:
 def _content(run: Run) -> dict[str, Any]:
     """Everything that the page shows, by the names of the template."""
     settings = run.settings
+    missing = [name for name in _NEEDED if name not in settings]
+    if missing:
+        raise ValueError(
+            f"the settings of the run say nothing of {', '.join(missing)}: they were changed, or "
+            f"are those of another version. Received: {', '.join(map(str, settings))}"
+        )
     table = run.table([name for name in ("input", "error", *NUMBERS) if name in run.columns])
     rows = Rows.of(table)
     _, certificate = next(run.certificates(), (None, None))
@@ -91,7 +108,9 @@ def _content(run: Run) -> dict[str, Any]:
         "errors": _errors(run, rows),
         "most_errors": _MOST_ERRORS,
         "warnings": settings.get("warnings") or [],
-        "guarantees": [found for kind in kinds if (found := _guarantee(kind))],
+        "guarantees": [
+            found for kind in kinds if (found := _guarantee(kind, settings["command"] == "certify"))
+        ],
         "recheck": _recheck(run),
         "seconds": _seconds(rows),
     }
@@ -283,14 +302,14 @@ def _first_paragraph(kind: type | None) -> str:
     return inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0] if kind else ""
 
 
-def _guarantee(kind: type | None) -> dict[str, Any] | None:
-    """What a class says that it guarantees, and what not, as paragraphs of HTML."""
+def _guarantee(kind: type | None, proves: bool) -> dict[str, Any] | None:
+    """What a class guarantees, of a run that proves something, and what not, as HTML."""
     if kind is None:
         return None
     sections = _sections(inspect.cleandoc(kind.__doc__ or ""))
     found = {
         "of": kind.__name__,
-        "yes": list(_prose(sections.get("Guarantee", ""))),
+        "yes": list(_prose(sections.get("Guarantee", ""))) if proves else [],
         "no": list(_prose(sections.get("No guarantee", ""))),
     }
     return found if found["yes"] or found["no"] else None
@@ -325,7 +344,7 @@ def _shown(value: Any) -> Any:
     """Any text as it can be shown: without what turns, hides or ends a line, and not endless."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    text = re.sub(r"\s+", " ", value)
+    text = re.sub(r"[\t\n\v\f\r]+", " ", value)
     if len(text) > _MOST_LETTERS:
         text = text[:_MOST_LETTERS] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
