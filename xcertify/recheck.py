@@ -84,9 +84,9 @@ def domains(region: Any) -> list[Domain]:
     """The domains of N regions: anything with center, lower, upper, norm and epsilon."""
     sides = [np.asarray(a, np.float64) for a in (region.center, region.lower, region.upper)]
     if region.epsilon is None or np.isinf(region.norm):
-        return [Domain(*own) for own in zip(*sides)]
+        return [Domain(center, low, high) for center, low, high in zip(*sides)]
     radii = np.broadcast_to(np.asarray(region.epsilon, np.float64), sides[0].shape)
-    return [Domain(*own, region.norm) for own in zip(*sides, radii)]
+    return [Domain(c, low, high, r, region.norm) for c, low, high, r in zip(*sides, radii)]
 
 
 class Passes:
@@ -155,7 +155,8 @@ class Passes:
 
     def _refine(self, index: int) -> None:
         """Bound by backward passes what an operation that is not linear is made of."""
-        nodes, between = self.network.nodes, []
+        nodes = self.network.nodes
+        between: list[int] = []
         (source,) = nodes[index].parents
         helped = nodes[index].operation.helped(*self.sides[source])
         while is_in_place(nodes[source]):  # entries come from elsewhere, one each

@@ -19,6 +19,7 @@ Shape = tuple[int, ...]
 Sides = tuple[Array, Array]
 
 UNIT, ETA = 2.0**-53, 2.0**-1021
+_ALL = (slice(None),)
 
 
 class UnknownLayerError(ValueError):
@@ -100,15 +101,16 @@ def _window(
 
     def apply(inputs: Sequence[Array], by_size: bool = False) -> Array:
         padded, own = np.pad(inputs[0], pads), np.abs(weights) if by_size else weights
-        return sum(padded[place] @ own[offset] for offset, place in places.items())
+        return np.add.reduce([padded[place] @ own[offset] for offset, place in places.items()])
 
     def pull(rows: Array) -> list[Array]:
         if () in places:
             return [rows @ weights.T]
         found = np.zeros((len(rows), *(n + sum(pad) for n, pad in zip(shape, pads))))
         for offset, place in places.items():
-            found[(slice(None), *place)] += rows @ weights[offset].T
-        return [found[(slice(None), *inner)]]
+            index = _ALL + place
+            found[index] += rows @ weights[offset].T
+        return [found[_ALL + inner]]
 
     nb_terms = len(places) * max(weights.shape[-2:])
     return Linear(apply, pull, nb_terms, bias, np.abs(bias), mixes=True)
@@ -129,7 +131,8 @@ def _summed(factors: Sequence[float]) -> Linear:
     """A sum of tensors, each with a factor."""
 
     def apply(inputs: Sequence[Array], by_size: bool = False) -> Array:
-        return sum((abs(f) if by_size else f) * x for f, x in zip(factors, inputs))
+        own = np.abs(factors) if by_size else factors
+        return np.add.reduce([factor * x for factor, x in zip(own, inputs)])
 
     return Linear(apply, lambda rows: [f * rows for f in factors], 2 * len(factors) + 2)
 

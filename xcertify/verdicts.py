@@ -7,6 +7,7 @@ float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from xcertify.attacks import PGD
 from xcertify.attacks.on_masks import beside_masks
 from xcertify.attributions import EVA, CertifiedGradient, RelEx
-from xcertify.attributions.overlaps import Overlap, with_cells_held
+from xcertify.attributions.overlaps import with_cells_held
 from xcertify.bounds import ProofTree, Verifier, contains
 from xcertify.certificates import (
     Certificate,
@@ -29,6 +30,7 @@ from xcertify.criteria import farthest
 from xcertify.fingerprints import hash_of_architecture, hash_of_weights
 from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.logits import logits_of
+from xcertify.radii import ContradictionError
 from xcertify.reasons.recheck import recheck_reasons
 from xcertify.recheck import Domain, domains, upper_bounds
 from xcertify.recheck_layers import Network, UnknownLayerError
@@ -41,7 +43,8 @@ _CHECKER = "linear bounds in float64, rounded outward, without the engine"
 _ENGINE = "bounds of the engine in float64"
 # What float32 rounds, in units of 2**-24 of the sizes of all terms: by how much the bounds of the
 # engine are above those of the checker (up to 35 seen), and below, where lines differ by roundings.
-_ABOVE, _BELOW, _EVALUATED = 128, 2, 16
+_ABOVE, _BELOW, _EVALUATED = 64, 2, 16
+_AGAIN = 4  # and by how much they differ, in other numbers of threads or on other machines
 _LEANS = (1e-5, -1e-5)  # of intervals that float32 may see on the other side of the middle
 _MOST_PARTS = 16  # of one input that are attacked
 _SECONDS = 60.0  # for each input, on average, of decisions
@@ -140,12 +143,13 @@ def recheck(
         )
     if check_model:
         _refuse_another(certificate, model)
-    check = {
+    checks: dict[type, Callable[..., None]] = {
         OverlapCertificate: _overlaps,
         MaskCertificate: _masks,
         ReasonCertificate: _reasons,
         GradientCertificate: _gradients,
-    }.get(type(certificate), _nothing)
+    }
+    check = checks.get(type(certificate), _nothing)
     findings = _Findings(certificate)
     try:
         certificate.check()
@@ -199,12 +203,12 @@ class _Findings:
 
     def doubt(self, where: Any, reason: str) -> None:
         """Note what is not confirmed, (N,) bool."""
-        for sample in np.flatnonzero(np.broadcast_to(where, self.nb)):
+        for sample in map(int, np.flatnonzero(np.broadcast_to(where, self.nb))):
             self._doubts[sample].append(reason)
 
     def refute(self, where: Any, reason: str) -> None:
         """Note what is shown to be false, (N,) bool."""
-        for sample in np.flatnonzero(np.broadcast_to(where, self.nb)):
+        for sample in map(int, np.flatnonzero(np.broadcast_to(where, self.nb))):
             self._refuted[sample].append(reason)
 
     @property
@@ -237,8 +241,8 @@ class _Findings:
         status[[bool(doubts) for doubts in self._doubts]] = "not checked"
         status[[bool(shown) for shown in self._refuted]] = "refuted"
         reasons = ["; ".join(dict.fromkeys(a + b)) for a, b in zip(self._refuted, self._doubts)]
-        words = (np.array(x, str) for x in (status.tolist(), self.means.tolist(), reasons))
-        return Verdict(*words, self.proved, self.attained)
+        kinds, means = np.array(status.tolist(), str), np.array(self.means.tolist(), str)
+        return Verdict(kinds, means, np.array(reasons, str), self.proved, self.attained)
 
 
 def _by_answers(confirmed: np.ndarray, means: str) -> Verdict:
@@ -289,7 +293,7 @@ def _overlaps(
     nominal, rounded = np.array([(low + up) / 2 for low, up, _ in found]), np.array(found)[:, 2]
     findings.compare("nominal", certificate.nominal, nominal, rounded)
     again = _Overlaps(network, certificate, settings)
-    for sample in np.flatnonzero(in_class & np.isfinite(stated).all(axis=1)):
+    for sample in map(int, np.flatnonzero(in_class & np.isfinite(stated).all(axis=1))):
         upper, above, below = again.bounds(sample, stated[sample])
         findings.proved[sample] = upper[0]
         where = np.arange(findings.nb) == sample
@@ -307,6 +311,11 @@ def _overlaps(
     if certificate.decision is not None:
         _decisions(certificate, model, network, rows, findings)
     _attained_overlaps(certificate, model, attack, findings, nominal, rounded)
+
+
+def _ball(certificate: Certificate) -> Ball:
+    region = certificate.region
+    return Ball(region.center, region.epsilon, region.norm, region.clip)
 
 
 def _as_grid(grid_size: Any) -> Any:
@@ -343,16 +352,17 @@ class _Overlaps:
             rows, own = np.maximum(rows, 0.0), np.minimum(rows[:1], 0.0)  # f_c', and -f_c
         size = len(rows)
         rows = rows if own is None else np.concatenate([rows, own])
-        settings = {"method": self.certificate.method, "lean": lean}
+        method = self.certificate.method
         if self.is_exact:
-            parts = [part for _, part in with_cells_held(region, self.cells, 1)]
-            found = [upper_bounds(network, *domains(part), rows, **settings) for part in parts]
+            parts = [
+                own for _, one in with_cells_held(region, self.cells, 1) for own in domains(one)
+            ]
+            found = [upper_bounds(network, own, rows, None, method, lean) for own in parts]
             upper = np.stack([bounds for bounds, _ in found], axis=1)
             amount = max(amount.max() for _, amount in found)
         else:
-            upper, amounts = upper_bounds(
-                self.network, *domains(region), rows, self.cells, **settings
-            )
+            (domain,) = domains(region)
+            upper, amounts = upper_bounds(network, domain, rows, self.cells, method, lean)
             amount = amounts.max()
         largest = upper[:size].max(axis=0) + (0.0 if own is None else upper[size])
         largest = np.nextafter(largest, np.inf) if own is not None else largest
@@ -374,7 +384,11 @@ def _refutes(
     held = np.stack([cells == part - 1 for part in parts])  # -1: none
     region = certificate.region[np.full(len(parts), sample)].fix(held)
     classes = np.full(len(parts), certificate.targets[sample])
-    points = PGD(logits_of(model), restarts=2)(region, classes).points
+    points = PGD(logits_of(model), restarts=2)(region, classes).points.astype(np.float64)
+    center = region.center.astype(np.float64)
+    points = center + (1 - 2.0**-20) * (
+        points - center
+    )  # not on the side, which is rounded outward
     inside = contains(region, points)
     found = [_margins(network, point, rows)[0] for point in points]
     return bool((inside & (np.array(found) > stated[parts])).any())
@@ -392,7 +406,7 @@ def _decisions(
     assert decision is not None
     by_bounds = certificate.overlap < 0
     findings.doubt(by_bounds & ~decision.holds, "bounds prove what is not said to hold")
-    for sample in np.flatnonzero(decision.violated):
+    for sample in map(int, np.flatnonzero(decision.violated)):
         where, one = np.arange(findings.nb) == sample, slice(sample, sample + 1)
         point = decision.counterexamples[one]
         is_one = bool(np.isfinite(point).all() and contains(region[one], point).all())
@@ -431,19 +445,28 @@ def _attained_overlaps(
         return
     names = ("epsilon", "in_words")
     own = {n: v for n, v in findings.settings.items() if n not in names}
-    own |= {"epsilon": certificate.region.epsilon, "grid_size": _as_grid(own.get("grid_size"))}
-    explainer = EVA(model, **own)
-    region, classes = certificate.region, certificate.targets
-    overlap = Overlap("margin", classes)
-    again = explainer._short_attack(0.0)(region, overlap)[1]
-    if certificate.attacked is not None:
-        attacked = explainer._attained(region, classes)
-        room = rounded + 1e-3 * np.abs(attacked - nominal)
-        findings.compare("attacked", certificate.attacked, attacked, room)
-        again = np.maximum(again, attacked)
-    findings.attained[:] = again
-    room = rounded + 1e-3 * np.abs(again - nominal)
-    findings.compare("attained", certificate.attained, again, room)
+    own |= {
+        "attack": certificate.attacked is not None,
+        "epsilon": certificate.region.epsilon,
+        "grid_size": _as_grid(own.get("grid_size")),
+    }
+    try:
+        again = EVA(model, **own)._certify(_ball(certificate), certificate.targets)
+    except ContradictionError:  # of the engine itself
+        findings.doubt(True, "an attack of the engine contradicts its bounds")
+        return
+    findings.attained[:] = again.attained
+    room = rounded + 1e-3 * np.abs(again.attained - nominal)
+    findings.compare("attained", certificate.attained, again.attained, room)
+    if certificate.attacked is not None and again.attacked is not None:
+        findings.compare("attacked", certificate.attacked, again.attacked, room)
+    # the method once more: nothing is proved by it, but who moved a bound by little is found
+    sides = [
+        np.concatenate([c.overlap[:, None], c.cell_overlaps], axis=1) for c in (certificate, again)
+    ]
+    differ = np.abs(sides[0] - sides[1]).max(axis=1) > _AGAIN / _EVALUATED * rounded
+    alike = np.abs(findings.proved - again.overlap) <= _ABOVE / _EVALUATED * rounded
+    findings.doubt(differ & alike, "its bounds are not what the method gives once more")
 
 
 # --- masks --------------------------------------------------------------------------------------
@@ -465,7 +488,7 @@ def _masks(
     rows = np.asarray(margin_rows(np.where(in_class, classes, 0), network.nb_outputs))
     steps = _mask_steps(certificate, settings)
     findings.doubt(np.isnan(steps), "its radius is none that was tested")
-    for sample in np.flatnonzero(findings.open):
+    for sample in map(int, np.flatnonzero(findings.open)):
         where, radius = np.arange(findings.nb) == sample, certificate.certified[sample]
         if radius > 0:
             upper, unit = _kept_margin(network, certificate, sample, radius, rows[sample])
@@ -480,7 +503,7 @@ def _masks(
         return
     nearer = attacked < certificate.certified
     findings.refute(nearer, "its attack succeeds within the radius that it certifies")
-    if attack and certificate.origin is not None:
+    if attack and certificate.origin is not None and not outside.any():
         again = _mask_attack(certificate, model, settings)
         findings.attained[:] = again
         finite = np.where(np.isfinite(again), again, 0.0)
@@ -516,7 +539,8 @@ def _kept_margin(
     )
     size = np.abs(neutral) * (1 + mask)
     behind = network.behind(mask, neutral - mask * neutral, size)
-    upper, amount = upper_bounds(behind, *domains(ball), rows, method=certificate.method)
+    (domain,) = domains(ball)
+    upper, amount = upper_bounds(behind, domain, rows, method=certificate.method)
     return float(upper.max()), 2.0**-24 * float(amount.max())
 
 
@@ -566,7 +590,7 @@ def _gradients(
 ) -> None:
     findings.means[:] = _ENGINE
     explainer = CertifiedGradient(model, **certificate.settings)
-    region, targets = certificate.region, certificate.targets
+    region, targets = _ball(certificate), certificate.targets
     lower, upper = explainer._bounds(region, targets, "float64")
     findings.doubt(~_within(certificate, lower, upper), "its bounds are not proved again")
     size = _per_input(np.maximum(np.abs(lower), np.abs(upper)))
@@ -595,7 +619,7 @@ def _gradients(
 def _within(certificate: GradientCertificate, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Where other bounds lie within those of a certificate, (N,) bool."""
     inside = (certificate.lower <= lower) & (upper <= certificate.upper)
-    return inside.reshape(len(inside), -1).all(axis=1)
+    return np.all(inside.reshape(len(inside), -1), axis=1)
 
 
 def _per_input(values: np.ndarray) -> np.ndarray:
