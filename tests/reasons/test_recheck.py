@@ -49,7 +49,7 @@ def by_hand(model, region, needed, unknown, witnesses, answers, smallest, groups
         contributions=np.zeros(features.labels.shape, "f4"),
         seconds=np.full(len(sizes), 0.25),
         reason=np.where([own.any() for own in unknown], "time limit", ""),
-        settings={"epsilon": 1.0, "norm": np.inf, "clip": None},
+        settings={"grid_size": None, "complete": True},
         fingerprint=fingerprint(model),
     )
 
