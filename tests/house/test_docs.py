@@ -9,7 +9,8 @@ import pytest
 from networks import sequential
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = ("engine",)  # tests/bounds/test_layer_table.py runs these and looks at what they give
+# run by tests/bounds/test_layer_table.py and test_command_line_page.py, which look at results
+ELSEWHERE = ("engine", "command-line")
 PAGES = [
     path
     for path in sorted((ROOT / "docs").rglob("*.md"))
