@@ -36,7 +36,7 @@ ALL = [
     for command in ("explain", "certify")[: 1 + hasattr(kind, "certify")]
     for table in (False, True)
 ]
-EVERY_DAY = [ALL[place] for place in rotating(len(ALL), 8)]
+EVERY_DAY = [ALL[place] for place in rotating(len(ALL), 5)]
 
 
 def words_for(command, name, table):
