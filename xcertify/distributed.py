@@ -255,7 +255,7 @@ def by_ray(
     }
     if 0 < gpus < 1:  # each worker would take all memory of the GPU
         variables["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-    with _quiet("ray"), _quiet("ray.data"), _connected(ray, workers, threads):
+    with _quiet("ray"), _quiet("ray.data"), _connected(ray, workers, threads, gpus):
         quiet = copy.copy(ray.data.DataContext.get_current())
         quiet.enable_progress_bars = quiet.print_on_execution_start = False
         with ray.data.DataContext.current(quiet):
@@ -308,9 +308,10 @@ def _ray() -> Any:
 
 
 @contextmanager
-def _connected(ray: Any, workers: int, threads: int) -> Iterator[None]:
+def _connected(ray: Any, workers: int, threads: int, gpus: float) -> Iterator[None]:
     """A connection to Ray: the one that is there, or one of its own, which ends with it."""
     if ray.is_initialized():
+        _check_room(ray, threads, gpus)
         yield
         return
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -320,9 +321,32 @@ def _connected(ray: Any, workers: int, threads: int) -> Iterator[None]:
     with _environment("RAY_BACKEND_LOG_LEVEL", "fatal"), _without_screen():
         ray.init(**settings)
     try:
+        _check_room(ray, threads, gpus, is_alone=settings.get("address") == "local")
         yield
     finally:
         ray.shutdown()
+
+
+def _check_room(ray: Any, threads: int, gpus: float, is_alone: bool = False) -> None:
+    """Say where no worker can start, for which Ray would wait without a word.
+
+    Raises
+    ------
+    ValueError
+        If this is the one machine: nothing would come of it.
+
+    Warns
+    -----
+    UserWarning
+        In a cluster, which may grow.
+    """
+    needed = {"CPU": threads, "GPU": gpus}
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(have.get(n, 0) >= need for n, need in needed.items()) for have in found):
+        what = f"no machine has what a worker needs, {threads} CPUs (threads) and {gpus:g} GPUs"
+        if is_alone:
+            raise ValueError(f"{what}: give less")
+        warnings.warn(f"{what}: the run waits until Ray has one", UserWarning, stacklevel=2)
 
 
 @contextmanager

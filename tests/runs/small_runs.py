@@ -13,7 +13,7 @@ from xcertify.runs.sources import Batch, Source
 
 NB_INPUTS, BATCH = 24, 4
 SETTINGS = {"epsilon": 0.05, "clip": (0.0, 1.0)}
-SECONDS = "seconds"
+SECONDS = ("seconds", "answers.seconds")
 
 
 class Inputs(Source):
@@ -76,5 +76,5 @@ def small_job(folder, model, **changes):
 def content(run):
     """All rows but their seconds, and the maps."""
     tables = [table.to_pylist() for table in run.tables()]
-    rows = [{n: v for n, v in row.items() if n != SECONDS} for table in tables for row in table]
+    rows = [{n: v for n, v in row.items() if n not in SECONDS} for table in tables for row in table]
     return repr(rows), run.maps().tobytes()  # of NaN, too, and in full

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import BATCH, NB_INPUTS, SETTINGS, Inputs, content, small_job, small_model
 
-from xcertify.attributions import EVA
+from xcertify.attributions import EVA, SufficientReason
 from xcertify.bounds import UnsupportedLayerError
 from xcertify.runs import Part, Run, Worker, parts, run
 from xcertify.runs.failures import without_failing
 from xcertify.runs.folder import locked
+from xcertify.runs.sources import open_source
 from xcertify.runs.warned import Warned
 from xcertify.usefulness import VacuousWarning
 
@@ -150,6 +151,7 @@ def test_what_concerns_all_inputs_ends_the_run(model, tmp_path):
         ({"source": Inputs(0)}, "no inputs"),
         ({"targets": np.zeros(3, int)}, "targets must be one per input, 24"),
         ({"device": "gpu"}, "finds no GPU"),
+        ({"command": "explain", "maps": False}, "maps are what explain makes"),
         ({"threads": 77}, "threads=77, and TensorFlow runs with"),
     ],
 )
@@ -331,6 +333,43 @@ def test_defaults_are_few_for_slow_explainers(model, tmp_path):
 
 
 def test_a_worker_says_what_it_did(model, tmp_path):
-    run(small_job(tmp_path, model), verbose=False)
+    for name in (parts.ROWS, parts.MAPS):
+        (tmp_path / name).mkdir()
     worker = Worker(small_job(tmp_path, model))
     assert worker({"first": 8, "last": 12}) == {"first": 8, "last": 12, "errors": 0}
+
+
+@pytest.mark.parametrize("command", ["explain", "certify"])
+def test_sufficient_reasons_and_their_interruption(model, tmp_path, monkeypatch, command):
+    settings = {"epsilon": 0.1, "complete": False}
+    changes = {"explainer": "SufficientReason", "settings": settings, "command": command}
+    job = small_job(tmp_path, model, source=Inputs(2 * BATCH), **changes)
+    found = run(job, verbose=False)
+    assert found.maps().shape == (2 * BATCH, 5) and np.isfinite(found.maps()).all()
+    again = small_job(tmp_path / "again", model, source=job.source, **changes)
+    certify = SufficientReason.certify
+
+    def interrupted(self, inputs, targets=None):
+        certificate = certify(self, inputs, targets)
+        words = np.array(["interrupted"] * len(inputs))
+        return dataclasses.replace(certificate, reason=words)
+
+    monkeypatch.setattr(SufficientReason, "certify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(again, verbose=False)
+    monkeypatch.undo()
+    assert Run.open(tmp_path / "again").missing == [(0, 2 * BATCH)]
+    assert content(run(again, resume=True, verbose=False)) == content(found)
+
+
+def test_inputs_that_have_changed_since(model, tmp_path):
+    path = tmp_path / "inputs.npy"
+    np.save(path, np.full((4, 5), 0.5))
+    job = small_job(tmp_path / "run", model, source=open_source(str(path)), maps=False)
+    found = run(job, verbose=False)
+    assert len(found.source()) == 4
+    np.save(path, np.full((4, 5), 0.25, np.float32))
+    with pytest.raises(ValueError, match="the inputs of this run have changed since"):
+        found.source()
+    with pytest.raises(ValueError, match="differs in source.fingerprint"):
+        run(dataclasses.replace(job, source=open_source(str(path))), resume=True, verbose=False)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from xcertify.certificates import Certificate
 from xcertify.certificates.stored import restored
 from xcertify.certificates.tables import from_table
-from xcertify.runs.parts import Part, missing_from, notes_of, parts_in
+from xcertify.runs.parts import Part, missing_from, notes_of, parts_in, put
 from xcertify.runs.rows import check_proved
 from xcertify.runs.sources import Source, reopened
 from xcertify.runs.warned import Warned
@@ -201,14 +201,17 @@ class Run:
         OSError, ValueError
             Where they do not, or are others.
         """
-        return reopened(self.settings["source"])
+        source = reopened(self.settings["source"])
+        if source.describe()["fingerprint"] != self.settings["source"]["fingerprint"]:
+            raise ValueError(f"the inputs of this run have changed since, in {source.path}")
+        return source
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Write ``run.json``, whole or not at all."""
     draft = folder / f".{SETTINGS}.unfinished"
     draft.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, folder / SETTINGS)
+    put(draft, folder / SETTINGS)
 
 
 @contextmanager

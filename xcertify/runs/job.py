@@ -69,7 +69,7 @@ class Job:
     device
         "cpu" or "gpu".
     maps
-        Whether `certify` also makes the maps of `explain`.
+        Whether `certify` also makes the maps of `explain`; which always does.
     """
 
     command: str
@@ -92,6 +92,8 @@ class Job:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} must be a whole number above 0. Received: {value!r}")
+        if not (self.maps or self.certifies):
+            raise ValueError("maps are what explain makes: maps=False is of certify")
         if not len(self.source):
             raise ValueError("there are no inputs: give at least one")
         if self.settings.get("clip") == "auto":

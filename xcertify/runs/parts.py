@@ -78,15 +78,19 @@ def parts_in(folder: Path, key: str) -> list[Part]:
 
 def notes_of(path: Path) -> dict[str, Any]:
     """What a file of rows says of its part: key of the run, errors, warnings."""
-    return json.loads((pq.read_metadata(path).metadata or {}).get(NOTES.encode(), b"{}"))
+    return _notes_in(pq.read_metadata(path))
+
+
+def _notes_in(metadata: pq.FileMetaData) -> dict[str, Any]:
+    return json.loads((metadata.metadata or {}).get(NOTES.encode(), b"{}"))
 
 
 def _is_whole(folder: Path, part: Part, key: str) -> bool:
     """Whether both files can be read to their ends; one that was cut off cannot."""
     path, maps = part.rows(folder), part.maps(folder)
     try:
-        nb_rows = pq.read_metadata(path).num_rows
-        notes = notes_of(path)
+        metadata = pq.read_metadata(path)
+        nb_rows, notes = metadata.num_rows, _notes_in(metadata)
     except (pa.ArrowInvalid, OSError, ValueError):
         return False
     if notes.get("run") != key:
@@ -222,9 +226,7 @@ class PartWriter:
             self._close()
             for draft, path in zip(self._drafts, self._paths):
                 if draft.exists():
-                    _to_disk(draft)
-                    os.replace(draft, path)
-                    _to_disk(path.parent)
+                    put(draft, path)
 
     def _close(self) -> None:
         for file in (self._writer, self._maps):
@@ -277,10 +279,15 @@ def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return whole.select(schema.names).cast(schema)
 
 
+def put(draft: Path, path: Path) -> None:
+    """Put a file into its place, whole, also if the machine goes down."""
+    _to_disk(draft)
+    os.replace(draft, path)
+    if os.name != "nt":  # where folders are no files
+        _to_disk(path.parent)
+
+
 def _to_disk(path: Path) -> None:
-    """What was written, or a renaming in a folder, survives the machine; where that is known."""
-    if path.is_dir() and os.name == "nt":
-        return
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -17,7 +17,8 @@ import pyarrow as pa
 import tensorflow as tf
 from threadpoolctl import ThreadpoolController
 
-from xcertify.certificates import Certificate, ReasonCertificate
+from xcertify.attributions import SufficientReason
+from xcertify.certificates import Certificate
 from xcertify.certificates.origins import Origin, dumps
 from xcertify.runs.failures import message_of, without_failing
 from xcertify.runs.job import Job
@@ -80,7 +81,8 @@ class Worker:
     ---------
     The rows of a part depend on the job and on the numbers of the inputs alone: neither on other
     parts nor on the process that computes them. An input that cannot be computed leaves its place
-    in the batch to another one.
+    in the batch to another one. Time limits of explainers are not foreseen by this, nor are
+    processors of different kinds, whose roundings differ.
     """
 
     def __init__(self, job: Job, *, computes: bool = True) -> None:
@@ -89,6 +91,7 @@ class Worker:
         if computes:
             self.threads = use_threads(job.threads)
         self.folder, self.nb_at_once = Path(job.folder), job.nb_at_once()
+        self._device = job.device if computes else "cpu"
         self._blas, self._some_work = ThreadpoolController(), False
         with self._computing():
             self.explainer = job.make_explainer(model_of(job.model, job.custom))
@@ -184,16 +187,31 @@ class Worker:
         return _Given(batch.inputs, targets), batch.names, list(batch.errors)
 
     def _results(self, inputs: np.ndarray, targets: np.ndarray | None) -> _Results:
+        if isinstance(self.explainer, SufficientReason):
+            return self._reasons(inputs, targets)
         explainer: Any = self.explainer
         _, explained = explainer.prepare(inputs, targets)
         if not self.job.certifies:
             return _Results(explained, None, explainer.explain(inputs, targets))
         certificate = explainer.certify(inputs, targets)
-        if not self.job.maps:
-            return _Results(explained, certificate, None)
-        if isinstance(certificate, ReasonCertificate):  # of the search that has been made
-            return _Results(explained, certificate, certificate.maps(ranked=explainer.ranked))
-        return _Results(explained, certificate, explainer.explain(inputs, targets))
+        maps = explainer.explain(inputs, targets) if self.job.maps else None
+        return _Results(explained, certificate, maps)
+
+    def _reasons(self, inputs: np.ndarray, targets: np.ndarray | None) -> _Results:
+        """The same of sufficient reasons, of one search.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If it was interrupted, which it would keep to itself: such results are not kept.
+        """
+        explainer: Any = self.explainer
+        _, explained = explainer.prepare(inputs, targets)
+        certificate = explainer.certify(inputs, targets)
+        if (np.char.find(certificate.reason, "interrupted") >= 0).any():
+            raise KeyboardInterrupt
+        maps = certificate.maps(ranked=explainer.ranked) if self.job.maps else None
+        return _Results(explained, certificate if self.job.certifies else None, maps)
 
     def _samples(self) -> Iterator[tuple[int, _Given, str | None]]:
         """Inputs, one at a time, with their numbers and what the source says is wrong with them."""
@@ -228,7 +246,7 @@ class Worker:
     def _computing(self) -> Iterator[None]:
         """On the device, and with the threads, of the job."""
         with (
-            tf.device(_device(self.job.device)),
+            tf.device(_device(self._device)),
             self._blas.limit(limits=self.threads, user_api="blas"),
         ):
             yield
