@@ -70,7 +70,10 @@ def recheck(certificate: Any, model: Any) -> Array:
 class Domain(NamedTuple):
     """What one input may become: the points of a box, and of a ball if there is a radius.
 
-    All are (*shape) float64; the ball is ``|| (x - center) / radius ||_norm <= 1``, norm 1 or 2.
+    Attributes
+    ----------
+    center, lower, upper, radius, norm
+        (*shape) float64; the ball is ``|| (x - center) / radius ||_norm <= 1``, norm 1 or 2.
     """
 
     center: Array
@@ -81,7 +84,13 @@ class Domain(NamedTuple):
 
 
 def domains(region: Any) -> list[Domain]:
-    """The domains of N regions: anything with center, lower, upper, norm and epsilon."""
+    """The domains of N regions.
+
+    Parameters
+    ----------
+    region
+        Anything with center, lower, upper, norm and epsilon.
+    """
     sides = [np.asarray(a, np.float64) for a in (region.center, region.lower, region.upper)]
     if region.epsilon is None or np.isinf(region.norm):
         return [Domain(center, low, high) for center, low, high in zip(*sides)]
@@ -304,7 +313,13 @@ def upper_bounds(
 
 
 def values(network: Network, point: Array) -> Sides:
-    """The outputs at a point, (K,) each: not less and not more, with all that is rounded."""
+    """The outputs at a point, (K,) each: not less and not more, with all that is rounded.
+
+    Parameters
+    ----------
+    network, point
+        The network, and an input (*shape).
+    """
     point = np.asarray(point, np.float64)
     with np.errstate(all="ignore"):
         lower, upper = Passes(network, Domain(point, point, point), "ibp").sides[network.output]

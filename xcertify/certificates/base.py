@@ -386,7 +386,13 @@ def _earlier(arrays: dict[str, np.ndarray]) -> Certificate:
 
 
 def load(path: str | os.PathLike[str], *, largest_bytes: int = LARGEST_FILE) -> Certificate:
-    """A certificate of any kind from a file; same as `Certificate.load`."""
+    """A certificate of any kind from a file.
+
+    Parameters
+    ----------
+    path, largest_bytes
+        As for `Certificate.load`.
+    """
     return Certificate.load(path, largest_bytes=largest_bytes)
 
 

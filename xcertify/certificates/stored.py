@@ -68,6 +68,11 @@ class Stored:
 def stored(certificate: Any) -> Stored:
     """A certificate as plain data; see `restored`.
 
+    Parameters
+    ----------
+    certificate
+        Of any kind.
+
     Raises
     ------
     ValueError
@@ -93,6 +98,11 @@ def stored(certificate: Any) -> Stored:
 
 def restored(found: Stored) -> Any:
     """The certificate that `stored` took apart.
+
+    Parameters
+    ----------
+    found
+        What a file holds, or `stored` gave.
 
     Raises
     ------
@@ -132,6 +142,11 @@ def restored(found: Stored) -> Any:
 def header_text(header: dict[str, Any]) -> str:
     """The header as JSON.
 
+    Parameters
+    ----------
+    header
+        Of a `Stored`.
+
     Raises
     ------
     ValueError
@@ -144,6 +159,11 @@ def header_text(header: dict[str, Any]) -> str:
 
 def header_from(text: bytes | str) -> dict[str, Any]:
     """The header that `header_text` wrote; its length is looked at before anything else.
+
+    Parameters
+    ----------
+    text
+        JSON, in UTF-8 where it is bytes.
 
     Raises
     ------

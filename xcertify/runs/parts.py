@@ -27,7 +27,13 @@ _UNFINISHED = ".unfinished-"
 
 
 class Part(NamedTuple):
-    """The inputs from `first` up to, and without, `last`."""
+    """Some consecutive inputs of a run.
+
+    Attributes
+    ----------
+    first, last
+        The inputs from `first` up to, and without, `last`.
+    """
 
     first: int
     last: int

@@ -47,8 +47,15 @@ def open_source(
     scale, offset
         A value becomes ``value * scale + offset``. Default: 1/255 and 0 for pictures and
         tensorflow_datasets, 1 and 0 for arrays; not for tables.
-    columns, one_hot, target_column
-        Of a table; see `xcertify.runs.sources.tables.Table`.
+    columns
+        Of a table: names of its inputs, in the order in which the model takes them. Default: all
+        but the target, in the order of the table.
+    one_hot
+        Of a table: columns of words, each of which becomes a feature. ``job``: words and order are
+        those of the table, sorted; ``job=skilled,other``: those of training, which is safer.
+        ``job``, too, where the columns ``job=WORD`` or ``job_WORD`` are there already.
+    target_column
+        Of a table: the column that is no input.
     data_dir
         Of tensorflow_datasets; see `xcertify.datasets.load`.
     first
@@ -113,6 +120,11 @@ def open_source(
 
 def reopened(description: Mapping[str, Any]) -> Source:
     """The source that `Source.describe` described.
+
+    Parameters
+    ----------
+    description
+        What `describe` gave, as ``run.json`` has it.
 
     Raises
     ------
