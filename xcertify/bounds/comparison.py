@@ -138,7 +138,8 @@ def compare(
     beyond = beyond.reshape(-1, *[1] * (lower.ndim - 1))
     lower, upper = np.where(beyond, -np.inf, lower), np.where(beyond, np.inf, upper)
     given = network.in_order(called)
-    ways = [{"training": False}] if network.augments else [{}, {"training": False}]
+    inference: dict[str, Any] = {"training": False}
+    ways = [inference] if network.augments else [{}, inference]
     for way in ways:
         some = slice(None) if way is ways[0] else slice(0, 1)
         values = evaluate_model(
