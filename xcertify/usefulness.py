@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,24 @@ def times_wider(proved: Any, attained: Any, rounding: Any = 0.0) -> np.ndarray:
         ratio = np.where(np.isinf(proved), np.inf, proved / attained)
     unknown = np.isnan(proved) | np.isnan(attained)
     return np.where(unknown, np.nan, np.where(proved <= attained + rounding, 1.0, ratio))
+
+
+_SEEKS: ContextVar[bool] = ContextVar("whether a cure is sought", default=True)
+
+
+@contextmanager
+def without_seeking() -> Iterator[None]:
+    """Warnings within name no epsilon that would help: to find one takes a while."""
+    token = _SEEKS.set(False)
+    try:
+        yield
+    finally:
+        _SEEKS.reset(token)
+
+
+def seeks_cures() -> bool:
+    """Whether a warning should look for an epsilon that would help."""
+    return _SEEKS.get()
 
 
 def warn_vacuous(message: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from xcertify.attributions.attained import ShortAttack
 from xcertify.attributions.overlaps import Overlap, Overlaps
 from xcertify.regions import Ball, Region
-from xcertify.usefulness import VACUOUS, times_wider, warn_vacuous
+from xcertify.usefulness import VACUOUS, seeks_cures, times_wider, warn_vacuous
 
 _NB_JUDGED = 16  # inputs of a call, spread evenly
 _NB_TRIED, _SECONDS = 4, 20.0  # inputs for which a smaller epsilon is sought, and for how long
@@ -110,6 +110,8 @@ class Usefulness:
 
     def _smaller(self, region: Region, overlap: Overlap) -> str:
         """A smaller epsilon, in words: a tenth, hundredth, ... at which bounds are useful."""
+        if not seeks_cures():
+            return "a smaller epsilon (see suggest_epsilon)"
         end, power = time.monotonic() + _SECONDS, -1
         while True:
             scale = 10.0**power

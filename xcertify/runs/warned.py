@@ -11,12 +11,12 @@ from typing import Any
 
 from xcertify.usefulness import VacuousWarning
 
-_NUMBERS = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?")
+_DIFFERS = re.compile(r"\([^()]*\)|[-+]?\d[\d.,]*(e[-+]?\d+)?")
 _MOST = 20  # kinds
 
 
 class Warned:
-    """Counts warnings by their category and their words without numbers."""
+    """Counts warnings by their category and their words, without numbers and brackets."""
 
     def __init__(self, earlier: Iterable[dict[str, Any]] = ()) -> None:
         self._found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -28,7 +28,7 @@ class Warned:
             self._count(one["category"], one["message"], one["batches"])
 
     def _count(self, category: str, message: str, batches: int) -> None:
-        key = category, _NUMBERS.sub("#", message)
+        key = category, _DIFFERS.sub("#", message)
         if key in self._found or len(self._found) < _MOST:
             new = {"category": category, "message": message, "batches": 0}
             self._found.setdefault(key, new)["batches"] += batches

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +28,7 @@ from xcertify.runs.rows import rows_of
 from xcertify.runs.threads import NB_THREADS, use_threads
 from xcertify.runs.warned import Warned
 from xcertify.settings import setting_names
+from xcertify.usefulness import without_seeking
 
 SCHEMA = 1  # of run.json
 _NB_SAMPLES = 8  # inputs, spread over all, that stand for the others
@@ -142,7 +143,8 @@ class Worker:
         own, warned, nb_errors = Part(part["first"], part["last"]), Warned(), 0
         with self._computing(), part_writer(self.folder, own) as writer:
             for first in range(*own, self.nb_at_once):
-                with warned.of_a_batch():
+                once = without_seeking() if first else nullcontext()  # what would help
+                with warned.of_a_batch(), once:
                     table, maps = self._batch(first, min(first + self.nb_at_once, own.last))
                 nb_failed = len(table) - table["error"].null_count
                 nb_errors += nb_failed
