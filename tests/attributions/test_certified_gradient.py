@@ -286,6 +286,7 @@ def test_settings_are_checked():
 # --- radii --------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::xcertify.usefulness.VacuousWarning")  # of one criterion
 @pytest.mark.usefixtures("eager")
 def test_radii_are_certified_and_attacked():
     model, x = small(), inputs(4)
@@ -357,7 +358,8 @@ def test_limits_of_radii():
     explainer = CertifiedGradient(model)
     found = explainer.radius(inputs(2, (2,)), Within(0.1), largest=3.0, attack=False)
     assert (found.certified == 3.0).all() and found.attacked is None
-    found = explainer.radius(inputs(2, (2,)), Within(-1.0), attack=False)
+    with pytest.warns(VacuousWarning, match="no radius is proved"):
+        found = explainer.radius(inputs(2, (2,)), Within(-1.0), attack=False)
     assert (found.certified == 0).all()
 
 
