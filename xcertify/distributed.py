@@ -273,6 +273,7 @@ def by_ray(
     with _quiet("ray"), _quiet("ray.data"), _connected(ray, workers, threads, gpus):
         quiet = copy.copy(ray.data.DataContext.get_current())
         quiet.enable_progress_bars = quiet.print_on_execution_start = False
+        quiet.execution_no_progress_timeout_s = -1  # a part may take hours
         with ray.data.DataContext.current(quiet):
             done = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
                 _Actor,

@@ -17,7 +17,7 @@ from small_runs import BATCH, NB_INPUTS, SETTINGS, Inputs, content, small_job, s
 
 from xcertify.attributions import EVA, SufficientReason
 from xcertify.bounds import UnsupportedLayerError
-from xcertify.runs import Part, Run, Worker, parts, run
+from xcertify.runs import Part, Run, Worker, parts, run, running
 from xcertify.runs.failures import without_failing
 from xcertify.runs.folder import locked
 from xcertify.runs.sources import open_source
@@ -375,3 +375,10 @@ def test_inputs_that_have_changed_since(model, tmp_path):
         found.source()
     with pytest.raises(ValueError, match="differs in source.fingerprint"):
         run(dataclasses.replace(job, source=open_source(str(path))), resume=True, verbose=False)
+
+
+def test_parts_hold_little_of_slow_explainers():
+    sizes = [running._size_of_parts(None, *of) for of in ((4, 10_000), (256, 10_000), (256, 10**6))]
+    assert sizes == [64, 256, 4096]
+    assert running._size_of_parts(None, 4, 10**7) == 1000
+    assert running._size_of_parts(10, 4, 100) == 8

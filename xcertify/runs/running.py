@@ -24,7 +24,9 @@ from xcertify.runs.parts import (
 from xcertify.runs.worker import Worker
 
 Parts = list[dict[str, int]]
-_NB_PARTS, _LARGEST_PART, _MOST_PARTS = 64, 4096, 10_000
+# At least so many parts, so that little is lost and workers end together; at most so many batches in
+# one, and slow explainers have small batches; and not more parts than folders and Ray bear easily.
+_NB_PARTS, _NB_BATCHES, _MOST_PARTS = 64, 16, 10_000
 
 
 def run(
@@ -154,7 +156,7 @@ def _difference(name: str, earlier: Any, value: Any) -> str:
 def _size_of_parts(part: int | None, nb_at_once: int, nb_inputs: int) -> int:
     """Inputs in a part, a whole number of batches."""
     if part is None:
-        part = min(nb_inputs // _NB_PARTS, max(_LARGEST_PART, nb_inputs // _MOST_PARTS))
+        part = min(nb_inputs // _NB_PARTS, max(_NB_BATCHES * nb_at_once, nb_inputs // _MOST_PARTS))
     return nb_at_once * max(1, part // nb_at_once)
 
 
