@@ -24,8 +24,8 @@ from xcertify.runs.parts import (
 from xcertify.runs.worker import Worker
 
 Parts = list[dict[str, int]]
-# At least so many parts, so that little is lost and workers end together; at most so many batches in
-# one, and slow explainers have small batches; and not more parts than folders and Ray bear easily.
+# At least so many parts, so that little is lost and workers end together; at most so many batches
+# in one, and slow explainers have small ones; not more parts than folders and Ray bear easily.
 _NB_PARTS, _NB_BATCHES, _MOST_PARTS = 64, 16, 10_000
 
 
