@@ -11,6 +11,7 @@ import tensorflow as tf
 from conformance import in_float64
 from networks import NETWORKS, sequential
 
+from xcertify import VacuousWarning
 from xcertify.attributions import (
     AttributionBound,
     CertifiedGradient,
