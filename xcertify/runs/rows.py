@@ -88,14 +88,23 @@ def check_proved(table: pa.Table, numbers: np.ndarray, certificate: Certificate)
     ValueError
         Naming the first such input.
     """
-    without = np.setdiff1d(table["input"].to_numpy(), numbers)
-    if len(without):
-        raise ValueError(f"the row of input {without[0]} has neither an error nor a certificate")
-    for name, _ in _PROVED:
+    inputs = table["input"].to_numpy()
+    for one, other, both in (
+        (inputs, numbers, "neither an error nor a certificate"),
+        (numbers, inputs, "both an error and a certificate"),
+    ):
+        without = np.setdiff1d(one, other)
+        if len(without):
+            raise ValueError(f"the row of input {without[0]} has {both}")
+    proved = {name: getattr(certificate, name, None) for name, _ in _PROVED}
+    targets = getattr(certificate, "targets", None)
+    if np.ndim(targets) == 1:  # classes
+        proved["target"] = targets
+    for name, values in proved.items():
         if name not in table.column_names:
             continue
         stated = _as_floats(table[name].to_pylist())
-        found = _as_floats(_values(getattr(certificate, name, None), len(table)))
+        found = _as_floats(_values(values, len(table)))
         same = np.isclose(stated, found, rtol=1e-6, atol=0, equal_nan=True)
         if not same.all():
             place = int(np.argmin(same))
