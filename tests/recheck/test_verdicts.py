@@ -112,13 +112,48 @@ def test_what_nothing_is_proved_of(model, overlaps):
     assert set(verdict.status) == {"not checked"}
 
 
-def test_layers_that_are_not_known(inputs):
+@pytest.mark.parametrize(
+    ("activation", "settings"),
+    [("tanh", {}), ("relu", {"method": "alpha-crown"})],
+    ids=["tanh", "alpha-crown"],
+)
+def test_what_the_checker_does_not_know_is_bounded_by_the_engine(inputs, activation, settings):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [keras.Input((10,)), layers.Dense(4, activation="tanh"), layers.Dense(3)]
-    )
-    verdict = recheck(EVA(model, epsilon=0.02, clip=(0, 1)).certify(inputs[:2]), model)
-    assert set(verdict.status) == {"not checked"} and "(tanh)" in verdict.reason[0]
+    parts = [layers.Dense(6, activation=activation), layers.Dense(3)]
+    model = keras.Sequential([keras.Input((10,)), *parts])
+    certificate = EVA(model, epsilon=0.02, clip=(0, 1), **settings).certify(inputs[:2])
+    verdict = recheck(certificate, model)
+    assert verdict.confirmed.all(), verdict.reason
+    assert set(verdict.means) == {"bounds of the engine in float64"}
+    for factor in (0.99, 1.01):
+        other = dataclasses.replace(certificate, cell_overlaps=certificate.cell_overlaps * factor)
+        assert not recheck(other, model, attack=False).confirmed.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("activation", "method"), [("tanh", "crown"), ("relu", "alpha-crown")])
+def test_masks_that_the_engine_bounds(inputs, activation, method):
+    keras.utils.set_random_seed(0)
+    parts = [layers.Dense(6, activation=activation), layers.Dense(3)]
+    model = keras.Sequential([keras.Input((10,)), *parts])
+    kept = np.full((2, 10), 0.8, np.float32)
+    certificate = RelEx(model, clip=(0, 1), method=method).certify(inputs[:2], masks=kept)
+    verdict = recheck(certificate, model)
+    assert verdict.confirmed.all(), verdict.reason
+    assert set(verdict.means) == {"bounds of the engine in float64"}
+
+
+@pytest.mark.slow
+def test_radii_of_masks_that_are_decided(model, inputs):
+    kept = np.full((3, 10), 0.8, np.float32)
+    explainer = RelEx(model, clip=(0, 1), neutral_value=0.1)
+    certificate = explainer.certify(inputs[:3], masks=kept, complete=True)
+    verdict = recheck(certificate, model)
+    assert verdict.confirmed.all(), verdict.reason
+    region = certificate.region.resized(certificate.certified * 0.99)
+    interval = Interval(certificate.certified * 0.99, certificate.attacked)
+    other = dataclasses.replace(certificate, interval=interval, region=region)
+    assert not recheck(other, model, attack=False).confirmed.any()
 
 
 # --- faults ---------------------------------------------------------------------------------------

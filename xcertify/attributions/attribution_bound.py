@@ -330,7 +330,10 @@ class AttributionBound(SmoothAttribution, Certifying):
     @property
     def _verifier(self) -> Verifier:
         """Of the logits."""
-        return self._derive("verifier", lambda: Verifier(self.network, strip_head=True))
+        return self._derive(
+            ("verifier", self._dtype),
+            lambda: Verifier(self.network, dtype=self._dtype, strip_head=True),
+        )
 
     def _proofs(
         self, region: Region, weights: np.ndarray, maps: np.ndarray

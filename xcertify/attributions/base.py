@@ -61,6 +61,7 @@ class Explainer(Settings):
         Whether to show a progress bar.
     """
 
+    _dtype = "float32"  # of proofs; whoever verifies them again takes "float64"
     _instead: ClassVar = {
         "output_layer": "give the model cut there, "
         "keras.Model(model.inputs, model.layers[-2].output) for instance",
@@ -179,8 +180,9 @@ class Explainer(Settings):
         logits = self._derive("logits", lambda: logits_of(self.model, self._start))
         return tf.cast(logits(points), tf.float32)
 
-    def _verifier_of(self, method: str, dtype: str = "float32") -> Verifier:
+    def _verifier_of(self, method: str, dtype: str | None = None) -> Verifier:
         """A verifier of the logits, from where on the model is looked at."""
+        dtype = self._dtype if dtype is None else dtype
         return self._derive(
             ("verifier", method, dtype),
             lambda: Verifier(

@@ -174,11 +174,16 @@ class WeightedChannels(Settings):
         """Weights of the channels at inputs (N, H, W, C), (N, K)."""
 
     def weight_deviation(
-        self, region: Region, target_rows: np.ndarray, weights: np.ndarray, method: str
+        self,
+        region: Region,
+        target_rows: np.ndarray,
+        weights: np.ndarray,
+        method: str,
+        dtype: str = "float32",
     ) -> WeightDeviation | None:
         """How far weights over N regions can be from given ones (N, K); None where they are fixed.
 
-        `method` is that of the bounds, a name of `Verifier`.
+        `method` and `dtype` are those of the bounds, as `Verifier` has them.
         """
         return None
 
@@ -322,13 +327,18 @@ class GradientActivation(WeightedChannels):
         return ((lower + upper) / 2)[:, 0].mean(axis=(1, 2))
 
     def weight_deviation(
-        self, region: Region, target_rows: np.ndarray, weights: np.ndarray, method: str
+        self,
+        region: Region,
+        target_rows: np.ndarray,
+        weights: np.ndarray,
+        method: str,
+        dtype: str = "float32",
     ) -> WeightDeviation:
         """See `WeightedChannels`: by gradients over the box of the channels."""
-        lower, upper = self._body(method, "float32").bound_layer(region, self._layer)
+        lower, upper = self._body(method, dtype).bound_layer(region, self._layer)
         known = np.isfinite(lower) & np.isfinite(upper)
         channels = Box(np.where(known, lower, 0), np.where(known, upper, 0))
-        sides = self._head(method, "float32").bound_gradient(channels, target_rows[:, None])
+        sides = self._head(method, dtype).bound_gradient(channels, target_rows[:, None])
         below, above = (side[:, 0].astype(np.float64).mean(axis=(1, 2)) for side in sides)
         size = np.maximum(*(np.abs(side[:, 0]).max(axis=(1, 2)) for side in sides))
         # Means of float32 numbers in float64 are off by 1e-12 at the most.

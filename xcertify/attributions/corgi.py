@@ -234,14 +234,7 @@ class CORGI(Certifying, ClassExplainer):
         region = region.resized(certified)
         attacked = None
         if self.attack:
-            attacked = self._attack(self.attack)(
-                region.center,
-                maps.target_rows,
-                maps.in_top,
-                maps.k2,
-                np.maximum(certified, self.largest_radius * _SMALLEST),
-                self.largest_radius,
-            ).distances
+            attacked = self._attacked(self.attack, maps, region)
             what = f"one of the top {maps.k} cells outside of the top {maps.k2}"
             compare_radii(certified, attacked, what=what, method=self.method, region=region)
         return TopKCertificate(
@@ -275,22 +268,41 @@ class CORGI(Certifying, ClassExplainer):
         """
         certified = np.zeros(len(region))
         for form, method in _stages(self.form, self.method):
-            prover = FORMS[form](self._activation, self._activation.verifier(method), self.nb_pairs)
             search = self._search(certified, f"{form}, {method}")
             # What was proved within a radius holds within all smaller ones, which come next.
             proved = maps.nothing_proved()
             for samples, radii in search:
                 some, balls = maps[samples], region[samples].resized(radii)
-                deviation = self._activation.weight_deviation(
-                    balls, some.target_rows, some.weights, method
-                )
-                with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds prove nothing
-                    now = prover.prove(some, balls, deviation, proved[samples])
+                now = self._proved(some, balls, form, method, proved[samples])
                 stay = some.stay(now).all(axis=1)
                 proved[samples[~stay]] = now[~stay]
                 search.answer(stay)
             certified = search.held
         return certified
+
+    def _proved(
+        self,
+        maps: RankedMaps,
+        region: Ball,
+        form: str,
+        method: str,
+        known: np.ndarray,
+        dtype: str = "float32",
+    ) -> np.ndarray:
+        """Pairs that are proved on balls, and those that are known to be, see `RankedMaps`."""
+        rows, weights = maps.target_rows, maps.weights
+        deviation = self._activation.weight_deviation(region, rows, weights, method, dtype)
+        verifier = self._activation.verifier(method, dtype)
+        prover = FORMS[form](self._activation, verifier, self.nb_pairs)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds prove nothing
+            return prover.prove(maps, region, deviation, known)
+
+    def _stay(self, maps: RankedMaps, region: Ball, dtype: str) -> np.ndarray:
+        """Whether the top k are proved to stay among the top k2 on balls, (N,) bool."""
+        proved = maps.nothing_proved()
+        for form, method in _stages(self.form, self.method):
+            proved = self._proved(maps, region, form, method, proved, dtype)
+        return np.all(maps.stay(proved), axis=1)
 
     def _class_radii(self, region: Ball, classes: np.ndarray) -> np.ndarray:
         """Radii (N,) within which the model is proved to give the classes."""
@@ -369,6 +381,19 @@ class CORGI(Certifying, ClassExplainer):
     def _verifier(self) -> Verifier:
         """Of the logits."""
         return self._derive("verifier", lambda: Verifier(self.model, self.method, strip_head=True))
+
+    def _attacked(self, climb: str, maps: RankedMaps, region: Ball) -> np.ndarray:
+        """Distances (N,) at which an attack moves a cell out; it begins at the balls' radii."""
+        radii = np.asarray(region.epsilon).reshape(len(region), -1)[:, 0]
+        found = self._attack(climb)(
+            region.center,
+            maps.target_rows,
+            maps.in_top,
+            maps.k2,
+            np.maximum(radii, self.largest_radius * _SMALLEST),
+            self.largest_radius,
+        )
+        return found.distances
 
     def _attack(self, climb: str) -> MinimalTopK:
         activation, (steps, step_size) = self._activation, _ASCENTS[climb]

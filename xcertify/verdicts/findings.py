@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from xcertify.certificates.origins import as_json
 from xcertify.regions import Ball
 
 STATUS = ("confirmed", "refuted", "not checked")
 
 CHECKER = "linear bounds in float64, rounded outward, without the engine"
 ENGINE = "bounds of the engine in float64"
+DECIDED = "branch and bound of the engine in float64"
+METHODS = ("crown", "crown-ibp", "ibp")  # of the checker
 # What float32 rounds, in units of 2**-24 of the sizes of all terms: by how much the bounds of the
 # engine are above those of the checker (up to 70 seen), and below, where lines differ by roundings.
 ABOVE, BELOW, EVALUATED = 300, 2, 16
+SECONDS = 60.0  # for each input, on average, of decisions
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,8 +84,37 @@ class Findings:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the explainer."""
-        return {} if self.certificate.origin is None else self.certificate.origin.settings
+        """Of the explainer; with pairs, which JSON has as lists, as it takes them."""
+        origin = self.certificate.origin
+        found = {} if origin is None else dict(origin.settings)
+        if isinstance(found.get("grid_size"), list):
+            found["grid_size"] = tuple(found["grid_size"])
+        return found
+
+    def explainer(self, kind: type, model: Any) -> Any:
+        """The explainer that its origin names, made again; None, with the reason, without one."""
+        origin, region = self.certificate.origin, self.certificate.region
+        if origin is None or origin.explainer != kind.__name__:
+            self.doubt(True, f"its origin is not said to be {kind.__name__}")
+        elif origin.in_words:
+            self.doubt(True, f"settings are told in words only: {', '.join(origin.in_words)}")
+        else:
+            try:
+                made = kind(model, **self.settings)
+            except (TypeError, ValueError) as error:
+                self.doubt(True, f"its settings make no {kind.__name__}: {error}")
+                return None
+            is_same = made.norm == region.norm and as_json(made.clip) == as_json(region.clip)
+            self.doubt(not is_same, "its regions are not those of its settings")
+            return made
+        return None
+
+    def classes(self, nb_outputs: int) -> np.ndarray:
+        """The targets (N,), 0 in the place of what is no class of a model of so many outputs."""
+        targets = self.certificate.targets
+        others = targets >= max(nb_outputs, 2)
+        self.doubt(others, "its targets are no classes of the model")
+        return np.where(others, 0, targets)
 
     @property
     def ball(self) -> Ball:

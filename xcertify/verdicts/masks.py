@@ -9,38 +9,46 @@ import numpy as np
 
 from xcertify.attacks.on_masks import beside_masks
 from xcertify.attributions import RelEx
+from xcertify.attributions.mask_radii import proved_radii
+from xcertify.bounds import Verifier
 from xcertify.certificates import MaskCertificate
+from xcertify.masks import kept_region
 from xcertify.recheck import domains, upper_bounds
-from xcertify.recheck_layers import Network
-from xcertify.regions import Ball, valid_range
-from xcertify.targets import margin_rows
-from xcertify.verdicts.findings import ABOVE, CHECKER, Findings
+from xcertify.recheck_layers import Network, UnknownLayerError
+from xcertify.regions import Ball, Region, valid_range
+from xcertify.targets import margin_rows, stays_in_class
+from xcertify.verdicts.findings import ABOVE, CHECKER, DECIDED, ENGINE, METHODS, SECONDS, Findings
 
 
 def check_masks(
     certificate: MaskCertificate, model: keras.Model, attack: bool, findings: Findings
 ) -> None:
     """See `Check`: the class of what masks keep."""
-    findings.means[:] = CHECKER
-    method, settings = certificate.method, findings.settings
-    if method not in ("crown", "crown-ibp", "ibp"):
-        findings.doubt(True, f"the checker has no such bounds (method={method!r})")
+    settings, means = findings.settings, _means(certificate, model, findings)
+    if means is None:
         return
-    network, classes = Network(model), certificate.targets
-    in_class = classes < max(network.nb_outputs, 2)
-    findings.doubt(~in_class, "its targets are no classes of the model")
+    findings.means[:] = means.words
+    classes = findings.classes(means.nb_outputs)
     outside = ~((certificate.masks >= 0) & (certificate.masks <= 1))
     findings.doubt(outside.reshape(findings.nb, -1).any(axis=1), "its masks are not within [0, 1]")
-    rows = np.asarray(margin_rows(np.where(in_class, classes, 0), network.nb_outputs))
+    rows = np.asarray(margin_rows(classes, means.nb_outputs))
     steps = _mask_steps(certificate, settings)
-    findings.doubt(np.isnan(steps), "its radius is none that was tested")
+    others = np.isnan(steps)
+    others[others] = ~_are_decided(certificate, model, others, findings)
+    findings.doubt(others, "its radius is none that was tested")
     for sample in map(int, np.flatnonzero(findings.open)):
         where, radius = np.arange(findings.nb) == sample, certificate.certified[sample]
         if radius > 0:
-            upper, unit = _kept_margin(network, certificate, sample, radius, rows[sample])
-            findings.doubt(where & (upper >= 0), "the class is not proved again within its radius")
+            ball = _ball(certificate, sample, radius)
+            upper, unit = means.margin(ball, sample, rows[sample])
+            stays = upper < 0
+            if not stays:
+                stays = _stays(certificate, model, ball, sample, classes[sample], means.nb_outputs)
+                findings.means[sample] = DECIDED
+            findings.doubt(where & (not stays), "the class is not proved again within its radius")
         if np.isfinite(steps[sample]):
-            upper, unit = _kept_margin(network, certificate, sample, steps[sample], rows[sample])
+            ball = _ball(certificate, sample, steps[sample])
+            upper, unit = means.margin(ball, sample, rows[sample])
             low = upper < -ABOVE * unit
             findings.doubt(where & low, "its radius is not what the method gives: more is proved")
         findings.proved[sample] = radius
@@ -73,21 +81,109 @@ def _mask_steps(certificate: MaskCertificate, settings: dict[str, Any]) -> np.nd
     return np.where(of_grid, following, np.nan)
 
 
-def _kept_margin(
-    network: Network, certificate: MaskCertificate, sample: int, radius: float, rows: np.ndarray
-) -> tuple[float, float]:
-    """A bound of the margins of what a mask keeps within a radius, and a unit of its roundings."""
-    region, one = certificate.region, slice(sample, sample + 1)
-    clip = None if region.clip is None else valid_range(region.clip, region.shape, np.float32)
-    ball = Ball(region.center[one].astype(np.float64), radius, region.norm, clip)
-    mask, neutral = (
-        np.asarray(x, np.float64) for x in (certificate.masks[sample], certificate.neutral_value)
+def _are_decided(
+    certificate: MaskCertificate, model: keras.Model, some: np.ndarray, findings: Findings
+) -> np.ndarray:
+    """Whether radii are what decisions give once more, for some inputs."""
+    explainer = findings.explainer(RelEx, model) if some.any() else None
+    if explainer is None:
+        return np.zeros(int(some.sum()), bool)
+    part = certificate[some]
+    attacked = np.asarray(part.attacked)
+    ends = np.asarray(np.where(np.isfinite(attacked), attacked, explainer.largest_radius))
+    again = proved_radii(
+        explainer._verifier,
+        part.region,
+        part.masks,
+        part.neutral_value,
+        part.targets,
+        ends,
+        explainer.nb_halvings,
+        {"timeout": SECONDS * len(part), "seed": explainer.seed, "attacked": attacked},
     )
-    size = np.abs(neutral) * (1 + mask)
-    behind = network.behind(mask, neutral - mask * neutral, size)
-    (domain,) = domains(ball)
-    upper, amount = upper_bounds(behind, domain, rows, method=certificate.method)
-    return float(upper.max()), 2.0**-24 * float(amount.max())
+    return np.abs(again - part.certified) <= 1e-9 * again
+
+
+def _ball(certificate: MaskCertificate, sample: int, radius: float) -> Ball:
+    """What one input may become within a radius."""
+    region = certificate.region
+    clip = None if region.clip is None else valid_range(region.clip, region.shape, np.float32)
+    center = region.center[sample : sample + 1].astype(np.float64)
+    return Ball(center, radius, region.norm, clip)
+
+
+class _ByChecker:
+    """Bounds of the margins of what a mask keeps, and a unit of their roundings."""
+
+    words = CHECKER
+
+    def __init__(self, certificate: MaskCertificate, model: keras.Model) -> None:
+        self._network, self._certificate = Network(model), certificate
+        self.nb_outputs = self._network.nb_outputs
+
+    def margin(self, ball: Ball, sample: int, rows: np.ndarray) -> tuple[float, float]:
+        """Of rows of the logits of one input."""
+        mask, neutral = (
+            np.asarray(x, np.float64)
+            for x in (self._certificate.masks[sample], self._certificate.neutral_value)
+        )
+        size = np.abs(neutral) * (1 + mask)
+        behind = self._network.behind(mask, neutral - mask * neutral, size)
+        (domain,) = domains(ball)
+        upper, amount = upper_bounds(behind, domain, rows, method=self._certificate.method)
+        return float(upper.max()), 2.0**-24 * float(amount.max())
+
+
+class _ByEngine:
+    """The same by the engine in float64, with all of its methods and layers."""
+
+    words = ENGINE
+
+    def __init__(self, certificate: MaskCertificate, explainer: RelEx) -> None:
+        explainer._dtype = "float64"
+        self._verifier, self._certificate = explainer._verifier, certificate
+        self.nb_outputs = self._verifier.nb_outputs
+
+    def margin(self, ball: Ball, sample: int, rows: np.ndarray) -> tuple[float, float]:
+        """Of rows of the logits of one input."""
+        kept = _kept(self._certificate, ball, sample)
+        _, upper = self._verifier.bound_rows(kept, rows[None])
+        size = np.abs(self._verifier.evaluate(kept.center)).max()
+        return float(upper.max()), 2.0**-20 * float(size)
+
+
+def _means(
+    certificate: MaskCertificate, model: keras.Model, findings: Findings
+) -> _ByChecker | _ByEngine | None:
+    """By what bounds are found again: by the checker, where it knows the model and the method."""
+    if certificate.method in METHODS:
+        try:
+            return _ByChecker(certificate, model)
+        except UnknownLayerError:
+            pass
+    explainer = findings.explainer(RelEx, model)
+    return None if explainer is None else _ByEngine(certificate, explainer)
+
+
+def _kept(certificate: MaskCertificate, ball: Ball, sample: int) -> Region:
+    """What the mask of one input keeps."""
+    masks = certificate.masks[sample : sample + 1]
+    return kept_region(ball, masks, certificate.neutral_value)
+
+
+def _stays(
+    certificate: MaskCertificate,
+    model: keras.Model,
+    ball: Ball,
+    sample: int,
+    target: int,
+    nb_outputs: int,
+) -> bool:
+    """Whether the class of what a mask keeps is decided to stay."""
+    verifier = Verifier(model, dtype="float64", strip_head=True)
+    asked = stays_in_class(np.array([target]), nb_outputs)
+    kept = _kept(certificate, ball, sample)
+    return bool(verifier.decide(kept, *asked, timeout=SECONDS, verbose=False).holds.all())
 
 
 def _mask_attack(

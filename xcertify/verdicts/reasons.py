@@ -9,7 +9,7 @@ from xcertify.certificates import ReasonCertificate
 from xcertify.reasons.recheck import recheck_reasons
 from xcertify.recheck import Domain, domains, upper_bounds
 from xcertify.recheck_layers import Network, UnknownLayerError
-from xcertify.verdicts.findings import CHECKER, Findings
+from xcertify.verdicts.findings import CHECKER, DECIDED, Findings
 
 
 def check_reasons(
@@ -26,7 +26,7 @@ def check_reasons(
     except UnknownLayerError:
         pass
     confirmed = recheck_reasons(certificate, model, proved)
-    means = f"{CHECKER}; witnesses by evaluation", "branch and bound of the engine in float64"
+    means = f"{CHECKER}; witnesses by evaluation", DECIDED
     findings.means[:] = np.where(proved, *means)
     findings.proved[confirmed] = certificate.certified[confirmed]
     findings.doubt(~confirmed, "the set, a witness or the smallest size is not found again")

@@ -14,6 +14,7 @@ from xcertify.certificates import (
     MaskCertificate,
     OverlapCertificate,
     ReasonCertificate,
+    TopKCertificate,
 )
 from xcertify.fingerprints import hash_of_architecture, hash_of_weights
 from xcertify.recheck_layers import UnknownLayerError
@@ -22,6 +23,7 @@ from xcertify.verdicts.gradients import check_gradients
 from xcertify.verdicts.masks import check_masks
 from xcertify.verdicts.overlaps import check_overlaps
 from xcertify.verdicts.reasons import check_reasons
+from xcertify.verdicts.top_k import check_top_k
 
 
 def recheck(
@@ -72,6 +74,7 @@ def recheck(
         MaskCertificate: check_masks,
         ReasonCertificate: check_reasons,
         GradientCertificate: check_gradients,
+        TopKCertificate: check_top_k,
     }
     check = checks.get(type(certificate), _nothing)
     findings = Findings(certificate)
