@@ -275,6 +275,8 @@ class Network:
         inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
         if not (inputs and outputs and len(inputs) == len(outputs) == 1):
             raise UnknownLayerError("models of one input and one output alone are known")
+        if not _is_called_as_built(model):
+            raise UnknownLayerError(f"it does not know {type(model).__name__} '{model.name}'")
         self.nodes = [_Node("input", (), _shape(inputs[0]), "input")]
         self._numbers: dict[str | None, int] = {}
         self.output = self._read(outputs[0], {id(inputs[0]): 0})
@@ -314,12 +316,13 @@ class Network:
     def _read(self, tensor: Any, known: dict[int, int]) -> int:
         """The number of the node of a tensor of Keras."""
         if id(tensor) not in known:
-            layer, number, _ = tensor._keras_history
+            layer, number, place = tensor._keras_history
             call, kind, module = layer._inbound_nodes[number], type(layer), type(layer).__module__
             parents = tuple(self._read(parent, known) for parent in call.input_tensors)
-            if kind.__name__ in ("Sequential", "Functional") and module.startswith("keras.src."):
+            is_model = kind.__name__ in ("Sequential", "Functional")
+            if is_model and module.startswith("keras.src.") and _is_usual(layer, call):
                 within = {id(inner): parent for inner, parent in zip(layer.inputs, parents)}
-                known[id(tensor)] = self._read(layer.outputs[0], within)
+                known[id(tensor)] = self._read(layer.outputs[place], within)
             else:
                 found: list[Any] = ["unknown"]
                 if _is_plain(layer, call) and module.startswith("keras.src.layers."):
@@ -345,16 +348,34 @@ def _is_word(operation: Any) -> bool:
     return isinstance(operation, str)
 
 
-def _is_plain(layer: Any, call: Any) -> bool:
-    """Whether a layer is called as usual: one tensor comes out, without a mask, not in training."""
-    given = (value for name, value in call.arguments.kwargs.items() if name != "inputs")
+def _is_called_as_built(model: Any) -> bool:
+    """Whether a model, or a layer, computes what its class of Keras says."""
+    own = (getattr(type(model), name).__module__ for name in ("call", "__call__"))
+    return "call" not in vars(model) and all(module.startswith("keras.src.") for module in own)
+
+
+def _is_usual(layer: Any, call: Any) -> bool:
+    """Whether a layer is called as usual: by tensors of Keras alone, no mask, not in training."""
+    arguments = dict(call.arguments.kwargs)
+    inputs = _flat([*call.arguments.args, arguments.pop("inputs", None)])
     masked = any(getattr(tensor, "_keras_mask", None) is not None for tensor in call.input_tensors)
+    plain = all(value is None or value is False for value in _flat(arguments))
+    tensors = {id(value) for value in call.input_tensors}
+    alone = {id(value) for value in inputs if value is not None} == tensors
+    return _is_called_as_built(layer) and plain and not masked and alone
+
+
+def _flat(value: Any) -> list[Any]:
+    """What is in lists and dictionaries, however deep."""
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return [y for x in inner for y in _flat(x)] if isinstance(inner, (list, tuple)) else [value]
+
+
+def _is_plain(layer: Any, call: Any) -> bool:
+    """Whether a layer is called as usual, and one tensor comes out, of channels last."""
     first = getattr(layer, "data_format", None) == "channels_first"
     quantized = getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
-    usual = not (masked or first or quantized or "call" in vars(layer))
-    return (
-        usual and len(call.output_tensors) == 1 and not any(v not in (None, False) for v in given)
-    )
+    return _is_usual(layer, call) and not (first or quantized) and len(call.output_tensors) == 1
 
 
 def _shape(tensor: Any) -> Shape:
@@ -383,7 +404,7 @@ def _operations(layer: Any, kind: str, shapes: list[Shape], out: Shape) -> list[
         sizes = layer.strides, layer.padding, layer.dilation_rate
         window = _window(shape, kernel, weights.get("bias", 0.0), *sizes)
         return [window, *_activation(layer.activation)]
-    if "Pooling" in kind and len(shape) < 4:
+    if "Pooling" in kind and len(shape) < 4 and "Adaptive" not in kind:
         return _pooling(layer, kind, shape, out)
     if kind == "BatchNormalization" and layer.axis % (len(shape) + 1):
         places = [1] * len(shape)

@@ -197,3 +197,51 @@ def test_subclasses_are_not_known():
     model = keras.Sequential([keras.Input((4,)), Dense(4), layers.Dense(2)])
     with pytest.raises(UnknownLayerError, match="Dense"):
         Network(model)
+
+
+class Turned(keras.Model):
+    """Calls itself otherwise than it was built."""
+
+    def call(self, inputs, training=None, mask=None):
+        return -super().call(inputs)
+
+
+def plus_ones(x):
+    return layers.Add()([x, keras.ops.ones((1, 4))])
+
+
+def in_training(x):
+    parts = [keras.Input((4,)), layers.Dense(4), layers.BatchNormalization()]
+    return keras.Sequential(parts)(x, training=True)
+
+
+def with_another_call(x):
+    layer = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    layer.call = lambda inputs, training=None, mask=None: -inputs
+    return layer(x)
+
+
+@pytest.mark.parametrize("function", [plus_ones, in_training, with_another_call])
+def test_what_is_called_unusually_is_not_known(function):
+    inputs = keras.Input((4,))
+    with pytest.raises(UnknownLayerError, match="it does not know"):
+        Network(keras.Model(inputs, layers.Dense(2)(function(inputs))))
+
+
+def test_models_that_call_themselves_otherwise_are_not_known():
+    inputs = keras.Input((4,))
+    with pytest.raises(UnknownLayerError, match="Turned"):
+        Network(Turned(inputs, layers.Dense(2)(inputs)))
+
+
+def test_models_in_models_of_several_inputs_and_outputs():
+    keras.utils.set_random_seed(1)
+    first, second = keras.Input((4,)), keras.Input((4,))
+    sums = layers.Add()([layers.Dense(4)(first), second])
+    inner = keras.Model([first, second], [layers.Dense(3)(second), layers.Dense(3)(sums)])
+    inputs = keras.Input((4,))
+    one, other = inner([inputs, layers.Dense(4)(inputs)])
+    model = keras.Model(inputs, layers.Subtract()([other, one]))
+    points = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    for point, outputs in zip(points, np.asarray(model(points))):
+        np.testing.assert_allclose(values(Network(model), point), [outputs] * 2, rtol=1e-4)
