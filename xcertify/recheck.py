@@ -92,7 +92,7 @@ def domains(region: Any) -> list[Domain]:
         Anything with center, lower, upper, norm and epsilon.
     """
     sides = [np.asarray(a, np.float64) for a in (region.center, region.lower, region.upper)]
-    if region.epsilon is None or np.isinf(region.norm):
+    if region.epsilon is None or region.norm not in (1, 2):  # larger: balls lie in their boxes
         return [Domain(center, low, high) for center, low, high in zip(*sides)]
     radii = np.broadcast_to(np.asarray(region.epsilon, np.float64), sides[0].shape)
     return [Domain(c, low, high, r, region.norm) for c, low, high, r in zip(*sides, radii)]

@@ -9,7 +9,7 @@ from rotation import rotating
 from xcertify.bounds import Verifier
 from xcertify.recheck import domains, upper_bounds, values
 from xcertify.recheck_layers import Network, UnknownLayerError
-from xcertify.regions import Ball
+from xcertify.regions import Ball, Region
 from xcertify.targets import margin_rows
 
 
@@ -245,3 +245,9 @@ def test_models_in_models_of_several_inputs_and_outputs():
     points = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
     for point, outputs in zip(points, np.asarray(model(points))):
         np.testing.assert_allclose(values(Network(model), point), [outputs] * 2, rtol=1e-4)
+
+
+def test_balls_of_other_norms_are_their_boxes():
+    ball = Ball(np.full((1, 4), 0.5), 0.1)
+    other = Region(ball.center, ball.lower, ball.upper, ball.epsilon, 3.0)
+    assert domains(other)[0].radius is None
