@@ -14,7 +14,7 @@ from xcertify.certificates import (
     ReasonCertificate,
     TopKCertificate,
 )
-from xcertify.criteria import farthest
+from xcertify.criteria import Within, farthest
 from xcertify.radii import Interval
 from xcertify.regions import Ball
 
@@ -80,8 +80,10 @@ def radius():
     return RadiusCertificate(
         **common("CertifiedGradient", radii, np.array([np.inf, 0.25, 0.5]), radii, epsilon=0.9),
         varied="epsilon",
-        criterion="Within(0.5)",
         settings={"gamma": 0.0, "bias_radius": None},
+        targets=np.eye(N, dtype=np.float32),
+        search={"largest": 1.0, "nb_halvings": 10, "attack_steps": 20},
+        **RadiusCertificate.asking(Within(0.5), (N, *SHAPE)),
     )
 
 

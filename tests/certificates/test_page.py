@@ -24,7 +24,7 @@ def test_all_names_of_a_kind_are_in_its_table(kind):
     general = {"certified", "attacked"}
     own = {name for name in found.rows if not name.startswith("region.")} - general
     own |= {*found.shared, *found.header["fields"]}
-    optional = {"answers.towards", "answers.delta", "answers.values"}
+    optional = {"answers.towards", "answers.delta", "answers.values", "compared"}
     assert names_of(found.header["kind"]) - optional == own
     assert all(f"| `{name}` |" in PAGE for name in general)
 

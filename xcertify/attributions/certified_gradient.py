@@ -291,8 +291,14 @@ class CertifiedGradient(GradientExplainer, Certifying):
             arithmetic=verifier.guarantee,
             interval=Interval(certified, attacked),
             varied=varied,
-            criterion=repr(criterion),
             settings=self._settings(),
+            targets=weights,
+            search={
+                "largest": float(largest),
+                "nb_halvings": int(nb_halvings),
+                "attack_steps": int(attack_steps),
+            },
+            **RadiusCertificate.asking(criterion, inputs.shape),
         )
         return self._given_out(found)
 

@@ -10,18 +10,22 @@ import keras
 from xcertify.bounds import ProofTree, Verifier
 from xcertify.certificates import (
     Certificate,
+    DeviationCertificate,
     GradientCertificate,
     MaskCertificate,
     OverlapCertificate,
+    RadiusCertificate,
     ReasonCertificate,
     TopKCertificate,
 )
 from xcertify.fingerprints import hash_of_architecture, hash_of_weights
 from xcertify.recheck_layers import UnknownLayerError
+from xcertify.verdicts.deviations import check_deviations
 from xcertify.verdicts.findings import Findings, Verdict, by_answers
 from xcertify.verdicts.gradients import check_gradients
 from xcertify.verdicts.masks import check_masks
 from xcertify.verdicts.overlaps import check_overlaps
+from xcertify.verdicts.radii import check_radii
 from xcertify.verdicts.reasons import check_reasons
 from xcertify.verdicts.top_k import check_top_k
 
@@ -75,6 +79,8 @@ def recheck(
         ReasonCertificate: check_reasons,
         GradientCertificate: check_gradients,
         TopKCertificate: check_top_k,
+        RadiusCertificate: check_radii,
+        DeviationCertificate: check_deviations,
     }
     check = checks.get(type(certificate), _nothing)
     findings = Findings(certificate)
