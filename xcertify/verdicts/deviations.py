@@ -12,6 +12,7 @@ from xcertify.regions import Ball
 from xcertify.verdicts.findings import ENGINE, Findings
 
 _ROUNDED = 1e-6  # share of a bound that float32 may round
+_WIDER = 1e-3  # and by which those of float32 are wider: 2.5e-4 seen, of 784 features
 
 
 def check_deviations(
@@ -40,7 +41,7 @@ def check_deviations(
     for name, stated, again in zip(("euclidean", "cosine"), (euclidean, cosine), found):
         with np.errstate(invalid="ignore"):
             below = stated < again * (1 - _ROUNDED) - 1e-9
-            above = stated > again * (1 + 1e-4) + 1e-6 * (name == "cosine")
+            above = stated > again * (1 + _WIDER) + 1e-6 * (name == "cosine")
         findings.doubt(below, f"proved_{name} is not proved again")
         findings.doubt(above, f"proved_{name} is not what the method gives: less is proved")
     findings.proved[:] = found[0]
