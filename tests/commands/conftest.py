@@ -46,7 +46,8 @@ def folder(tmp_path, monkeypatch, _digits):
     np.save("digits.npy", _digits)
     np.savez("both.npz", x=_digits, y=np.array([0, 4, 7]))
     (tmp_path / "table.csv").write_text(TABLE)
-    (tmp_path / "text.npy").write_text("1 2 3")
+    for name in ("text.npy", "text.txt"):
+        (tmp_path / name).write_text("1 2 3")
     return tmp_path
 
 

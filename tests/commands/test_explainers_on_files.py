@@ -98,7 +98,7 @@ def test_one_hot_columns_are_one_feature_of_what_is_enough(folder):
 
 def test_what_is_printed(folder, capsys):
     words = "certify digits.keras digits.npy --epsilon 0.001 --clip 0 1 --output run --no-verbose"
-    assert main([*words.split(), "--report", "run/report.html"]) == 0
+    assert main([*words.split(), "--report", "pages/of/run.html"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     certificate = next(Run.open("run").certificates())[1]
@@ -107,9 +107,9 @@ def test_what_is_printed(folder, capsys):
     assert f"proved:  {nb_proved} of 3 ({nb_proved / 3:.1%}): the prediction stays" in printed.out
     assert f"certified {np.median(certificate.overlap):.4g}" in printed.out
     assert "check:   xcertify recheck run --model digits.keras" in printed.out
-    assert "report:  run/report.html" in printed.out
+    assert "report:  pages/of/run.html" in printed.out
     assert "again:   xcertify certify --config run/config.yaml --output ..." in printed.out
-    assert Path("run/report.html").read_text().startswith("<!DOCTYPE html>")
+    assert Path("pages/of/run.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_bad_inputs_are_counted_and_the_others_explained(folder, capsys):
@@ -226,7 +226,10 @@ def test_layers_of_ones_own(folder, error_of):
         ("digits.keras digits.npy --workers 0", "workers must be a whole number above 0"),
         ("digits.keras digits.npy --batch 0", "batch must be a whole number above 0"),
         ("digits.keras digits.npy --part 0", "part must be a whole number above 0"),
-        ("digits.keras digits.npy --report none/r.html", "no such folder: none"),
+        ("digits.keras digits.npy --report .", "error: . is a folder, and a file is taken"),
+        ("digits.keras digits.npy --report=", "a file must have a name"),
+        ("digits.keras digits.npy --output text.txt", "error: text.txt is a file, and a folder"),
+        ("digits.keras digits.npy --seed -1", "seed must be a whole number of at least 0"),
         ("digits.keras digits.npy --output digits.npy/run", "digits.npy"),
         ("digits.keras", "explain needs INPUTS"),
         ("", "explain needs MODEL"),

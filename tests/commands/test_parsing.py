@@ -142,6 +142,7 @@ def test_a_setting_without_a_default_is_needed():
         ("[1, 2", "is neither YAML nor JSON"),
         ("3", "must have lines such as epsilon: 0.02. Received: 3"),
         ("- a\n- b", "must have lines such as"),
+        ("epsilon: &a [*a]", "it has aliases"),
     ],
 )
 def test_errors_of_configuration_files(tmp_path, text, message):

@@ -79,6 +79,8 @@ class Explainer(Settings):
         verbose: bool = False,
     ) -> None:
         nb_at_once(batch_size)
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"seed must be a whole number of at least 0. Received: {seed!r}")
         check_model(model)
         self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
         self.model = model

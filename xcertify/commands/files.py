@@ -35,6 +35,34 @@ def check_folder_of(path: str) -> None:
         raise FileNotFoundError(f"no such folder: {Path(path).parent}")
 
 
+def check_new_file(path: str) -> None:
+    """Refuse an output that is a folder; those above it are made when it is written.
+
+    Raises
+    ------
+    ValueError, IsADirectoryError
+        Saying which.
+    """
+    if not path:
+        raise ValueError("a file must have a name. Received: ''")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder, and a file is taken")
+
+
+def check_new_folder(path: str) -> None:
+    """Refuse an output that is a file; folders above it are made when it is written.
+
+    Raises
+    ------
+    ValueError, NotADirectoryError
+        Saying which.
+    """
+    if not path:
+        raise ValueError("a folder must have a name. Received: ''")
+    if Path(path).exists() and not Path(path).is_dir():
+        raise NotADirectoryError(f"{path} is a file, and a folder is taken")
+
+
 def open_run(folder: str) -> Run:
     """The run in a folder.
 

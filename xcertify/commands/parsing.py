@@ -259,6 +259,8 @@ def _is_number(word: str) -> bool:
 
 def _values(text: str) -> Any:
     """The value of a text in YAML, with ``inf``, ``none`` and hyphens in names of options."""
+    if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise yaml.YAMLError("it has aliases (*name), which are not taken: write each value out")
     found = jsonargparse.get_loader("yaml")(text)
     if isinstance(found, dict):
         found = {str(name).replace("-", "_"): value for name, value in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from xcertify.commands.explainers import explainer_named
-from xcertify.commands.files import check_folder_of
+from xcertify.commands.files import check_new_file, check_new_folder
 from xcertify.commands.parsing import CommandLine
 from xcertify.commands.quiet import start_tensorflow
 from xcertify.commands.signatures import Number, Setting, chosen, settings_of
@@ -135,15 +136,17 @@ def run(arguments: Namespace, command: str) -> None:
             config.write_text(as_configuration(arguments), encoding="utf-8")
     if arguments.maps or command == "explain":
         draw_sheet(done, folder / "maps.png")
-    if arguments.report:
+    if arguments.report is not None:
         from xcertify.runs.report import write_report
 
+        Path(arguments.report).parent.mkdir(parents=True, exist_ok=True)
         write_report(done, arguments.report)
     print(summary(done, folder))
-    print(f"again:   xcertify {command} --config {config} --output ...")
+    print(f"again:   xcertify {command} --config {shlex.quote(str(config))} --output ...")
     if command == "certify":
-        print(f"check:   xcertify recheck {folder} --model {arguments.model}")
-    if arguments.report:
+        words = shlex.join([str(folder), "--model", arguments.model])
+        print(f"check:   xcertify recheck {words}")
+    if arguments.report is not None:
         print(f"report:  {arguments.report}")
 
 
@@ -160,9 +163,10 @@ def make_job(arguments: Namespace, command: str) -> Job:
     from xcertify.runs.loading import load_model
     from xcertify.runs.sources import open_source
 
+    check_new_folder(arguments.output)
+    if arguments.report is not None:
+        check_new_file(arguments.report)
     use_threads(arguments.threads)  # before the model is loaded
-    if arguments.report and not _is_within(arguments.report, arguments.output):
-        check_folder_of(arguments.report)
     said = vars(arguments)
     kind = explainer_named(arguments.explainer, certifies=command == "certify")
     settings = chosen(settings_of(kind).values(), said)
@@ -193,10 +197,6 @@ def _written(folder: Path) -> int | None:
     """When the run in a folder last wrote of itself; None without a run."""
     path = folder / "run.json"
     return path.stat().st_mtime_ns if path.exists() else None
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return Path(folder).absolute() in Path(path).absolute().parents
 
 
 def as_configuration(arguments: Namespace) -> str:
