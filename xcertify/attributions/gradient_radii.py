@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,14 +142,38 @@ def attacked_radii(
     ------------
     An attack that finds nothing proves nothing.
     """
-    search = RadiusSearch(
-        np.maximum(certified, claim.largest * _SMALLEST),
-        claim.largest,
+    breaks = attack_of(claim, model, exact, steps=steps, batch_size=batch_size, seed=seed)
+    search = attack_search(certified, claim.largest)
+    for _, radii in search:
+        search.answer(~breaks(radii))
+    return search.broken
+
+
+def attack_search(certified: np.ndarray, largest: float) -> RadiusSearch:
+    """Radii at which N claims are attacked, those that are proved (N,) first."""
+    return RadiusSearch(
+        np.maximum(certified, largest * _SMALLEST),
+        largest,
         nb_halvings=_NB_ATTACKS - 1,
         test_low=certified > 0,
         test_high="first",
         whole=True,
     )
+
+
+def attack_of(
+    claim: Claim,
+    model: keras.Model,
+    exact: Verifier,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The function of radii (N,) that says where an attack refutes a claim, (N,) bool.
+
+    Parameters as for `attacked_radii`.
+    """
     settings: dict[str, Any] = {"steps": steps, "seed": seed}
     about = claim.criterion, claim.original, claim.weights
     if claim.varied == "gamma":
@@ -162,13 +187,12 @@ def attacked_radii(
             bias_radius=claim.bias_radius,
             **settings,
         )
-        for _, radii in search:
-            search.answer(~weight_attack.breaks(weight_attack(radii)))
-        return search.broken
+        return lambda radii: weight_attack.breaks(weight_attack(radii))
     size = max(1, 4 * batch_size // len(claim.mean))
     attack = CriterionAttack(model, claim.mean.maps, *about, batch_size=size, **settings)
     points = replace(claim.mean, by_pieces=False)
-    for _, radii in search:
+
+    def breaks(radii: np.ndarray) -> np.ndarray:
         found = attack(claim.region.resized(radii))
         broken = attack.breaks(found)
         some = np.flatnonzero(broken)
@@ -179,5 +203,6 @@ def attacked_radii(
                 exact, points, at_points, of_some, method="ibp", batch_size=batch_size
             )
             broken &= not_proved(claim.criterion, found, some, *sides)
-        search.answer(~broken)
-    return search.broken
+        return broken
+
+    return breaks

@@ -94,11 +94,10 @@ def _check_prediction(
     findings.doubt(~((radii >= 0) & np.isfinite(radii)), "its prediction_radius is no radius")
     region = findings.ball.resized(np.where(radii >= 0, np.nan_to_num(radii), 0.0))
     by_bounds = explainer._class_radii(region, classes)
-    more = radii > by_bounds * (1 + 1e-9)
-    if more.any():  # with complete=True
-        by_bounds = np.where(
-            more, explainer._decided_class_radii(region, classes, SECONDS * len(region)), by_bounds
-        )
+    more = np.flatnonzero(radii > by_bounds * (1 + 1e-9))
+    if len(more):  # with complete=True
+        about = region[more], classes[more], SECONDS * len(more)
+        by_bounds[more] = explainer._decided_class_radii(*about)
     findings.compare("prediction_radius", radii, by_bounds, 1e-9 * by_bounds)
     some = np.flatnonzero(findings.open & (radii > 0))
     if not len(some):
