@@ -98,7 +98,7 @@ def check_proved(table: pa.Table, numbers: np.ndarray, certificate: Certificate)
             raise ValueError(f"the row of input {without[0]} has {both}")
     proved = {name: getattr(certificate, name, None) for name, _ in _PROVED}
     targets = getattr(certificate, "targets", None)
-    if np.ndim(targets) == 1:  # classes
+    if targets is not None and np.ndim(targets) == 1:  # classes
         proved["target"] = targets
     for name, values in proved.items():
         if name not in table.column_names:
