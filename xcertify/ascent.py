@@ -45,7 +45,7 @@ def ascend(
     steps, step_size
         Number of steps, and the length of the first as a share of the radius; it falls to zero.
     stop_above
-        Stop once every value is larger.
+        Stop once every value is larger. The best point is the first one of a larger value.
     given
         (B, ...) each, handed to `values_at`.
     """
@@ -54,7 +54,9 @@ def ascend(
         with tf.GradientTape() as tape:
             tape.watch(points)
             value, climbed = values_at(points, *given)
-        best = keep_better(best, (points, value))
+        # what goes on is for the others of the batch, on which no result may depend
+        better = tf.where(best[1] > stop_above, tf.fill(tf.shape(value), -math.inf), value)
+        best = keep_better(best, (points, better))
         gradient = tape.gradient(climbed, points)
         if gradient is None:
             raise ValueError(
