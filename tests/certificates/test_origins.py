@@ -13,7 +13,7 @@ from some_certificates import reason
 from xcertify import attributions
 from xcertify.attributions import EVA, SufficientReason
 from xcertify.certificates import GradientCertificate, ReasonCertificate, fingerprint
-from xcertify.certificates.origins import Origin, as_json, dumps, numbers_of
+from xcertify.certificates.origins import Origin, as_json, canonical, dumps, numbers_of
 from xcertify.certificates.stored import header_from, header_text, restored, stored
 from xcertify.fingerprints import hash_of_architecture
 
@@ -245,3 +245,9 @@ def test_files_of_sufficient_reasons_before_headers(tmp_path, kind):
         np.savez(path, text=np.array(json.dumps(text)), **other)
         with pytest.raises(ValueError, match="must be of sufficient reasons|contradicts itself"):
             ReasonCertificate.load(path)
+
+
+def test_whole_numbers_are_one_setting_however_they_are_written():
+    written = canonical({"epsilon": 1.0, "clip": (0.0, 1.0), "norm": np.inf})
+    assert written == b'{"clip": [0, 1], "epsilon": 1, "norm": "inf"}'
+    assert canonical([1e300, 0.5, True]) == b"[1e+300, 0.5, true]"

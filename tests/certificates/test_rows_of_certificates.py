@@ -45,7 +45,7 @@ def test_every_kind_in_parquet(kind, tmp_path):
     for name, values in stored(certificate).rows.items():
         if isinstance(values, np.ndarray) and values.dtype.kind != "U":
             assert found.rows[name].dtype == values.dtype
-    assert digests(found, NUMBERS) == table["digest"].to_pylist()
+    assert digests(found, NUMBERS, extra["name"]) == table["digest"].to_pylist()
     _, some = from_table(table.slice(1, 1))
     assert repr(restored(some).to_dict()) == repr(certificate[1:2].to_dict())
     numbers, none = from_table(table.slice(0, 0))
@@ -110,7 +110,7 @@ def test_digests_and_the_header():
 
 def test_rows_that_were_changed_swapped_or_moved():
     certificate = overlap()
-    table = to_table(stored(certificate), NUMBERS)
+    table = to_table(stored(certificate), NUMBERS, {"name": ["a", "b", None]})
     bounds = certificate.certified.copy()
     bounds[1] *= 1.01
     order = [1, 0, 2]
@@ -120,6 +120,7 @@ def test_rows_that_were_changed_swapped_or_moved():
         (with_column(table, "certified", pa.array(bounds)), "1 of 3 .* first one input 8"),
         (swapped, "2 of 3 .* input 7"),
         (with_column(table, "input", pa.array([8, 7, 12])), "2 of 3 .* input 8"),
+        (with_column(table, "name", pa.array(["b", "a", None])), "2 of 3 .* input 7"),
         (with_column(table, "digest", table["digest"].take(order).chunk(0)), "2 of 3"),
         (table.replace_schema_metadata(table.schema.metadata | {HEADER: header}), "3 of 3"),
     ]:

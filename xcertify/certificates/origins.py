@@ -103,6 +103,20 @@ def dumps(value: Any) -> str:
     return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
 
 
+def canonical(value: Any) -> bytes:
+    """The same for hashes: names in order, and 1.0 as 1, since both are one setting."""
+    return json.dumps(_whole(json.loads(dumps(value))), sort_keys=True).encode()
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _whole(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
+
+
 def numbers_of(value: Any) -> Any:
     """The same with the words "inf", "-inf" and "nan" as the numbers that `dumps` made them of."""
     if isinstance(value, dict):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from xcertify.certificates.forms import Rows, check_words
-from xcertify.certificates.origins import Origin, as_json, dumps, numbers_of
+from xcertify.certificates.origins import Origin, as_json, canonical, dumps, numbers_of
 from xcertify.certificates.stored_regions import check_settings, region_of, region_parts
 
 __all__ = [
@@ -187,8 +187,12 @@ def header_from(text: bytes | str) -> dict[str, Any]:
     return header
 
 
-def digests(found: Stored, numbers: Sequence[int] | np.ndarray) -> list[str]:
-    """SHA-256 of each row: of its values, of its number, and of all that rows have in common.
+def digests(
+    found: Stored,
+    numbers: Sequence[int] | np.ndarray,
+    names: Sequence[str | None] | None = None,
+) -> list[str]:
+    """SHA-256 of each row: of its values, number and name, and of all that rows have in common.
 
     Not of the versions, nor of seconds, in which the same run on another day differs. A digest
     shows that a row was changed, moved to another input or put below another header by accident;
@@ -200,21 +204,25 @@ def digests(found: Stored, numbers: Sequence[int] | np.ndarray) -> list[str]:
         Of N inputs.
     numbers
         (N,): the numbers of the inputs in their data set.
+    names
+        (N,): the names of their files; None where they have none.
     """
     if len(numbers) != len(found):
         raise ValueError(
             f"numbers must be one for each of the {len(found)} inputs. Received: {len(numbers)}"
         )
     common = {name: value for name, value in found.header.items() if name not in _VOLATILE}
-    start = hashlib.sha256(json.dumps(json.loads(dumps(common)), sort_keys=True).encode())
+    start = hashlib.sha256(canonical(common))
     for name in sorted(found.shared):
         _add(start, name, found.shared[name])
-    names = sorted(name for name in found.rows if name.split(".")[-1] != "seconds")
+    columns = sorted(name for name in found.rows if name.split(".")[-1] != "seconds")
     digest_of = []
     for row, number in enumerate(numbers):
         digest = start.copy()
         digest.update(f"input {int(number)}".encode())
-        for name in names:
+        if names is not None and names[row] is not None:
+            digest.update(f" named {names[row]}".encode(errors="surrogatepass"))
+        for name in columns:
             _add(digest, name, found.rows[name][row])
         digest_of.append(digest.hexdigest())
     return digest_of

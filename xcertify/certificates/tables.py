@@ -19,7 +19,7 @@ from xcertify.certificates.stored import Stored, digests, header_from, header_te
 if TYPE_CHECKING:
     import pyarrow
 
-INPUT, DIGEST = "input", "digest"
+INPUT, NAME, DIGEST = "input", "name", "digest"
 HEADER, ARRAYS = b"xcertify.header", b"xcertify.arrays"  # keys of the metadata
 LARGEST_ARRAYS = 64 * 2**20  # bytes
 
@@ -43,7 +43,7 @@ def to_table(
         (N,): the numbers of the inputs in their data set; column `input`.
     extra
         Further columns of N entries, which stand behind it; one that is named as a row of the
-        certificate is left out. No digest covers them.
+        certificate is left out. Of them, digests cover `name` alone.
 
     Returns
     -------
@@ -60,7 +60,8 @@ def to_table(
     columns: dict[str, Any] = {INPUT: pa.array(np.asarray(numbers, np.int64))}
     columns |= {n: values for n, values in (extra or {}).items() if n not in found.rows}
     columns |= {name: _as_column(values) for name, values in found.rows.items()}
-    columns[DIGEST] = pa.array(digests(found, numbers), pa.string())
+    table = pa.table(columns)
+    table = table.append_column(DIGEST, pa.array(_digests(found, numbers, table), pa.string()))
     text = dumps(
         {
             "rows": {name: _form_of(values) for name, values in found.rows.items()},
@@ -72,7 +73,7 @@ def to_table(
     )
     _refuse_long(text)
     metadata = {HEADER: header_text(found.header), ARRAYS: text}
-    return pa.table(columns).replace_schema_metadata(metadata)
+    return table.replace_schema_metadata(metadata)
 
 
 def from_table(table: pyarrow.Table, *, check: bool = True) -> tuple[np.ndarray, Stored]:
@@ -120,7 +121,7 @@ def from_table(table: pyarrow.Table, *, check: bool = True) -> tuple[np.ndarray,
     rows = {name: _values(name, table[name], *form) for name, form in forms["rows"].items()}
     found = Stored(header, rows, forms["shared"])
     if check:
-        expected = digests(found, numbers) if rows else []
+        expected = _digests(found, numbers, table) if rows else []
         wrong = [n for n, own in enumerate(table[DIGEST].to_pylist()) if own != expected[n]]
         if wrong:
             raise ValueError(
@@ -128,6 +129,12 @@ def from_table(table: pyarrow.Table, *, check: bool = True) -> tuple[np.ndarray,
                 f"that were changed or moved, the first one input {numbers[wrong[0]]}"
             )
     return numbers, found
+
+
+def _digests(found: Stored, numbers: Any, table: pyarrow.Table) -> list[str]:
+    """Of rows, with the names in the table."""
+    names = table[NAME].to_pylist() if NAME in table.column_names else None
+    return digests(found, numbers, names)
 
 
 def _as_column(values: Any) -> Any:

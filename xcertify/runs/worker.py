@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from xcertify.attributions import SufficientReason
 from xcertify.certificates import Certificate
-from xcertify.certificates.origins import Origin, dumps
+from xcertify.certificates.origins import Origin, canonical, dumps
 from xcertify.runs.failures import message_of, without_failing
 from xcertify.runs.job import Job
 from xcertify.runs.models import model_of
@@ -125,7 +125,7 @@ class Worker:
     @cached_property
     def key(self) -> str:
         """SHA-256 of `settings`."""
-        return sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        return sha256(canonical(self.settings)).hexdigest()
 
     def __call__(self, part: Mapping[str, int]) -> dict[str, int]:
         """Compute a part and write its files.
