@@ -16,7 +16,11 @@ def check_gradients(
 ) -> None:
     """See `Check`: bounds of explanations."""
     findings.means[:] = ENGINE
-    explainer = CertifiedGradient(model, **certificate.settings)
+    try:
+        explainer = CertifiedGradient(model, **certificate.settings)
+    except (TypeError, ValueError) as error:
+        findings.doubt(True, f"its settings make no CertifiedGradient: {error}")
+        return
     region, targets = findings.ball, certificate.targets
     lower, upper = explainer._bounds(region, targets, "float64")
     findings.doubt(~_within(certificate, lower, upper), "its bounds are not proved again")

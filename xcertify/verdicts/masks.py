@@ -25,7 +25,9 @@ def check_masks(
 ) -> None:
     """See `Check`: the class of what masks keep."""
     settings, means = findings.settings, _means(certificate, model, findings)
-    if means is None:
+    origin = certificate.origin
+    has_its_own = origin is None or origin.in_words or findings.explainer(RelEx, model) is not None
+    if means is None or not has_its_own:
         return
     findings.means[:] = means.words
     classes = findings.classes(means.nb_outputs)

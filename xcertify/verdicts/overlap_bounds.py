@@ -31,7 +31,7 @@ class ByChecker:
     ) -> None:
         self.network, self.certificate = Network(model), certificate
         self.nb_outputs = self.network.nb_outputs
-        self.is_exact = settings.get("mode", "one-pass") == "exact"
+        self.is_exact = settings.get("mode") == "exact" or certificate.method == "ibp"
         self.form = settings.get("overlap", "margin")
         self.cells = cells_of_entries(certificate.cells, certificate.region.shape)
 

@@ -48,7 +48,7 @@ def check_overlaps(
         upper, above, below = means.bounds(sample, stated[sample])
         findings.proved[sample] = upper[0]
         where = np.arange(findings.nb) == sample
-        high = upper > stated[sample] + below
+        high = ~((upper <= stated[sample] + below) & np.isfinite(upper))
         findings.doubt(where & high[0], "the overlap is not bounded so tightly again")
         findings.doubt(where & high[1:].any(), "cell_overlaps are not bounded so tightly again")
         low = stated[sample] > upper + above
@@ -59,9 +59,10 @@ def check_overlaps(
             parts = np.flatnonzero(high)[:_MOST_PARTS]
             shown = _refutes(means, certificate, model, sample, parts, rows[sample])
             findings.refute(where & shown, "a point of the region has a larger overlap")
-    if certificate.decision is not None:
-        _decisions(certificate, model, means, rows, findings)
-    _attained_overlaps(certificate, model, attack, findings, nominal, rounded)
+    if certificate.decision is not None and in_class.all():
+        _decisions(certificate, model, means, rows, nominal, rounded, findings)
+    if in_class.all():
+        _attained_overlaps(certificate, model, attack, findings, nominal, rounded)
 
 
 def _means(certificate: OverlapCertificate, model: keras.Model, findings: Findings) -> Means | None:
@@ -106,6 +107,8 @@ def _decisions(
     model: keras.Model,
     means: Means,
     rows: np.ndarray,
+    nominal: np.ndarray,
+    rounded: np.ndarray,
     findings: Findings,
 ) -> None:
     """What was decided beyond bounds: proved again by branch and bound, or shown again."""
@@ -113,23 +116,40 @@ def _decisions(
     assert decision is not None
     by_bounds = certificate.overlap < 0
     findings.doubt(by_bounds & ~decision.holds, "bounds prove what is not said to hold")
+    findings.doubt(np.isnan(decision.lower), "the lower bound of its decision is no number")
+    worst = np.maximum(certificate.attained, nominal) + rounded  # margins of other classes
     for sample in map(int, np.flatnonzero(decision.violated)):
         where, one = np.arange(findings.nb) == sample, slice(sample, sample + 1)
         point = decision.counterexamples[one]
         is_one = bool(np.isfinite(point).all() and contains(region[one], point).all())
-        is_one = is_one and means.margins(point[0], rows[sample])[1] >= 0
-        findings.refute(where & (not is_one), "its counterexample is none")
-    left = np.flatnonzero(decision.holds & ~by_bounds & findings.open)
+        margin = means.margins(point[0], rows[sample])[1] if is_one else -np.inf
+        findings.refute(where & ~(margin >= 0), "its counterexample is none")
+        worst[sample] = max(worst[sample], margin + rounded[sample])
+    proved = np.where(np.isnan(findings.proved), np.inf, findings.proved)
+    is_lower = decision.lower <= np.maximum(-proved, -certificate.overlap)  # by what is bounded
+    left = np.flatnonzero((~by_bounds & decision.holds | ~is_lower) & findings.open)
     if len(left):
         verifier = Verifier(model, dtype="float64", strip_head=True)
-        asked = stays_in_class(certificate.targets[left], means.nb_outputs)
+        lower = decision.lower[left]
+        lower = np.where(lower > -np.inf, lower - 1e-5 * (1 + np.abs(lower)), lower)
+        lower = np.where(decision.holds[left], np.maximum(lower, 0.0), lower)
+        asked, limits = stays_in_class(certificate.targets[left], means.nb_outputs)
+        limits = limits + lower.reshape(-1, *[1] * (np.ndim(limits) - 1))
         timeout = SECONDS * len(left)
-        again = verifier.decide(region[left], *asked, timeout=timeout, verbose=False)
+        again = verifier.decide(region[left], asked, limits, timeout=timeout, verbose=False)
         where = np.zeros((2, findings.nb), bool)
         where[0, left], where[1, left] = again.violated, again.unknown
-        findings.refute(where[0], "a point of the region has another class")
-        findings.doubt(where[1], "branch and bound does not prove again that the class stays")
+        holds = decision.holds
+        findings.refute(where[0] & holds, "a point of the region has another class, or nearly")
+        findings.refute(where[0] & ~holds, "a point of the region is below the lower bound")
+        findings.doubt(where[1] & holds, "branch and bound does not prove again what holds")
+        findings.doubt(where[1] & ~holds, "the lower bound is not proved again")
         findings.means[left] = f"{means.words}; {DECIDED}"
+        reached = -(again.upper + lower)  # `upper` is above the limit
+        worst[left] = np.fmax(worst[left], reached + 1e-5 * (1 + np.abs(reached)))
+    upper = decision.upper
+    attained = (upper >= decision.lower) & (upper <= rounded - nominal) & (-upper <= worst)
+    findings.doubt(~attained, "the upper bound of its decision is not attained again")
 
 
 def _attained_overlaps(
@@ -148,7 +168,11 @@ def _attained_overlaps(
         with np.errstate(invalid="ignore"):
             more = values > findings.proved + rounded
         findings.refute(more, f"{name} is more than is proved that any point attains")
-    if not attack or findings.certificate.origin is None:
+    if not attack:
+        return
+    if certificate.origin is None:
+        is_said = certificate.attained > nominal + rounded
+        findings.doubt(is_said, "no origin says by which attack it attained what it says")
         return
     names = ("epsilon", "in_words")
     own = {n: v for n, v in findings.settings.items() if n not in names}
@@ -157,7 +181,12 @@ def _attained_overlaps(
         "epsilon": certificate.region.epsilon,
     }
     try:
-        again = EVA(model, **own)._certify(findings.ball, certificate.targets)
+        explainer = EVA(model, **own)
+    except (TypeError, ValueError) as error:
+        findings.doubt(True, f"its settings make no EVA: {error}")
+        return
+    try:
+        again = explainer._certify(findings.ball, certificate.targets)
     except ContradictionError:  # of the engine itself
         findings.doubt(True, "an attack of the engine contradicts its bounds")
         return

@@ -29,6 +29,14 @@ from xcertify.verdicts.radii import check_radii
 from xcertify.verdicts.reasons import check_reasons
 from xcertify.verdicts.top_k import check_top_k
 
+_EXPLAINERS = {
+    OverlapCertificate: "EVA",
+    MaskCertificate: "RelEx",
+    ReasonCertificate: "SufficientReason",
+    GradientCertificate: "CertifiedGradient",
+    TopKCertificate: "CORGI",
+}
+
 
 def recheck(
     certificate: Any, model: keras.Model, *, attack: bool = True, check_model: bool = True
@@ -91,8 +99,11 @@ def recheck(
             raise
         findings.doubt(True, str(error))
         return findings.verdict()
-    if not certificate.arithmetic.startswith(("real", "float32")):
-        findings.doubt(True, f"its arithmetic is {certificate.arithmetic!r}: nothing is proved")
+    if certificate.arithmetic != "real":  # no explainer proves anything of float32
+        what = "nothing is proved again of other arithmetic than real"
+        findings.doubt(True, f"its arithmetic is {certificate.arithmetic!r}: {what}")
+    elif not _is_of_its_explainer(certificate, findings):
+        pass
     elif getattr(certificate.region, "nb_changed", None) is not None:
         findings.doubt(True, "where few features may change, nothing is bounded again")
     elif findings.has_its_region():
@@ -101,6 +112,19 @@ def recheck(
         except UnknownLayerError as error:
             findings.doubt(True, f"the checker cannot read the model: {error}")
     return findings.verdict()
+
+
+def _is_of_its_explainer(certificate: Any, findings: Findings) -> bool:
+    """Whether the explainer makes such certificates, by the method of its settings."""
+    origin = certificate.origin
+    name = _EXPLAINERS.get(type(certificate))
+    if origin is None or name is None:
+        return True
+    stated = certificate.method.removeprefix("first order; proved by ")
+    method = origin.settings.get("method", stated)
+    findings.doubt(origin.explainer != name, f"its origin is not said to be {name}")
+    findings.doubt(method != stated, "its method is not that of its settings")
+    return bool(origin.explainer == name and method == stated)
 
 
 def _refuse_another(certificate: Any, model: keras.Model) -> None:
