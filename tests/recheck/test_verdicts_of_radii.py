@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 from planted_faults import check_found, not_a_number, scaled, swapped, with_its_radius
+from rotation import rotating
 
 from xcertify.attributions import CORGI, AttributionBound, CertifiedGradient
 from xcertify.certificates import Certificate
@@ -44,7 +45,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def cells(channels, images):
-    return CORGI(channels, clip=(0, 1), k=3, prediction=True).certify(images)
+    return CORGI(channels, clip=(0, 1), k=3, method="crown-ibp", prediction=True).certify(images)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def deviations(smooth, rows):
 
 @pytest.fixture(scope="module")
 def radii(smooth, rows):
-    return CertifiedGradient(smooth, clip=(0, 1)).radius(rows, Within(0.3))
+    return CertifiedGradient(smooth, clip=(0, 1)).radius(rows, Within(0.3), attack_steps=5)
 
 
 def changed(name, change, sample=1):
@@ -125,7 +126,12 @@ def test_cells_are_confirmed_without_the_engine(channels, cells):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{"form": "map", "norm": 2}, {"k2": 4}, {"explanation": "grad-cam", "conv_layer": 1}],
+    [
+        {"prediction": True},
+        {"form": "map", "norm": 2},
+        {"k2": 4},
+        {"explanation": "grad-cam", "conv_layer": 1},
+    ],
     ids=str,
 )
 def test_other_cells_are_confirmed(channels, images, settings):
@@ -136,7 +142,15 @@ def test_other_cells_are_confirmed(channels, images, settings):
         assert set(verdict.means) == {ENGINE}
 
 
-def test_faults_of_cells_are_found(channels, cells):
+@pytest.mark.parametrize("number", rotating(len(CELL_FAULTS), 2))
+def test_faults_of_cells_are_found(channels, cells, number):
+    name = [*CELL_FAULTS][number]
+    verdict = recheck(CELL_FAULTS[name](cells)[1:2], channels, attack="attacked" in name)
+    assert not verdict.confirmed.any() and all(verdict.reason)
+
+
+@pytest.mark.slow
+def test_all_faults_of_cells_are_found(channels, cells):
     check_found(cells, CELL_FAULTS, channels)
 
 

@@ -29,7 +29,7 @@ from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.models import refuse_channels_first
 from xcertify.perturbation import as_outside
 from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
-from xcertify.regions import Ball, as_norm
+from xcertify.regions import Ball, Region, as_norm
 
 EXPLANATIONS = {"cam": ClassActivation, "grad-cam": GradientActivation}
 
@@ -313,7 +313,7 @@ class CORGI(Certifying, ClassExplainer):
         return search.held
 
     def _decided_class_radii(
-        self, region: Ball, classes: np.ndarray, timeout: float | None
+        self, region: Region, classes: np.ndarray, timeout: float | None
     ) -> np.ndarray:
         """The same by `Verifier.radius`, as exact as `tolerance` says."""
         interval = self._verifier.radius(
