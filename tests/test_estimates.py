@@ -57,6 +57,12 @@ def test_layers_methods_and_explainers_of_a_small_network():
         assert name in text
 
 
+def test_a_network_without_work():
+    inputs = keras.Input((3,))
+    text = str(estimate(keras.Model(inputs, keras.layers.Identity()(inputs))))
+    assert "EVA" in text
+
+
 def test_bounds_are_measured_where_there_is_time():
     found = estimate(sequential((3,), L.Dense(2)), input=np.zeros(3), seconds=60)
     assert all(cost.is_measured for cost in found.methods)

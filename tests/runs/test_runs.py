@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def test_what_concerns_all_inputs_ends_the_run(model, tmp_path):
         ({"batch": 0}, "batch must be a whole number"),
         ({"threads": 2.5}, "threads must be a whole number"),
         ({"settings": {"clip": "auto"}}, "clip='auto' would take another"),
+        ({"settings": {"epsilon": [0.1] * 24}}, "epsilon must be one number.*shape \\(24,\\)"),
         ({"source": Inputs(0)}, "no inputs"),
         ({"targets": np.zeros(3, int)}, "targets must be one per input, 24"),
         ({"device": "gpu"}, "finds no GPU"),
@@ -248,6 +250,29 @@ def test_parts_with_inputs_in_common_are_refused(whole, tmp_path):
         part.maps(tmp_path).write_bytes(Part(0, 4).maps(whole.folder).read_bytes())
     with pytest.raises(ValueError, match="have inputs in common"):
         parts.parts_in(tmp_path, whole.settings["run"])
+
+
+@pytest.mark.parametrize("change", ["order", "twice", "another part"])
+def test_rows_that_are_not_those_of_their_part_are_refused(whole, tmp_path, change):
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    path, other = sorted((folder / "rows").iterdir())[:2]
+    if change == "another part":
+        path.write_bytes(other.read_bytes())
+    else:
+        table, notes = pq.read_table(path), pq.read_metadata(path).metadata
+        places = [*range(len(table))]
+        places[:2] = [1, 0] if change == "order" else [0, 0]
+        table = table.take(places).replace_schema_metadata({**table.schema.metadata, **notes})
+        pq.write_table(table, path)
+    for read in (Run.table, lambda run: [*run.certificates()]):
+        with pytest.raises(ValueError, match="must have the rows of the inputs 0 to"):
+            read(Run.open(folder))
+
+
+def test_parts_of_inputs_that_there_are_not_are_refused():
+    with pytest.raises(ValueError, match="the run has 6 inputs: remove part-000000004-"):
+        parts.missing_from([Part(0, 2), Part(4, 8)], 6)
 
 
 def test_a_full_disk_is_said(model, tmp_path, monkeypatch):

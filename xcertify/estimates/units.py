@@ -143,9 +143,9 @@ class Units:
         if method == "ibp":
             return _INTERVALS * self.call
         if method == "crown-ibp":
-            return known["outputs", "ibp"] * min(_MOST_TIMES, work[method] / work["ibp"])
+            return known["outputs", "ibp"] * min(_MOST_TIMES, work[method] / max(work["ibp"], 1.0))
         lines = known["outputs", "crown-ibp"]
-        crown = lines * (1 + _UNDECIDED * (work["crown"] / work["crown-ibp"] - 1))
+        crown = lines * (1 + _UNDECIDED * (work["crown"] / max(work["crown-ibp"], 1.0) - 1))
         return crown if method == "crown" else _STEPS * known["outputs", "crown"]
 
 

@@ -23,6 +23,7 @@ from xcertify.runs.sources import Source, reopened
 from xcertify.runs.warned import Warned
 
 SETTINGS = "run.json"
+INPUT = "input"  # column of numbers
 _LOCK = ".lock"
 
 
@@ -119,13 +120,28 @@ class Run:
         ----------
         columns
             Names; None: all.
+
+        Raises
+        ------
+        ValueError
+            For a part that has other rows than those of its inputs, each once and in order.
         """
         for part in self.parts:
-            with pq.ParquetFile(part.rows(self.folder)) as file:
+            path, first = part.rows(self.folder), part.first
+            with pq.ParquetFile(path) as file:
                 have = file.schema_arrow.names
-                names = None if columns is None else [name for name in columns if name in have]
+                names = [name for name in have if columns is None or name in columns]
                 for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=names)
+                    table = file.read_row_group(group, columns=[*{*names, INPUT}])
+                    numbers = np.arange(first, first + len(table))
+                    if INPUT not in have or not np.array_equal(table[INPUT].to_numpy(), numbers):
+                        raise ValueError(
+                            f"{path} must have the rows of the inputs {part.first} to "
+                            f"{part.last - 1}, each once and in order: remove it, and make it "
+                            f"again by resume (--resume)"
+                        )
+                    first += len(table)
+                    yield table.select(names)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Columns of all inputs that are done, in memory.

@@ -101,6 +101,13 @@ class Job:
                 "clip='auto' would take another valid range from each batch of inputs: give the "
                 "range that they may have, clip=(low, high)"
             )
+        for name in ("epsilon", "gamma"):
+            shape = np.shape(self.settings.get(name))
+            if shape and shape[0] != 1:
+                raise ValueError(
+                    f"{name} must be one number, or one for each feature, (1, ...), the same for "
+                    f"all inputs of a run. Received: shape {shape}"
+                )
         if self.targets is not None and len(self.targets) != len(self.source):
             raise ValueError(
                 f"targets must be one per input, {len(self.source)} of them. "

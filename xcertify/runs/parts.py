@@ -112,8 +112,11 @@ def _is_whole(folder: Path, part: Part, key: str) -> bool:
 
 
 def missing_from(parts: Iterable[Part], nb_inputs: int) -> list[Part]:
-    """The inputs between parts."""
-    gaps, begin = [], 0
+    """The inputs between parts; a ValueError for parts of inputs that there are not."""
+    gaps, begin, parts = [], 0, [*parts]
+    if parts and parts[-1].last > nb_inputs:
+        name = f"{parts[-1].stem}.parquet"
+        raise ValueError(f"the run has {nb_inputs} inputs: remove {name} from its {ROWS}")
     for part in [*parts, Part(nb_inputs, nb_inputs)]:
         if part.first > begin:
             gaps.append(Part(begin, part.first))
