@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 from xcertify.attributions import EVA, CertifiedGradient, RelEx, SufficientReason
+from xcertify.regions import Ball
 from xcertify.verdicts import recheck
 
 
@@ -89,4 +90,12 @@ def test_overlaps_that_overflow_are_not_confirmed(inputs):
     model.set_weights([weights * np.float32(3e37) for weights in model.get_weights()])
     certificate = dataclasses.replace(certificate, origin=None)
     verdict = recheck(certificate, model, attack=False)
+    assert not verdict.confirmed.any()
+
+
+def test_inputs_of_another_type_are_not_confirmed(model, inputs):
+    certificate = EVA(model, epsilon=0.02, clip=(0, 1)).certify(inputs)
+    center = certificate.region.center.astype(np.float64)
+    region = Ball(center, certificate.region.epsilon, np.inf, certificate.region.clip)
+    verdict = without_attack(dataclasses.replace(certificate, region=region), model)
     assert not verdict.confirmed.any()

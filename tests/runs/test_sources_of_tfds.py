@@ -41,6 +41,8 @@ def test_labels_only_when_asked_and_the_test_split_by_default(folder):
     [
         ("tfds:mnist/tst", {}, r"must be one of train, test, or a part .*Received: 'tst'"),
         ("tfds:mnist/test[:x]", {}, "or a part of it such as"),
+        ("tfds:", {}, "must name a data set"),
+        ("tfds:../mnist", {}, "must name a data set"),
         ("tfds:nothing/test", {}, r"'nothing' is not prepared in .*\(--data-dir\)"),
         ("tfds:mnist/test", {"shape": (32, 32, 3)}, r"must have the shape \(N, 32, 32, 3\)"),
         ("tfds:mnist/test", {"size": (14, 14)}, "size is not for tfds"),

@@ -78,7 +78,8 @@ class ByChecker:
         largest = upper[:size].max(axis=0) + (0.0 if own is None else upper[size])
         largest = np.nextafter(largest, np.inf) if own is not None else largest
         unit = 2.0**-24 * float(amount) * (1 if own is None else 2)
-        return np.minimum(largest, largest[0]), ABOVE * unit, BELOW * unit
+        above = ABOVE * unit + 1e-28  # the engine adds 1e-30 where there is nothing to round
+        return np.minimum(largest, largest[0]), above, BELOW * unit
 
 
 class ByEngine:

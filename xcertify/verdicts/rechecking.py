@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from xcertify.bounds import ProofTree, Verifier
 from xcertify.certificates import (
@@ -104,6 +105,8 @@ def recheck(
         findings.doubt(True, f"its arithmetic is {certificate.arithmetic!r}: {what}")
     elif not _is_of_its_explainer(certificate, findings):
         pass
+    elif certificate.region.center.dtype != np.float32:
+        findings.doubt(True, "its inputs are not in float32, as explainers have them")
     elif getattr(certificate.region, "nb_changed", None) is not None:
         findings.doubt(True, "where few features may change, nothing is bounded again")
     elif findings.has_its_region():

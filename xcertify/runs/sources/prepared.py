@@ -57,6 +57,8 @@ class PreparedImages(Source):
     ):
         self.path = text
         self._name, _, split = text.removeprefix("tfds:").partition("/")
+        if not self._name[:1].isalpha():
+            raise ValueError(f"inputs must name a data set, tfds:NAME/SPLIT. Received: {text!r}")
         self._data_dir = None if data_dir is None else str(Path(data_dir).absolute())
         self._labels = labels
         self._scale = Scale.of(scale, offset, default=1 / 255)
