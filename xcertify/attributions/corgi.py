@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from xcertify.attacks.top_k import MinimalTopK
 from xcertify.attributions.base import Certifying, ClassExplainer
-from xcertify.attributions.cell_order import FORMS, RankedMaps
+from xcertify.attributions.cell_order import FORMS, Form, RankedMaps
 from xcertify.attributions.class_activation import (
     ClassActivation,
     GradientActivation,
+    WeightDeviation,
     WeightedChannels,
 )
 from xcertify.bounds import Verifier
@@ -273,35 +274,31 @@ class CORGI(Certifying, ClassExplainer):
             proved = maps.nothing_proved()
             for samples, radii in search:
                 some, balls = maps[samples], region[samples].resized(radii)
-                now = self._proved(some, balls, form, method, proved[samples])
+                deviation, prover = self._means(some, balls, form, method)
+                with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds prove nothing
+                    now = prover.prove(some, balls, deviation, proved[samples])
                 stay = some.stay(now).all(axis=1)
                 proved[samples[~stay]] = now[~stay]
                 search.answer(stay)
             certified = search.held
         return certified
 
-    def _proved(
-        self,
-        maps: RankedMaps,
-        region: Ball,
-        form: str,
-        method: str,
-        known: np.ndarray,
-        dtype: str = "float32",
-    ) -> np.ndarray:
-        """Pairs that are proved on balls, and those that are known to be, see `RankedMaps`."""
+    def _means(
+        self, maps: RankedMaps, region: Region, form: str, method: str, dtype: str = "float32"
+    ) -> tuple[WeightDeviation | None, Form]:
+        """How far weights can be from those at the inputs, and what proves pairs."""
         rows, weights = maps.target_rows, maps.weights
         deviation = self._activation.weight_deviation(region, rows, weights, method, dtype)
         verifier = self._activation.verifier(method, dtype)
-        prover = FORMS[form](self._activation, verifier, self.nb_pairs)
-        with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds prove nothing
-            return prover.prove(maps, region, deviation, known)
+        return deviation, FORMS[form](self._activation, verifier, self.nb_pairs)
 
     def _stay(self, maps: RankedMaps, region: Ball, dtype: str) -> np.ndarray:
         """Whether the top k are proved to stay among the top k2 on balls, (N,) bool."""
         proved = maps.nothing_proved()
         for form, method in _stages(self.form, self.method):
-            proved = self._proved(maps, region, form, method, proved, dtype)
+            deviation, prover = self._means(maps, region, form, method, dtype)
+            with np.errstate(invalid="ignore", over="ignore"):
+                proved = prover.prove(maps, region, deviation, proved)
         return np.all(maps.stay(proved), axis=1)
 
     def _class_radii(self, region: Ball, classes: np.ndarray) -> np.ndarray:

@@ -395,7 +395,10 @@ class EVA(OverlapExplainer, Certifying):
         timeout: float | None = None,
     ) -> OverlapCertificate:
         overlap = self._overlap(classes)
-        overlaps = self._proved_overlaps(region, overlap)
+        overlaps = self._overlaps(region, overlap)
+        if self.mode == "one-pass":  # lines alone; the bounds of `Verifier` know intervals, too
+            full = np.minimum(overlaps.full, self._bound(region, overlap))
+            overlaps = Overlaps(full, np.minimum(overlaps.fixed, full[:, None]))
         nominal, reached = self._short_attack(0.0)(region, overlap)
         decision = self._decide(region, classes, overlaps.full, timeout) if complete else None
         attained = self._attained(region, classes) if self.attack else None
@@ -415,15 +418,6 @@ class EVA(OverlapExplainer, Certifying):
             attained=reached if attained is None else np.maximum(reached, attained),
             decision=decision,
         )
-
-    def _proved_overlaps(self, region: Region, overlap: Overlap) -> Overlaps:
-        """Overlaps as certificates have them."""
-        overlaps = self._overlaps(region, overlap)
-        if self.mode == "exact":
-            return overlaps
-        # lines alone; the bounds of `Verifier` know intervals, too
-        full = np.minimum(overlaps.full, self._bound(region, overlap))
-        return Overlaps(full, np.minimum(overlaps.fixed, full[:, None]))
 
     def _decide(
         self, region: Ball, classes: np.ndarray, overlaps: np.ndarray, timeout: float | None

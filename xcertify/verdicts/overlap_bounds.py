@@ -122,6 +122,8 @@ class ByEngine:
         """As the certificate has them, or with each part bounded by itself, (M, 1 + cells)."""
         region, explainer = self.certificate.region[some], self.explainer
         overlap = explainer._overlap(self.certificate.targets[some])
-        of_parts = super(EVA, explainer)._overlaps if alone else explainer._proved_overlaps
+        of_parts = super(EVA, explainer)._overlaps if alone else explainer._overlaps
         full, fixed = of_parts(region, overlap)
+        full = np.minimum(full, explainer._bound(region, overlap))  # lines know no intervals
+        fixed = np.minimum(fixed, full[:, None])
         return np.concatenate([full[:, None], fixed], axis=1)
