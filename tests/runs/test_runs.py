@@ -210,6 +210,8 @@ def test_maps_that_were_cut_off_are_made_again(whole, model, tmp_path):
     maps.write_bytes(maps.read_bytes()[:-4])
     assert Run.open(tmp_path).missing == [(8, 12)]
     assert content(run(job, resume=True, part=12, verbose=False)) == content(whole)
+    maps.write_bytes(b"")
+    assert Run.open(tmp_path).missing == [(8, 12)]
     maps.unlink()
     assert Run.open(tmp_path).missing == [(8, 12)]
 
@@ -268,6 +270,25 @@ def test_rows_that_are_not_those_of_their_part_are_refused(whole, tmp_path, chan
     for read in (Run.table, lambda run: [*run.certificates()]):
         with pytest.raises(ValueError, match="must have the rows of the inputs 0 to"):
             read(Run.open(folder))
+
+
+def test_a_changed_byte_is_found(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    path = min((folder / "rows").iterdir())
+    content = bytearray(path.read_bytes())
+    for place in (40, 300, 900):
+        content[place] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="part-000000000-.* was changed: remove it"):
+        Run.open(folder).table()
+
+
+def test_a_folder_without_what_a_run_says_is_none(whole, tmp_path):
+    for text in ("[]", "{}", '{"run": "a", "source": []}', '{"run": "a", "source": {}}', "", "1"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match=r"is not the run.json of a run"):
+            Run.open(tmp_path)
 
 
 def test_parts_of_inputs_that_there_are_not_are_refused():

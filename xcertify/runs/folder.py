@@ -58,8 +58,9 @@ class Run:
             raise FileNotFoundError(f"no run in {folder}: it has no {SETTINGS}")
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-            known = isinstance(settings, dict) and {"run", "source"} <= settings.keys()
-        except ValueError:
+            known = {"run", "command", "explainer", "settings"} <= settings.keys()
+            known = known and settings["source"]["nb_inputs"] >= 0
+        except (ValueError, AttributeError, KeyError, TypeError):
             known = False
         if not known:
             raise ValueError(f"{path} is not the {SETTINGS} of a run, or it was cut off")
@@ -124,21 +125,25 @@ class Run:
         Raises
         ------
         ValueError
-            For a part that has other rows than those of its inputs, each once and in order.
+            For a part that cannot be read, or has other rows than those of its inputs, each once
+            and in order.
         """
         for part in self.parts:
             path, first = part.rows(self.folder), part.first
-            with pq.ParquetFile(path) as file:
+            again = "remove it, and make it again by resume (--resume)"
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 have = file.schema_arrow.names
                 names = [name for name in have if columns is None or name in columns]
                 for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, columns=[*{*names, INPUT}])
+                    try:
+                        table = file.read_row_group(group, columns=[*{*names, INPUT}])
+                    except (pa.ArrowException, OSError) as error:
+                        raise ValueError(f"{path} was changed: {again}. {error}") from error
                     numbers = np.arange(first, first + len(table))
                     if INPUT not in have or not np.array_equal(table[INPUT].to_numpy(), numbers):
                         raise ValueError(
                             f"{path} must have the rows of the inputs {part.first} to "
-                            f"{part.last - 1}, each once and in order: remove it, and make it "
-                            f"again by resume (--resume)"
+                            f"{part.last - 1}, each once and in order: {again}"
                         )
                     first += len(table)
                     yield table.select(names)

@@ -102,7 +102,7 @@ class Job:
                 "range that they may have, clip=(low, high)"
             )
         for name in ("epsilon", "gamma"):
-            shape = np.shape(self.settings.get(name))
+            shape = np.shape(self.settings.get(name, 0.0))
             if shape and shape[0] != 1:
                 raise ValueError(
                     f"{name} must be one number, or one for each feature, (1, ...), the same for "

@@ -107,7 +107,7 @@ def _is_whole(folder: Path, part: Part, key: str) -> bool:
         return True
     try:
         return len(np.load(maps, mmap_mode="r", allow_pickle=False)) == nb_rows
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
 
 
@@ -197,7 +197,9 @@ class PartWriter:
             raise RuntimeError("the certificates of two batches have different headers: a bug")
         if self._writer is None:
             draft = self._drafts[1]
-            self._writer = pq.ParquetWriter(draft, schema, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                draft, schema, compression="zstd", write_page_checksum=True
+            )
         for table in self._waiting:
             self._writer.write_table(_with_columns(table, self._writer.schema))
         self._waiting.clear()
