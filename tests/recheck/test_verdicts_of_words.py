@@ -70,6 +70,16 @@ def test_what_was_attained_has_an_origin(model, inputs):
     assert "no origin says" in recheck(nowhere, model).reason[0]
 
 
+def test_masks_say_one_neutral_value_and_which_attack(model, inputs):
+    certificate = RelEx(model, clip=(0, 1), steps=2).certify(inputs)
+    other = dataclasses.replace(certificate, neutral_value=certificate.neutral_value + 1e-3)
+    assert all("neutral_value is not that" in reason for reason in recheck(other, model).reason)
+    nowhere = dataclasses.replace(certificate, origin=None)
+    assert without_attack(nowhere, model).confirmed.all()
+    found = recheck(nowhere, model).confirmed
+    assert not (found & np.isfinite(certificate.attacked) & (certificate.attacked > 0)).any()
+
+
 def test_settings_that_make_no_explainer(model, inputs):
     for kind, settings, name in (
         (EVA, {"epsilon": 0.02}, "temperature"),

@@ -30,6 +30,9 @@ def check_masks(
     if means is None or not has_its_own:
         return
     findings.means[:] = means.words
+    neutral = settings.get("neutral_value")
+    other = isinstance(neutral, (int, float)) and (certificate.neutral_value != neutral).any()
+    findings.doubt(other, "its neutral_value is not that of its settings")
     classes = findings.classes(means.nb_outputs)
     outside = ~((certificate.masks >= 0) & (certificate.masks <= 1))
     findings.doubt(outside.reshape(findings.nb, -1).any(axis=1), "its masks are not within [0, 1]")
@@ -57,6 +60,9 @@ def check_masks(
     attacked = certificate.attacked
     if attacked is None:
         return
+    if attack and origin is None:
+        is_said = np.isfinite(attacked) & (attacked > 0)
+        findings.doubt(is_said, "no origin says by which attack it attained what it says")
     nearer = attacked < certificate.certified
     findings.refute(nearer, "its attack succeeds within the radius that it certifies")
     if attack and certificate.origin is not None and not outside.any():
