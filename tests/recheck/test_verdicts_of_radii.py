@@ -12,6 +12,7 @@ from rotation import rotating
 from xcertify.attributions import CORGI, AttributionBound, CertifiedGradient
 from xcertify.certificates import Certificate
 from xcertify.criteria import Criterion, Excludes, KeepsOut, KeepsSigns, KeepsTop, Within
+from xcertify.radii import Interval
 from xcertify.verdicts import recheck
 
 ENGINE = "bounds of the engine in float64"
@@ -165,6 +166,10 @@ def test_deviations_are_confirmed(smooth, deviations):
     assert verdict.confirmed.all(), verdict.reason
     assert set(verdict.means) == {f"{ENGINE}; estimates by evaluation"}
     np.testing.assert_allclose(verdict.proved, deviations.certified, rtol=1e-4)
+    none = Interval(deviations.certified, None)
+    for changes in ({"method": "none"}, {"method": "first order"}, {"interval": none}):
+        changed = dataclasses.replace(deviations, **changes)
+        assert not recheck(changed, smooth, attack=False).confirmed.any()
 
 
 @pytest.mark.slow

@@ -213,7 +213,7 @@ class AttributionBound(SmoothAttribution, Certifying):
         is_copy = self.network is not self.model
         return DeviationCertificate(
             region=region,
-            method=f"first order; proved by {self.method}" if self.proved else "first order",
+            method=self._said_method,
             arithmetic=self._verifier.guarantee if self.proved else "none",
             interval=Interval(euclidean, observed),
             epsilon=epsilon,
@@ -334,6 +334,11 @@ class AttributionBound(SmoothAttribution, Certifying):
             ("verifier", self._dtype),
             lambda: Verifier(self.network, dtype=self._dtype, strip_head=True),
         )
+
+    @property
+    def _said_method(self) -> str:
+        """Of certificates."""
+        return f"first order; proved by {self.method}" if self.proved else "first order"
 
     def _proofs(
         self, region: Region, weights: np.ndarray, maps: np.ndarray

@@ -27,6 +27,9 @@ def check_deviations(
     explainer = findings.explainer(AttributionBound, model)
     if explainer is None:
         return
+    if certificate.method != explainer._said_method or certificate.attacked is None:
+        findings.doubt(True, "its method, or what it observed, is not what its settings give")
+        return
     findings.means[:] = f"{ENGINE}; estimates by evaluation"
     explainer._update()  # the copy with softplus
     region, weights, maps = findings.ball, certificate.targets, certificate.explanation
