@@ -1,8 +1,8 @@
 """Results stay what they were: bounds, maps, certificates, scores and attacks against stored ones.
 
-The stored ones are of the state before the redesign of November 2026, by
-``python benchmarks/stored_results.py --write tests/data/results.npz``; a change that means to
-change them writes them anew and says so in the changelog. Tolerances stand with the cases.
+The stored ones are written by ``python benchmarks/stored_results.py --write
+tests/data/results.npz``; a change that means to change them writes them anew and says so in the
+changelog. Tolerances stand with the cases.
 """
 
 import sys
