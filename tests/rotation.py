@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 VARIABLE = "XCERTIFY_SEED"
 
@@ -24,3 +28,14 @@ def rotating(nb_cases: int, nb_drawn: int) -> list[int]:
     """`nb_drawn` neighbours among the cases from 0 to `nb_cases` - 1, the next by the next seed."""
     first = choose_seed() * nb_drawn
     return [(first + number) % nb_cases for number in range(nb_drawn)]
+
+
+def in_turn(cases: Sequence[Any], nb_drawn: int) -> list[Any]:
+    """All cases, as `parametrize` takes them; those that are not drawn today are marked slow."""
+    drawn = rotating(len(cases), nb_drawn)
+    return [
+        case
+        if number in drawn
+        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.slow)
+        for number, case in enumerate(cases)
+    ]

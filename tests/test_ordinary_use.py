@@ -416,8 +416,9 @@ def test_a_saved_model(tmp_path, capsys):
         np.testing.assert_allclose(Saliency(given)(inputs, LABELS), expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="TFSMLayer cannot be bounded"):
         EVA(wrapped, 0.01)(inputs, LABELS)
-    assert commands.main(["explain", str(tmp_path / "saved"), str(tmp_path / "inputs.npy")]) == 2
-    assert "is a folder, and a file is taken: a model as .keras" in capsys.readouterr().err
+    files = [str(tmp_path / name) for name in ("saved", "inputs.npy")]
+    assert commands.main(["explain", *files, "--output", str(tmp_path / "run")]) == 2
+    assert "is a SavedModel that does not say what its layers are" in capsys.readouterr().err
 
 
 def test_models_of_keras_2():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from networks import NETWORKS, sequential
+from rotation import in_turn
 
 from xcertify.attributions import EVA
 from xcertify.bounds import Verifier
@@ -44,9 +45,14 @@ FAST = (*OUTPUTS, "linear_bounds", "bound_layer", "bound_gradient:120", "EVA.cer
 @pytest.mark.parametrize(
     ("case", "calls"),
     [
-        (("dense", "crown", 100, 300), FAST),
-        (("dense", "crown", 100, 300, "--uncompiled"), FAST),
-        (("dense", "crown-ibp", 1000, 40), ["bound_rows", "EVA.certify"]),
+        *in_turn(
+            [
+                (("dense", "crown", 100, 300), FAST),
+                (("dense", "crown", 100, 300, "--uncompiled"), FAST),
+                (("dense", "crown-ibp", 1000, 40), ["bound_rows", "EVA.certify"]),
+            ],
+            1,
+        ),
         pytest.param(("dense", "crown", 1000, 300), [*OUTPUTS, *OTHERS], marks=pytest.mark.slow),
         pytest.param(("dense", "alpha-crown", 100, 300), OUTPUTS, marks=pytest.mark.slow),
         pytest.param(("CNN", "crown", 100, 300), OUTPUTS, marks=pytest.mark.slow),

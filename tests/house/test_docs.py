@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import sequential
+from rotation import in_turn
 
 ROOT = Path(__file__).parents[2]
 # run by tests/bounds/test_layer_table.py and test_command_line_page.py, which look at results
@@ -16,7 +17,8 @@ PAGES = [
     for path in sorted((ROOT / "docs").rglob("*.md"))
     if "```python" in path.read_text() and path.stem not in ELSEWHERE
 ]
-
+LONG = [path for path in PAGES if path.stem in ("attribution-bound", "sufficient-reason")]
+QUICK = [path for path in PAGES if path not in LONG]
 
 # A block of code, and the block of text right below it that says what it prints.
 EXAMPLE = re.compile(
@@ -24,7 +26,7 @@ EXAMPLE = re.compile(
 )
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*QUICK, *in_turn(LONG, 1)], ids=lambda path: path.stem)
 def test_examples_run_as_printed(path, tmp_path, monkeypatch, capsys):
     if "from xplique" in path.read_text():
         pytest.importorskip("xplique", reason="Xplique is not installed")

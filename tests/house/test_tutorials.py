@@ -1,10 +1,14 @@
-"""The tutorials: each runs from a clean kernel, is kept with its outputs, and is on the site."""
+"""The tutorials: each runs from a clean kernel, is kept with its outputs, and is on the site.
+
+Six of them run every day, the others are marked slow.
+"""
 
 import re
 import warnings
 from pathlib import Path
 
 import pytest
+from rotation import in_turn
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Jupyter's, of its own paths
@@ -22,7 +26,7 @@ def test_there_are_ten():
     assert sorted(numbers) == list(range(1, 11))
 
 
-@each
+@pytest.mark.parametrize("path", in_turn(TUTORIALS, 6), ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
