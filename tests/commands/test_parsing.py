@@ -122,6 +122,7 @@ def test_one_option_is_known_before_all_are(tmp_path, monkeypatch):
         ("m --output o --epsilom 1", "EVA has no setting --epsilom: see xcertify certify --help"),
         ("m --output o --epsil 1", "EVA has no setting --epsil"),
         ("m --output o x", "certify does not take the words x"),
+        ("m --output o --attack true", "--attack takes no true: write --attack or --no-attack"),
     ],
 )
 def test_errors_are_one_sentence_with_the_words_of_the_command_line(words, message):

@@ -193,6 +193,10 @@ class CommandLine:
 
     def _unknown(self, words: str) -> str:
         if not words.startswith("-"):
+            first = words.split()[0]
+            before = self.words[max(0, self.words.index(first) - 1)]
+            if first.lower() in ("true", "false") and before.startswith("--"):
+                return f"{before} takes no {first}: write {before} or --no-{before[2:]}"
             return f"{self.command} does not take the words {words}"
         return f"{self.subject} has no setting {words.split()[0].partition('=')[0]}"
 
