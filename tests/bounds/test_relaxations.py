@@ -1,11 +1,16 @@
 """Relaxations of every activation against dense sampling, and known cases by hand."""
 
+import itertools
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from xcertify.bounds import Verifier
 from xcertify.bounds.graph import activations, relaxations
 from xcertify.bounds.rules import registry
+from xcertify.regions import Box
 
 ACTIVATIONS = {f.__name__: a for f, a in registry.ACTIVATIONS.items() if a is not None}
 ACTIVATIONS |= {
@@ -154,3 +159,28 @@ def test_sigmoid_lines_are_tangents_where_it_bends_one_way():
     np.testing.assert_allclose(np.asarray(lines.upper_slope), value * (1 - value), rtol=1e-9)
     ends = 1 / (1 + np.exp([-1.0, -3.0]))
     np.testing.assert_allclose(np.asarray(lines.lower_slope), (ends[1] - ends[0]) / 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["crown", "crown-ibp"])
+def test_the_largest_of_entries_that_are_nearly_equal(method):
+    """Lower sides that differ by roundings: no corner and no point between leaves the bounds."""
+    layers = keras.layers
+    rows = keras.initializers.Constant([[1.0, -1.0]])
+    model = keras.Sequential(
+        [
+            keras.Input((4, 1)),
+            layers.MaxPooling1D(4),
+            layers.Flatten(),
+            layers.Dense(2, kernel_initializer=rows),
+        ]
+    )
+    generator = np.random.default_rng(0)
+    lower = generator.choice([0, 1e-9, -1e-9, 3e-7, -3e-7, 1e-6], (40, 4))
+    lower = (lower + generator.choice([0.0, 1.0, 100.0], (40, 1))).astype("float32")
+    upper = (lower + generator.choice([0, 1e-9, 1e-6, 0.1, 1.0], (40, 4))).astype("float32")
+    shares = [*itertools.product([0, 1], repeat=4), *generator.random((50, 4))]
+    points = lower[:, None] + np.array(shares) * (upper - lower).astype(float)[:, None]
+    largest = points.max(axis=2)
+    values = np.stack([largest, -largest], axis=-1)
+    low, high = Verifier(model, method).bound_outputs(Box(lower[..., None], upper[..., None]))
+    assert (low[:, None] <= values).all() and (values <= high[:, None]).all()
