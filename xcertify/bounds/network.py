@@ -12,8 +12,8 @@ from keras import ops
 
 from xcertify.bounds.graph.activations import SIGMOID
 from xcertify.bounds.graph.graph import Graph
-from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import Elementwise, Reshaped
+from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.graph.translation import build_graph, find_tensor
 from xcertify.bounds.rules.identities import AUGMENTATIONS
 from xcertify.bounds.rules.registry import find_rule

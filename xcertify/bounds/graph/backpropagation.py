@@ -17,14 +17,11 @@ from keras import ops
 from xcertify.bounds.graph.activations import SIGMOID
 from xcertify.bounds.graph.derivatives import LargestGate, SlopeGate, Transposed
 from xcertify.bounds.graph.graph import Graph, Node
-from xcertify.bounds.graph.multivariate import (
-    InverseRoot,
-    Largest,
-    Product,
-    Softmax,
-    Standardization,
-)
+from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Input, Operation
+from xcertify.bounds.graph.products import Product
+from xcertify.bounds.graph.softmax import Softmax
+from xcertify.bounds.graph.standardization import InverseRoot, Standardization
 from xcertify.keras_graph import UnsupportedLayerError
 
 

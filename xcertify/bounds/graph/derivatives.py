@@ -14,7 +14,7 @@ from keras import ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph import relaxations
-from xcertify.bounds.graph.multivariate import Largest
+from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import (
     Affine,
     Enclosure,

@@ -17,8 +17,9 @@ from xcertify.bounds.graph import relaxations
 from xcertify.bounds.graph.backpropagation import GradientGraph
 from xcertify.bounds.graph.derivatives import Gate
 from xcertify.bounds.graph.graph import Graph
-from xcertify.bounds.graph.multivariate import Largest, Product
+from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Enclosure, Operation, Options
+from xcertify.bounds.graph.products import Product
 
 Sides = tuple[Any, Any]
 

@@ -8,8 +8,8 @@ from keras import layers
 
 from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import Elementwise
+from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.rules.registry import activate, register
 from xcertify.bounds.rules.windows import axes_of
 

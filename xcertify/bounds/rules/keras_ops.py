@@ -11,7 +11,6 @@ from keras import ops
 from xcertify.bounds import backend
 from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import (
     IN_FLOAT32,
     Affine,
@@ -20,6 +19,7 @@ from xcertify.bounds.graph.operations import (
     Window,
     in_float32,
 )
+from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.rules import merging
 from xcertify.bounds.rules.registry import register_operation
 from xcertify.bounds.rules.windows import axes_of

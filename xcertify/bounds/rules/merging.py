@@ -11,8 +11,9 @@ from keras import layers, ops
 
 from xcertify.bounds.graph.activations import limit
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.multivariate import Largest, Product
+from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Scaled, Window
+from xcertify.bounds.graph.products import Product
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError

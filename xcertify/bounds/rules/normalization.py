@@ -11,8 +11,8 @@ import numpy as np
 from keras import layers, ops
 
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.multivariate import Standardization
 from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Scaled
+from xcertify.bounds.graph.standardization import Standardization
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError

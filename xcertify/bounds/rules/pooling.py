@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.multivariate import Largest
+from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Scaled
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import channel_axis, spatial_axes, window_of, windows_of

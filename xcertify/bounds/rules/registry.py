@@ -19,9 +19,9 @@ from xcertify.bounds import backend
 from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.arguments import refuse_mixing
 from xcertify.bounds.graph.graph import Emitter, Rule
-from xcertify.bounds.graph.multivariate import Softmax
 from xcertify.bounds.graph.operations import Affine, Elementwise
 from xcertify.bounds.graph.relaxations import Activation
+from xcertify.bounds.graph.softmax import Softmax
 from xcertify.keras_graph import UnsupportedLayerError, is_keras_function
 
 _RULES: dict[type, Rule] = {}
