@@ -86,6 +86,59 @@ def ends_of(model: Any) -> tuple[list[Any], list[Any]]:
     return model.inputs, model.outputs
 
 
+def output_number(model: keras.Model, output: int | str) -> int:
+    """Number of an output that is given by its number or its name.
+
+    Parameters
+    ----------
+    model
+        Built Sequential or functional model.
+    output
+        0 is the first, -1 the last. A name is that of the layer that gives it, or its key, where
+        the model returns a dictionary.
+
+    Raises
+    ------
+    ValueError
+        For an output that there is not, and a name of several; with the names that there are.
+    """
+    outputs = ends_of(model)[1]
+    if isinstance(output, int) and not isinstance(output, bool):
+        if -len(outputs) <= output < len(outputs):
+            return output % len(outputs)
+    numbers: dict[str, set[int]] = {}
+    for number, tensor in enumerate(outputs):
+        for name in (layer_of(tensor).name, tensor.name, *_keys_of(model, tensor)):
+            numbers.setdefault(name, set()).add(number)
+    found = numbers.get(output, set()) if isinstance(output, str) else set()
+    if len(found) == 1:
+        return found.pop()
+    raise ValueError(
+        f"output must be a number below {len(outputs)}{''.join(_or_names(model))}. "
+        f"Received: {output!r}"
+    )
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """What each output is called: its key in a dictionary, else the layer that gives it."""
+    return [
+        next(iter(_keys_of(model, tensor)), layer_of(tensor).name) for tensor in ends_of(model)[1]
+    ]
+
+
+def _keys_of(model: keras.Model, tensor: Any) -> list[str]:
+    structure = model.output
+    if not isinstance(structure, dict):
+        return []
+    return [str(key) for key, value in structure.items() if value is tensor]
+
+
+def _or_names(model: keras.Model) -> list[str]:
+    names = output_names(model)
+    single = [name for name in dict.fromkeys(names) if names.count(name) == 1]
+    return [f" or one of {', '.join(single)}"] if single else []
+
+
 def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
     """The model itself and all layers inside it, nested models and what is inside them too."""
     return list(model._flatten_layers())

@@ -17,7 +17,7 @@ from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.graph.translation import build_graph, find_tensor
 from xcertify.bounds.rules.identities import AUGMENTATIONS
 from xcertify.bounds.rules.registry import find_rule
-from xcertify.keras_graph import layers_of
+from xcertify.keras_graph import layers_of, output_number
 
 HEADS = ("softmax", "sigmoid")
 _PRECISIONS = ("float64", "float32", "float16", "bfloat16")
@@ -68,7 +68,7 @@ class Network:
     @property
     def output_number(self) -> int:
         """Number of the output that is bounded."""
-        return find_tensor(self.model.outputs, self.output, "output")
+        return output_number(self.model, self.output)
 
     @property
     def precision(self) -> str:

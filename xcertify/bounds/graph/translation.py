@@ -20,7 +20,13 @@ from xcertify.bounds.graph.arguments import (
 )
 from xcertify.bounds.graph.graph import Emitter, Graph, Node, Rule
 from xcertify.bounds.graph.operations import Input
-from xcertify.keras_graph import UnsupportedLayerError, calls_between, ends_of, layer_output
+from xcertify.keras_graph import (
+    UnsupportedLayerError,
+    calls_between,
+    ends_of,
+    layer_output,
+    output_number,
+)
 
 
 def build_graph(
@@ -56,7 +62,7 @@ def build_graph(
         inputs = [layer_output(model, start_layer)]
     first = find_tensor(inputs, perturbed, "perturbed")
     inputs = [inputs[first], *inputs[:first], *inputs[first + 1 :]]
-    wanted = outputs[find_tensor(outputs, output, "output")]
+    wanted = outputs[output_number(model, output)]
     graph = Graph(nb_inputs=len(inputs))
     for tensor in inputs:
         shape = tuple(tensor.shape[1:])
