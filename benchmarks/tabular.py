@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
+
+from xcertify.datasets import file_of_package
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,7 @@ def load_adult() -> Table:
 
 
 def rows_of_package(package: str, path: str) -> list[dict[str, str]]:
-    found = find_spec(package)
-    if found is None:
-        raise ImportError(
-            f"the table comes with {package}, which is not installed: pip install {package}"
-        )
-    with open(Path(found.origin).parent / path, newline="") as file:
+    with open(file_of_package(package, path), newline="") as file:
         return [{k: v.strip() for k, v in row.items()} for row in csv.DictReader(file)]
 
 

