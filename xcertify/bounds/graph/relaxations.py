@@ -19,6 +19,7 @@ All of it runs in float64 on (N, *shape) tensors; nothing here depends on the nu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -54,7 +55,8 @@ class Activation:
         A point off by d costs nothing above ``curvature * d**2 / 2``, which is added.
     curvature
         Bound of the absolute second derivative between kinks; 0 for piecewise linear functions. A
-        callable gives it for the interval up to `upper`, where there is no bound for all.
+        callable gives it for the interval up to `upper`, where there is no bound for all. Infinite
+        where there is none: then extrema have to be exact.
     ulps
         Rounding errors of the network's own float32 evaluation of the function, in units of
         ``2**-24 * |value|``.
@@ -73,6 +75,15 @@ class Activation:
     slope
         The same facts about the derivative, if it is continuous: linear bounds of it make bounds of
         gradients tighter. None: its range is taken.
+    undefined
+        From the first to the second of these numbers, both included, the function has no finite
+        value. Of an interval that holds one of them nothing is proved: its sides are NaN, which
+        become infinite.
+    period
+        Length after which the function repeats, if it does: the other facts are for intervals that
+        begin in ``[-period / 2, period / 2]``. Its slope is at most 1.
+    least
+        A number at least 0 that no value is below, in the network's own arithmetic either.
 
     Examples
     --------
@@ -93,6 +104,9 @@ class Activation:
     continuous: bool = True
     uniform: bool = True
     slope: Activation | None = None
+    undefined: tuple[float, float] | None = None
+    period: float = 0.0
+    least: float = -math.inf
 
     @property
     def piecewise_linear(self) -> bool:
@@ -114,17 +128,24 @@ class Relaxation(NamedTuple):
 
 
 def image(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
-    """Smallest and largest value on [lower, upper], proved; float64, elementwise."""
+    """Smallest and largest value on [lower, upper], proved; float64, elementwise.
+
+    NaN where the function is not defined on all of it.
+    """
+    reach = ops.maximum(ops.abs(lower), ops.abs(upper))
+    lower, upper, _ = _folded(activation, *_defined(activation, lower, upper))
     points = [lower, upper]
     points += [_into(point, lower, upper) for point in (*activation.kinks, *activation.extrema)]
     values = [activation.value(point) for point in points]
     smallest, largest = reduce(ops.minimum, values), reduce(ops.maximum, values)
     # An extremum is given in decimals, right to 1e-9.
-    slack = 0.5e-18 * activation.curvature_up_to(upper) if activation.extrema else 0.0
+    slack: Any = 0.0
+    if activation.extrema and activation.curvature != math.inf:
+        slack = 0.5e-18 * activation.curvature_up_to(upper)
     if not activation.piecewise_linear or activation.ulps > 0:
         size = ops.maximum(ops.abs(smallest), ops.abs(largest))
         if not activation.piecewise_linear:
-            size += ops.maximum(ops.abs(lower), ops.abs(upper))
+            size += reach
         slack += _SLACK * size
     return smallest - slack, largest + slack
 
@@ -139,6 +160,8 @@ def derivative_range(activation: Activation, lower: Any, upper: Any) -> tuple[An
     """
     if not activation.continuous:
         raise ValueError(f"the derivative of {activation.name} is not bounded: it jumps")
+    reach = ops.maximum(ops.abs(lower), ops.abs(upper))
+    lower, upper, _ = _folded(activation, *_defined(activation, lower, upper))
     slopes = [activation.derivative(lower), activation.derivative(upper)]
     slopes += [activation.derivative(_into(p, lower, upper)) for p in activation.inflections]
     smallest, largest = reduce(ops.minimum, slopes), reduce(ops.maximum, slopes)
@@ -152,8 +175,26 @@ def derivative_range(activation: Activation, lower: Any, upper: Any) -> tuple[An
     if activation.piecewise_linear:
         return smallest, largest
     slack = _SLACK * (1 + ops.maximum(ops.abs(smallest), ops.abs(largest)))
-    slack += _SLACK * ops.maximum(ops.abs(lower), ops.abs(upper))
+    slack += _SLACK * reach
     return smallest - slack, largest + slack
+
+
+def _defined(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
+    """The interval, or NaN where it holds a point without a value."""
+    if activation.undefined is None:
+        return lower, upper
+    first, last = activation.undefined
+    outside = ops.logical_and(lower <= last, upper >= first)
+    return ops.where(outside, np.nan, lower), ops.where(outside, np.nan, upper)
+
+
+def _folded(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any, Any]:
+    """The interval moved by whole periods to where the facts are, cut to one, and by how much."""
+    if not activation.period:
+        return lower, upper, 0.0
+    shift = activation.period * ops.round(lower / activation.period)
+    lower = lower - shift
+    return lower, ops.minimum(upper - shift, lower + activation.period), shift
 
 
 def is_unstable(activation: Activation, lower: Any, upper: Any) -> Any:
@@ -191,23 +232,24 @@ def relaxation(
         "adaptive", as above; "parallel": the slope of the line above; "left" ("right"): the slope
         of the function at the left (right) end, for ReLU 0 (1).
     """
-    points, values = _sample(activation, lower, upper)
+    sample = _sample(activation, lower, upper)
+    points, values = sample.points, sample.values
     bent_once = activation.piecewise_linear and len(activation.kinks) == 1
     best = _best_slopes_at_kink if bent_once else _best_slopes
     below, above = best(activation, points, values)
     if lower_slope == "parallel":
         below = above
     elif lower_slope != "adaptive":
-        below = activation.derivative(lower if lower_slope == "left" else upper)
-    return _proved(activation, points, values, (below, above), dtype)
+        below = activation.derivative(points[0] if lower_slope == "left" else points[1])
+    return _proved(activation, sample, (below, above), dtype)
 
 
 def opposite_relaxation(
     first: Relaxation, activation: Activation, lower: Any, upper: Any, dtype: str
 ) -> Relaxation:
     """A second pair of lines, with the slope of the function at the end that `first` is not at."""
-    points, values = _sample(activation, lower, upper)
-    left, right = activation.derivative(lower), activation.derivative(upper)
+    sample = _sample(activation, lower, upper)
+    left, right = (activation.derivative(point) for point in (sample.points[0], sample.points[1]))
 
     def far_from(slope: Any) -> Any:
         slope = ops.cast(slope, "float64")
@@ -218,39 +260,66 @@ def opposite_relaxation(
     above = ops.cast(first.upper_slope, "float64")
     if not activation.piecewise_linear:
         above = far_from(first.upper_slope)
-    return _proved(activation, points, values, (below, above), dtype)
+    return _proved(activation, sample, (below, above), dtype)
 
 
-def _sample(activation: Activation, lower: Any, upper: Any) -> tuple[Any, Any]:
-    """Points (P, ...) of the intervals, their ends first, and the function there.
+class _Sample(NamedTuple):
+    """A function on intervals, as lines are fitted to it.
 
-    Of functions of straight pieces a list of P tensors, which are few.
+    Attributes
+    ----------
+    points, values
+        Points (P, ...) of the intervals, their ends first, and the function there. Of functions of
+        straight pieces lists of P tensors, which are few.
+    shift
+        How far the intervals have been moved, see `_folded`.
+    whole
+        Which of them are longer than a period, None for none.
+    reach
+        Largest distance from 0 on the intervals.
     """
+
+    points: Any
+    values: Any
+    shift: Any
+    whole: Any
+    reach: Any
+
+
+def _sample(activation: Activation, lower: Any, upper: Any) -> _Sample:
+    reach = ops.maximum(ops.abs(lower), ops.abs(upper))
+    whole = upper - lower > activation.period if activation.period else None
+    lower, upper, shift = _folded(activation, *_defined(activation, lower, upper))
     inner = [_into(kink, lower, upper) for kink in activation.kinks]
     if activation.piecewise_linear:
         points = [lower, upper, *inner]
-        return points, [activation.value(point) for point in points]
+        return _Sample(points, [activation.value(p) for p in points], shift, whole, reach)
     width = upper - lower
     inner += [lower + width * (i / (_GRID + 1)) for i in range(1, _GRID + 1)]
     stacked = ops.stack([lower, upper, *inner])
-    return stacked, activation.value(stacked)
+    return _Sample(stacked, activation.value(stacked), shift, whole, reach)
 
 
 def _proved(
-    activation: Activation, points: Any, values: Any, slopes: tuple[Any, Any], dtype: str
+    activation: Activation, sample: _Sample, slopes: tuple[Any, Any], dtype: str
 ) -> Relaxation:
     """Lines of the given slopes, below and above the function."""
     found = []
-    size, value_size = (ops.maximum(ops.abs(x[0]), ops.abs(x[1])) for x in (points, values))
+    points, values = sample.points, sample.values
+    value_size = ops.maximum(ops.abs(values[0]), ops.abs(values[1]))
     for sign, slope in zip((-1.0, 1.0), slopes):  # a line below f mirrors a line above -f
         slope = ops.cast(ops.cast(slope, dtype), "float64")
+        if activation.undefined is not None:  # the derivative may be infinite at an end
+            slope = ops.where(ops.isfinite(slope), slope, 0.0)
+        if sample.whole is not None:  # a line has to hold for all periods
+            slope = ops.where(sample.whole, 0.0, slope)
         gap = _largest_gap(points, values, slope, sign)
         if not activation.piecewise_linear:
             gap = ops.maximum(gap, _gap_between(activation, points[0], points[1], slope, sign))
         # Functions such as z * Phi(z) lose digits relative to z, not to their value.
         steepness = ops.abs(slope) + (0.0 if activation.piecewise_linear else 1.0)
-        gap += _SLACK * (value_size + steepness * size)
-        found += [ops.cast(slope, dtype), sign * gap]
+        gap += _SLACK * (value_size + steepness * sample.reach)
+        found += [ops.cast(slope, dtype), sign * gap - slope * sample.shift]
     return Relaxation(*found)
 
 
@@ -353,5 +422,9 @@ def _gap_between(activation: Activation, lower: Any, upper: Any, slope: Any, sig
     left, right = ops.fori_loop(0, _BISECTIONS, halve, (left, right))
     gap = sign * (activation.value(left) - slope * left)
     # Between the left end of the bracket and the point itself, where the gap is flat.
-    room = activation.curvature_up_to(upper) / 2 * (right - left) ** 2
+    if activation.curvature == math.inf:  # where it has a maximum it is below its own tangent
+        steepness = ops.relu(sign * (activation.derivative(left) - slope))
+        room = ops.where(right > left, (1 + 1e-9) * steepness * (right - left), 0.0)
+    else:
+        room = activation.curvature_up_to(upper) / 2 * (right - left) ** 2
     return ops.max(gap + room, axis=0)
