@@ -308,12 +308,17 @@ def by_places(function: Callable[[Any, Any], Any], inputs: Any, output: Any, lar
 
 
 def minimize(
-    function: Callable[[list[Any]], Any], start: list[Any], nb_steps: int, learning_rate: float
+    function: Callable[[list[Any]], Any],
+    start: list[Any],
+    least: Sequence[float],
+    nb_steps: int,
+    learning_rate: float,
 ) -> Any:
-    """Least values of a function of shares in [0, 1], entry by entry over all steps of Adam.
+    """Least values of a function of shares up to 1, entry by entry over all steps of Adam.
 
     `function` maps a list of (N, S, ...) to (N, S), and each of its values depends on its own
-    shares only. The value at `start` counts, so that nothing gets worse.
+    shares only, of which `least` has the smallest possible values. The value at `start` counts, so
+    that nothing gets worse.
     """
     if not start:
         return function(start)
@@ -326,12 +331,12 @@ def minimize(
         gradients = tape.gradient(values, shares, unconnected_gradients="zero")
         moved = []
         power = tf.cast(number + 1, shares[0].dtype)
-        for share, mean, square, gradient in zip(shares, means, squares, gradients):
+        for share, low, mean, square, gradient in zip(shares, least, means, squares, gradients):
             mean = 0.9 * mean + 0.1 * gradient
             square = 0.999 * square + 0.001 * gradient * gradient
             size = tf.sqrt(square / (1 - 0.999**power)) + 1e-12
             change = learning_rate * mean / (1 - 0.9**power) / size
-            moved += [tf.clip_by_value(share - change, 0.0, 1.0), mean, square]
+            moved += [tf.clip_by_value(share - change, low, 1.0), mean, square]
         return (number + 1, tf.minimum(best, values), *moved)
 
     state = [tensor for share in start for tensor in (share, share * 0, share * 0)]

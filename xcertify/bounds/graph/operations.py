@@ -90,19 +90,22 @@ class Relaxed(NamedTuple):
 
     ``lower <= output - linear part of the inputs <= upper`` in deviations, (N, *shape),
     or None where it is exactly zero; `slopes` is what `Operation.pull_back` needs beside.
-    `alternative` is a second valid relaxation: any mixture of the two is valid, too.
+    `alternative` is a second valid relaxation: any mixture of the two is valid, too. `common` is
+    what both have in common, of any shapes (N, ...).
     """
 
     lower: Any = None
     upper: Any = None
     slopes: tuple = ()
     alternative: Relaxed | None = None
+    common: tuple = ()
 
     def map(self, function: Callable[[Any], Any]) -> Relaxed:
         """The same with every tensor changed."""
         lower, upper = (s if s is None else function(s) for s in (self.lower, self.upper))
         other = self.alternative and self.alternative.map(function)
-        return Relaxed(lower, upper, tuple(map(function, self.slopes)), other)
+        slopes, common = (tuple(map(function, values)) for values in (self.slopes, self.common))
+        return Relaxed(lower, upper, slopes, other, common)
 
 
 class Window(NamedTuple):
@@ -127,11 +130,13 @@ class Operation:
     box, and `unstable` is never asked. `window` says what a location sees, None where everything.
     `placewise` says that each entry of the output comes from its own place of the inputs, by the
     same function everywhere; axes that inputs have behind those of the output belong to a place.
+    Shares of the alternative in a mixture are at least `least_share`.
     """
 
     exact_affine = False
     window: Window | None = None
     placewise = False
+    least_share = 0.0
 
     @property
     def only_moves(self) -> bool:

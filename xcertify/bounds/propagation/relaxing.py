@@ -135,6 +135,7 @@ def blended(first: Relaxed, second: Any, share: Any) -> Relaxed:
         blend(first.lower, second.lower),
         blend(first.upper, second.upper),
         tuple(blend(*pair) for pair in zip(first.slopes, second.slopes)),
+        common=first.common,
     )
 
 
