@@ -178,7 +178,8 @@ class BackwardPasses:
         def bounds(shares: list[Any]) -> Any:
             return self.upper_bounds(route, rows, Tuning(dict(zip(nodes, shares)), {}))
 
-        return backend.minimize(bounds, shares, nb_steps, learning_rate)
+        least = [self.graph.nodes[index].operation.least_share for index in nodes]
+        return backend.minimize(bounds, shares, least, nb_steps, learning_rate)
 
     def _optimized(self, route: Route) -> list[int]:
         """Nodes on a way that have two relaxations."""
