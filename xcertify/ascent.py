@@ -11,6 +11,7 @@ import tensorflow as tf
 from xcertify.inputs import in_batches
 from xcertify.regions import Region, refuse_few_changed
 from xcertify.tracing import repeat
+from xcertify.words import refuse_words
 
 # (points, *given) -> what is sought, and what is climbed to find it, (B,) each
 Values = Callable[..., tuple[tf.Tensor, ...]]
@@ -86,9 +87,10 @@ def arrays_of(region: Region) -> tuple[float, tuple[np.ndarray, ...]]:
     Raises
     ------
     ValueError
-        Where few features may change at a time, which ascents do not keep to.
+        Where few features may change at a time, and of words: ascents do not keep to these.
     """
     refuse_few_changed(region, "gradient ascent")
+    refuse_words(region, "gradient ascent")
     norm, radius = region.norm, region.epsilon
     if radius is None or math.isinf(norm):
         norm, radius = math.inf, (region.upper - region.lower) / 2

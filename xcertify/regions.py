@@ -99,7 +99,11 @@ class Region:
         (N,) int, and (N, *shape) int32 with the number of each feature's group, -1 for those that
         are in none: at most so many groups leave the center at the same time, see `at_most`. None
         where all features may.
+    choices
+        Of texts the words that may stand at each position, see `xcertify.words`; None for others.
     """
+
+    choices: np.ndarray | None = None
 
     def __init__(
         self,
@@ -146,11 +150,16 @@ class Region:
             For parts of other norms, valid ranges or shapes, boxes and balls, and where few
             features may change in some of them only.
         """
+        return parts[0]._joined(parts)
+
+    def _joined(self, parts: Sequence[Region]) -> Region:
+        """`concatenate`, of which this is the first part."""
         first = parts[0]
         for part in parts:
             same = part.norm == first.norm and part.shape == first.shape
             same &= (part.epsilon is None) == (first.epsilon is None)
             same &= (part.nb_changed is None) == (first.nb_changed is None)
+            same &= part.choices is None
             if not same or not _same_range(part.clip, first.clip):
                 raise ValueError(
                     f"regions must be of one shape, norm and valid range. "
@@ -334,7 +343,7 @@ class Region:
         groups = _groups(groups, self.center.shape)
         if free is not None:
             groups = np.where(_free(free, groups), np.int32(-1), groups)
-        region = Region(self.center, self.lower, self.upper, self.epsilon, self.norm, self.clip)
+        region = self[:]
         region._change_few(nb_changed, groups)
         return region
 
@@ -494,7 +503,7 @@ class Ball(Region):
         norm: Norm = math.inf,
         clip: tuple[Any, Any] | None = None,
     ) -> None:
-        center = _inputs(center, "center")
+        center = as_batch(center, "center")
         norm = as_norm(norm)
         epsilon = _epsilon(epsilon, center)
         lower = _round_outward(center, -epsilon)
@@ -523,7 +532,7 @@ class Box(Region):
     """
 
     def __init__(self, lower: Any, upper: Any, center: Any = None) -> None:
-        lower, upper = _inputs(lower, "lower"), _inputs(upper, "upper")
+        lower, upper = as_batch(lower, "lower"), as_batch(upper, "upper")
         if lower.shape != upper.shape:
             raise ValueError(
                 f"lower and upper must have one shape. Received: {lower.shape} and {upper.shape}"
@@ -532,7 +541,7 @@ class Box(Region):
         if center is None:
             center = np.clip(lower + (upper - lower) / 2, lower, upper)
         else:
-            center = _inputs(center, "center")
+            center = as_batch(center, "center")
             if center.shape != lower.shape:
                 raise ValueError(
                     f"center must have the shape of lower, {lower.shape}. Received: {center.shape}"
@@ -597,7 +606,8 @@ def as_column(values: Any, inputs: np.ndarray) -> np.ndarray:
     return np.reshape(values, (-1, *[1] * (np.ndim(inputs) - 1)))
 
 
-def _inputs(values: Any, name: str) -> np.ndarray:
+def as_batch(values: Any, name: str) -> np.ndarray:
+    """Finite numbers (N, *shape): float64 stays, everything else becomes float32."""
     values = np.asarray(values)
     if values.dtype != np.float64:
         values = values.astype(np.float32)

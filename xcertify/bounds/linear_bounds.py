@@ -9,6 +9,7 @@ import numpy as np
 
 from xcertify.bounds.propagation.budget import batches
 from xcertify.regions import Region, sums_by_group
+from xcertify.words import Words
 
 _BLOCK = 2**17  # coefficients that are looked at together, some MiB with all that is made of them
 
@@ -133,7 +134,7 @@ def _largest_of_some(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Largest value of each line with each cell fixed, (N, S, cells), and without, (N, S)."""
     nb_samples, nb_rows = bias.shape
-    sums = _Sums(region, cells)
+    sums = _Sums(region.nb_changed, region.groups, cells)
     center = region.center.astype(np.float64)
     below = (region.lower - center)[:, None]
     above = (region.upper - center)[:, None]
@@ -141,6 +142,11 @@ def _largest_of_some(
     terms = coefficients * np.where(coefficients > 0, above, below)
     fixed, full = sums.without_cells(terms)
     slack = 1e-12 * (np.abs(terms).reshape(nb_samples, nb_rows, -1).sum(axis=-1) + np.abs(bias))
+    if isinstance(region, Words) and (cells == cells[:, :1]).all():
+        groups = None if region.groups is None else region.groups[..., :1]
+        of_words = _Sums(region.nb_changed, groups, cells[:, :1])
+        words_fixed, words_full = of_words.without_cells(region.gains(coefficients)[..., None])
+        fixed, full = np.minimum(fixed, words_fixed), np.minimum(full, words_full)
     if not math.isinf(region.norm):
         # The ball part by its dual norm, over the features that can move the right way.
         usable = np.where(coefficients > 0, above, -below) > 0
@@ -162,14 +168,16 @@ class _Sums:
 
     Parameters
     ----------
-    region
-        N regions.
+    nb_changed, groups
+        Of N regions.
     cells
         (*input) int.
     """
 
-    def __init__(self, region: Region, cells: np.ndarray) -> None:
-        self._nb_changed, self._groups, self._cells = region.nb_changed, region.groups, cells
+    def __init__(
+        self, nb_changed: np.ndarray | None, groups: np.ndarray | None, cells: np.ndarray
+    ) -> None:
+        self._nb_changed, self._groups, self._cells = nb_changed, groups, cells
         self._order = np.argsort(cells, axis=None, kind="stable")
         numbers = np.arange(cells.max() + 1)
         self._starts = np.searchsorted(cells.reshape(-1)[self._order], numbers)

@@ -11,9 +11,10 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds.graph.operations import Enclosure
-from xcertify.bounds.propagation.crown import Domain
+from xcertify.bounds.propagation.closing import Domain
 from xcertify.bounds.propagation.sparsity import Sparsity
 from xcertify.regions import Region
+from xcertify.words import Words
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Query:
         biases.
     sparsity
         How many groups of features leave the center at the same time; None where all may.
+    words
+        Of texts the words of each position, (N, T, E, W) in the working type: how far they are from
+        the center, rounded to nearest; else None.
     """
 
     norm: float
@@ -48,6 +52,7 @@ class Query:
     radius: Any = None
     weight_radii: tuple[Any, ...] = ()
     sparsity: Sparsity | None = None
+    words: Any = None
 
     @classmethod
     def over(
@@ -69,8 +74,13 @@ class Query:
                 np.broadcast_to(np.asarray(region.epsilon), center.shape), radius, up=True
             )
         fixed = tuple(np.asarray(constant, dtype="float64") for constant in constants)
+        words = None
+        if isinstance(region, Words):
+            words = region.choices.astype("float64") - center[:, :, None]
+            words = np.swapaxes(words, 2, 3).astype(dtype)
         sparsity = Sparsity.of(region, dtype)
-        return cls(region.norm, center, lower, upper, fixed, radius, tuple(weight_radii), sparsity)
+        radii = tuple(weight_radii)
+        return cls(region.norm, center, lower, upper, fixed, radius, radii, sparsity, words)
 
     def map(self, function: Callable[[Any], Any]) -> Query:
         """The same with each value changed by a function: the one place that knows their order."""
@@ -83,6 +93,7 @@ class Query:
             None if self.radius is None else function(self.radius),
             tuple(map(function, self.weight_radii)),
             None if self.sparsity is None else self.sparsity.map(function),
+            None if self.words is None else function(self.words),
         )
 
     @property
@@ -114,7 +125,8 @@ class Query:
         zeros = [ops.zeros_like(constant, dtype=dtype) for constant in self.constants]
         fixed = [Enclosure(*sides) for sides in zip(self.constants, zeros, zeros)]
         inputs = [Enclosure(self.center, self.lower, self.upper), *fixed]
-        return Domain(dict(enumerate(inputs)), self.radius, self.norm, self.sparsity)
+        known = dict(enumerate(inputs))
+        return Domain(known, self.radius, self.norm, self.sparsity, self.words)
 
 
 def round_outward(values: np.ndarray, out: np.ndarray, up: bool) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from xcertify.bounds import LinearBounds
 from xcertify.reasons.features import Features
 from xcertify.regions import Region
+from xcertify.words import Words
 
 _NB_TURNS, _RATE = 12, 3.0  # of the prices
 _SLACK = 1e-9  # relative, for sums in float64
@@ -47,6 +48,10 @@ def costs_and_room(
     center = region.center.astype(np.float64)
     above, below = (region.upper - center)[:, None], (region.lower - center)[:, None]
     room = lines.lower_bias - limits
+    if isinstance(region, Words):  # whole positions are freed: the first entry stands for all
+        costs = np.zeros(coefficients.shape)
+        costs[..., 0] = region.gains(-coefficients)
+        return _sums(features, costs), room
     if math.isinf(region.norm):
         costs = np.maximum(-coefficients * above, -coefficients * below)
         return _sums(features, costs), room

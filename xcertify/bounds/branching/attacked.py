@@ -13,6 +13,7 @@ from xcertify.bounds.branching.confirmation import confirm, given_type, inner_bo
 from xcertify.bounds.engine import Engine
 from xcertify.inputs import in_batches
 from xcertify.regions import Region
+from xcertify.words import Words
 
 _NB_ENTRIES = 2**22  # of all tensors of the network, for the points that are worked on together
 _NB_NUMBERS = 2**22  # of rows, which are looked at together
@@ -79,16 +80,12 @@ class Attacked:
         self.engine, self.rows, self.limits = engine, rows, limits
         self.dtype, self._stated = given_type(engine), region
         self.constants = [np.asarray(array).astype(self.dtype) for array in constants]
-        lower, upper = inner_box(region, self.dtype)
-        center = np.clip(region.center.astype(self.dtype), lower, upper)
-        radius = None if math.isinf(region.norm) else region.epsilon
-        few = region.nb_changed, region.groups
-        self.region = Region(center, lower, upper, radius, region.norm, None, *few)
-        self.points, self.least = center.copy(), np.full(len(region), np.inf)
+        self.region = _inner(region, self.dtype)
+        self.points, self.least = self.region.center.copy(), np.full(len(region), np.inf)
         self.values, self.violated = np.full(len(region), np.inf), np.zeros(len(region), bool)
         self._confirmed = np.full(len(region), np.inf)  # the least values that were
         self.possible = np.all(limits > -np.inf, axis=2)
-        between = np.all((lower <= upper).reshape(len(region), -1), axis=1)
+        between = (self.region.lower <= self.region.upper).reshape(len(region), -1).all(axis=1)
         self.open: np.ndarray = np.any(self.possible, axis=1) & between
         self.reached: np.ndarray = np.full(limits.shape[:2], np.inf)
         self.sizes = np.zeros(len(region))
@@ -168,3 +165,14 @@ class Attacked:
         if self.engine.compile == "auto":
             return share
         return math.inf if self.engine.compile else 0.0
+
+
+def _inner(region: Region, dtype: str) -> Region:
+    """Regions in another floating type, rounded inward; the words of texts to nearest."""
+    if isinstance(region, Words):
+        return region.as_type(dtype)
+    lower, upper = inner_box(region, dtype)
+    center = np.clip(region.center.astype(dtype), lower, upper)
+    radius = None if math.isinf(region.norm) else region.epsilon
+    few = region.nb_changed, region.groups
+    return Region(center, lower, upper, radius, region.norm, None, *few)

@@ -17,6 +17,7 @@ from xcertify.bounds.engine import Engine
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.rounding import relative_error
 from xcertify.regions import Region
+from xcertify.words import Words
 
 _NB_NUMBERS = 2**22  # of rows, which are looked at together
 _SHARE = 0.05  # of the time to compile what is asked of points, which a call takes uncompiled
@@ -264,6 +265,8 @@ def _share(engine: Engine) -> float:
 
 def move_inside(region: Region, points: np.ndarray, dtype: str) -> np.ndarray:
     """Numbers of a floating type inside N regions near points (N, *shape), where there are any."""
+    if isinstance(region, Words):
+        return region.project(points).astype(dtype)
     center = region.center.astype(np.float64)
     lower, upper = inner_box(region, dtype)
     points = np.clip(points.astype(np.float64), lower, upper)  # upper, where nothing is between
@@ -291,6 +294,8 @@ def contains(region: Region, points: np.ndarray) -> np.ndarray:
     points
         (N, *shape), one for each region.
     """
+    if isinstance(region, Words):
+        return region.holds(points)
     lower, upper = inner_box(region, str(points.dtype))
     between = (points >= lower) & (points <= upper)
     inside = np.all(between.reshape(len(points), -1), axis=1)

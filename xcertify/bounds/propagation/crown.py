@@ -22,12 +22,12 @@ from keras import ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Graph
-from xcertify.bounds.graph.operations import Options, Relaxed, largest_terms
+from xcertify.bounds.graph.operations import Options, largest_terms
 from xcertify.bounds.propagation.budget import Budget
+from xcertify.bounds.propagation.closing import Closing, Domain
 from xcertify.bounds.propagation.interval import Enclosures
 from xcertify.bounds.propagation.relaxing import Relaxations, blended
-from xcertify.bounds.propagation.routes import BLOCK, Route, largest, total
-from xcertify.bounds.propagation.sparsity import Sparsity
+from xcertify.bounds.propagation.routes import Route, total
 from xcertify.bounds.rounding import as_upper, relative_error
 
 
@@ -50,32 +50,6 @@ class Tuning(NamedTuple):
 
 
 NOTHING = Tuning({}, {})
-
-
-class Domain(NamedTuple):
-    """Where bounds hold: N regions of the inputs of a network; its first one is perturbed.
-
-    Attributes
-    ----------
-    known
-        Enclosures by node: of the inputs, and of what else is known.
-    radius
-        For an l1 or l2 ball the radius per feature, (N, *shape), rounded up; None for a box.
-    norm
-        Norm of the ball part of the region.
-    sparsity
-        How many groups of features leave the center at the same time; None: all may.
-    """
-
-    known: Enclosures
-    radius: Any = None
-    norm: float = math.inf
-    sparsity: Sparsity | None = None
-
-    @property
-    def is_box(self) -> bool:
-        """Whether the intervals of the input say everything."""
-        return math.isinf(self.norm) and self.sparsity is None
 
 
 class BackwardPasses:
@@ -190,8 +164,8 @@ class BackwardPasses:
         nb_samples = ops.shape(self.enclosures[0].reference)[0]
         optimized = self._optimized(route) if self.optimizer else []
         sizes = [2 * math.prod(route.shape(index)) for index in optimized]
-        if self.domain.sparsity is not None and self.domain.sparsity.axes is None:
-            sizes.append(math.prod(self.graph.nodes[0].shape))  # sums of groups, whatever is seen
+        if 0 in route.reached_ends:
+            sizes.append(self.domain.nb_held(route.shape(0)))
         return self.budget.nb_rows(route.largest_size + sum(sizes), nb_samples)
 
     def pull_back(
@@ -260,51 +234,19 @@ class BackwardPasses:
         lower, upper = (lower - error)[:, None, None], (upper + error)[:, None, None]
         return total(above * upper - below * lower)
 
-    def _closing(self, index: int) -> Relaxed:
-        """What coefficients are multiplied with where rows end: the sides of an interval.
-
-        Of a ball beside it the radius: how far each feature can fall and can rise in it. Of few
-        groups that leave the center the numbers of the features, last.
-        """
+    def _closing(self, index: int) -> Closing:
+        """What coefficients are multiplied with where rows end."""
         enclosure = self.enclosures[index]
         sides = self.relaxations.inflated(enclosure)
-        if index > 0 or self.domain.is_box:
-            return Relaxed(*sides)
-        radius, sparsity = self.domain.radius, self.domain.sparsity
-        beside: tuple[Any, ...] = ()
-        if radius is not None:
-            falls = ops.where(enclosure.lower < 0, radius, 0.0)
-            rises = ops.where(enclosure.upper > 0, radius, 0.0)
-            beside = -falls, rises
-        return Relaxed(*sides, beside if sparsity is None else (*beside, sparsity.numbers))
+        if index > 0:
+            return Closing(*sides)
+        return self.domain.closing(enclosure, sides, self.relaxations.most_uses)
 
-    def _largest_values(self, index: int, coefficients: Any, closing: Relaxed) -> Any:
-        """Largest values of linear functions of a tensor's deviation, (N, 2, S) float64.
-
-        In the region of the input the smaller of two bounds, since it lies in both: of the box,
-        ``sum(max(a * lower, a * upper))``, and of the ball, by its dual norm, ``|a * radius|``;
-        each with the terms of so many groups only as may leave the center.
-        """
-        *ball, numbers = closing.slopes if len(closing.slopes) % 2 else (*closing.slopes, None)
-        terms = largest_terms(coefficients, closing.lower, closing.upper)
-        bound = self._sum(terms, numbers)
-        if not ball:
-            return bound
-        scaled = largest_terms(coefficients, *ball)
-        nb_terms = min(math.prod(scaled.shape[3:]), BLOCK) + 16 + self.relaxations.most_uses
-        slack = 1.0 + relative_error(nb_terms, self.options.dtype)
-        if self.domain.norm == 2:
-            length = ops.sqrt(self._sum(scaled * scaled, numbers))
-            return ops.minimum(as_upper(bound), length * slack)
-        return ops.minimum(as_upper(bound), largest(scaled) * slack)
-
-    def _sum(self, terms: Any, numbers: Any) -> Any:
-        """Largest sums of terms at least 0 over an input's region; those of groups have numbers."""
-        whole = total(terms)
-        if numbers is None:
-            return whole
-        assert self.domain.sparsity is not None
-        return ops.minimum(as_upper(whole), self.domain.sparsity.largest_sum(terms, numbers))
+    def _largest_values(self, index: int, coefficients: Any, closing: Closing) -> Any:
+        """Largest values of linear functions of a tensor's deviation, (N, T, S) float64."""
+        if index > 0:
+            return total(largest_terms(coefficients, closing.lower, closing.upper))
+        return self.domain.largest_values(coefficients, closing, self.relaxations.most_uses)
 
     def input_error(self, coefficients: Any) -> Any:
         """What rounding the sum of the coefficients of several paths costs at the input, (N, 2, S).

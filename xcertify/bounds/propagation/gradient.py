@@ -22,7 +22,7 @@ from xcertify.bounds.graph.operations import Enclosure, Options
 from xcertify.bounds.graph.weights import varied
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.crown import Domain
+from xcertify.bounds.propagation.closing import Domain
 from xcertify.bounds.propagation.refinement import BackwardBounds
 
 GRADIENT_METHODS = ("ibp", "ibp-crown", "crown-ibp", "crown")
@@ -103,15 +103,9 @@ def enclose_gradient(
         interval.propagate(backward, known, options, [graph.output])
         return known[graph.output], interval.finite(known)
     backward = varied(graph.graph, *weight_radii)
-    radius, sparsity = domain.radius, domain.sparsity
     bounds = BackwardBounds(
         backward,
-        Domain(
-            known,
-            None if radius is None else each(radius),
-            domain.norm,
-            None if sparsity is None else sparsity.map(each),
-        ),
+        domain.each(each, known),
         options,
         [graph.output],
         refine=False if method == "crown-ibp" else range(graph.seed + 1, len(backward.nodes)),

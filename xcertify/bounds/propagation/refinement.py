@@ -13,7 +13,8 @@ from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options, Relaxed
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.crown import BackwardPasses, Domain
+from xcertify.bounds.propagation.closing import Domain
+from xcertify.bounds.propagation.crown import BackwardPasses
 from xcertify.bounds.propagation.depth import Depth, depth_of, ends_of, source_of
 from xcertify.bounds.propagation.exactness import exact_tensors
 from xcertify.bounds.propagation.routes import Route, patch_routes, unit_rows

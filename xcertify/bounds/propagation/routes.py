@@ -74,10 +74,10 @@ class Route:
         graph: Graph,
         start: int,
         ends: Container[int] = (),
-        met: Mapping[int, Relaxed] | None = None,
+        met: Mapping[int, Any] | None = None,
     ) -> None:
         self.graph, self.start, self.ends = graph, start, ends
-        self.met: dict[int, Relaxed] = dict(met or {})
+        self.met: dict[int, Any] = dict(met or {})  # of `Relaxed`, and `Closing` at the ends
 
     def ends_at(self, index: int) -> bool:
         """Whether rows stop at a node."""
@@ -108,7 +108,7 @@ class Route:
         """Most entries that they see of a node."""
         return max(math.prod(self.shape(index)) for index in self.seen)
 
-    def at(self, index: int) -> Relaxed:
+    def at(self, index: int) -> Any:
         """What is met at a node, with axes for the rows: (N, 1, 1, *shape) each."""
         return self.met[index].map(lambda values: values[:, None, None])
 
@@ -252,7 +252,7 @@ class Patches(Route):
             shape[axis] = size
         return tuple(shape)
 
-    def at(self, index: int) -> Relaxed:
+    def at(self, index: int) -> Any:
         """See `Route`: (N, 1, S, *patch) each."""
         axes, field = self.routes.axes, self.routes.fields[index]
         places = self._places(index)
@@ -300,9 +300,9 @@ class Patches(Route):
             pads[axis + 3] = (before, field.size[number] - own.size[number] - before)
         if any(pad != (0, 0) for pad in pads):
             coefficients = ops.pad(coefficients, pads)
-        slopes = index in self.met and self.met[index].slopes
-        sticks_out = any(self._sticks_out(index, i) for i in range(len(self.routes.axes)))
-        if inside or slopes or self.ends_at(index) or not sticks_out:
+        if inside or self.ends_at(index) or (index in self.met and self.met[index].slopes):
+            return coefficients
+        if not any(self._sticks_out(index, i) for i in range(len(self.routes.axes))):
             return coefficients
         within = self._places(index) < self._nb_locations(index)
         within = ops.cast(within, coefficients.dtype)
