@@ -47,6 +47,9 @@ Layers that augment images at random (`RandomFlip` and similar) do nothing at in
 bounded as identities: the network that is bounded is `model(x, training=False)`, as
 `model.predict` calls it. (In Keras 3 they are active in `model(x)`.)
 
+`LayerScale` and `StochasticDepth`, which the ConvNeXt models of `keras.applications` bring along,
+are bounded, too.
+
 | kind | layers |
 | --- | --- |
 """
