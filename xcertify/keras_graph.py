@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras.src.applications.convnext import LayerScale, StochasticDepth  # noqa: F401
 from keras.src.backend.common import global_state
 
 KEPT = "_kept_by_xcertify"  # the attribute of a model that holds what was made of it
@@ -103,9 +104,9 @@ def output_number(model: keras.Model, output: int | str) -> int:
         For an output that there is not, and a name of several; with the names that there are.
     """
     outputs = ends_of(model)[1]
-    if isinstance(output, int) and not isinstance(output, bool):
-        if -len(outputs) <= output < len(outputs):
-            return output % len(outputs)
+    whole = isinstance(output, int) and not isinstance(output, bool)
+    if whole and -len(outputs) <= output < len(outputs):
+        return output % len(outputs)
     numbers: dict[str, set[int]] = {}
     for number, tensor in enumerate(outputs):
         for name in (layer_of(tensor).name, tensor.name, *_keys_of(model, tensor)):
@@ -126,8 +127,14 @@ def output_names(model: keras.Model) -> list[str]:
     ]
 
 
+def model_of(model: keras.Model, tensor: Any, name: str) -> keras.Model:
+    """A model of the same inputs that gives another tensor of theirs; the layers are shared."""
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.input
+    return keras.Model(inputs, tensor, name=name)
+
+
 def _keys_of(model: keras.Model, tensor: Any) -> list[str]:
-    structure = model.output
+    structure = None if isinstance(model, keras.Sequential) else model.output
     if not isinstance(structure, dict):
         return []
     return [str(key) for key, value in structure.items() if value is tensor]
@@ -253,14 +260,33 @@ def _only_call(model: keras.Model, name: str) -> Any:
     return found[0]
 
 
-def has_mask(tensor: Any) -> bool:
-    """Whether a tensor carries a mask, of a layer such as `Masking`."""
-    return getattr(tensor, "_keras_mask", None) is not None
+def merges_by_masks(layer: Any) -> bool:
+    """Whether it is a layer that selects among its tensors by the masks that these carry."""
+    return isinstance(layer, (keras.layers.Maximum, keras.layers.Minimum))
 
 
-def merges(layer: Any) -> bool:
-    """Whether it is a layer that merges tensors, `Add` and others, which looks at their masks."""
-    return hasattr(layer, "_merge_function")
+def passes_mask(layer: Any) -> bool:
+    """Whether the output of a layer carries the mask of what it is given, as Keras' own rule is."""
+    own = type(layer).compute_mask is not keras.layers.Layer.compute_mask
+    return layer.supports_masking and not own
+
+
+def makes_mask(layer: Any) -> bool:
+    """Whether a layer has a rule of its own for the mask that its output carries."""
+    return layer.supports_masking and not passes_mask(layer)
+
+
+def removes_masks(layer: Any) -> bool:
+    """Whether Keras takes the masks away from the tensors that a layer is given, for all others."""
+    return isinstance(layer, keras.layers.MultiHeadAttention)
+
+
+def in_order_of_calls(model: keras.Model, calls: Sequence[Any]) -> list[Any]:
+    """Calls of a model in the order in which the model makes them."""
+    by_depth = getattr(model, "_functional", model)._nodes_by_depth
+    nodes = (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
+    place = {id(node): number for number, node in enumerate(nodes)}
+    return sorted(calls, key=lambda call: place.get(id(call), -1))
 
 
 def global_seed_generator() -> Any:

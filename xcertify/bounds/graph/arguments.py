@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from xcertify.keras_graph import UnsupportedLayerError, has_mask, merges
+from xcertify.keras_graph import UnsupportedLayerError, merges_by_masks
 
 
 class Arguments:
@@ -37,6 +37,9 @@ class Arguments:
         The first argument as it was given.
     settings
         The values of what the rule reads by itself; what was not given is left out.
+    masks
+        What was given as `mask`, `value_mask` and the like, as it was given; what is None is left
+        out.
     output_shapes
         Shapes of what the call gives, without batch axis.
 
@@ -63,11 +66,15 @@ class Arguments:
         self.output_shapes = [tuple(tensor.shape[1:]) for tensor in call.output_tensors]
         self.tensors: list[Any] = []
         self.settings: dict[str, Any] = {}
+        self.masks: dict[str, Any] = {}
         for name, value in given.items():
             if name in self._inputs:
                 keras.tree.traverse(lambda part: _leaf(part, self.tensors), value, top_down=True)
             elif name in settings and not _holds_tensor(value):
                 self.settings[name] = value
+            elif _is_mask(name):
+                if any(part is not None for part in keras.tree.flatten(value)):
+                    self.masks[name] = value
             elif not _is_default(name, value, parameters):
                 raise UnsupportedLayerError(
                     f"The layer '{self.layer.name}' of class {type(self.layer).__name__} is called "
@@ -94,19 +101,63 @@ class Arguments:
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def refuse_masks(call: Any) -> None:
-    """Refuse the call of a layer that looks at the masks that its tensors carry."""
-    layer = call.operation
+def takes_masks(layer: Any) -> bool:
+    """Whether the values of a layer may depend on the masks that its tensors carry."""
     names = inspect.signature(layer.call).parameters
-    takes = any(name == "mask" or name.endswith("_mask") for name in names)
-    if not takes and not merges(layer):
-        return
-    if any(map(has_mask, call.input_tensors)):
+    return any(map(_is_mask, names)) or merges_by_masks(layer)
+
+
+def refuse_masks(call: Any, given: dict[str, Any]) -> None:
+    """Refuse the call of a layer whose rule has not looked at its masks, but which has some."""
+    layer = call.operation
+    at = f"The layer '{layer.name}' of class {type(layer).__name__}"
+    for name, value in given.items():
         raise UnsupportedLayerError(
-            f"The layer '{layer.name}' of class {type(layer).__name__} is given a tensor with a "
-            f"mask (of a layer such as Masking, or of Embedding(mask_zero=True)) and cannot be "
-            f"bounded with it. Start behind it (start_layer), or build the model without the mask."
+            f"{at} is called with {name}={_shown(value)} and cannot be bounded with it: "
+            f"{_cure(name)}"
         )
+    raise UnsupportedLayerError(
+        f"{at} is given a tensor with a mask (of a layer such as Masking, or of "
+        f"Embedding(mask_zero=True)) and cannot be bounded with it. Start behind it "
+        f"(start_layer), or build the model without the mask."
+    )
+
+
+def mask_values(value: Any, layer: Any, rank: int) -> np.ndarray:
+    """A mask that is a constant, 0 or 1 in float64, without batch axis.
+
+    Parameters
+    ----------
+    value
+        What was given in its place.
+    layer
+        The layer that is called.
+    rank
+        Of a mask with all axes, batch axis counted.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        For what is no array, and for values along the batch axis.
+    """
+    try:
+        array = (np.asarray(value) != 0).astype("float64")
+    except (TypeError, ValueError):
+        array = np.ones((2,) * rank)
+    of_samples = array.ndim > rank or (array.ndim == rank and len(array) != 1)
+    if hasattr(value, "assign") or of_samples:
+        raise UnsupportedLayerError(
+            f"The mask in the call of '{layer.name}' of class {type(layer).__name__} cannot be "
+            f"bounded: a mask that is no tensor of the network has to be the same for all samples, "
+            f"an array with a batch axis of 1. Received: {_shown(value)}"
+        )
+    if array.ndim == rank:
+        return array[0]
+    return array.reshape((1,) * (rank - 1 - array.ndim) + array.shape)
+
+
+def _is_mask(name: str) -> bool:
+    return name == "mask" or name.endswith("_mask")
 
 
 def is_tensor(value: Any) -> bool:

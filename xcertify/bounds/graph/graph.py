@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xcertify.bounds import backend
-from xcertify.bounds.graph.arguments import Arguments
+from xcertify.bounds.graph.arguments import Arguments, is_tensor, mask_values
+from xcertify.bounds.graph.masks import Indicator
 from xcertify.bounds.graph.operations import Constant, Input, Operation
 from xcertify.keras_graph import UnsupportedLayerError
 
@@ -47,12 +48,14 @@ class Graph:
     `layers` gives the node of each layer's output by the layer's name (with a nested model's name
     and a slash before it), `result` the node of what the model returns and `output` that of what is
     bounded of it (the logits, before a softmax). `ambiguous` says of the names in `layers` that
-    stand for several tensors why they do.
+    stand for several tensors why they do. `masks` gives the mask that a tensor carries, as a node
+    of entries 0 or 1, or says why it is not known.
     """
 
     nodes: list[Node] = field(default_factory=list)
     layers: dict[str, int] = field(default_factory=dict)
     ambiguous: dict[str, str] = field(default_factory=dict)
+    masks: dict[int, int | str] = field(default_factory=dict)
     output: int = 0
     result: int = 0
     nb_inputs: int = 1
@@ -102,15 +105,28 @@ class Rule:
         the first.
     settings
         Names of arguments that the function reads by itself, from ``emit.arguments.settings``.
+    masks
+        ``masks(layer, emit, *nodes)`` gives the node of the mask that the output carries, None for
+        no mask, or says why it is not known (`unknown_mask`). By default the first tensor's mask is
+        passed on where Keras passes it on.
     """
 
     function: Callable[..., int | Sequence[int]]
     inputs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    masks: Callable[..., int | str | None] | None = None
 
     def __call__(self, layer: Any, emit: Emitter, *nodes: int) -> Any:
         """Emit the layer on nodes of its tensors."""
         return self.function(layer, emit, *nodes)
+
+
+def unknown_mask(layer: Any) -> str:
+    """What is said where a mask is needed that the output of a layer carries."""
+    return (
+        f"The mask that the output of the layer '{layer.name}' of class {type(layer).__name__} "
+        f"carries is not known, so that no layer behind it that looks at masks can be bounded."
+    )
 
 
 @dataclass
@@ -125,11 +141,20 @@ class Emitter:
         Name of the layer, nested models' before it.
     arguments
         What the layer was called with.
+    nodes
+        The node of each tensor so far, by the `id` of the Keras tensor.
+    tensors
+        The nodes of the tensors of this call.
+    asked
+        Whether the rule has asked for masks.
     """
 
     graph: Graph
     layer: str
     arguments: Arguments
+    nodes: dict[int, int] = field(default_factory=dict)
+    tensors: list[int] = field(default_factory=list)
+    asked: bool = False
 
     def __call__(self, operation: Operation, *inputs: int) -> int:
         """Append an operation on some nodes; returns its own node."""
@@ -147,6 +172,59 @@ class Emitter:
     def shape(self, node: int) -> tuple[int, ...]:
         """Shape of a node without the batch axis."""
         return self.graph.nodes[node].shape
+
+    def varies(self, node: int) -> bool:
+        """Whether a node depends on an input that varies."""
+        nodes = self.graph.nodes
+        constants = {i for i, made in enumerate(nodes) if isinstance(made.operation, Constant)}
+        needed = {*self.graph.ancestors([node], constants)} - constants
+        ends = {node, *(parent for index in needed for parent in nodes[index].parents)}
+        inputs = [op for op in (nodes[i].operation for i in ends) if isinstance(op, Input)]
+        return any(not made.is_point for made in inputs)
+
+    def mask(self, number: int = 0, name: str = "mask", rank: int = 2) -> int | None:
+        """The mask of a tensor of the call, a node of entries 0 or 1; None for no mask.
+
+        Parameters
+        ----------
+        number
+            Which tensor, in the order of the arguments.
+        name
+            The argument by which the call may say it. If it does not, the mask is that which the
+            tensor carries; a negative number has none.
+        rank
+            Number of axes of such a mask, batch axis counted, for constants that leave some out.
+
+        Raises
+        ------
+        UnsupportedLayerError
+            For a mask that is not known.
+        """
+        self.asked = True
+        if name in self.arguments.masks:
+            given = self.arguments.masks[name]
+            if isinstance(given, (list, tuple)):
+                given = given[number]
+            return None if given is None else self._given_mask(given, rank)
+        mask = self.graph.masks.get(self.tensors[number]) if number >= 0 else None
+        if isinstance(mask, str):
+            raise UnsupportedLayerError(mask)
+        return mask
+
+    def _given_mask(self, mask: Any, rank: int) -> int:
+        """The node of a mask that is given by an argument; what is not 0 counts as 1."""
+        if not is_tensor(mask):
+            layer = self.arguments.layer
+            values = mask_values(mask, layer, rank)
+            return self.constant(values, values.shape)
+        if id(mask) not in self.nodes:
+            raise UnsupportedLayerError(
+                f"The layer '{self.layer}' needs the mask '{mask.name}', which does not come from "
+                f"where the bounds start."
+            )
+        node = self.nodes[id(mask)]
+        made = mask.dtype == "bool" and not self.graph.nodes[node].is_input
+        return node if made else self(Indicator("!="), node)
 
     def constant(
         self, values: Any, own: tuple[int, ...], shape: tuple[int, ...] | None = None

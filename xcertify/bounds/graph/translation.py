@@ -17,15 +17,20 @@ from xcertify.bounds.graph.arguments import (
     is_float,
     is_tensor,
     refuse_masks,
+    takes_masks,
 )
-from xcertify.bounds.graph.graph import Emitter, Graph, Node, Rule
+from xcertify.bounds.graph.graph import Emitter, Graph, Node, Rule, unknown_mask
 from xcertify.bounds.graph.operations import Input
 from xcertify.keras_graph import (
     UnsupportedLayerError,
     calls_between,
     ends_of,
+    in_order_of_calls,
     layer_output,
+    makes_mask,
     output_number,
+    passes_mask,
+    removes_masks,
 )
 
 
@@ -74,7 +79,9 @@ def build_graph(
                 f"fixed.set_weights(model.get_weights())."
             )
         graph.nodes.append(Node(Input(is_point=bool(graph.nodes)), (), shape, tensor.name))
-    (graph.result,) = _walk(graph, inputs, [wanted], range(len(inputs)), find_rule, prefix="")
+    calls = in_order_of_calls(model, calls_between(inputs, [wanted]))
+    nodes = {id(tensor): number for number, tensor in enumerate(inputs)}
+    (graph.result,) = _walk(graph, calls, nodes, [wanted], find_rule, prefix="")
     graph.output = graph.result
     return graph
 
@@ -98,7 +105,8 @@ def graph_of_call(call: Any, find_rule: Callable[[Any], Rule]) -> Graph:
     graph = Graph(nb_inputs=len(inputs))
     for tensor in inputs:
         graph.nodes.append(Node(Input(), (), tuple(tensor.shape[1:]), tensor.name))
-    found = _walk(graph, inputs, call.output_tensors, range(len(inputs)), find_rule, prefix="")
+    nodes = {id(tensor): number for number, tensor in enumerate(inputs)}
+    found = _walk(graph, [call], nodes, call.output_tensors, find_rule, prefix="")
     graph.output = graph.result = found[0]
     return graph
 
@@ -118,22 +126,31 @@ def find_tensor(tensors: Sequence[Any], wanted: int | str, argument: str) -> int
 
 def _walk(
     graph: Graph,
-    inputs: Sequence[Any],
+    calls: Sequence[Any],
+    nodes: dict[int, int],
     outputs: Sequence[Any],
-    starts: Sequence[int],
     find_rule: Callable,
     prefix: str,
 ) -> list[int]:
-    """Emit all operations between two sets of Keras tensors; the nodes of the outputs."""
-    nodes = {id(tensor): index for tensor, index in zip(inputs, starts)}
-    calls = calls_between(inputs, outputs)
-    for call in calls:
-        refuse_masks(call)
+    """Emit all operations of some calls, in order; the nodes of the outputs.
+
+    `nodes` gives those of Keras tensors by their `id`; those of the calls are added.
+    """
     for call in calls:
         layer, name = call.operation, prefix + call.operation.name
         if isinstance(layer, keras.Model):
-            given = _nested_inputs(graph, Arguments(call), nodes)
-            results = _walk(graph, *ends_of(layer), given, find_rule, name + "/")
+            arguments = Arguments(call)
+            given = _nested_inputs(graph, arguments, nodes)
+            _give_masks(graph, name, arguments, nodes, given)
+            inputs, inner = ends_of(layer)
+            results = _walk(
+                graph,
+                in_order_of_calls(layer, calls_between(inputs, inner)),
+                {id(tensor): node for tensor, node in zip(inputs, given)},
+                inner,
+                find_rule,
+                name + "/",
+            )
         else:
             results = _emit(graph, name, call, find_rule(layer), nodes)
         for tensor, result in zip(call.output_tensors, results):
@@ -146,6 +163,17 @@ def _walk(
     return [nodes[id(tensor)] for tensor in outputs]
 
 
+def _give_masks(
+    graph: Graph, name: str, arguments: Arguments, nodes: dict[int, int], given: Sequence[int]
+) -> None:
+    """Let the inputs of a nested model carry the masks that it is called with."""
+    emit = Emitter(graph, name, arguments, nodes, list(given))
+    for number, node in enumerate(given):
+        mask = emit.mask(number) if arguments.masks else None
+        if mask is not None:
+            graph.masks[node] = mask
+
+
 def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int]) -> list[int]:
     """Emit one call by its rule; the nodes of its outputs."""
     layer = call.operation
@@ -156,7 +184,7 @@ def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int])
             f"floating dtype."
         )
     arguments = Arguments(call, rule.inputs, rule.settings)
-    emit = Emitter(graph, name, arguments)
+    emit = Emitter(graph, name, arguments, nodes)
     rank = max(len(tensor.shape) for tensor in arguments.tensors if is_tensor(tensor))
     parents = [
         _node(nodes, tensor, layer)
@@ -164,6 +192,8 @@ def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int])
         else emit.constant(*constant_values(tensor, layer, rank))
         for tensor in arguments.tensors
     ]
+    emit.tensors = parents
+    carried = any(parent in graph.masks for parent in parents)
     try:
         inspect.signature(rule.function).bind(layer, emit, *parents)
     except TypeError as error:
@@ -183,7 +213,31 @@ def _emit(graph: Graph, name: str, call: Any, rule: Rule, nodes: dict[int, int])
         raise UnsupportedLayerError(
             f"{at}: it has {len(call.output_tensors)} outputs, its rule gives {len(results)}."
         )
+    if not emit.asked and (arguments.masks or (carried and takes_masks(layer))):
+        refuse_masks(call, arguments.masks)
+    if isinstance(layer, keras.layers.Layer):
+        _carry(emit, layer, rule, results, carried)
     return results
+
+
+def _carry(emit: Emitter, layer: Any, rule: Rule, results: Sequence[int], carried: bool) -> None:
+    """Note which masks the outputs of a layer carry, and take those away that Keras takes away."""
+    masks = emit.graph.masks
+    mask: int | str | None = None
+    if rule.masks is not None:
+        try:
+            mask = rule.masks(layer, emit, *emit.tensors)
+        except UnsupportedLayerError as error:  # of which only those hear that need the mask
+            mask = str(error)
+    elif passes_mask(layer):
+        mask = emit.mask() if "mask" in emit.arguments.masks else masks.get(emit.tensors[0])
+    elif makes_mask(layer) and carried:
+        mask = unknown_mask(layer)
+    if removes_masks(layer):
+        for node in emit.tensors:
+            masks.pop(node, None)
+    if mask is not None:
+        masks.setdefault(results[0], mask)
 
 
 def _nested_inputs(graph: Graph, arguments: Arguments, nodes: dict[int, int]) -> list[int]:

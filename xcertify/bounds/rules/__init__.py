@@ -3,9 +3,12 @@
 # Importing them fills the registry.
 from xcertify.bounds.rules import (
     activation,
+    applications,
     convolution,
+    embedding,
     identities,
     keras_ops,
+    masks,
     merging,
     normalization,
     pooling,
@@ -15,9 +18,12 @@ from xcertify.bounds.rules import (
 
 __all__ = [
     "activation",
+    "applications",
     "convolution",
+    "embedding",
     "identities",
     "keras_ops",
+    "masks",
     "merging",
     "normalization",
     "pooling",

@@ -10,7 +10,8 @@ import numpy as np
 from keras import layers, ops
 
 from xcertify.bounds.graph.activations import limit
-from xcertify.bounds.graph.graph import Emitter
+from xcertify.bounds.graph.graph import Emitter, unknown_mask
+from xcertify.bounds.graph.masks import Indicator
 from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Scaled, Window
 from xcertify.bounds.graph.products import Product
@@ -26,7 +27,7 @@ def _affine_merge(
     nb_terms: int,
     weights: Callable[[], Sequence[Any]] = tuple,
 ) -> int:
-    nodes = _broadcast(emit, nodes)
+    nodes = broadcast(emit, nodes)
     merged = Affine(
         apply,
         nb_inputs=len(nodes),
@@ -39,27 +40,29 @@ def _affine_merge(
     return emit(merged, *nodes)
 
 
-def _broadcast(emit: Emitter, nodes: Sequence[int]) -> list[int]:
+def broadcast(emit: Emitter, nodes: Sequence[int]) -> list[int]:
     """The nodes, all in the shape that they broadcast to."""
-    shapes = [emit.shape(node) for node in nodes]
-    shape = np.broadcast_shapes(*shapes)
+    shape = np.broadcast_shapes(*(emit.shape(node) for node in nodes))
+    return [broadcast_to(emit, node, shape) for node in nodes]
 
-    def broadcast(node: int) -> int:
-        constant = emit.value(node)
-        if constant is not None:
-            return emit.constant(constant.values, constant.own, shape)
-        own = (1,) * (len(shape) - len(emit.shape(node))) + emit.shape(node)
 
-        def apply(inputs: Any) -> Any:
-            inputs = ops.reshape(inputs, (-1, *own))
-            for axis, (size, target) in enumerate(zip(own, shape)):
-                if size != target:
-                    inputs = ops.repeat(inputs, target, axis=axis + 1)
-            return inputs
+def broadcast_to(emit: Emitter, node: int, shape: tuple[int, ...]) -> int:
+    """A node in a larger shape, without batch axis; its last axes are the last ones there."""
+    if emit.shape(node) == shape:
+        return node
+    constant = emit.value(node)
+    if constant is not None:
+        return emit.constant(constant.values, constant.own, shape)
+    own = (1,) * (len(shape) - len(emit.shape(node))) + emit.shape(node)
 
-        return emit(Affine(apply, nb_terms_back=math.prod(shape) // math.prod(own)), node)
+    def apply(inputs: Any) -> Any:
+        inputs = ops.reshape(inputs, (-1, *own))
+        for axis, (size, target) in enumerate(zip(own, shape)):
+            if size != target:
+                inputs = ops.repeat(inputs, target, axis=axis + 1)
+        return inputs
 
-    return [node if emit.shape(node) == shape else broadcast(node) for node in nodes]
+    return emit(Affine(apply, nb_terms_back=math.prod(shape) // math.prod(own)), node)
 
 
 def check_addition(layer: str, first: Sequence[int], second: Sequence[int], fixed: bool) -> None:
@@ -127,7 +130,7 @@ def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
 def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Product of nodes."""
     constants = [value for value in map(emit.value, nodes) if value is not None]
-    first, *others = [node for node in _broadcast(emit, nodes) if emit.value(node) is None]
+    first, *others = [node for node in broadcast(emit, nodes) if emit.value(node) is None]
     for other in others:
         first = emit(Product(), first, other)
     for constant in constants:
@@ -137,7 +140,7 @@ def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
 
 def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """First node by the second, which is a constant."""
-    first, divisor = _broadcast(emit, nodes)[0], emit.value(nodes[1])
+    first, divisor = broadcast(emit, nodes)[0], emit.value(nodes[1])
     if divisor is None or (divisor.fixed and not divisor.values.all()):
         raise UnsupportedLayerError(
             f"The operation '{emit.layer}' cannot be bounded: a division needs a constant other "
@@ -169,7 +172,7 @@ def largest_of(emit: Emitter, nodes: Sequence[int]) -> int:
     limited = _limited(emit, nodes, below=True)
     if limited is not None:
         return limited
-    nodes = _broadcast(emit, nodes)
+    nodes = broadcast(emit, nodes)
     stacked = Affine(
         lambda *inputs: ops.stack(inputs, axis=-1), nb_inputs=len(nodes), window=Window()
     )
@@ -196,17 +199,65 @@ def negative_of(emit: Emitter, node: int) -> int:
     return emit(operation, node)
 
 
-@register(layers.Add)
+# --- masks --------------------------------------------------------------------------------------
+
+
+def at_least(emit: Emitter, masks: Sequence[int], number: int) -> int:
+    """1 where so many of some masks are 1, else 0."""
+    masks = broadcast(emit, masks)
+    total = Affine(
+        lambda *x: sum(x[1:], x[0]),
+        nb_inputs=len(masks),
+        nb_terms=len(masks),
+        nb_terms_back=1,
+        window=Window(),
+    )
+    return emit(Indicator(">", number - 0.5), emit(total, *masks))
+
+
+def _mask_of_all(layer: Any, emit: Emitter, *nodes: int) -> int | None:
+    """1 where the mask of any tensor is 1; no mask where a tensor has none."""
+    masks = [mask for mask in map(emit.mask, range(len(nodes))) if mask is not None]
+    if len(masks) < len(nodes):
+        return None
+    return masks[0] if len({*masks}) == 1 else at_least(emit, masks, 1)
+
+
+def _mask_of_parts(layer: layers.Concatenate, emit: Emitter, *nodes: int) -> int | str | None:
+    """The masks of sequences one behind the other, or 1 where that of any of them is 1."""
+    masks = [emit.mask(number) for number in range(len(nodes))]
+    if all(mask is None for mask in masks):
+        return None
+    shapes = [emit.shape(node) for node in nodes]
+    if any(len(shape) != 2 for shape in shapes):
+        return unknown_mask(layer)
+    full = [
+        emit.constant(np.ones(shape[:1]), shape[:1]) if mask is None else mask
+        for mask, shape in zip(masks, shapes)
+    ]
+    if layer.axis in (-1, 2):
+        return at_least(emit, full, 1)
+    return emit(Affine(lambda *x: ops.concatenate(x, 1), nb_inputs=len(full)), *full)
+
+
+def _no_mask(layer: Any, emit: Emitter, *nodes: int) -> None:
+    """No mask."""
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+
+@register(layers.Add, masks=_mask_of_all)
 def _add(layer: Any, emit: Emitter, *nodes: int) -> int:
     return sum_of(emit, nodes)
 
 
-@register(layers.Subtract)
+@register(layers.Subtract, masks=_mask_of_all)
 def _subtract(layer: Any, emit: Emitter, *nodes: int) -> int:
     return difference_of(emit, nodes)
 
 
-@register(layers.Average)
+@register(layers.Average, masks=_mask_of_all)
 def _average(layer: Any, emit: Emitter, *nodes: int) -> int:
     _check_additions(emit, nodes)
     count = len(nodes)
@@ -219,7 +270,7 @@ def _average(layer: Any, emit: Emitter, *nodes: int) -> int:
     )
 
 
-@register(layers.Multiply)
+@register(layers.Multiply, masks=_mask_of_all)
 def _multiply(layer: Any, emit: Emitter, *nodes: int) -> int:
     return product_of(emit, nodes)
 
@@ -234,7 +285,7 @@ def _minimum(layer: Any, emit: Emitter, *nodes: int) -> int:
     return smallest_of(emit, nodes)
 
 
-@register(layers.Dot)
+@register(layers.Dot, masks=_no_mask)
 def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
     if layer.normalize:
         raise UnsupportedLayerError(
@@ -262,7 +313,7 @@ def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
     return emit(total, product)
 
 
-@register(layers.Concatenate)
+@register(layers.Concatenate, masks=_mask_of_parts)
 def _concatenation(layer: Any, emit: Emitter, *nodes: int) -> int:
     (axis,) = axes_of(layer, layer.axis, emit.shape(nodes[0]))
     joined = Affine(

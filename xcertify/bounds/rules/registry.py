@@ -63,7 +63,10 @@ def activation_facts(function: Any) -> Activation | None:
 
 
 def register(
-    *layer_classes: type, inputs: Sequence[str] = (), settings: Sequence[str] = ()
+    *layer_classes: type,
+    inputs: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    masks: Callable[..., int | str | None] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Make a function the rule of some layer classes (subclasses are not included).
 
@@ -77,10 +80,12 @@ def register(
     inputs, settings
         Names of the arguments of the layer's `call` that the function takes as further nodes, and
         of those that it reads from ``emit.arguments.settings``, see `Rule`.
+    masks
+        Gives the mask that the output carries, see `Rule`.
     """
 
     def add(function: Callable) -> Callable:
-        rule = Rule(function, tuple(inputs), tuple(settings))
+        rule = Rule(function, tuple(inputs), tuple(settings), masks)
         _RULES.update(dict.fromkeys(layer_classes, rule))
         return function
 
