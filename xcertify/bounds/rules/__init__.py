@@ -12,6 +12,7 @@ from xcertify.bounds.rules import (
     merging,
     normalization,
     pooling,
+    recurrent,
     reshaping,
     weighted,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "merging",
     "normalization",
     "pooling",
+    "recurrent",
     "reshaping",
     "weighted",
 ]

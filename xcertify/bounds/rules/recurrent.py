@@ -1,0 +1,247 @@
+"""Rules of recurrent layers: every step is written out as operations of its own.
+
+A cell is translated by its own rule, ``step(cell, emit, inputs, states)``, which emits one step and
+gives the nodes of its output and of its new states. Dropout does nothing at inference, whatever its
+rate. The weights of a cell are read once for each step, and are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import layers, ops
+
+from xcertify.bounds.graph.graph import Emitter
+from xcertify.bounds.graph.operations import Affine
+from xcertify.bounds.rules.merging import difference_of, product_of, sum_of
+from xcertify.bounds.rules.registry import activate, register
+from xcertify.keras_graph import UnsupportedLayerError
+
+Step = Callable[[Any, Emitter, int, Sequence[int]], tuple[int, list[int]]]
+
+_CELLS: dict[type, Step] = {}
+
+
+class Stacked(Affine):
+    """The tensors of all steps beside each other, along an axis of their own before the others."""
+
+    def __init__(self, nb_steps: int) -> None:
+        super().__init__(lambda *steps: ops.stack(steps, axis=1), nb_inputs=nb_steps)
+
+
+def steps_of(emit: Emitter, node: int) -> list[int]:
+    """The steps of a sequence, nodes of shape `shape` of one of shape (T, *shape)."""
+    made = emit.graph.nodes[node]
+    if isinstance(made.operation, Stacked):
+        return list(made.parents)
+    return [_step(emit, node, time) for time in range(emit.shape(node)[0])]
+
+
+def sequence_of(emit: Emitter, steps: Sequence[int]) -> int:
+    """The sequence (T, *shape) of steps."""
+    return emit(Stacked(len(steps)), *steps)
+
+
+@register(layers.RNN, layers.SimpleRNN, layers.LSTM, layers.GRU, inputs=("initial_state",))
+def _recurrence(layer: Any, emit: Emitter, node: int, *initial: int) -> list[int]:
+    if layer.stateful:
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded with "
+            f"stateful=True: what it gives depends on the batches before. Build the model with "
+            f"stateful=False, and give it the state as an input (initial_state)."
+        )
+    states = list(initial) or [_zeros(emit, shape) for shape in _state_shapes(layer.cell)]
+    steps = steps_of(emit, node)
+    outputs = []
+    for step in reversed(steps) if layer.go_backwards else steps:
+        output, states = _advance(layer, layer.cell, emit, step, states)
+        outputs.append(output)
+    output = sequence_of(emit, outputs) if layer.return_sequences else outputs[-1]
+    return [output, *states] if layer.return_state else [output]
+
+
+def _advance(
+    layer: Any, cell: Any, emit: Emitter, inputs: int, states: Sequence[int]
+) -> tuple[int, list[int]]:
+    """One step of a cell by its own rule."""
+    if type(cell) not in _CELLS:
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded: there is "
+            f"no rule for its cell of class {type(cell).__name__}. Supported cells: "
+            f"{', '.join(sorted(kind.__name__ for kind in _CELLS))}."
+        )
+    if not isinstance(cell, layers.StackedRNNCells):
+        return _CELLS[type(cell)](cell, emit, inputs, states)
+    new: list[int] = []
+    for part in cell.cells:
+        own, states = states[: _nb_states(part)], states[_nb_states(part) :]
+        inputs, changed = _advance(layer, part, emit, inputs, own)
+        new += changed
+    return inputs, new
+
+
+def _state_shapes(cell: Any) -> list[tuple[int, ...]]:
+    """Shapes of the states of a cell, without batch axis."""
+    return [tuple(state.shape[1:]) for state in _flat(cell.get_initial_state(batch_size=1))]
+
+
+def _nb_states(cell: Any) -> int:
+    return len(_state_shapes(cell))
+
+
+def _flat(states: Any) -> list[Any]:
+    return [part for state in states for part in (state if isinstance(state, list) else [state])]
+
+
+def _cell(kind: type) -> Callable[[Step], Step]:
+    """Make a function the rule of one step of a cell."""
+
+    def add(function: Step) -> Step:
+        _CELLS[kind] = function
+        return function
+
+    return add
+
+
+_cell(layers.StackedRNNCells)(_advance)
+
+
+@_cell(layers.SimpleRNNCell)
+def _simple(cell: Any, emit: Emitter, inputs: int, states: Sequence[int]) -> tuple[int, list[int]]:
+    bias = None if cell.bias is None else lambda: cell.bias
+    total = _projected(
+        emit, [inputs, states[0]], lambda: (cell.kernel, cell.recurrent_kernel), bias
+    )
+    output = activate(cell, cell.activation, emit, total)
+    return output, [output]
+
+
+@_cell(layers.LSTMCell)
+def _long_short_term_memory(
+    cell: Any, emit: Emitter, inputs: int, states: Sequence[int]
+) -> tuple[int, list[int]]:
+    hidden, carry = states
+    bias = (lambda: cell.bias) if cell.use_bias else None
+    total = _projected(emit, [inputs, hidden], lambda: (cell.kernel, cell.recurrent_kernel), bias)
+    return _gated(cell, emit, total, carry, cell.units)
+
+
+def _gated(
+    cell: Any, emit: Emitter, total: int, carry: int, nb_units: int
+) -> tuple[int, list[int]]:
+    """What an LSTM makes of the inputs of its gates i, f, c, o, side by side along the last axis.
+
+    ``c = f * c + i * activation(.)`` and ``h = o * activation(c)``.
+    """
+    gates = _entries(emit, total, nb_units, 0, 1, 3)
+    gates = activate(cell, cell.recurrent_activation, emit, gates)
+    new = activate(cell, cell.activation, emit, _entries(emit, total, nb_units, 2))
+    write, keep, show = (_entries(emit, gates, nb_units, number) for number in range(3))
+    carry = sum_of(emit, [product_of(emit, [keep, carry]), product_of(emit, [write, new])])
+    output = product_of(emit, [show, activate(cell, cell.activation, emit, carry)])
+    return output, [output, carry]
+
+
+@_cell(layers.GRUCell)
+def _gated_recurrent_unit(
+    cell: Any, emit: Emitter, inputs: int, states: Sequence[int]
+) -> tuple[int, list[int]]:
+    (hidden,), size = states, cell.units
+
+    def kernels(which: slice) -> Callable[[], Sequence[Any]]:
+        return lambda: (cell.kernel[:, which], cell.recurrent_kernel[:, which])
+
+    def bias(which: slice, number: int) -> Any:
+        biases = ops.convert_to_tensor(cell.bias)
+        return biases[number, which] if cell.reset_after else biases[which]
+
+    def both(which: slice, change: Callable[[Any], Any] = lambda values: values) -> Any:
+        biases = [bias(which, number) for number in range(1 + cell.reset_after)]
+        return sum(map(change, biases[1:]), change(biases[0]))
+
+    gated, last = slice(0, 2 * size), slice(2 * size, None)
+    used = cell.use_bias
+    gates = _projected(
+        emit,
+        [inputs, hidden],
+        kernels(gated),
+        (lambda: both(gated)) if used else None,
+        (lambda: both(gated, ops.abs)) if used else None,
+    )
+    gates = activate(cell, cell.recurrent_activation, emit, gates)
+    keep, reset = (_entries(emit, gates, size, number) for number in range(2))
+    if cell.reset_after:
+        seen = _projected(
+            emit, [inputs], lambda: kernels(last)()[:1], (lambda: bias(last, 0)) if used else None
+        )
+        kept = _projected(
+            emit, [hidden], lambda: kernels(last)()[1:], (lambda: bias(last, 1)) if used else None
+        )
+        total = sum_of(emit, [seen, product_of(emit, [reset, kept])])
+    else:
+        kept = product_of(emit, [reset, hidden])
+        total = _projected(
+            emit, [inputs, kept], kernels(last), (lambda: bias(last, 0)) if used else None
+        )
+    new = activate(cell, cell.activation, emit, total)
+    output = sum_of(
+        emit,
+        [
+            product_of(emit, [keep, hidden]),
+            product_of(emit, [difference_of(emit, [_ones(emit, keep), keep]), new]),
+        ],
+    )
+    return output, [output]
+
+
+def _projected(
+    emit: Emitter,
+    nodes: Sequence[int],
+    kernels: Callable[[], Sequence[Any]],
+    bias: Callable[[], Any] | None,
+    bias_size: Callable[[], Any] | None = None,
+) -> int:
+    """The sum of nodes times kernels, and a bias."""
+    shapes = [tuple(kernel.shape) for kernel in kernels()]
+
+    def apply(*given: Any) -> Any:
+        inputs, weights = given[: len(nodes)], given[len(nodes) :]
+        products = [ops.matmul(*pair) for pair in zip(inputs, weights)]
+        return sum(products[1:], products[0])
+
+    operation = Affine(
+        apply,
+        nb_inputs=len(nodes),
+        weights=kernels,
+        bias=bias,
+        bias_size=bias_size,
+        nb_terms=sum(size for size, _ in shapes) + 2,
+        nb_terms_back=shapes[0][1],
+    )
+    return emit(operation, *nodes)
+
+
+def _entries(emit: Emitter, node: int, size: int, *numbers: int) -> int:
+    """Parts of a length, by their numbers, of the last axis of a node."""
+    if (0, size) == (numbers[0], emit.shape(node)[-1]):
+        return node
+
+    def apply(values: Any) -> Any:
+        parts = [values[..., number * size : (number + 1) * size] for number in numbers]
+        return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+
+    return emit(Affine(apply), node)
+
+
+def _step(emit: Emitter, node: int, time: int) -> int:
+    return emit(Affine(lambda values: values[:, time]), node)
+
+
+def _zeros(emit: Emitter, shape: tuple[int, ...]) -> int:
+    return emit.constant(np.zeros(shape), shape)
+
+
+def _ones(emit: Emitter, node: int) -> int:
+    return emit.constant(np.ones(()), (), emit.shape(node))
