@@ -9,6 +9,7 @@ are those of the engine.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -21,7 +22,7 @@ from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Input, Operation
 from xcertify.bounds.graph.products import Product
 from xcertify.bounds.graph.softmax import Softmax
-from xcertify.bounds.graph.standardization import InverseRoot, Standardization
+from xcertify.bounds.graph.standardization import Standardized
 from xcertify.keras_graph import UnsupportedLayerError
 
 
@@ -80,7 +81,7 @@ def gradient_graph(network: Graph, loss: str) -> GradientGraph:
         emit = GradientEmitter(nodes, index)
         parts = derivatives(forward.nodes[index].operation, emit, emit.total(gradients.pop(index)))
         for parent, part in zip(emit.parents, parts):
-            if parent in varying:
+            if part is not None and parent in varying:
                 gradients.setdefault(parent, []).append(part)
     if 0 not in gradients:
         raise UnsupportedLayerError("The outputs do not depend on the input that varies.")
@@ -142,8 +143,11 @@ def _difference() -> Affine:
 
 
 @singledispatch
-def derivatives(operation: Operation, emit: GradientEmitter, gradient: int) -> list[int]:
-    """Emit the gradient by each parent of a node from the gradient by the node: the chain rule."""
+def derivatives(operation: Operation, emit: GradientEmitter, gradient: int) -> list[int | None]:
+    """Emit the gradient by each parent of a node from the gradient by the node: the chain rule.
+
+    None for a parent whose part is in that of another one.
+    """
     raise UnsupportedLayerError(
         f"The gradient of the layer '{emit.layer}' cannot be bounded: there is no rule for "
         f"{type(operation).__name__}."
@@ -187,9 +191,9 @@ def _product(operation: Product, emit: GradientEmitter, gradient: int) -> list[i
 @derivatives.register
 def _softmax(operation: Softmax, emit: GradientEmitter, gradient: int) -> list[int]:
     # p * (g - sum(p * g))
-    size = _size(emit.shape, operation.axis)
+    size = _size(emit.shape, operation.axes)
     centering = Affine(
-        lambda g, h, minus: g + minus * ops.sum(h, axis=operation.axis, keepdims=True),
+        lambda g, h, minus: g + minus * ops.sum(h, axis=operation.axes, keepdims=True),
         nb_inputs=2,
         weights=lambda: (-1.0,),
         nb_terms=size + 2,
@@ -200,24 +204,27 @@ def _softmax(operation: Softmax, emit: GradientEmitter, gradient: int) -> list[i
 
 
 @derivatives.register
-def _standardization(operation: Standardization, emit: GradientEmitter, gradient: int) -> list[int]:
-    # r * (g - y * mean(y * g)) for y = r * x
+def _standardized(
+    operation: Standardized, emit: GradientEmitter, gradient: int
+) -> list[int | None]:
+    if operation.least:  # below it the factor is constant
+        return list(_product(operation, emit, gradient))
+    # r * (g - y * sum(y * g) * share) for y = r * x, of which r is the second factor
     average = Affine(
-        lambda h: ops.mean(h, axis=operation.axes, keepdims=True) + ops.zeros_like(h),
+        lambda h, share: share * ops.sum(h, axis=operation.axes, keepdims=True) + ops.zeros_like(h),
+        weights=lambda: (operation.share,),
         nb_terms=operation.nb_entries + 1,
         nb_terms_back=operation.nb_entries + 1,
+        weight_error=2,
     )
     mean = emit(average, emit(Product(), gradient, emit.index))
     rest = emit(_difference(), gradient, emit(Product(), mean, emit.index))
-    return [emit(Product(), rest, emit(InverseRoot(operation), *emit.parents))]
+    return [emit(Product(), rest, emit.parents[1]), None]
 
 
-def _size(shape: tuple[int, ...], axis: int | tuple[int, ...]) -> int:
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    size = 1
-    for one in axes:
-        size *= shape[one - 1 if one > 0 else one]
-    return size
+def _size(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """Entries along some axes, batch axis counted."""
+    return math.prod(shape[axis - 1 if axis > 0 else axis] for axis in axes)
 
 
 def _varying(graph: Graph) -> set[int]:

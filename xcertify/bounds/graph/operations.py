@@ -243,6 +243,9 @@ class Affine(Operation):
         faster form than as the gradient of `apply`.
     learned
         Whether weights and bias are variables of the model, which regions of weights vary.
+    increasing
+        Whether outputs grow with the inputs, whatever the weights are; where entries are only
+        moved they do.
     """
 
     exact_affine = True
@@ -262,8 +265,10 @@ class Affine(Operation):
         patchwise: Affine | None = None,
         transposed: Callable[..., Any] | None = None,
         learned: bool = False,
+        increasing: bool = False,
     ) -> None:
         self.apply, self.nb_inputs = apply, nb_inputs
+        self.increasing = increasing or (nb_terms == 0 and bias is None)
         self.weights, self.bias, self.bias_size = weights, bias, bias_size or bias
         self.nb_terms, self.nb_terms_back = nb_terms, nb_terms_back
         self.weight_error, self.window, self.patchwise = weight_error, window, patchwise
@@ -431,12 +436,20 @@ def in_float32(values: np.ndarray) -> bool:
 
 
 class Elementwise(Operation):
-    """A scalar nonlinearity applied to every entry."""
+    """A scalar nonlinearity applied to every entry.
+
+    Parameters
+    ----------
+    activation
+        The function.
+    least
+        What inputs are known to be at least, whatever their intervals are; see `least.py`.
+    """
 
     window = Window()
 
-    def __init__(self, activation: Activation) -> None:
-        self.activation = activation
+    def __init__(self, activation: Activation, least: float = -math.inf) -> None:
+        self.activation, self.least = activation, least
         self.placewise = activation.uniform
 
     def evaluate(self, *inputs: Any) -> Any:
@@ -445,7 +458,7 @@ class Elementwise(Operation):
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`."""
-        lower, upper = relaxations.image(self.activation, *inputs[0].absolute())
+        lower, upper = relaxations.image(self.activation, *self._sides(inputs[0]))
         noise = self._noise(lower, upper, options)
         return Enclosure(
             reference,
@@ -455,7 +468,7 @@ class Elementwise(Operation):
 
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`: the lines of `relaxations.relaxation`, moved to deviations."""
-        lower, upper = inputs[0].absolute()
+        lower, upper = self._sides(inputs[0])
         settings = (self.activation, lower, upper, options.dtype, options.lower_slope)
         lines = relaxations.relaxation(*settings)
         relaxed = self._to_deviations(lines, inputs[0], output, options)
@@ -500,7 +513,14 @@ class Elementwise(Operation):
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`."""
-        return [relaxations.is_unstable(self.activation, *inputs[0].absolute())]
+        return [relaxations.is_unstable(self.activation, *self._sides(inputs[0]))]
+
+    def _sides(self, enclosure: Enclosure) -> tuple[Any, Any]:
+        """The interval of the inputs."""
+        lower, upper = enclosure.absolute()
+        if self.least == -math.inf:
+            return lower, upper
+        return ops.maximum(lower, self.least), ops.maximum(upper, self.least)
 
     def _noise(self, lower: Any, upper: Any, options: Options) -> Any:
         """The network's own rounding of constants and, if asked for, of the value; float64."""

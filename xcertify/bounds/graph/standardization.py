@@ -8,7 +8,8 @@ from typing import Any
 from keras import ops
 
 from xcertify.bounds.graph.operations import Enclosure, Operation, Options, Relaxed
-from xcertify.bounds.rounding import round_down, round_up
+from xcertify.bounds.graph.products import Product
+from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
 
 
 class IntervalOnly(Operation):
@@ -31,16 +32,27 @@ class IntervalOnly(Operation):
         return [enclosure.upper > enclosure.lower for enclosure in inputs]
 
 
-class Standardization(IntervalOnly):
-    """``x / sqrt(mean(x ** 2) + epsilon)`` along some axes, batch axis counted."""
+class Standardized(Product):
+    """``x * rsqrt(max(sum(x ** 2) * share, least) + epsilon)``, as the product with that factor.
 
-    def __init__(self, axes: tuple[int, ...], epsilon: float, nb_entries: int) -> None:
-        self.axes, self.epsilon, self.nb_entries = axes, epsilon, nb_entries
+    Its interval is the smaller of that of the product and of that of the function of x. Where
+    McCormick's planes are farther apart than that, the lines are constants.
 
-    def evaluate(self, *inputs: Any) -> Any:
-        """See `Operation`."""
-        (x,) = inputs
-        return x * ops.rsqrt(ops.mean(x * x, axis=self.axes, keepdims=True) + self.epsilon)
+    Parameters
+    ----------
+    axes
+        Of the sum, batch axis counted.
+    share, least, epsilon
+        Of the formula.
+    nb_entries
+        How many are summed.
+    """
+
+    def __init__(
+        self, axes: tuple[int, ...], share: float, least: float, epsilon: float, nb_entries: int
+    ) -> None:
+        self.axes, self.share, self.least, self.epsilon = axes, share, least, epsilon
+        self.nb_entries = nb_entries
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`.
@@ -48,6 +60,7 @@ class Standardization(IntervalOnly):
         The output grows with its own entry and falls in size with the squares of the others, which
         are taken at their ends independently.
         """
+        product = super().interval(inputs, reference, options)
         lower, upper = inputs[0].absolute()
         most = ops.maximum(lower * lower, upper * upper)
         least = ops.where(lower * upper > 0, ops.minimum(lower * lower, upper * upper), 0.0)
@@ -57,44 +70,35 @@ class Standardization(IntervalOnly):
         others_least = ops.maximum(others_least, 0.0)
 
         def output(own: Any, others: Any) -> Any:
-            return own * ops.rsqrt((own * own + others) / self.nb_entries + self.epsilon)
+            size = ops.maximum((own * own + others) * self.share, self.least) + self.epsilon
+            return ops.where(ops.equal(own, 0.0), 0.0, own * ops.rsqrt(size))
 
         largest = ops.where(upper > 0, output(upper, others_least), output(upper, others_most))
         smallest = ops.where(lower < 0, output(lower, others_least), output(lower, others_most))
         unit = 1e-13 + options.network_error(self.nb_entries + 16)
         unit *= ops.maximum(ops.abs(smallest), ops.abs(largest))
+        own = round_down(smallest - unit - reference, options.dtype)
         return Enclosure(
             reference,
-            round_down(smallest - unit - reference, options.dtype),
-            round_up(largest + unit - reference, options.dtype),
+            ops.maximum(as_lower(product.lower), own),
+            ops.minimum(
+                as_upper(product.upper),
+                round_up(largest + unit - reference, options.dtype),
+            ),
         )
 
-
-class InverseRoot(IntervalOnly):
-    """What a standardization multiplies with: ``1 / sqrt(mean(x ** 2) + epsilon)``, everywhere."""
-
-    def __init__(self, operation: Standardization) -> None:
-        self.operation = operation
-
-    def evaluate(self, *inputs: Any) -> Any:
+    def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`."""
-        (x,) = inputs
-        return self._factor(x * x) * ops.ones_like(x)
+        planes = super().relax(inputs, output, options)
+        other = planes.alternative and _or_constant(planes.alternative, output)
+        return _or_constant(planes, output)._replace(alternative=other)
 
-    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
-        """See `Operation`: it falls with the square of every entry."""
-        lower, upper = inputs[0].absolute()
-        most = ops.maximum(lower * lower, upper * upper)
-        least = ops.where(lower * upper > 0, ops.minimum(lower * lower, upper * upper), 0.0)
-        unit = 1e-13 + options.network_error(self.operation.nb_entries + 16)
-        smallest = self._factor(most) * (1 - unit) * ops.ones_like(lower)
-        largest = self._factor(least) * (1 + unit) * ops.ones_like(lower)
-        return Enclosure(
-            reference,
-            round_down(smallest - reference, options.dtype),
-            round_up(largest - reference, options.dtype),
-        )
 
-    def _factor(self, squares: Any) -> Any:
-        mean = ops.mean(squares, axis=self.operation.axes, keepdims=True)
-        return ops.rsqrt(mean + self.operation.epsilon)
+def _or_constant(relaxed: Relaxed, output: Enclosure) -> Relaxed:
+    """Lines, or constants where the interval of the output is narrower than they are apart."""
+    apart = relaxed.upper - relaxed.lower < output.upper - output.lower
+    return relaxed._replace(
+        lower=ops.where(apart, relaxed.lower, output.lower),
+        upper=ops.where(apart, relaxed.upper, output.upper),
+        slopes=tuple(ops.where(apart, slope, 0.0) for slope in relaxed.slopes),
+    )

@@ -10,9 +10,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Scaled
-from xcertify.bounds.graph.standardization import Standardization
+from xcertify.bounds.graph.least import least_value
+from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped, Scaled
+from xcertify.bounds.graph.products import Product
+from xcertify.bounds.graph.standardization import Standardized
+from xcertify.bounds.rules.merging import broadcast_to
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError
@@ -98,32 +102,125 @@ def _rescaling(layer: Any, emit: Emitter, node: int) -> int:
     )
 
 
-@register(layers.LayerNormalization)
-def _layer_normalization(layer: Any, emit: Emitter, node: int) -> int:
-    rank = len(emit.shape(node))
-    axes = axes_of(layer, layer.axis, emit.shape(node))
-    if getattr(layer, "rms_scaling", False):
-        raise UnsupportedLayerError(
-            f"The layer '{layer.name}' of class LayerNormalization cannot be bounded with "
-            f"rms_scaling=True, which divides by the deviation and keeps the mean."
-        )
-    shape = tuple(emit.shape(node)[a - 1] if a in axes else 1 for a in range(1, rank + 1))
-    nb_entries = math.prod(shape)
-    centering = Affine(
+def _entries(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """How many entries lie along some axes, batch axis counted."""
+    return math.prod(shape[axis - 1] for axis in axes)
+
+
+def centered(emit: Emitter, node: int, axes: tuple[int, ...]) -> int:
+    """A node less its mean along some axes, batch axis counted."""
+    nb_entries = _entries(emit.shape(node), axes)
+    operation = Affine(
         lambda inputs, own, mean: own * inputs + mean * ops.sum(inputs, axes, keepdims=True),
         weights=lambda: (np.float64(1), np.float64(-1 / nb_entries)),
         nb_terms=nb_entries + 2,
         nb_terms_back=nb_entries + 2,
         weight_error=2,
     )
-    node = emit(centering, node)
-    node = emit(Standardization(axes, layer.epsilon, nb_entries), node)
-    if layer.gamma is None and layer.beta is None:
+    return emit(operation, node)
+
+
+def sum_of_squares(
+    emit: Emitter, node: int, axes: tuple[int, ...], share: float = 1.0, plus: float = 0.0
+) -> int:
+    """``share * sum(x ** 2) + plus`` along some axes, which are kept."""
+    operation = Affine(
+        lambda inputs, share: share * ops.sum(inputs, axes, keepdims=True),
+        weights=lambda: (np.float64(share),),
+        bias=(lambda: np.float64(plus)) if plus else None,
+        nb_terms=_entries(emit.shape(node), axes) + 2,
+        nb_terms_back=2,
+        weight_error=2,
+        increasing=True,
+    )
+    return emit(operation, emit(Elementwise(activations.SQUARE), node))
+
+
+def standardized(
+    emit: Emitter,
+    node: int,
+    axes: tuple[int, ...],
+    epsilon: float,
+    share: float | None = None,
+    least: float = 0.0,
+    factor_of: int | None = None,
+) -> int:
+    """``x * rsqrt(max(share * sum(x ** 2), least) + epsilon)`` along some axes.
+
+    Parameters
+    ----------
+    emit, node, axes
+        What x is, and the axes of the sum, batch axis counted.
+    epsilon, least
+        Numbers of the formula.
+    share
+        The reciprocal of how many there are, if it is not given.
+    factor_of
+        Another node whose squares are summed.
+    """
+    nb_entries = _entries(emit.shape(node), axes)
+    share = 1 / nb_entries if share is None else share
+    total = sum_of_squares(emit, node if factor_of is None else factor_of, axes, share, epsilon)
+    if least:
+        total = emit(Elementwise(activations.limit(least, below=True)), total)
+    root = emit(Elementwise(activations.RSQRT, least_value(emit.graph, total)), total)
+    root = broadcast_to(emit, root, emit.shape(node))
+    if factor_of is not None:
+        return emit(Product(), node, root)
+    return emit(Standardized(axes, share, least, epsilon, nb_entries), node, root)
+
+
+def _scaled(emit: Emitter, node: int, gamma: Any, beta: Any, shape: tuple[int, ...]) -> int:
+    """``gamma * x + beta``, weights that may be missing, in a shape that broadcasts to x."""
+    if gamma is None and beta is None:
         return node
-    scale = np.ones(shape) if layer.gamma is None else None
+    ones = np.ones(shape)
     return _scale_and_shift(
         emit,
         node,
-        lambda: scale if scale is not None else ops.reshape(layer.gamma, shape),
-        None if layer.beta is None else lambda: ops.reshape(layer.beta, shape),
+        lambda: ones if gamma is None else ops.reshape(gamma, shape),
+        None if beta is None else lambda: ops.reshape(beta, shape),
     )
+
+
+def _along(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with 1 for all other axes."""
+    return tuple(size if axis in axes else 1 for axis, size in enumerate(shape, 1))
+
+
+@register(layers.LayerNormalization)
+def _layer_normalization(layer: Any, emit: Emitter, node: int) -> int:
+    shape = emit.shape(node)
+    axes = axes_of(layer, layer.axis, shape)
+    middle = centered(emit, node, axes)
+    if getattr(layer, "rms_scaling", False):  # divides by the deviation and keeps the mean
+        node = standardized(emit, node, axes, layer.epsilon, factor_of=middle)
+        return _scaled(emit, node, layer.gamma, None, _along(shape, axes))
+    node = standardized(emit, middle, axes, layer.epsilon)
+    return _scaled(emit, node, layer.gamma, layer.beta, _along(shape, axes))
+
+
+@register(layers.RMSNormalization)
+def _rms_normalization(layer: Any, emit: Emitter, node: int) -> int:
+    node = standardized(emit, node, axes_of(layer, layer.axis, emit.shape(node)), layer.epsilon)
+    # Keras multiplies along the last axes, whichever were named.
+    return _scaled(emit, node, layer.scale, None, tuple(layer.scale.shape))
+
+
+@register(layers.UnitNormalization)
+def _unit_normalization(layer: Any, emit: Emitter, node: int) -> int:
+    axes = axes_of(layer, layer.axis, emit.shape(node))
+    return standardized(emit, node, axes, 0.0, share=1.0, least=1e-24)
+
+
+@register(layers.GroupNormalization)
+def _group_normalization(layer: Any, emit: Emitter, node: int) -> int:
+    shape = emit.shape(node)
+    (axis,) = axes_of(layer, layer.axis, shape)
+    size = shape[axis - 1] // layer.groups
+    grouped = (*shape[: axis - 1], layer.groups, size, *shape[axis:])
+    axes = tuple(a for a in range(1, len(grouped) + 1) if a != axis)
+    node = emit(Reshaped(lambda x: ops.reshape(x, (-1, *grouped))), node)
+    node = standardized(emit, centered(emit, node, axes), axes, layer.epsilon)
+    node = emit(Reshaped(lambda x: ops.reshape(x, (-1, *shape))), node)
+    return _scaled(emit, node, layer.gamma, layer.beta, _along(shape, (axis,)))
