@@ -955,7 +955,6 @@ class Verifier(Settings):
             "float32" if self.arithmetic == "float32" else None,
             self.lower_slope,
             alternatives,
-            budget.largest_matrix,
             self.backward_depth,
         )
         left_out: tuple[str, ...] = HEADS if self.strip_head else ()

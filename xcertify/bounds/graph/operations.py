@@ -63,8 +63,6 @@ class Options:
         Slope of the line under an activation, see `relaxations.relaxation`.
     alternatives
         Whether a relaxation comes with a second pair of lines, to be mixed with the first.
-    largest_matrix
-        Most slopes of one operation and sample; where there would be more, it gets constants.
     backward_depth
         See `propagation.depth`: a number of nonlinear layers, None for all, or "auto".
     """
@@ -73,7 +71,6 @@ class Options:
     network_dtype: str | None = None
     lower_slope: str = "adaptive"
     alternatives: bool = False
-    largest_matrix: int = 2**20
     backward_depth: int | str | None = None
 
     def network_error(self, nb_terms: int) -> float:
@@ -186,13 +183,6 @@ class Operation:
     def has_lines_in(self, number: int) -> bool:
         """Whether the linear bounds depend on an input."""
         return True
-
-    def nb_slopes(self, shape: tuple[int, ...], largest: int) -> int:
-        """Slopes of a relaxation for one sample where each output has one for several inputs.
-
-        `shape` is that of the output, `largest` as in `Options.largest_matrix`.
-        """
-        return 0
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any | None]:
         """For each input a mask (N, *shape): entries whose bounds decide the relaxation.

@@ -68,14 +68,7 @@ class Budget:
         """What a sample's intervals and relaxations take, and the coefficients of one row of it."""
         nb_entries = sum(math.prod(node.shape) for node in graph.nodes)
         widest = max(math.prod(node.shape) for node in graph.nodes)
-        for node in graph.nodes:
-            nb_entries += node.operation.nb_slopes(node.shape, self.largest_matrix)
         return nb_entries * self._per_entry, 2 * _TENSORS_HELD * widest * self.item_size
-
-    @property
-    def largest_matrix(self) -> int:
-        """See `Options`: about a million slopes, or what fits."""
-        return min(2**20, int(_NETWORK * self.nb_bytes) // self._per_entry)
 
     @property
     def _per_entry(self) -> int:
