@@ -20,7 +20,7 @@ from xcertify.bounds.graph.derivatives import LargestGate, SlopeGate, Transposed
 from xcertify.bounds.graph.graph import Graph, Node
 from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Input, Operation
-from xcertify.bounds.graph.products import Product
+from xcertify.bounds.graph.products import Contraction, Product
 from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.graph.standardization import Standardized
 from xcertify.keras_graph import UnsupportedLayerError
@@ -186,6 +186,21 @@ def _largest(operation: Largest, emit: GradientEmitter, gradient: int) -> list[i
 def _product(operation: Product, emit: GradientEmitter, gradient: int) -> list[int]:
     first, second = emit.parents
     return [emit(Product(), gradient, other) for other in (second, first)]
+
+
+@derivatives.register
+def _contraction(operation: Contraction, emit: GradientEmitter, gradient: int) -> list[int]:
+    def turned(node: int) -> int:
+        groups, rows, columns = emit.nodes[node].shape
+        turn = Affine(lambda x: ops.swapaxes(x, -1, -2))
+        return emit(turn, node, shape=(groups, columns, rows))
+
+    first, second = emit.parents
+    of_first, of_second = emit.shapes
+    return [
+        emit(Contraction(), gradient, turned(second), shape=of_first),
+        emit(Contraction(), turned(gradient), turned(first), shape=of_second),
+    ]
 
 
 @derivatives.register
