@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers as L
 
 from xcertify.bounds.rules.identities import AUGMENTATIONS
+from xcertify.keras_graph import LayerScale, StochasticDepth
 
 NETWORKS: dict[str, Callable[[], keras.Model]] = {}
 
@@ -108,6 +109,15 @@ def convolutions() -> keras.Model:
         L.Flatten(),
         L.Dense(3),
     )
+
+
+@network
+def convnext_block() -> keras.Model:
+    inputs = keras.Input((4, 4, 2))
+    x = L.LayerNormalization(epsilon=1e-6)(L.DepthwiseConv2D(3, padding="same")(inputs))
+    x = L.Dense(2)(L.Dense(4, "gelu")(x))
+    x = StochasticDepth(0.5)(LayerScale(1e-6, 2)(x))
+    return functional(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x + inputs)))
 
 
 @network
