@@ -14,6 +14,7 @@ import tensorflow as tf
 from xcertify.ascent import arrays_of, ascend, best_of_restarts, random_start, runs
 from xcertify.attacks.margins import margins, runners_up
 from xcertify.attacks.roundings import ClassChange
+from xcertify.batches import most_at_once
 from xcertify.checks import whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of, two_classes
@@ -142,6 +143,11 @@ class PGD(Settings):
         self.restarts = whole_number("restarts", restarts)
         self.batch_size, self.seed = whole_number("batch_size", batch_size), seed
 
+    @property
+    def _nb_at_once(self) -> int:
+        """`batch_size`, or fewer where memory does not hold so many."""
+        return self._derive("at once", lambda: most_at_once(self.model, self.batch_size))
+
     @tf.autograph.experimental.do_not_convert
     def _logits(self, points: Any) -> tf.Tensor:
         return self._derive("logits", lambda: logits_of(self.model))(points)
@@ -189,7 +195,7 @@ class PGD(Settings):
         noise = np.random.default_rng(self.seed).random((self.restarts - 1, *region.shape))
         begin = region.center if starts is None else region.project(np.asarray(starts))
         best, value = np.array(begin), np.full(len(region), -np.inf, np.float32)
-        for some, restarts in runs(len(region), self.restarts, self.batch_size):
+        for some, restarts in runs(len(region), self.restarts, self._nb_at_once):
             points = [
                 random_start(region[some], noise[r - 1]) if r else begin[some] for r in restarts
             ]
@@ -217,7 +223,7 @@ class PGD(Settings):
         if self.objective is not None:
             return None
         change = self._derive_shared("change", lambda: ClassChange(self.model))
-        parts = zip(*(in_batches(array, self.batch_size) for array in (points, classes)))
+        parts = zip(*(in_batches(array, self._nb_at_once) for array in (points, classes)))
         return np.concatenate([change(*part, self.targeted) for part in parts])
 
     def _classes(self, region: Region, targets: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +233,7 @@ class PGD(Settings):
             return nothing, nothing[:, None]
         if targets is None and self.targeted:
             raise ValueError("a targeted attack needs targets: the classes to reach")
-        logits = evaluate_in_batches(self._logits, self.batch_size, region.center)
+        logits = evaluate_in_batches(self._logits, self._nb_at_once, region.center)
         classes = target_classes(logits, targets).astype(np.int32)
         if self.targeted:
             return classes, nothing[:, None] - 1

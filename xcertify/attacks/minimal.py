@@ -20,6 +20,7 @@ from xcertify.attacks.roundings import (
     distances_of,
     unit_roundoff,
 )
+from xcertify.batches import most_at_once
 from xcertify.checks import whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of, two_classes
@@ -142,6 +143,11 @@ class MinimalPerturbation(Settings):
         self.batch_size, self.seed = whole_number("batch_size", batch_size), seed
         self.exact = exact
 
+    @property
+    def _nb_at_once(self) -> int:
+        """`batch_size`, or fewer where memory does not hold so many."""
+        return self._derive("at once", lambda: most_at_once(self.model, self.batch_size))
+
     @tf.autograph.experimental.do_not_convert
     def _logits(self, points: Any) -> tf.Tensor:
         return self._derive("logits", lambda: logits_of(self.model))(points)
@@ -173,7 +179,7 @@ class MinimalPerturbation(Settings):
         refuse_few_changed(region, "a search of nearest inputs")
         if mask is not None:
             region = region.fix(mask)
-        logits = evaluate_in_batches(self._logits, self.batch_size, region.center)
+        logits = evaluate_in_batches(self._logits, self._nb_at_once, region.center)
         classes = target_classes(logits, targets).astype(np.int32)
         aims = runners_up(two_classes(tf.constant(logits)).numpy(), classes)
         noise = np.random.default_rng(self.seed).random((self.restarts, *region.shape))
@@ -182,7 +188,7 @@ class MinimalPerturbation(Settings):
         points = np.array(region.center)
         distances = np.full(len(region), np.inf)
         pairs = np.arange(len(region) * self.restarts)
-        for pair in in_batches(pairs, self.batch_size):
+        for pair in in_batches(pairs, self._nb_at_once):
             sample, restart = np.divmod(pair, self.restarts)
             some = region[sample]
             random = some.lower + noise[restart] * (some.upper - some.lower)

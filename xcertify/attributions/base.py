@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xcertify.batches import most_at_once
 from xcertify.bounds import Verifier
 from xcertify.certificates import Certificate, Origin
-from xcertify.checks import nb_at_once
 from xcertify.inputs import as_arrays, in_batches, input_shape_of
 from xcertify.logits import head_of, logits_of
 from xcertify.models import as_rows, channels_last_layer, check_model, output_of_layer, outputs_of
@@ -78,7 +78,7 @@ class Explainer(Settings):
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        nb_at_once(batch_size)
+        most_at_once(model, batch_size)
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0. Received: {seed!r}")
         check_model(model)
@@ -169,8 +169,8 @@ class Explainer(Settings):
 
     @property
     def _nb_at_once(self) -> int:
-        """`batch_size` as a number."""
-        return nb_at_once(self.batch_size)
+        """`batch_size` as a number, or fewer where memory does not hold so many."""
+        return self._derive("at once", lambda: most_at_once(self.model, self.batch_size))
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         """Logits (N, K) of inputs, `batch_size` at a time."""

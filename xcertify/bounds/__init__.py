@@ -12,6 +12,7 @@ from xcertify.bounds.gradient_interval import GradientInterval
 from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.linear_bounds import LinearBounds
+from xcertify.bounds.propagation.budget import default_bytes
 from xcertify.bounds.propagation.gradient import (
     FORMER_GRADIENT_METHODS,
     GRADIENT_METHODS,
@@ -51,6 +52,7 @@ __all__ = [
     "contains",
     "coverage_of",
     "decided_radii",
+    "default_bytes",
     "find_rule",
     "gradient_method",
     "register",

@@ -183,7 +183,7 @@ class AverageStability(ExplainerMetric):
             distance=self.distance,
             nb_samples=self.nb_samples,
             two_sided=self.two_sided,
-            batch_size=self.batch_size,
+            batch_size=self._nb_at_once,
             seed=self.seed,
             verbose=self.verbose,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xcertify.checks import nb_at_once
+from xcertify.batches import most_at_once
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.metrics.scores import Score
 from xcertify.models import channels_last_layer
@@ -129,10 +129,15 @@ class Metric(Settings):
         verbose: bool = False,
     ) -> None:
         Score(model, operator, activation)  # refuses what it does not take before any work
-        nb_at_once(batch_size)
+        most_at_once(model, batch_size)
         self.model, self.operator, self.activation = model, operator, activation
         self.inputs, self.targets = inputs_of(model, inputs, targets)
         self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
+
+    @property
+    def _nb_at_once(self) -> int:
+        """`batch_size`, or fewer where memory does not hold so many."""
+        return self._derive("at once", lambda: most_at_once(self.model, self.batch_size))
 
     @property
     def _points(self) -> np.ndarray:

@@ -193,7 +193,7 @@ class CertifiedStability(ExplainerMetric):
         with progress_bar(
             len(region), "input", "CertifiedStability", verbose=self.verbose
         ) as progress:
-            for some in in_batches(np.arange(len(region)), self.batch_size):
+            for some in in_batches(np.arange(len(region)), self._nb_at_once):
                 found.append(
                     explainer.largest_change(
                         region[some],

@@ -183,4 +183,4 @@ class ClassRetrieval(Metric):
             "logits",
             lambda: traced(logits_of(self.model, start), input_signature=[points], autograph=False),
         )
-        return evaluate_in_batches(logits, self.batch_size, inputs)
+        return evaluate_in_batches(logits, self._nb_at_once, inputs)

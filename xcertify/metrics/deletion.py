@@ -191,7 +191,7 @@ class _ImportanceCurve(Metric):
             baseline_mode=self.baseline_mode,
             steps=self.steps,
             max_percentage_perturbed=self.max_percentage_perturbed,
-            batch_size=self.batch_size,
+            batch_size=self._nb_at_once,
             seed=self.seed,
             verbose=self.verbose,
         )

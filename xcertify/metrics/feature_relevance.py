@@ -157,7 +157,7 @@ class FeatureRelevance(Metric):
             explanations,
             baseline_mode=self.baseline_mode,
             steps=self.steps,
-            batch_size=self.batch_size,
+            batch_size=self._nb_at_once,
             seed=self.seed,
             verbose=self.verbose,
         )

@@ -271,7 +271,7 @@ class MuFidelity(Metric):
             baseline_mode=self.baseline_mode,
             nb_samples=self.nb_samples,
             correlation=self.correlation,
-            batch_size=self.batch_size,
+            batch_size=self._nb_at_once,
             seed=self.seed,
             verbose=self.verbose,
         )

@@ -46,12 +46,12 @@ class ExplainerMetric(Metric):
         """Targets as rows (N, K) float32; those of dense outputs as they are."""
         if self.targets is not None and self.targets.ndim > 2:
             return self.targets.astype(np.float32)
-        logits = evaluate_in_batches(logits_of(self.model), self.batch_size, inputs)
+        logits = evaluate_in_batches(logits_of(self.model), self._nb_at_once, inputs)
         return logit_weights(logits, self.targets, head_of(self.model) == "sigmoid")
 
     def _explain(self, explainer: Callable, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Maps of inputs, `batch_size` at a time."""
-        pairs = zip(in_batches(inputs, self.batch_size), in_batches(targets, self.batch_size))
+        pairs = zip(in_batches(inputs, self._nb_at_once), in_batches(targets, self._nb_at_once))
         return np.concatenate([maps_by(explainer, *pair) for pair in pairs])
 
 

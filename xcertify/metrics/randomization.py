@@ -269,7 +269,7 @@ class RandomLogit(ExplainerMetric):
 
     def detailed_evaluate(self, explainer: Any) -> MetricResult:
         """Similarities of every sample; curves are of that one value, (N, 1)."""
-        logits = evaluate_in_batches(logits_of(self.model), self.batch_size, self.inputs)
+        logits = evaluate_in_batches(logits_of(self.model), self._nb_at_once, self.inputs)
         classes = target_classes(logits, self.targets)
         others = np.random.default_rng(self.seed).integers(
             max(logits.shape[1], 2) - 1, size=len(logits)

@@ -12,7 +12,6 @@ import numpy as np
 
 from xcertify.attacks.minimal import MinimalPerturbation, farthest
 from xcertify.bounds import Verifier, decided_radii
-from xcertify.checks import nb_at_once
 from xcertify.data_range import range_for
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of
@@ -457,7 +456,7 @@ class RobustnessSr(Metric):
 
     def _parts(self) -> dict[str, Any]:
         """What `robustness_of` takes beside explanations and sides."""
-        logits = evaluate_in_batches(logits_of(self.model), self.batch_size, self.inputs)
+        logits = evaluate_in_batches(logits_of(self.model), self._nb_at_once, self.inputs)
         return {
             "attack": self._attack,
             "verifier": self._verifier if self.certified else None,
@@ -481,7 +480,7 @@ class RobustnessSr(Metric):
                 norm=self.norm,
                 steps=self.steps,
                 restarts=self.restarts,
-                batch_size=nb_at_once(self.batch_size),
+                batch_size=self._nb_at_once,
                 seed=self.seed,
             ),
         )

@@ -12,7 +12,6 @@ import numpy as np
 
 from xcertify.attacks import PGD
 from xcertify.bounds import Verifier
-from xcertify.checks import nb_at_once
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import logits_of
 from xcertify.metrics.base import Metric, MetricResult
@@ -396,7 +395,7 @@ class SufficientSize(Metric):
 
     def detailed_evaluate(self, explanations: Any) -> SufficiencyResult:
         """Sizes and curves of every sample; see `SufficiencyResult`."""
-        logits = evaluate_in_batches(logits_of(self.model), self.batch_size, self.inputs)
+        logits = evaluate_in_batches(logits_of(self.model), self._nb_at_once, self.inputs)
         classes = target_classes(logits, self.targets)
         Answers(classes, logits.shape[1]).check(logits)
         return sizes_of(
@@ -409,7 +408,7 @@ class SufficientSize(Metric):
                 self.inputs.shape[1:], len(self.inputs), self.groups, self.grid_size
             ),
             steps=self.steps,
-            batch_size=self.batch_size,
+            batch_size=self._nb_at_once,
             complete=self.complete,
             timeout=self.timeout,
             seed=self.seed,
@@ -424,7 +423,7 @@ class SufficientSize(Metric):
                 self.model,
                 steps=self.nb_steps,
                 restarts=self.restarts,
-                batch_size=nb_at_once(self.batch_size),
+                batch_size=self._nb_at_once,
                 seed=self.seed,
             ),
         )
