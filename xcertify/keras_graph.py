@@ -8,7 +8,7 @@ when a layer, or a function of `keras.ops`, is called on tensors of a network: i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras.src.applications.convnext import LayerScale, StochasticDepth  # noqa: F401
@@ -35,6 +35,19 @@ NOTES = frozenset({
 
 # Flags of quantized layers that Keras gives all dense layers, as False, when weights are loaded.
 UNSET_FLAGS = frozenset({"is_awq_calibrated", "is_gptq_calibrated"})
+
+
+class Projections(NamedTuple):
+    """The dense layers inside of an attention with heads, and what else it is made of."""
+
+    query: Any
+    key: Any
+    value: Any
+    output: Any
+    gate: Any  # None for none
+    size: int  # of a head's queries
+    nb_repeats: int  # of each head's keys and values
+    window: int | None
 
 
 class UnsupportedLayerError(ValueError):
@@ -274,6 +287,22 @@ def passes_mask(layer: Any) -> bool:
 def makes_mask(layer: Any) -> bool:
     """Whether a layer has a rule of its own for the mask that its output carries."""
     return layer.supports_masking and not passes_mask(layer)
+
+
+def projections(layer: Any) -> Projections:
+    """What a `MultiHeadAttention` or `GroupedQueryAttention` is made of."""
+    grouped = isinstance(layer, keras.layers.GroupQueryAttention)
+    own = "" if grouped else "_"
+    return Projections(
+        query=layer._query_dense,
+        key=layer._key_dense,
+        value=layer._value_dense,
+        output=layer._output_dense,
+        gate=layer._gate_dense if getattr(layer, f"{own}use_gate", False) else None,
+        size=layer.head_dim if grouped else layer.key_dim,
+        nb_repeats=layer.num_repeats if grouped else 1,
+        window=getattr(layer, f"{own}sliding_window", None),
+    )
 
 
 def removes_masks(layer: Any) -> bool:

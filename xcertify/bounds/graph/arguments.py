@@ -27,7 +27,8 @@ class Arguments:
     inputs
         Names of the arguments, beside the first, that hold tensors of the network.
     settings
-        Names of the arguments that the rule reads by itself, from `settings`.
+        Names of the arguments that the rule reads by itself, from `settings`. One that is named in
+        both is a setting where it holds no tensor of the network.
 
     Attributes
     ----------
@@ -68,10 +69,12 @@ class Arguments:
         self.settings: dict[str, Any] = {}
         self.masks: dict[str, Any] = {}
         for name, value in given.items():
-            if name in self._inputs:
-                keras.tree.traverse(lambda part: _leaf(part, self.tensors), value, top_down=True)
-            elif name in settings and not _holds_tensor(value):
+            if name in settings and not _holds_tensor(value):
                 self.settings[name] = value
+            elif name in self._inputs:
+                if value is None and name != self._inputs[0]:
+                    continue
+                keras.tree.traverse(lambda part: _leaf(part, self.tensors), value, top_down=True)
             elif _is_mask(name):
                 if any(part is not None for part in keras.tree.flatten(value)):
                     self.masks[name] = value
@@ -88,9 +91,11 @@ class Arguments:
         def fill(part: Any) -> Any:
             return next(values) if _leaf(part, []) else None
 
+        filling = set(self._inputs).difference(self.settings)
+
         def filled(given: dict[str, Any]) -> dict[str, Any]:
             return {
-                name: keras.tree.traverse(fill, value, True) if name in self._inputs else value
+                name: keras.tree.traverse(fill, value, True) if name in filling else value
                 for name, value in given.items()
             }
 

@@ -147,6 +147,8 @@ class Emitter:
         The nodes of the tensors of this call.
     asked
         Whether the rule has asked for masks.
+    given
+        The nodes of masks that are arguments and that were asked for, by argument and number.
     """
 
     graph: Graph
@@ -155,6 +157,7 @@ class Emitter:
     nodes: dict[int, int] = field(default_factory=dict)
     tensors: list[int] = field(default_factory=list)
     asked: bool = False
+    given: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def __call__(self, operation: Operation, *inputs: int) -> int:
         """Append an operation on some nodes; returns its own node."""
@@ -182,7 +185,9 @@ class Emitter:
         inputs = [op for op in (nodes[i].operation for i in ends) if isinstance(op, Input)]
         return any(not made.is_point for made in inputs)
 
-    def mask(self, number: int = 0, name: str = "mask", rank: int = 2) -> int | None:
+    def mask(
+        self, number: int = 0, name: str = "mask", rank: int = 2, casts: bool = True
+    ) -> int | None:
         """The mask of a tensor of the call, a node of entries 0 or 1; None for no mask.
 
         Parameters
@@ -194,6 +199,9 @@ class Emitter:
             tensor carries; a negative number has none.
         rank
             Number of axes of such a mask, batch axis counted, for constants that leave some out.
+        casts
+            Whether the layer takes all numbers but 0 for 1. If not, other types than bool are
+            refused.
 
         Raises
         ------
@@ -205,14 +213,23 @@ class Emitter:
             given = self.arguments.masks[name]
             if isinstance(given, (list, tuple)):
                 given = given[number]
-            return None if given is None else self._given_mask(given, rank)
+            if given is not None and (name, number) not in self.given:
+                self.given[name, number] = self._given_mask(name, given, rank, casts)
+            return self.given.get((name, number))
         mask = self.graph.masks.get(self.tensors[number]) if number >= 0 else None
         if isinstance(mask, str):
             raise UnsupportedLayerError(mask)
         return mask
 
-    def _given_mask(self, mask: Any, rank: int) -> int:
-        """The node of a mask that is given by an argument; what is not 0 counts as 1."""
+    def _given_mask(self, name: str, mask: Any, rank: int, casts: bool) -> int:
+        """The node of a mask that is given by an argument."""
+        dtype = str(getattr(mask, "dtype", "bool"))
+        if dtype != "bool" and not casts:
+            raise UnsupportedLayerError(
+                f"The layer '{self.layer}' is called with {name} of type {dtype}, and cannot be "
+                f"bounded with it: the numbers that it takes for 1 depend on the version of Keras. "
+                f"Give it {name}=keras.ops.cast(mask, 'bool')."
+            )
         if not is_tensor(mask):
             layer = self.arguments.layer
             values = mask_values(mask, layer, rank)

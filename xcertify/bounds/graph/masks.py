@@ -20,6 +20,8 @@ from xcertify.bounds.graph.operations import (
 from xcertify.bounds.graph.standardization import IntervalOnly
 from xcertify.bounds.rounding import relative_error, round_down, round_up
 
+HIDDEN = -1e9  # the score, before a softmax, of what is masked
+
 # For each comparison with a number: what is true of all values of an interval, and of none.
 _ALL: dict[str, Callable[[Any, Any, float], Any]] = {
     "!=": lambda lower, upper, number: ops.logical_or(lower > number, upper < number),
@@ -75,9 +77,12 @@ class Masked(Operation):
     Parameters
     ----------
     filler
-        The value elsewhere.
+        The value elsewhere. One below 0 stands for what is lower than all other entries: nothing is
+        said of entries that may be half as low.
     shifts
-        Whether the filler is added to the first input there, instead of taking its place.
+        Whether the filler is added to the first input there, instead of taking its place. The sum
+        may have the roundings of float32, whatever the network's arithmetic: they are so large
+        that nothing may be left of the first input.
     """
 
     window = Window()
@@ -95,7 +100,7 @@ class Masked(Operation):
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`."""
         sides = self._sides(inputs, options)
-        shown, hidden = _known(inputs[1])
+        shown, hidden = self._known(inputs)
         lower, upper = (ops.cast(side, "float64") for side in inputs[0][1:])
         least = round_down(ops.minimum(*(low for low, _ in sides)) - reference, options.dtype)
         most = round_up(ops.maximum(*(high for _, high in sides)) - reference, options.dtype)
@@ -110,7 +115,7 @@ class Masked(Operation):
 
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`."""
-        shown, hidden = _known(inputs[1])
+        shown, hidden = self._known(inputs)
         known = ops.logical_or(shown, hidden)
         follows = known if self.shifts else shown
         noise = self._noise(inputs[0], options) * ops.cast(hidden, "float64")
@@ -132,35 +137,44 @@ class Masked(Operation):
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any | None]:
         """See `Operation`: where the mask is not known."""
-        shown, hidden = _known(inputs[1])
+        shown, hidden = self._known(inputs)
         open_ = ops.logical_not(ops.logical_or(shown, hidden))
         return [open_, open_]
+
+    def _known(self, inputs: Sequence[Enclosure]) -> tuple[Any, Any]:
+        """Entries where the mask is 1 for certain, as at the reference, and where it is 0.
+
+        A mask may have roundings.
+        """
+        mask = inputs[1]
+        lower, upper = mask.absolute()
+        shown = ops.logical_and(lower > 0.5, mask.reference > 0.5)
+        hidden = ops.logical_and(upper < 0.5, mask.reference < 0.5)
+        return ops.logical_and(shown, ops.logical_not(self._too_low(inputs[0]))), hidden
+
+    def _too_low(self, enclosure: Enclosure) -> Any:
+        lower, _ = enclosure.absolute()
+        if self.shifts or self.filler >= 0:
+            return ops.zeros_like(lower, "bool")
+        return lower < self.filler / 2
 
     def _sides(self, inputs: Sequence[Enclosure], options: Options) -> list[tuple[Any, Any]]:
         """The interval where the mask is 1, and that where it is 0; float64."""
         lower, upper = inputs[0].absolute()
-        if not self.shifts:
-            filler = ops.zeros_like(lower) + self.filler
-            return [(lower, upper), (filler, filler)]
-        noise = self._noise(inputs[0], options)
-        return [(lower, upper), (lower + self.filler - noise, upper + self.filler + noise)]
+        if self.shifts:
+            noise = self._noise(inputs[0], options)
+            return [(lower, upper), (lower + self.filler - noise, upper + self.filler + noise)]
+        too_low = self._too_low(inputs[0])
+        filler = ops.zeros_like(lower) + self.filler
+        return [
+            (ops.where(too_low, -float("inf"), lower), ops.where(too_low, float("inf"), upper)),
+            (filler, filler),
+        ]
 
     def _noise(self, enclosure: Enclosure, options: Options) -> Any:
-        """Roundings of the sum with the filler, in the reference and in the network; float64."""
+        """Roundings of the sum with the filler; float64."""
         size = ops.cast(enclosure.deviation, "float64") + ops.abs(enclosure.reference)
         if not self.shifts:
             return ops.zeros_like(size)
-        error = relative_error(4, "float64") + options.network_error(1)
+        error = relative_error(4, "float32") + options.network_error(1)
         return error * (size + abs(self.filler))
-
-
-def _known(mask: Enclosure) -> tuple[Any, Any]:
-    """Entries where a mask is 1 for certain, as at the reference, and where it is 0.
-
-    A mask may have roundings.
-    """
-    lower, upper = mask.absolute()
-    return (
-        ops.logical_and(lower > 0.5, mask.reference > 0.5),
-        ops.logical_and(upper < 0.5, mask.reference < 0.5),
-    )

@@ -4,6 +4,7 @@
 from xcertify.bounds.rules import (
     activation,
     applications,
+    attention,
     convolution,
     embedding,
     identities,
@@ -20,6 +21,7 @@ from xcertify.bounds.rules import (
 __all__ = [
     "activation",
     "applications",
+    "attention",
     "convolution",
     "embedding",
     "identities",
