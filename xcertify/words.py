@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xcertify.regions import Region, as_batch
+from xcertify.regions import Region, as_batch, sums_by_group
 
 __all__ = ["Words", "refuse_words"]
 
@@ -146,11 +146,11 @@ class Words(Region):
     @property
     def nb_choices(self) -> np.ndarray:
         """How many words may stand at each position, the given one among them, (N, T) int."""
-        last = np.arange(1, self.choices.shape[2] + 1) * self._differs
+        last = np.arange(1, self.choices.shape[2] + 1) * self.other
         return np.maximum(last.max(axis=2), 1)
 
     @property
-    def _differs(self) -> np.ndarray:
+    def other(self) -> np.ndarray:
         """Which of the choices are not the center, (N, T, 1 + W) bool."""
         return (self.choices != self.center[:, :, None]).any(axis=3)
 
@@ -186,7 +186,7 @@ class Words(Region):
 
     def holds(self, points: np.ndarray) -> np.ndarray:
         """Which of texts (N, T, E) are those of the N regions, (N,) bool."""
-        inside = (self.chosen(self.nearest(points)) == points).all(axis=(1, 2))
+        inside = np.all(self.chosen(self.nearest(points)) == points, axis=(1, 2))
         if self.nb_changed is not None:
             inside &= self.count_changed(points) <= self.nb_changed
         return inside
@@ -200,17 +200,37 @@ class Words(Region):
         values = np.einsum("nste,ntwe->nstw", coefficients.astype(np.float64), step)
         return values.max(axis=3)
 
-    def hull_within(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sides (N, T, E) of the smallest boxes around the words that lie in given boxes.
+    def hull_within(
+        self, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The smallest boxes around the texts that lie in given boxes, lower and upper (N, T, E).
 
-        Where no word does, lower is inf and upper -inf.
+        Returns
+        -------
+        lower, upper
+            (N, T, E); as given where there is no text.
+        empty
+            (N,) bool: where there is none.
         """
-        inside = (self.choices >= lower[:, :, None]) & (self.choices <= upper[:, :, None])
-        inside = inside.all(axis=3, keepdims=True)
-        return (
+        above, below = self.choices >= lower[:, :, None], self.choices <= upper[:, :, None]
+        inside = np.all(above & below, axis=3)  # (N, T, 1 + W)
+        empty = ~np.all(inside.any(axis=2), axis=1)
+        if self.nb_changed is not None and self.groups is not None:
+            # Groups whose center is outside have changed; once these are all, no other has.
+            has_center = (inside & ~self.other).any(axis=2)  # (N, T)
+            groups = self.groups[..., 0]
+            changed = sums_by_group(~has_center, groups) > 0  # (N, G)
+            empty |= changed.sum(axis=1) > self.nb_changed
+            is_full = changed.sum(axis=1) == self.nb_changed
+            others = ~np.take_along_axis(changed, np.maximum(groups, 0), axis=1) & (groups >= 0)
+            inside &= ~(others & is_full[:, None])[..., None] | ~self.other
+        inside = inside[..., None]
+        hull = (
             np.where(inside, self.choices, np.inf).min(axis=2),
             np.where(inside, self.choices, -np.inf).max(axis=2),
         )
+        keeps = empty[:, None, None]
+        return np.where(keeps, lower, hull[0]), np.where(keeps, upper, hull[1]), empty
 
     # --- parts ------------------------------------------------------------------------------------
 

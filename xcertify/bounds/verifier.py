@@ -50,8 +50,9 @@ from xcertify.radii import Interval
 from xcertify.regions import Ball, Norm, Region, refuse_few_changed
 from xcertify.settings import Settings
 from xcertify.sharing import shared
-from xcertify.targets import MarginRows, target_classes
+from xcertify.targets import MarginRows, refuse_other_than_classes, target_classes
 from xcertify.usefulness import times_wider
+from xcertify.words import Words, refuse_words
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
@@ -620,7 +621,10 @@ class Verifier(Settings):
         engines = self._derive_engine("crown"), self._derive_engine("alpha-crown")
         rows, limits = check_property(rows, limits, len(region), engines[0].nb_outputs, self.dtype)
         _checked(engines[0], region, None, constants)
-        refuse_few_changed(region, "decide")
+        if not isinstance(region, Words):
+            refuse_few_changed(region, "decide")
+        elif proof:
+            refuse_words(region, "decide(..., proof=True)")
         decider = Decider(
             engines,
             partial(self._bound, engines[0]),
@@ -699,6 +703,7 @@ class Verifier(Settings):
         proof.check()
         if region is not None:
             refuse_few_changed(region, "recheck")
+            refuse_words(region, "recheck")
         check_question(proof, region, rows, limits, constants)
         engines = self._derive_engine("crown", dtype), self._derive_engine("alpha-crown", dtype)
         size = engines[0].nb_outputs
@@ -867,6 +872,7 @@ class Verifier(Settings):
                 f"radius is of classes, which logits show: use strip_head=True. "
                 f"Received: strip_head={self.strip_head!r}"
             )
+        refuse_other_than_classes(engine.output_shape, head_of(engine.graph))
         nb_branches = _check_limits(timeout, nb_branches, strategy)
         balls = Ball(inputs, 0.0, norm, clip)
         constants = [np.asarray(values) for values in constants]

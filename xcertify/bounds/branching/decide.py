@@ -18,6 +18,7 @@ from xcertify.bounds.branching.proof import Growth, ProofTree
 from xcertify.bounds.branching.search import Search
 from xcertify.bounds.engine import Engine
 from xcertify.regions import Region
+from xcertify.words import Words
 
 STRATEGIES = ("auto", "inputs", "activations")
 FEW_FEATURES = 8  # so few features of the input are split themselves
@@ -138,10 +139,12 @@ class Decider:
 
     def _branching(self) -> Branching:
         crown, alpha = self._engines
-        varied = (self._region.upper > self._region.lower).reshape(len(self._region), -1)
+        varied: np.ndarray = self._region.upper > self._region.lower
+        if isinstance(self._region, Words):  # a word is one feature
+            varied = np.any(varied, axis=2)
         by_inputs = self._strategy == "inputs"
         if self._strategy == "auto":
-            by_inputs = varied.sum(axis=1).max() <= FEW_FEATURES
+            by_inputs = varied.reshape(len(varied), -1).sum(axis=1).max() <= FEW_FEATURES
         if not by_inputs:
             branching = Branching(alpha, "activations")
             if branching.layout.tensors:

@@ -8,6 +8,7 @@ import numpy as np
 
 from xcertify.bounds.query import Query
 from xcertify.regions import Region
+from xcertify.words import Words
 
 
 def numbered(limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +110,38 @@ class Problems:
     def query(self, some: np.ndarray) -> Query:
         """The whole regions of problems."""
         return self.regions(self.region_of[some])
+
+    def hull(
+        self, some: np.ndarray, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes (M, *input) of branches of problems (M,), as small as what they hold of regions.
+
+        Beside these which of them hold nothing, (M,) bool.
+        """
+        if isinstance(self.region, Words):
+            return self.region[self.region_of[some]].hull_within(lower, upper)
+        return lower, upper, np.any((lower > upper).reshape(len(lower), -1), axis=1)
+
+    def to_split(
+        self,
+        feature: np.ndarray,
+        cut: tuple[np.ndarray, np.ndarray],
+        whole: tuple[np.ndarray, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes of branches that were bounded, and the features (M,) to split next.
+
+        Of texts a cut may leave one alone, of which the bounds were not: then the box stays as it
+        was. And where it leaves one word at the position of a feature, another is split.
+        """
+        lower, upper = cut
+        if not isinstance(self.region, Words):
+            return feature, lower, upper
+        width = (upper - lower).reshape(len(feature), -1)
+        is_point = (width <= 0).all(axis=1)[:, None, None]
+        lower, upper = (np.where(is_point, *sides) for sides in zip(whole, cut))
+        width = (upper - lower).reshape(len(feature), -1)
+        gone = width[np.arange(len(feature)), feature] <= 0
+        return np.where(gone, width.argmax(axis=1), feature).astype(feature.dtype), lower, upper
 
     def note_bounds(self, regions: np.ndarray, margins: np.ndarray) -> None:
         """Bounds (M, P) of the conjunctions of whole regions (M,)."""

@@ -142,10 +142,12 @@ class Search:
         lower_sides, upper_sides = found[2:4]
         shares, below, above, points, feature, entries, at, scores = found[4:]
         margin = np.fmax(margin, branches["margin"])  # of the parent, which holds for its parts
-        is_cut, box_lower, box_upper = self._cut(branches, query, *found[:2])
+        is_cut, *box = self._cut(branches, query, *found[:2])
+        *cut, nothing_left = problems.hull(some, *box)
+        whole = branches["box_lower"], branches["box_upper"]
+        feature, box_lower, box_upper = problems.to_split(feature, (cut[0], cut[1]), whole)
         # Of what was cut away it is only known that it is above 0.
         margin = np.where(is_cut, np.minimum(margin, _LEAST), margin)
-        nothing_left = (box_lower > box_upper).reshape(len(some), -1).any(axis=1)
         margin = np.where(nothing_left, _LEAST, margin)
         self.tree.note(branches["node"], margin)
         problems.note_branches(some)
@@ -200,6 +202,9 @@ class Search:
         below, above, feature = 2 * some, 2 * some + 1, entries[some] - nb_entries
         upper[below, feature] = np.minimum(upper[below, feature], values[some])
         lower[above, feature] = np.maximum(lower[above, feature], values[some])
+        children["box_lower"], children["box_upper"], _ = self.problems.hull(
+            children["problem"], children["box_lower"], children["box_upper"]
+        )
         return children
 
     def _choice(self, parents: Arrays) -> tuple[np.ndarray, np.ndarray]:
@@ -260,12 +265,12 @@ class Search:
         """The boxes of branches as deviations, from their own middles where that is possible.
 
         Roundings are relative to deviations. The sides of tensors are deviations from what the
-        network makes of one center, and balls are around theirs.
+        network makes of one center; balls, and words of texts, are around theirs.
         """
         query = self.problems.query(branches["problem"])
         lower, upper = branches["box_lower"], branches["box_upper"]
         center = query.center
-        if not self.optimizes and math.isinf(query.norm):
+        if not self.optimizes and math.isinf(query.norm) and query.words is None:
             center = _middle(lower, upper)
         sides = [np.empty(center.shape, query.lower.dtype) for _ in range(2)]
         for side, out, sign in zip((lower, upper), sides, (-1, 1)):
