@@ -7,11 +7,17 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
-from keras import ops
+import keras
+import numpy as np
+from keras import layers, ops
 
+from xcertify.bounds.graph.arguments import constant_values
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.operations import Affine, Constant
+from xcertify.bounds.graph.operations import Affine, Constant, Reshaped, Window
 from xcertify.bounds.graph.products import Contraction
+from xcertify.bounds.rules.normalization import standardized
+from xcertify.bounds.rules.registry import register, register_operation
+from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError
 
 
@@ -50,6 +56,11 @@ def contraction_of(emit: Emitter, equation: str, first: int, second: int) -> int
                 f"entries by an index before it. Received: '{equation}'"
             )
         terms[number] = term[len(term) - len(shape) :]
+        if constant is not None and len(term) == len(shape) and term[:1] == result[0]:
+            raise UnsupportedLayerError(
+                f"The layer '{emit.layer}' cannot be bounded: it has a constant with values along "
+                f"the batch axis. Give it the shape (1, ...). Received: '{equation}'"
+            )
     result, sizes = result[1:], dict[str, int]()
     for node, term in zip(nodes, terms):
         for letter, size in zip(term, emit.shape(node)):
@@ -79,12 +90,17 @@ def _by_constant(
     batch = next(letter for letter in string.ascii_letters if letter not in sizes)
     equation = f"{batch}{terms[0]},{terms[1]}->{batch}{result}"
     lengths = [sizes[letter] for letter in terms[0]]
+    # A matrix along a single axis leaves all others apart.
+    pairs = list(zip(terms[0], result))
+    mixed = [axis for axis, (before, behind) in enumerate(pairs) if before != behind]
+    along = len(mixed) == 1 and len(terms[0]) == len(result) and set(terms[1]) == {*pairs[mixed[0]]}
     contracted = Affine(
         lambda x, w: ops.einsum(equation, ops.reshape(x, (-1, *lengths)), w),
         weights=lambda: (ops.reshape(constant.read(), shape),),
         nb_terms=math.prod(size for letter, size in sizes.items() if letter not in result),
         nb_terms_back=math.prod(size for letter, size in sizes.items() if letter not in terms[0]),
         weight_error=constant.weight_error,
+        window=Window(mixed=mixed[0]) if along else None,
     )
     return emit(contracted, node)
 
@@ -149,3 +165,117 @@ def _laid(
         return ops.reshape(inputs, (-1, *shape))
 
     return emit(Affine(laid), node)
+
+
+# --- operations and layers ------------------------------------------------------------------------
+
+
+def _operands(operation: Any, emit: Emitter, names: Sequence[str], nodes: Sequence[int]) -> list:
+    """Nodes of the operands: of those of the call, and of constants in the place of some.
+
+    A constant is laid without its batch axis, where that has the length 1.
+    """
+    moving, found = iter(nodes), []
+    for name in names:
+        if name not in emit.arguments.settings:
+            found.append(next(moving))
+            continue
+        value = emit.arguments.settings[name]
+        values, shape = constant_values(value, operation, len(ops.shape(value)) + 1)
+        found.append(emit.constant(values, shape))
+    return found
+
+
+def _pair(function: Any) -> Any:
+    """The rule of an operation of x1 and x2, of which ``function`` gives the equation by ranks."""
+
+    def rule(operation: Any, emit: Emitter, *nodes: int) -> int:
+        operands = _operands(operation, emit, ("x1", "x2"), nodes)
+        ranks = [len(emit.shape(n)) + (emit.value(n) is None) for n in operands]
+        return contraction_of(emit, function(*ranks), *operands)
+
+    return rule
+
+
+def _of_matmul(first: int, second: int) -> str:
+    """The equation of `keras.ops.matmul` of tensors of these ranks."""
+    count = max(first, second, 2) - 2
+    groups = string.ascii_uppercase[:count]
+    one = groups[count - first + 2 :] + "ik" if first > 1 else "k"
+    two = groups[count - second + 2 :] + "kj" if second > 1 else "k"
+    return f"{one},{two}->{groups}{'i' * (first > 1)}{'j' * (second > 1)}"
+
+
+def _of_dot(first: int, second: int) -> str:
+    """The equation of `keras.ops.dot` of tensors of these ranks."""
+    free, others = string.ascii_uppercase[: first - 1], string.ascii_lowercase[12 : second + 10]
+    last = "j" if second > 1 else ""
+    return f"{free}k,{others}k{last}->{free}{others}{last}"
+
+
+_PAIR: dict[str, Sequence[str]] = {"inputs": ("x2",), "settings": ("x1", "x2")}
+register_operation("Matmul", **_PAIR)(_pair(_of_matmul))
+register_operation("Dot", **_PAIR)(_pair(_of_dot))
+
+_OPERANDS = [f"argument {number}" for number in range(8)]
+
+
+@register_operation("Einsum", inputs=_OPERANDS[1:], settings=_OPERANDS)
+def _einsum(operation: Any, emit: Emitter, *nodes: int) -> int:
+    count = operation.subscripts.count(",") + 1
+    operands = _operands(operation, emit, _OPERANDS[:count], nodes)
+    ranks = [len(emit.shape(n)) + (emit.value(n) is None) for n in operands]
+    terms, result = _terms(operation.subscripts, ranks)
+    if count == 1:
+        terms, operands = [*terms, ""], [*operands, emit.constant(np.ones(()), ())]
+    while len(operands) > 1:
+        first, second, *others = terms
+        # Of letters that nobody asks for any more nothing is left.
+        kept = [x for x in dict.fromkeys(first + second) if x in "".join([*others, result])]
+        whole = result if not others else "".join(sorted(kept, key=lambda x: x not in result[0]))
+        node = contraction_of(emit, f"{first},{second}->{whole}", *operands[:2])
+        terms, operands = [whole, *others], [node, *operands[2:]]
+    return operands[0]
+
+
+def _terms(subscripts: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """The letters of each operand, of these ranks, and of the result, written out."""
+    left, arrow, result = subscripts.replace(" ", "").partition("->")
+    free = [letter for letter in string.ascii_letters if letter not in subscripts]
+    terms, longest = [], ""
+    for term, rank in zip(left.split(","), ranks):
+        before, dots, behind = term.partition("...")
+        count = rank - len(before + behind)
+        rest = "".join(free[len(free) - count :]) if dots and count else ""
+        longest = max(longest, rest, key=len)
+        terms.append(before + rest + behind)
+    if arrow:
+        return terms, result.replace("...", longest)
+    letters = left.replace(",", "").replace(".", "")
+    once = sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+    return terms, longest + "".join(once)
+
+
+def _no_mask(layer: Any, emit: Emitter, *nodes: int) -> None:
+    """No mask."""
+
+
+@register(layers.Dot, masks=_no_mask)
+def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
+    nodes = [first, second]
+    axes = layer.axes if isinstance(layer.axes, (list, tuple)) else (layer.axes, layer.axes)
+    axes = [axes_of(layer, axis, emit.shape(node))[0] for axis, node in zip(axes, nodes)]
+    if layer.normalize:
+        least = keras.config.epsilon() ** 2
+        nodes = [
+            standardized(emit, node, (axis,), 0.0, share=1.0, least=least)
+            for node, axis in zip(nodes, axes)
+        ]
+    letters = iter(string.ascii_lowercase[2:])
+    terms = [
+        "".join("b" if number == axis else next(letters) for number in range(1, len(shape) + 1))
+        for axis, shape in zip(axes, map(emit.shape, nodes))
+    ]
+    free = "".join(terms).replace("b", "")
+    node = contraction_of(emit, f"a{terms[0]},a{terms[1]}->a{free}", *nodes)
+    return node if free else emit(Reshaped(lambda x: ops.reshape(x, (-1, 1))), node)

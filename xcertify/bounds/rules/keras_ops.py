@@ -16,7 +16,6 @@ from xcertify.bounds.graph.operations import (
     Affine,
     Elementwise,
     Reshaped,
-    Window,
     in_float32,
 )
 from xcertify.bounds.graph.softmax import Softmax
@@ -151,25 +150,3 @@ _MERGES = {
 @register_operation(*_MERGES, inputs=("x2",))
 def _binary(operation: Any, emit: Emitter, first: int, second: int) -> int:
     return _MERGES[type(operation).__name__](emit, (first, second))
-
-
-@register_operation("Matmul", "Dot", settings=("x2",))
-def _matrix_product(operation: Any, emit: Emitter, node: int) -> int:
-    factor = emit.arguments.settings["x2"]
-    varies = hasattr(factor, "assign")  # a variable is read at each call
-    matrix = factor if varies else np.asarray(factor, dtype="float64")
-    if len(matrix.shape) != 2 or emit.value(node) is not None:
-        raise UnsupportedLayerError(
-            f"The operation '{operation.name}' of class {type(operation).__name__} can be bounded "
-            f"with a constant matrix as second factor. Received: a constant of shape "
-            f"{tuple(matrix.shape)}"
-        )
-    product = Affine(
-        ops.matmul,
-        weights=lambda: (matrix,),
-        nb_terms=matrix.shape[0],
-        nb_terms_back=matrix.shape[1],
-        weight_error=0 if varies or in_float32(matrix) else IN_FLOAT32,
-        window=Window(mixed=len(emit.shape(node)) - 1),
-    )
-    return emit(product, node)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from xcertify.bounds.graph.activations import limit
+from xcertify.bounds.graph.activations import RECIPROCAL, limit
 from xcertify.bounds.graph.graph import Emitter, unknown_mask
 from xcertify.bounds.graph.masks import Indicator
 from xcertify.bounds.graph.maximum import Largest
@@ -139,13 +139,15 @@ def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
 
 
 def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:
-    """First node by the second, which is a constant."""
-    first, divisor = broadcast(emit, nodes)[0], emit.value(nodes[1])
-    if divisor is None or (divisor.fixed and not divisor.values.all()):
+    """First node by the second; nothing is proved where the second can be 0."""
+    divisor = emit.value(nodes[1])
+    if divisor is None:
+        return product_of(emit, [nodes[0], emit(Elementwise(RECIPROCAL), nodes[1])])
+    if divisor.fixed and not divisor.values.all():
         raise UnsupportedLayerError(
-            f"The operation '{emit.layer}' cannot be bounded: a division needs a constant other "
-            f"than 0 below the line."
+            f"The operation '{emit.layer}' cannot be bounded: it divides by a constant that is 0."
         )
+    first = broadcast(emit, nodes)[0]
     factor = lambda: 1 / ops.cast(divisor.read(), "float64")  # noqa: E731
     return emit(Scaled(factor, weight_error=max(divisor.weight_error, 2)), first)
 
@@ -240,10 +242,6 @@ def _mask_of_parts(layer: layers.Concatenate, emit: Emitter, *nodes: int) -> int
     return emit(Affine(lambda *x: ops.concatenate(x, 1), nb_inputs=len(full)), *full)
 
 
-def _no_mask(layer: Any, emit: Emitter, *nodes: int) -> None:
-    """No mask."""
-
-
 # --- layers -------------------------------------------------------------------------------------
 
 
@@ -283,34 +281,6 @@ def _maximum(layer: Any, emit: Emitter, *nodes: int) -> int:
 @register(layers.Minimum)
 def _minimum(layer: Any, emit: Emitter, *nodes: int) -> int:
     return smallest_of(emit, nodes)
-
-
-@register(layers.Dot, masks=_no_mask)
-def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
-    if layer.normalize:
-        raise UnsupportedLayerError(
-            f"The layer '{layer.name}' of class Dot cannot be bounded with normalize=True."
-        )
-    axes = layer.axes if isinstance(layer.axes, (list, tuple)) else (layer.axes, layer.axes)
-    ranks = [len(emit.shape(node)) + 1 for node in (first, second)]
-    axes = [axes_of(layer, a, emit.shape(n))[0] for a, n in zip(axes, (first, second))]
-    # Lay the contracted axis last, the free axes of the two beside each other, then sum products.
-    free = [rank - 2 for rank in ranks]
-
-    def laid(node: int, axis: int, before: int, after: int) -> int:
-        size = emit.shape(node)[axis - 1]
-        rest = [s for a, s in enumerate(emit.shape(node), 1) if a != axis]
-        shape = (-1, *[1] * before, *rest, *[1] * after, size)
-        return emit(Affine(lambda x: ops.reshape(ops.moveaxis(x, axis, -1), shape)), node)
-
-    nodes = [laid(first, axes[0], 0, free[1]), laid(second, axes[1], free[0], 0)]
-    product = product_of(emit, nodes)
-    nb_terms = emit.shape(product)[-1]
-    scalar = sum(free) == 0
-    total = Affine(
-        lambda x: ops.sum(x, axis=-1, keepdims=scalar), nb_terms=nb_terms, nb_terms_back=1
-    )
-    return emit(total, product)
 
 
 @register(layers.Concatenate, masks=_mask_of_parts)
