@@ -7,7 +7,7 @@ The parts are imported from their modules, so that ``import xcertify`` stays fas
     from xcertify.metrics import Deletion, Insertion
     from xcertify.plots import plot_attributions
 
-`suggest_epsilon` and `VacuousWarning` are here, since all of them need them.
+`suggest_epsilon`, `one_output` and `VacuousWarning` are here, since all of them need them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xcertify.epsilon import suggest_epsilon
+    from xcertify.outputs import one_output
     from xcertify.usefulness import VacuousWarning
 
-__all__ = ["VacuousWarning", "suggest_epsilon"]
+__all__ = ["VacuousWarning", "one_output", "suggest_epsilon"]
 
-_MODULES = {"suggest_epsilon": "xcertify.epsilon", "VacuousWarning": "xcertify.usefulness"}
+_MODULES = {
+    "one_output": "xcertify.outputs",
+    "suggest_epsilon": "xcertify.epsilon",
+    "VacuousWarning": "xcertify.usefulness",
+}
 
 __version__ = "0.1.0"
 

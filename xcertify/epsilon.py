@@ -9,12 +9,12 @@ import numpy as np
 from xcertify.bounds import Verifier
 from xcertify.checks import positive
 from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.logits import classes_of
 from xcertify.models import channels_last_layer, check_model
 from xcertify.perturbation import Perturbation
 from xcertify.progress import progress_bar
 from xcertify.radii import class_margins, keeps_class
 from xcertify.regions import Norm, as_norm
-from xcertify.targets import target_classes
 
 _STEP, _NB_STEPS = 4.0, 24  # factor between the first radii that are tried, and how many
 _TOLERANCE = 1.05
@@ -91,7 +91,7 @@ def suggest_epsilon(
     verifier = Verifier(model, method, strip_head=True, start_layer=start)
     logits = verifier.evaluate(inputs)
     logits = logits.reshape(len(logits), -1)
-    classes = target_classes(logits, targets)
+    classes = classes_of(model, logits, targets)
     own = class_margins(logits, classes) < 0
     if own.mean() < share:
         raise ValueError(

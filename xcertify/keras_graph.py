@@ -117,9 +117,9 @@ def output_number(model: keras.Model, output: int | str) -> int:
         For an output that there is not, and a name of several; with the names that there are.
     """
     outputs = ends_of(model)[1]
-    whole = isinstance(output, int) and not isinstance(output, bool)
-    if whole and -len(outputs) <= output < len(outputs):
-        return output % len(outputs)
+    number = output if isinstance(output, int) and not isinstance(output, bool) else len(outputs)
+    if -len(outputs) <= number < len(outputs):
+        return number % len(outputs)
     numbers: dict[str, set[int]] = {}
     for number, tensor in enumerate(outputs):
         for name in (layer_of(tensor).name, tensor.name, *_keys_of(model, tensor)):
@@ -303,6 +303,22 @@ def projections(layer: Any) -> Projections:
         nb_repeats=layer.num_repeats if grouped else 1,
         window=getattr(layer, f"{own}sliding_window", None),
     )
+
+
+def starts_masks(model: keras.Model) -> bool:
+    """Whether a layer of a model may make a mask of what it is given."""
+    known = (keras.layers.Masking,)
+    return any(
+        getattr(layer, "mask_zero", False)
+        or isinstance(layer, known)
+        or not type(layer).compute_mask.__module__.startswith("keras.")
+        for layer in layers_of(model)
+    )
+
+
+def carries_mask(tensor: Any) -> bool:
+    """Whether a Keras tensor has a mask, which the layers behind it may use."""
+    return getattr(tensor, "_keras_mask", None) is not None
 
 
 def removes_masks(layer: Any) -> bool:

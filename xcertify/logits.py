@@ -17,8 +17,30 @@ import tensorflow as tf
 from keras import layers
 
 from xcertify.bounds import IDENTITIES
-from xcertify.keras_graph import call_of, has_keras_call, is_keras_function, with_attributes
-from xcertify.models import Run, as_rows, check_model, is_graph, is_legacy, outputs_of, single
+from xcertify.keras_graph import (
+    call_of,
+    has_keras_call,
+    is_keras_function,
+    model_of,
+    with_attributes,
+)
+from xcertify.models import (
+    Run,
+    as_rows,
+    check_model,
+    flat_rows,
+    is_graph,
+    is_legacy,
+    map_shape_of,
+    outputs_of,
+    single,
+)
+from xcertify.targets import (
+    entry_weights,
+    logit_weights,
+    refuse_other_than_classes,
+    target_classes,
+)
 
 _SOFTMAX = (keras.activations.softmax, keras.ops.softmax, tf.nn.softmax)
 _SIGMOID = (keras.activations.sigmoid, keras.ops.sigmoid, tf.nn.sigmoid)
@@ -58,12 +80,14 @@ def logits_of(model: Callable, start_layer: str | None = None) -> Callable:
     Returns
     -------
     logits
-        Callable, (B, *shape) -> (B, K); outputs (B,) become (B, 1).
+        Callable, (B, *shape) -> (B, K); outputs (B,) become (B, 1), and maps of outputs of a Keras
+        model, (B, h, w, C), rows of K = h w C.
 
     Raises
     ------
     ValueError
-        When it is called: for a model of several outputs, or of outputs that are no rows.
+        When it is called: for a model of several outputs, or of outputs that are no rows where its
+        layers are not known.
 
     Examples
     --------
@@ -75,7 +99,7 @@ def logits_of(model: Callable, start_layer: str | None = None) -> Callable:
     @tf.autograph.experimental.do_not_convert
     def logits(x: Any) -> tf.Tensor:
         if _has_one_output(model):
-            return as_rows(single(_logits(Run(start_layer=start_layer), model, x)))
+            return flat_rows(single(_logits(Run(start_layer=start_layer), model, x)))
         _refuse_legacy_head(model)
         return as_rows(plain(x))
 
@@ -120,7 +144,7 @@ def logits_beside(
         run = Run([tensor], inside, start_layer)
         others = () if inside else (tensor,)
         if strip_head:
-            outputs = as_rows(single(_logits(run, model, x, others)))
+            outputs = flat_rows(single(_logits(run, model, x, others)))
         else:
             outputs = single(run(model, x, model.outputs[0], others))
         return run.found[id(tensor)], outputs
@@ -134,13 +158,101 @@ def head_of(model: Any) -> str | None:
     return None if head is None else head.kind
 
 
+def classes_of(model: Any, logits: Any, targets: Any) -> np.ndarray:
+    """The one class that the targets of each sample name, of a model whose outputs are classes.
+
+    Parameters
+    ----------
+    model
+        As for `logits_of`.
+    logits, targets
+        As for `xcertify.targets.target_classes`.
+
+    Returns
+    -------
+    classes
+        (N,) int.
+
+    Raises
+    ------
+    ValueError
+        As `target_classes`; for a map of outputs, and for labels with a yes or no each (a sigmoid
+        at the end of several outputs), of which none is the class.
+    """
+    refuse_other_than_classes(map_shape_of(model) or np.shape(logits)[1:], head_of(model))
+    return target_classes(logits, targets)
+
+
+def weights_of(model: Any, logits: Any, targets: Any) -> np.ndarray:
+    """Weights (N, K) float32 of the logits of a model, from any accepted form of targets.
+
+    Parameters
+    ----------
+    model
+        As for `logits_of`.
+    logits, targets
+        As for `xcertify.targets.logit_weights`; for a map of outputs, (h, w, C), weights
+        (N, h, w, C).
+
+    Raises
+    ------
+    ValueError
+        As `logit_weights` and `entry_weights`.
+    """
+    shape = map_shape_of(model)
+    if shape is not None:
+        return entry_weights(targets, len(logits), shape)
+    return logit_weights(logits, targets, head_of(model) == "sigmoid")
+
+
+def logits_model(model: keras.Model) -> keras.Model:
+    """A model of the logits, that has the layers of a model and shares their weights.
+
+    Parameters
+    ----------
+    model
+        Built Sequential or functional model of one output; returned itself where it ends with
+        neither softmax nor sigmoid.
+    """
+    head = _find_head(model)
+    if head is None:
+        return model
+    tensor, shape = head.symbolic(), tuple(model.outputs[0].shape[1:])
+    if tuple(tensor.shape[1:]) != shape:
+        tensor = layers.Reshape(shape)(tensor)
+    return model_of(model, tensor, f"{model.name}_logits")
+
+
 @dataclass(frozen=True)
 class _Head:
-    """The end of a model: what it is, the tensor before it, and what makes logits of that."""
+    """The end of a model: what it is, the tensor before it, and what makes logits of that.
+
+    `layer` is, or ends with, the softmax or sigmoid; `behind` are calls that only change the shape.
+    """
 
     kind: str
     before: keras.KerasTensor
-    finish: Callable[[Run, Any], Any]
+    layer: Any
+    behind: Sequence[Any]
+
+    def finish(self, run: Run, x: Any) -> Any:
+        """Logits of values of the tensor before it."""
+        if is_graph(self.layer):
+            x = _logits(run, self.layer, x)
+        elif not _stands_alone(self.layer):
+            x = _without_activation(self.layer)(x, training=False)
+        for later in self.behind:
+            args, kwargs = later.arguments.fill_in({id(later.input_tensors[0]): x})
+            x = later.operation(*args, **kwargs)
+        return x
+
+    def symbolic(self) -> keras.KerasTensor:
+        """The tensor of the logits, of layers that share all weights, in another shape maybe."""
+        if is_graph(self.layer):
+            return logits_model(self.layer)(self.before)
+        if _stands_alone(self.layer):
+            return self.before
+        return _without_activation(self.layer, _inbound_nodes=[], _outbound_nodes=[])(self.before)
 
 
 def _has_one_output(model: Any) -> bool:
@@ -170,27 +282,16 @@ def _find_head(model: keras.Model) -> _Head | None:
             break
         tensor = before
 
-    def reshaped(value: Any) -> Any:
-        for later in reversed(behind):
-            value = later.operation(*_filled(later, value)[0], **_filled(later, value)[1])
-        return value
-
     if is_graph(layer) and _has_one_output(layer):  # its head is that of the whole
         inner = _find_head(layer)
         if inner is None:
             return None
-        return _Head(inner.kind, before, lambda run, x: reshaped(_logits(run, layer, x)))
+        return _Head(inner.kind, before, layer, behind[::-1])
     kind, axis = _kind_of(layer)
     if kind is None or (kind == "softmax" and not _is_last(axis, len(tensor.shape))):
         return None
     _refuse_mask(call)
-    if _stands_alone(layer):
-        return _Head(kind, before, lambda run, x: reshaped(x))
-    return _Head(kind, before, lambda run, x: reshaped(_without_activation(layer)(x)))
-
-
-def _filled(call: Any, value: Any) -> tuple[tuple, dict]:
-    return call.arguments.fill_in({id(call.input_tensors[0]): value})
+    return _Head(kind, before, layer, behind[::-1])
 
 
 def _is_row(shape: Sequence[int | None]) -> bool:
@@ -259,10 +360,10 @@ def _stands_alone(layer: Any) -> bool:
     return not isinstance(layer, _ACTIVATED)
 
 
-def _without_activation(layer: layers.Layer) -> Callable:
+def _without_activation(layer: layers.Layer, **attributes: Any) -> layers.Layer:
     """The layer without its activation: the same variables, whatever has become of them."""
-    linear = with_attributes(layer, activation=keras.activations.linear, activity_regularizer=None)
-    return lambda x: linear(x, training=False)
+    linear = {"activation": keras.activations.linear, "activity_regularizer": None}
+    return with_attributes(layer, **linear, **attributes)
 
 
 def _refuse_mask(call: Any) -> None:

@@ -16,7 +16,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.keras_graph import calls_between, is_model_of_layers, layer_of, layer_output
+from xcertify.keras_graph import (
+    calls_between,
+    is_model_of_layers,
+    layer_of,
+    layer_output,
+    output_names,
+)
 from xcertify.tracing import NeedsValues
 
 _PIXELS = ("uint8", "uint16")
@@ -43,8 +49,8 @@ def check_model(model: Any) -> None:
     outputs = model.outputs if is_graph(model) else []
     if len(outputs) > 1:
         raise ValueError(
-            f"the model has several outputs; build one of the output that is meant, "
-            f"keras.Model(model.inputs, model.outputs[0]) or another number. "
+            f"the model has several outputs; give the one that is meant, "
+            f"xcertify.one_output(model, {output_names(model)[0]!r}) or another of them. "
             f"Received: outputs of the layers "
             f"{', '.join(f'{layer_of(o).name} {tuple(o.shape)}' for o in outputs)}"
         )
@@ -191,7 +197,7 @@ def single(outputs: Any) -> tf.Tensor:
 
 
 def as_rows(outputs: Any) -> Any:
-    """Outputs (N, K) of outputs (N, K) or (N,), arrays or tensors.
+    """Outputs (N, K) of outputs (N, K), (N,) or (N, 1, ..., 1, K), arrays or tensors.
 
     Raises
     ------
@@ -199,14 +205,40 @@ def as_rows(outputs: Any) -> Any:
         For any other shape.
     """
     shape = outputs.shape
-    if len(shape) not in (1, 2):
+    if len(shape) < 1 or any(size != 1 for size in shape[1:-1]):
         raise ValueError(
-            f"the model must give one row of outputs per input, (N, K) or (N,). Build one that "
-            f"does: of a map of outputs (a U-Net) for instance their mean over the pixels, "
-            f"keras.Model(model.inputs, keras.layers.GlobalAveragePooling2D()(model.outputs[0])). "
+            f"the model must give one row of outputs per input, (N, K) or (N,). Of a map of "
+            f"outputs (a U-Net) choose the row of one place, xcertify.one_output(model, at=(row, "
+            f"column)), or the mean of several, mask=(h, w); what explains a score, not a class, "
+            f"takes weights of all outputs as targets, {('N', *shape[1:])}. "
             f"Received: outputs of shape {tuple(shape)}"
         )
-    return outputs[:, None] if len(shape) == 1 else outputs
+    return flat_rows(outputs)
+
+
+def flat_rows(outputs: Any) -> Any:
+    """Outputs of any shape as rows, (N, K), arrays or tensors."""
+    shape = outputs.shape
+    if len(shape) == 2:
+        return outputs
+    width = int(np.prod(shape[1:])) if None not in shape[1:] else -1
+    if isinstance(outputs, np.ndarray):
+        return outputs.reshape(len(outputs), width)
+    return tf.reshape(outputs, (tf.shape(outputs)[0], width))
+
+
+def map_shape_of(model: Any) -> tuple[int, ...] | None:
+    """Shape (h, w, K) of one output of a Keras model that gives maps, and no rows; None of others.
+
+    Parameters
+    ----------
+    model
+        As for `outputs_of`; of what is not built from layers nothing is known.
+    """
+    shapes = [tuple(output.shape[1:]) for output in (model.outputs if is_graph(model) else ())]
+    if len(shapes) != 1 or all(size == 1 for size in shapes[0][:-1]):
+        return None
+    return shapes[0]
 
 
 def gradient_by(tape: tf.GradientTape, value: tf.Tensor, points: tf.Tensor) -> tf.Tensor:

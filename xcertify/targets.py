@@ -93,6 +93,70 @@ def one_hot_targets(
     return targets
 
 
+def entry_weights(targets: Any, nb_samples: int, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Weights of all outputs of a model that gives a map of them, one row per sample.
+
+    Parameters
+    ----------
+    targets
+        Weights (N, *shape), of which the sum of weight times output is looked at: 1 at a single
+        entry, or a mask over the places of one class. Without the last axis where it is 1.
+    nb_samples, shape
+        N, and the shape of one output, such as (h, w, K).
+
+    Returns
+    -------
+    weights
+        (N, K) float32, K the number of outputs, flattened.
+
+    Raises
+    ------
+    ValueError
+        For anything else: labels and None do not say which of the places are meant.
+    """
+    given = None if targets is None else np.asarray(targets)
+    wanted = [(nb_samples, *shape)] + [(nb_samples, *shape[:-1])] * (shape[-1] == 1)
+    fits = given is not None and any(_fits(given.shape, one) for one in wanted)
+    if given is None or not fits or given.dtype.kind not in "fiub":
+        raise ValueError(
+            f"the model gives a map of outputs, {shape}, of which targets must be weights, "
+            f"{wanted[0]}: 1 at what is explained, 0 elsewhere. Or choose the row of one place, "
+            f"xcertify.one_output(model, at=...), whose targets are labels. "
+            f"Received: {'None' if given is None else f'shape {given.shape} of {given.dtype}'}"
+        )
+    rows = given.reshape(nb_samples, -1)
+    return one_hot_targets(None, rows.astype(np.float32), nb_samples, rows.shape[1])
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(b in (a, None) for a, b in zip(shape, wanted))
+
+
+def refuse_other_than_classes(shape: tuple[int | None, ...], head: str | None) -> None:
+    """A ValueError for outputs of which none is the class: a map of them, and several labels.
+
+    Parameters
+    ----------
+    shape
+        Of one output, such as (K,) or (h, w, K).
+    head
+        "softmax", "sigmoid" or None: what the model ends with.
+    """
+    if any(size != 1 for size in shape[:-1]):
+        raise ValueError(
+            f"the model gives a map of outputs, each place of which has a class: choose one place, "
+            f"xcertify.one_output(model, at=...), or the mean of several, mask=.... "
+            f"Received: outputs of shape {shape}"
+        )
+    if head == "sigmoid" and shape and shape[-1] != 1:
+        raise ValueError(
+            f"the model ends with a sigmoid of several outputs, labels that have a yes or no each, "
+            f"so that there is no one class: choose a label, xcertify.one_output(model, label=0); "
+            f"or, if the largest output is the class, xcertify.one_output(model, head='softmax'). "
+            f"Received: outputs of shape {shape}"
+        )
+
+
 def target_classes(logits: Any, targets: Any) -> np.ndarray:
     """The one class that the targets of each sample name.
 

@@ -17,10 +17,9 @@ from xcertify.attacks.roundings import ClassChange
 from xcertify.batches import most_at_once
 from xcertify.checks import whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches
-from xcertify.logits import logits_of, two_classes
+from xcertify.logits import classes_of, logits_of, two_classes
 from xcertify.regions import Region, refuse_other_regions
 from xcertify.settings import Settings
-from xcertify.targets import target_classes
 from xcertify.tracing import traced
 
 Objective = Callable[[tf.Tensor, tf.Tensor], Any]
@@ -234,7 +233,7 @@ class PGD(Settings):
         if targets is None and self.targeted:
             raise ValueError("a targeted attack needs targets: the classes to reach")
         logits = evaluate_in_batches(self._logits, self._nb_at_once, region.center)
-        classes = target_classes(logits, targets).astype(np.int32)
+        classes = classes_of(self.model, logits, targets).astype(np.int32)
         if self.targeted:
             return classes, nothing[:, None] - 1
         return classes, runners_up(two_classes(tf.constant(logits)).numpy(), classes)

@@ -19,9 +19,8 @@ import tensorflow as tf
 
 from xcertify.attacks.roundings import margin_with_allowance
 from xcertify.inputs import evaluate_in_batches
-from xcertify.logits import head_of, logits_of, two_classes
+from xcertify.logits import logits_of, two_classes, weights_of
 from xcertify.models import gradient_by
-from xcertify.targets import logit_weights
 
 Explanation = Callable[[Callable, tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -94,7 +93,7 @@ class Explained:
         self.model, self.explanation, self._batch_size = model, explanation, batch_size
         self.logits = logits_of(model)
         logits = evaluate_in_batches(self.logits, batch_size, inputs)
-        self.targets = logit_weights(logits, targets, head_of(model) == "sigmoid")
+        self.targets = weights_of(model, logits, targets)
         rows = two_classes(tf.convert_to_tensor(logits))
         self.classes = tf.argmax(rows, axis=1, output_type=tf.int32)
         self.maps = self.maps_of(inputs)

@@ -23,11 +23,10 @@ from xcertify.attacks.roundings import (
 from xcertify.batches import most_at_once
 from xcertify.checks import whole_number
 from xcertify.inputs import evaluate_in_batches, in_batches
-from xcertify.logits import logits_of, two_classes
+from xcertify.logits import classes_of, logits_of, two_classes
 from xcertify.models import gradient_by
 from xcertify.regions import Region, as_column, as_norm, refuse_few_changed
 from xcertify.settings import Settings
-from xcertify.targets import target_classes
 from xcertify.tracing import repeat, traced
 
 _GROWTH, _LAST_GROWTH = 0.2, 0.001  # how fast a radius grows or shrinks, first and last
@@ -180,7 +179,7 @@ class MinimalPerturbation(Settings):
         if mask is not None:
             region = region.fix(mask)
         logits = evaluate_in_batches(self._logits, self._nb_at_once, region.center)
-        classes = target_classes(logits, targets).astype(np.int32)
+        classes = classes_of(self.model, logits, targets).astype(np.int32)
         aims = runners_up(two_classes(tf.constant(logits)).numpy(), classes)
         noise = np.random.default_rng(self.seed).random((self.restarts, *region.shape))
         change = self._derive("change", lambda: ClassChange(self.model, self.exact))

@@ -19,7 +19,7 @@ from xcertify.batches import most_at_once
 from xcertify.bounds import Verifier
 from xcertify.certificates import Certificate, Origin
 from xcertify.inputs import as_arrays, in_batches, input_shape_of
-from xcertify.logits import head_of, logits_of
+from xcertify.logits import classes_of, head_of, logits_of, weights_of
 from xcertify.models import as_rows, channels_last_layer, check_model, output_of_layer, outputs_of
 from xcertify.operators import (
     Operator,
@@ -31,7 +31,7 @@ from xcertify.operators import (
 )
 from xcertify.regions import Region
 from xcertify.settings import Settings, setting_names
-from xcertify.targets import logit_weights, target_classes
+from xcertify.targets import logit_weights
 from xcertify.tracing import traced
 from xcertify.usefulness import warn_vacuous
 
@@ -209,7 +209,7 @@ class ClassExplainer(Explainer):
     """An explainer of one class of each input: its targets are classes (N,) int."""
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        return target_classes(self._logits(inputs), targets)
+        return classes_of(self.model, self._logits(inputs), targets)
 
 
 class ScoreExplainer(Explainer):
@@ -221,7 +221,7 @@ class ScoreExplainer(Explainer):
     """
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
-        return logit_weights(self._logits(inputs), targets, head_of(self.model) == "sigmoid")
+        return weights_of(self.model, self._logits(inputs), targets)
 
     def _scores(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Scores (N,) of inputs with targets as `_resolve` gives them, `batch_size` at a time."""

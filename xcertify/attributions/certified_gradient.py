@@ -27,12 +27,12 @@ from xcertify.certificates import GradientCertificate, RadiusCertificate, finger
 from xcertify.checks import whole_number
 from xcertify.criteria import Criterion, farthest
 from xcertify.inputs import in_batches
+from xcertify.logits import classes_of
 from xcertify.models import refuse_channels_first
 from xcertify.perturbation import as_outside
 from xcertify.radii import Interval, compare_radii
 from xcertify.regions import Ball, Region, as_norm
 from xcertify.settings import setting_names
-from xcertify.targets import target_classes
 
 _NB_CORNERS = 4  # at which explanations are looked at, for `looseness`
 
@@ -332,7 +332,7 @@ class CertifiedGradient(GradientExplainer, Certifying):
         if self.loss == "logit":
             return super()._resolve(inputs, targets)
         logits = self._logits(inputs)
-        classes = target_classes(logits, targets)
+        classes = classes_of(self.model, logits, targets)
         if logits.shape[1] == 1:
             return np.where(classes == 1, 1, -1).astype(np.float32)[:, None]
         return np.eye(logits.shape[1], dtype=np.float32)[classes]

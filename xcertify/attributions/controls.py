@@ -9,8 +9,9 @@ import numpy as np
 
 from xcertify.attributions.base import Explainer
 from xcertify.attributions.gradients import GradientExplainer
+from xcertify.logits import classes_of
 from xcertify.perturbation import as_outside
-from xcertify.targets import margin_rows, target_classes
+from xcertify.targets import margin_rows
 
 
 class MarginGradientRange(GradientExplainer):
@@ -60,7 +61,7 @@ class MarginGradientRange(GradientExplainer):
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights (N, K) of the logits whose sum is the overlap to first order."""
         logits = self._logits(inputs)
-        rows = np.asarray(margin_rows(target_classes(logits, targets), logits.shape[1]))
+        rows = np.asarray(margin_rows(classes_of(self.model, logits, targets), logits.shape[1]))
         margins = (rows @ logits[..., None])[..., 0]
         behind = margins - margins.max(axis=1, keepdims=True)
         shares = np.exp(behind / self.temperature) if self.temperature else behind == 0

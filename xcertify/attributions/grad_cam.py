@@ -161,7 +161,7 @@ def conv_layer_name(model: keras.Model, conv_layer: str | int | None) -> str:
 
 
 def last_convolution(model: keras.Model) -> str:
-    """Name of the last convolution with more than one cell, in nested models too.
+    """Name of the last convolution with more than one cell, not the output, in nested models too.
 
     Of a model of images one of images, of a model of time series one of these.
     """
@@ -179,7 +179,9 @@ def _convolutions(model: keras.Model, rank: int) -> Iterator[str]:
     for layer in model.layers:
         if is_graph(layer) and len(layer.inputs) == len(layer.outputs) == 1:
             yield from (f"{layer.name}/{name}" for name in _convolutions(layer, rank))
-        elif hasattr(layer, "kernel_size"):
+        elif hasattr(layer, "kernel_size") and not any(
+            layer.output is output for output in model.outputs
+        ):  # of a map of outputs the last one is what is explained
             shape = layer.output.shape
             if len(shape) == rank > 2 and any(size != 1 for size in shape[1:-1]):
                 yield layer.name

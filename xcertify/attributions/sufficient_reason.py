@@ -28,6 +28,7 @@ from xcertify.reasons.order import order_of
 from xcertify.reasons.sets import Sets, sufficient_sets
 from xcertify.regions import Region, as_norm
 from xcertify.usefulness import warn_vacuous
+from xcertify.words import Words
 
 METHODS = ("crown", "crown-ibp")
 _NB_ENTRIES = 2**17  # of the inputs that are worked on together
@@ -150,9 +151,36 @@ class SufficientReason(Certifying, ClassExplainer):
         self.time_limit, self.complete, self.ranked = time_limit, complete, ranked
         self.method, self.outside = method, as_outside(outside)
 
+    def certify(self, inputs: Any, targets: Any = None) -> Any:
+        """What is proved of each input, see `ReasonCertificate`.
+
+        Parameters
+        ----------
+        inputs
+            As for `explain`; or texts whose words may be others, `Words`, which take the place of
+            `epsilon`, `norm` and `clip`. Their features are their positions: irrelevant is what can
+            be any of its words, all of these positions at the same time.
+        targets
+            As for `explain`.
+
+        Raises
+        ------
+        ValueError, UnsupportedLayerError, ContradictionError
+            See the class.
+
+        Examples
+        --------
+        >>> region = Words.of_tokens(tokens, synonyms, vectors)
+        >>> SufficientReason(behind(model, "embedding")).certify(region).irrelevant[..., 0]  # (N, T)
+        """
+        if not isinstance(inputs, Words):
+            return super().certify(inputs, targets)
+        _, targets = self._prepare(inputs.center, targets)
+        return self._given_out(self._certify(inputs, targets))
+
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Classes (N,) int, or with `delta` numbers of outputs."""
-        return asked_outputs(self._logits(inputs), targets, self.delta)
+        return asked_outputs(self.model, self._logits(inputs), targets, self.delta)
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         certificate = self._certify(self._region(inputs), classes)
@@ -183,7 +211,10 @@ class SufficientReason(Certifying, ClassExplainer):
 
     def _certify(self, region: Region, classes: np.ndarray) -> ReasonCertificate:
         shape = region.shape
-        features = Features.of(shape, len(region), self.groups, self.grid_size)
+        groups = self.groups
+        if isinstance(region, Words) and groups is None:
+            groups = np.repeat(np.arange(shape[0])[:, None], shape[1], axis=1)
+        features = Features.of(shape, len(region), groups, self.grid_size)
         precise = self._verifier_of("crown", "float64")
         outputs = precise.evaluate(region.center).reshape(len(region), -1)
         answers = Answers.of(

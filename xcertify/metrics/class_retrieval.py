@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.inputs import evaluate_in_batches
-from xcertify.logits import logits_of, two_classes
+from xcertify.logits import classes_of, logits_of, two_classes
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.baselines import Baseline, baseline_values
 from xcertify.metrics.explanations import value_of_each_entry
@@ -74,7 +74,9 @@ def retrieval(
         f: inputs (N, *shape) -> (N, K), of all of them; a single logit counts as two classes.
     inputs
         (N, *shape) float32, images with their channels last.
-    targets, masks, neutral_value, seed
+    targets
+        As for `xcertify.targets.target_classes`.
+    masks, neutral_value, seed
         As for `ClassRetrieval`.
 
     Returns
@@ -169,7 +171,7 @@ class ClassRetrieval(Metric):
         return retrieval(
             self._logits,
             self._points,
-            self.targets,
+            classes_of(self.model, self._logits(self._points), self.targets),
             explanations,
             neutral_value=self.neutral_value,
             seed=self.seed,

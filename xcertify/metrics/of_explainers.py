@@ -10,9 +10,8 @@ import numpy as np
 
 from xcertify.criteria import DISTANCES
 from xcertify.inputs import evaluate_in_batches, in_batches
-from xcertify.logits import head_of, logits_of
+from xcertify.logits import logits_of, weights_of
 from xcertify.metrics.base import Metric, MetricResult
-from xcertify.targets import logit_weights
 
 
 class ExplainerMetric(Metric):
@@ -47,7 +46,7 @@ class ExplainerMetric(Metric):
         if self.targets is not None and self.targets.ndim > 2:
             return self.targets.astype(np.float32)
         logits = evaluate_in_batches(logits_of(self.model), self._nb_at_once, inputs)
-        return logit_weights(logits, self.targets, head_of(self.model) == "sigmoid")
+        return weights_of(self.model, logits, self.targets)
 
     def _explain(self, explainer: Callable, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Maps of inputs, `batch_size` at a time."""

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from xcertify.inputs import evaluate_in_batches
-from xcertify.logits import head_of, logits_of
+from xcertify.logits import classes_of, head_of, logits_of
 from xcertify.metrics.base import MetricResult
 from xcertify.metrics.of_explainers import ExplainerMetric
 from xcertify.metrics.random_models import WEIGHTS, RandomModel, explainer_of
 from xcertify.metrics.similarity import SIMILARITIES, check_similarity
 from xcertify.models import is_graph
 from xcertify.progress import progress_bar
-from xcertify.targets import logit_weights, target_classes
+from xcertify.targets import logit_weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -270,7 +270,7 @@ class RandomLogit(ExplainerMetric):
     def detailed_evaluate(self, explainer: Any) -> MetricResult:
         """Similarities of every sample; curves are of that one value, (N, 1)."""
         logits = evaluate_in_batches(logits_of(self.model), self._nb_at_once, self.inputs)
-        classes = target_classes(logits, self.targets)
+        classes = classes_of(self.model, logits, self.targets)
         others = np.random.default_rng(self.seed).integers(
             max(logits.shape[1], 2) - 1, size=len(logits)
         )

@@ -14,14 +14,13 @@ from xcertify.attacks.minimal import MinimalPerturbation, farthest
 from xcertify.bounds import Verifier, decided_radii
 from xcertify.data_range import range_for
 from xcertify.inputs import evaluate_in_batches, in_batches
-from xcertify.logits import logits_of
+from xcertify.logits import classes_of, logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.explanations import as_explanations, importance_ranks
 from xcertify.models import refuse_channels_first
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval, class_radii, compare_radii
 from xcertify.regions import Ball, Box, Region, as_column, as_norm, describe_ball, valid_range
-from xcertify.targets import target_classes
 
 FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
 
@@ -461,7 +460,7 @@ class RobustnessSr(Metric):
             "attack": self._attack,
             "verifier": self._verifier if self.certified else None,
             "inputs": self.inputs,
-            "classes": target_classes(logits, self.targets),
+            "classes": classes_of(self.model, logits, self.targets),
             "clip": self.valid_range,
             "fractions": self.fractions,
             "nb_halvings": self.nb_halvings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from xcertify.inputs import evaluate_in_batches
 from xcertify.logits import head_of
-from xcertify.models import as_rows, channels_last_layer, check_model, outputs_of
+from xcertify.models import as_rows, channels_last_layer, check_model, flat_rows, outputs_of
 from xcertify.operators import (
     Operator,
     as_operator,
@@ -19,7 +20,7 @@ from xcertify.operators import (
     targets_of_operator,
 )
 from xcertify.settings import Settings
-from xcertify.targets import one_hot_targets, output_weights, two_outputs
+from xcertify.targets import entry_weights, one_hot_targets, output_weights, two_outputs
 from xcertify.tracing import traced
 
 _ACTIVATIONS = {None: tf.identity, "softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
@@ -82,8 +83,8 @@ class Score(Settings):
         return self._derive("head", lambda: head_of(self.model)) == "sigmoid"
 
     def _rows(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Outputs (B, K); of a single output those of both classes, (B, 2)."""
-        outputs = as_rows(self.outputs(inputs))
+        """Outputs (B, K), flattened; of a single output those of both classes, (B, 2)."""
+        outputs = flat_rows(self.outputs(inputs))
         return two_outputs(outputs, self._is_probability) if outputs.shape[1] == 1 else outputs
 
     def __call__(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
@@ -112,13 +113,16 @@ class Score(Settings):
 
         if not takes_weights(as_operator(self.operator)):
             return targets_of_operator(outputs, targets, len(inputs))
-        first = as_rows(self.outputs(tf.constant(inputs[:1])))
-        if first.shape[1] == 1 and self.activation == "softmax":
+        shape = tuple(self.outputs(tf.constant(inputs[:1])).shape[1:])
+        if any(size != 1 for size in shape[:-1]):
+            return entry_weights(targets, len(inputs), shape)
+        nb_outputs = math.prod(shape)
+        if nb_outputs == 1 and self.activation == "softmax":
             raise ValueError(
                 "activation='softmax' of a model with one output is always 1; take 'sigmoid' if it "
                 "is the logit of two classes. Received: activation='softmax'"
             )
 
-        if first.shape[1] == 1:
+        if nb_outputs == 1:
             return output_weights(outputs(), targets, self._is_probability)
-        return one_hot_targets(outputs, targets, len(inputs), first.shape[1])
+        return one_hot_targets(outputs, targets, len(inputs), nb_outputs)

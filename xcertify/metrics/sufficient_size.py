@@ -13,7 +13,7 @@ import numpy as np
 from xcertify.attacks import PGD
 from xcertify.bounds import Verifier
 from xcertify.inputs import evaluate_in_batches, in_batches
-from xcertify.logits import logits_of
+from xcertify.logits import classes_of, logits_of
 from xcertify.metrics.base import Metric, MetricResult
 from xcertify.metrics.explanations import as_explanations, importance_ranks, step_counts
 from xcertify.models import refuse_channels_first
@@ -21,7 +21,6 @@ from xcertify.progress import progress_bar
 from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
 from xcertify.reasons import Answers, Features
 from xcertify.regions import Ball, Norm, Region, as_norm
-from xcertify.targets import target_classes
 
 _DECIDED = 0.4  # most of the time that is left, for each round of decisions
 
@@ -396,7 +395,7 @@ class SufficientSize(Metric):
     def detailed_evaluate(self, explanations: Any) -> SufficiencyResult:
         """Sizes and curves of every sample; see `SufficiencyResult`."""
         logits = evaluate_in_batches(logits_of(self.model), self._nb_at_once, self.inputs)
-        classes = target_classes(logits, self.targets)
+        classes = classes_of(self.model, logits, self.targets)
         Answers(classes, logits.shape[1]).check(logits)
         return sizes_of(
             explanations,

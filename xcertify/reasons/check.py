@@ -13,6 +13,7 @@ import numpy as np
 from xcertify.answers import Answers
 from xcertify.bounds import Verifier
 from xcertify.inputs import as_arrays, input_shape_of
+from xcertify.logits import classes_of
 from xcertify.models import channels_last_layer, check_model
 from xcertify.perturbation import Perturbation
 from xcertify.regions import Region, refuse_other_regions
@@ -163,7 +164,7 @@ def check(
     outputs = precise.evaluate(region.center).reshape(len(given), -1)
     answers = Answers.of(
         outputs,
-        asked_outputs(outputs, targets, delta),
+        asked_outputs(model, outputs, targets, delta),
         towards=towards,
         class_groups=class_groups,
         delta=delta,
@@ -259,11 +260,12 @@ def _mask_of(
     return mask.reshape(features)
 
 
-def asked_outputs(outputs: np.ndarray, targets: Any, delta: Any) -> np.ndarray:
+def asked_outputs(model: Any, outputs: np.ndarray, targets: Any, delta: Any) -> np.ndarray:
     """The classes, or with `delta` the numbers of outputs, that are asked about, (N,) int."""
-    if delta is None or targets is not None:
-        is_single = delta is not None and outputs.shape[1] == 1
-        return target_classes(outputs, None if is_single else targets)
+    if delta is None:
+        return classes_of(model, outputs, targets)
+    if targets is not None:
+        return target_classes(outputs, None if outputs.shape[1] == 1 else targets)
     if outputs.shape[1] > 1:
         raise ValueError(
             f"targets must name the output that stays within delta, one of {outputs.shape[1]}: "
