@@ -171,7 +171,8 @@ class SufficientReason(Certifying, ClassExplainer):
         Examples
         --------
         >>> region = Words.of_tokens(tokens, synonyms, vectors)
-        >>> SufficientReason(behind(model, "embedding")).certify(region).irrelevant[..., 0]  # (N, T)
+        >>> explainer = SufficientReason(behind(model, "embedding"))
+        >>> explainer.certify(region).irrelevant[..., 0]                          # (N, T) bool
         """
         if not isinstance(inputs, Words):
             return super().certify(inputs, targets)

@@ -9,8 +9,11 @@ import numpy as np
 from xcertify.certificates.forms import Form, Rows, check_arrays
 from xcertify.certificates.origins import as_json
 from xcertify.regions import Ball, Box, Region
+from xcertify.words import Words
 
-_NOT_WRITTEN = "only the regions of a Ball or a Box can be written, not parts of them. Received: {}"
+_NOT_WRITTEN = (
+    "only the regions of a Ball or a Box can be written, not parts of them, nor words. Received: {}"
+)
 _CENTER, _EPSILON, _SIDES = "region.center", "region.epsilon", ("region.lower", "region.upper")
 
 
@@ -20,9 +23,9 @@ def region_parts(region: Region) -> tuple[Rows, dict[str, Any]]:
     Raises
     ------
     ValueError
-        For parts of a `Ball` or a `Box`.
+        For parts of a `Ball` or a `Box`, and for words.
     """
-    if region.nb_changed is not None:
+    if region.nb_changed is not None or isinstance(region, Words):
         raise ValueError(_NOT_WRITTEN.format(region))
     rows: Rows = {_CENTER: region.center}
     if region.epsilon is None:

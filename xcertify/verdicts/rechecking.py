@@ -107,6 +107,8 @@ def recheck(
         pass
     elif certificate.region.center.dtype != np.float32:
         findings.doubt(True, "its inputs are not in float32, as explainers have them")
+    elif getattr(certificate.region, "choices", None) is not None:
+        findings.doubt(True, "of texts whose words may be others nothing is bounded again")
     elif getattr(certificate.region, "nb_changed", None) is not None:
         findings.doubt(True, "where few features may change, nothing is bounded again")
     elif findings.has_its_region():
