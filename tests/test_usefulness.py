@@ -22,6 +22,7 @@ from xcertify.bounds import Verifier
 from xcertify.progress import compiling, progress_bar
 from xcertify.radii import keeps_class
 from xcertify.regions import Ball
+from xcertify.targets import margin_rows
 from xcertify.usefulness import VacuousWarning, times_wider, warn_vacuous
 
 L = keras.layers
@@ -265,3 +266,51 @@ def test_vacuous_certificates_are_warned_of(deep):
 def test_what_weights_attain_is_not_known(deep):
     certificate = CertifiedGradient(deep, epsilon=0.01, gamma=0.5, method="ibp").certify(INPUTS)
     assert np.isnan(certificate.looseness).all() and not certificate.vacuous.any()
+
+
+class Recorded:
+    """A verifier of logits that do not move, which notes how many rows it is asked for."""
+
+    nb_outputs = 100
+
+    def __init__(self):
+        self.asked = []
+
+    def evaluate(self, inputs, constants=()):
+        return np.asarray(inputs, np.float32)
+
+    def bound_rows(self, region, rows, constants=()):
+        rows = np.asarray(rows)
+        self.asked.append(rows.shape[:2])
+        values = np.einsum("nsk,nk->ns", rows, region.center)
+        return values - 1, values + 1
+
+
+def test_of_many_margins_that_of_the_runner_up_comes_first():
+    logits = np.zeros((3, 100), np.float32)
+    logits[[0, 1, 2], [5, 6, 7]] = 4
+    logits[1, 99] = 3.5
+    verifier = Recorded()
+    kept = keeps_class(verifier, Ball(logits, 0.0), np.array([5, 6, 7]))
+    np.testing.assert_array_equal(kept, [True, False, True])
+    assert verifier.asked == [(3, 1), (2, 99)]
+    rows = np.asarray(margin_rows(np.array([5, 6, 7]), 100))
+    _, upper = verifier.bound_rows(Ball(logits, 0.0), rows)
+    np.testing.assert_array_equal(kept, (upper < 0).all(axis=1))
+
+
+def test_eva_says_before_its_maps_that_its_bounds_say_nothing(monkeypatch):
+    kernels = [keras.initializers.HeNormal(seed=number) for number in range(8)]
+    inner = [L.Dense(24, "relu", kernel_initializer=kernel) for kernel in kernels]
+    last = L.Dense(70, kernel_initializer=kernels[0])
+    model = keras.Sequential([keras.Input((6,)), *inner, last])
+    found = []
+    monkeypatch.setattr(EVA, "_overlaps_for_maps", lambda *_: found.append("maps") or 1 / 0)
+    explainer = EVA(model, epsilon=3.0, method="crown-ibp")
+    with pytest.warns(VacuousWarning, match="vacuous") as warned, pytest.raises(ZeroDivisionError):
+        explainer.explain(INPUTS)
+    assert len(warned) == 1 and found == ["maps"]
+    monkeypatch.undo()
+    with pytest.warns(VacuousWarning) as warned:
+        explainer.explain(INPUTS)
+    assert len(warned) == 1

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _MORE_TESTS = 3  # than bisection takes, of a search by values that say little
+_MANY = 32  # margins, of which that of the runner-up is bounded before the others
 
 
 class Bounds(Protocol):
@@ -412,7 +413,6 @@ def class_radii_so_far(
     `constants` are the inputs that do not vary, (N, *shape) each.
     """
     centers = region_at(np.arange(len(classes)), np.zeros(len(classes))).center
-    rows = margin_rows(classes, verifier.nb_outputs)
     values = class_margins(verifier.evaluate(centers, constants), classes)
     search = RadiusSearch(
         0.0, ends, nb_halvings=nb_halvings, linear=True, values=values, test_high="last"
@@ -420,8 +420,8 @@ def class_radii_so_far(
     yield search.held
     for some, radii in search:
         own = [array[some] for array in constants]
-        _, upper = verifier.bound_rows(region_at(some, radii), rows[some], own)
-        search.answer((upper < 0).all(axis=1), upper.max(axis=1))
+        largest = _largest_margins(verifier, region_at(some, radii), classes[some], own)
+        search.answer(largest < 0, largest)
         yield search.held
 
 
@@ -449,8 +449,36 @@ def keeps_class(verifier: Bounds, region: Region, classes: np.ndarray) -> np.nda
     ---------
     That of the verifier: True where all margins ``f_c' - f_c`` are proved to be negative.
     """
-    _, upper = verifier.bound_rows(region, margin_rows(classes, verifier.nb_outputs))
-    return np.all(upper < 0, axis=1)
+    return _largest_margins(verifier, region, classes) < 0
+
+
+def _largest_margins(
+    verifier: Bounds, region: Region, classes: np.ndarray, constants: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """Upper bounds of the margins ``f_c' - f_c`` over regions, the largest of each, (N,).
+
+    Of many margins, that of the runner-up at the center comes first. Where it is not proved to be
+    negative, it is returned, and the others are not bounded.
+    """
+    rows = margin_rows(classes, verifier.nb_outputs)
+    if rows.shape[1] < _MANY:
+        return verifier.bound_rows(region, rows, constants)[1].max(axis=1)
+    logits = verifier.evaluate(region.center, constants).reshape(len(region), -1)
+    units = np.eye(verifier.nb_outputs, dtype=np.float32)
+    first = units[second_classes(logits, classes)] - units[classes]
+    largest = verifier.bound_rows(region, first[:, None], constants)[1][:, 0]
+    held = np.flatnonzero(largest < 0)
+    if len(held):
+        own = [array[held] for array in constants]
+        _, upper = verifier.bound_rows(region[held], rows[held], own)
+        largest[held] = upper.max(axis=1)
+    return largest
+
+
+def second_classes(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The other class with the largest logit, (N,) int, of logits (N, K) and classes (N,)."""
+    own = np.eye(logits.shape[1], dtype=bool)[classes]
+    return np.where(own, -np.inf, logits).argmax(axis=1)
 
 
 def compare_radii(

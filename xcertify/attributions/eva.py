@@ -29,11 +29,12 @@ from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.models import as_rows
 from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
-from xcertify.radii import Interval, class_margins, compare_bounds
+from xcertify.radii import Interval, class_margins, compare_bounds, second_classes
 from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import margin_rows, stays_in_class
 
 MODES = ("one-pass", "exact")
+_MANY, _NB_LOOKED_AT = 64, 4  # classes, and inputs of which one margin is bounded before others
 LINE_METHODS = ("crown", "crown-ibp", "alpha-crown")  # those with linear bounds
 
 
@@ -135,10 +136,27 @@ class OverlapExplainer(ClassExplainer):
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         overlap = self._overlap(classes, temperature=self.temperature)
         region = self.perturbation.around(inputs)
+        is_warned = self._warn_before(region, overlap)
         overlaps = self._overlaps_for_maps(region, overlap)
         maps = self._to_map(overlaps, inputs.shape[1:])
-        self._warn_where_vacuous(region, overlap, [overlaps])
+        if not is_warned:
+            self._warn_where_vacuous(region, overlap, [overlaps])
         return maps
+
+    def _warn_before(self, region: Region, overlap: Overlap) -> bool:
+        """Whether bounds were found to say nothing, and said to, before any map is made.
+
+        Of many classes. The margin of the runner-up is one of those behind a map, and to bound it
+        for a few inputs is a small part of the work: where that says nothing, the map does not.
+        """
+        region, overlap = region[:_NB_LOOKED_AT], overlap[:_NB_LOOKED_AT]
+        logits = self._logits(region.center)
+        if logits.shape[1] < _MANY:
+            return False
+        overlap = overlap.against(second_classes(logits, overlap.classes))
+        full = self._bound_whole(region, overlap)
+        self._refuse_infinite(full)
+        return self._usefulness.warn(region, overlap, full, flat=np.zeros(len(full), bool))
 
     def _overlaps_for_maps(self, region: Region, overlap: Overlap) -> Overlaps:
         """Overlaps whose differences are scores."""
@@ -152,7 +170,11 @@ class OverlapExplainer(ClassExplainer):
         """A `VacuousWarning` where the overlaps behind one or two maps of an input say nothing."""
         flat = np.all([self._are_flat(region, overlaps) for overlaps in found], axis=0)
         full = np.max([overlaps.full for overlaps in found], axis=0)
-        usefulness = Usefulness(
+        self._usefulness.warn(region, overlap, full, flat)
+
+    @property
+    def _usefulness(self) -> Usefulness:
+        return Usefulness(
             name=type(self).__name__,
             attack=self._short_attack(self.temperature),
             bound=self._bound_whole,
@@ -160,7 +182,6 @@ class OverlapExplainer(ClassExplainer):
             tighter="" if self.method in ("crown", "alpha-crown") else "method='crown', ",
             cures=self._cures,
         )
-        usefulness.warn(region, overlap, full, flat)
 
     def _short_attack(self, temperature: float) -> ShortAttack:
         """What overlaps at a temperature attain."""
@@ -201,16 +222,21 @@ class OverlapExplainer(ClassExplainer):
 
     def _to_map(self, overlaps: Overlaps, shape: tuple[int, ...]) -> np.ndarray:
         """Scores ``overlap(B) - overlap(B_u)`` of the cells u, at the features of each cell."""
-        known = np.isfinite(overlaps.full) & np.isfinite(overlaps.fixed).all(axis=1)
+        self._refuse_infinite(np.maximum(overlaps.full, overlaps.fixed.max(axis=1)))
+        scores = overlaps.full[:, None] - overlaps.fixed
+        maps = scores[:, self._cells(shape)]
+        return maps[..., None] if len(shape) == 3 else maps
+
+    def _refuse_infinite(self, bounds: np.ndarray) -> None:
+        """A ValueError for the first of N bounds that is not finite."""
+        known = np.isfinite(bounds)
         if not known.all():
             raise ValueError(
                 f"the overlap of sample {int(np.argmin(known))} has no finite bound, since numbers "
                 f"overflow on the way. Choose a smaller epsilon, or a tighter method such as "
-                f"'crown'. Received: epsilon={self.epsilon}, method={self.method!r}"
+                f"'crown', or {self._cures}. "
+                f"Received: epsilon={self.epsilon}, method={self.method!r}"
             )
-        scores = overlaps.full[:, None] - overlaps.fixed
-        maps = scores[:, self._cells(shape)]
-        return maps[..., None] if len(shape) == 3 else maps
 
     def _cells(self, shape: tuple[int, ...]) -> np.ndarray:
         """Cell of each feature, (H, W), (T, W) or (W,)."""

@@ -58,6 +58,10 @@ class Overlap:
         alternatives = None if self.alternatives is None else self.alternatives[samples]
         return Overlap(self.form, self.classes[samples], alternatives, self.temperature)
 
+    def against(self, alternatives: np.ndarray) -> Overlap:
+        """The margins of one other class each, (N,) int, which are among those of this one."""
+        return Overlap("margin", self.classes, alternatives, self.temperature)
+
     def rows(self, nb_logits: int) -> Rows:
         """The rows to be bounded, (N, S, K) for K logits; None: the K logits by themselves."""
         if nb_logits == 1 or (self.form == "margin" and self.alternatives is None):

@@ -56,7 +56,7 @@ class Usefulness:
     tighter: str
     cures: str
 
-    def warn(self, region: Region, overlap: Overlap, full: np.ndarray, flat: np.ndarray) -> None:
+    def warn(self, region: Region, overlap: Overlap, full: np.ndarray, flat: np.ndarray) -> bool:
         """A `VacuousWarning`, at most one, for vacuous bounds and for maps of zeros.
 
         Parameters
@@ -65,6 +65,11 @@ class Usefulness:
             N regions and the bounds (N,) of their overlaps.
         flat
             (N,) bool: where the map is zero everywhere.
+
+        Returns
+        -------
+        warned
+            Whether there was one.
         """
         nb_judged = min(len(region), _NB_JUDGED)
         judged = np.linspace(0, len(region) - 1, nb_judged).astype(int)
@@ -95,6 +100,7 @@ class Usefulness:
             )
         if problems:
             warn_vacuous(f"{self.name}: {'; and '.join(problems)}")
+        return bool(problems)
 
     def _looseness(
         self, region: Region, overlap: Overlap, full: np.ndarray
