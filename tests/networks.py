@@ -597,6 +597,17 @@ def function_products() -> keras.Model:
 
 
 @network
+def products_of_matrices() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4, 3))
+    query, key, value = (L.Dense(4)(inputs) for _ in range(3))
+    shares = ops.softmax(ops.matmul(query, ops.transpose(key, (0, 2, 1))) / 2.0)
+    x = ops.einsum("nqk,nkd->nqd", shares, value)
+    x = x / (1.0 + ops.exp(ops.dot(x, np.linspace(-1, 1, 4).astype("float32")))[..., None])
+    return functional(inputs, L.Dense(2)(L.Flatten()(x)))
+
+
+@network
 def square_map_with_two_paths() -> keras.Model:
     inputs = keras.Input((8, 8, 1))
     x = L.Conv2D(3, 3, padding="same", activation="relu")(inputs)

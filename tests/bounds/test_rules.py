@@ -676,20 +676,16 @@ def test_the_fault_that_these_refusals_are_for():
     negative=((3, 4), lambda h: L.Dot(axes=-1)([h, ops.exp(h)])),
     mixed=((3, 4), lambda h: L.Dot(axes=(2, 1))([h, ops.exp(h[:, 0])])),
     mixed_negative=((3, 4), lambda h: L.Dot(axes=(-2, -1))([h, ops.exp(h[:, :3, 0])])),
+    normalized=((3, 4), lambda h: L.Dot(axes=(2, 1), normalize=True)([h, ops.exp(h[:, 0])])),
     joined=((3, 4), lambda h: L.Concatenate(axis=1)([h, ops.exp(h)])),
     joined_negative=((3, 4), lambda h: L.Concatenate(axis=-2)([h, ops.exp(h)])),
     joined_twice=((3, 4), lambda h: L.Concatenate()([h, h, ops.exp(h)])),
 )
 def test_dot_and_concatenate(shape, build):
-    """`axes` of one number, of two, negative ones, for ranks that differ; `axis`; `normalize`, and
-    axes of samples, are refused.
+    """`axes` of one number, of two, negative ones, for ranks that differ; `normalize`; `axis`; axes
+    of samples are refused.
     """
     assert_agrees(network(shape, build))
-
-
-def test_normalized_products_are_refused():
-    layer = L.Dot(axes=1, normalize=True)
-    assert_refused(network(VECTOR, lambda h: layer([h, ops.exp(h)])), "normalize")
 
 
 # --- keras.ops -----------------------------------------------------------------------------------
@@ -738,12 +734,67 @@ def test_pad(shape, build):
     matrix=(SERIES, lambda h: ops.matmul(h, np.linspace(-1, 1, 6).reshape(3, 2))),
     operator=(SERIES, lambda h: h @ np.linspace(-1, 1, 6).reshape(3, 2).astype("float32")),
     variable=(SERIES, lambda h: ops.matmul(h, keras.Variable(np.ones((3, 2))))),
-    dot=(VECTOR, lambda h: ops.dot(h, np.linspace(-1, 1, 8).reshape(4, 2))),
     softmax=(SERIES, lambda h: ops.softmax(h, axis=1)),
 )
-def test_sums_and_products(shape, build):
-    """`axis`, `keepdims`; a constant matrix as second factor, of any type; else refused."""
+def test_sums(shape, build):
+    """`axis`, `keepdims`."""
     assert_agrees(network(shape, build))
+
+
+MATRIX, VALUES = np.linspace(-1, 1, 18).reshape(3, 6), np.linspace(-1, 1, 3)
+TURNED = (0, 2, 1)
+
+
+@cases(
+    constant=(SERIES, lambda h: ops.matmul(h, MATRIX)),
+    constant_first=(SERIES, lambda h: ops.matmul(MATRIX.astype("float32"), h)),
+    operator=(SERIES, lambda h: h @ MATRIX.astype("float32")),
+    variable=(SERIES, lambda h: ops.matmul(h, keras.Variable(MATRIX))),
+    vector=(SERIES, lambda h: ops.matmul(h, VALUES)),
+    vector_first=((3, 2), lambda h: ops.matmul(VALUES, h)),
+    of_vectors=((3,), lambda h: ops.matmul(h, MATRIX)),
+    matrices=(IMAGE, lambda h: ops.matmul(h, MATRIX[:, :3].reshape(1, 1, 3, 3))),
+    different=(IMAGE, lambda h: ops.matmul(h, np.linspace(-1, 1, 60).reshape(1, 5, 3, 4))),
+    moving=(SERIES, lambda h: ops.matmul(h, ops.transpose(ops.exp(h), TURNED))),
+    moving_by_operator=((3, 3), lambda h: h @ h),
+    moving_groups=((2, 3, 3), lambda h: ops.matmul(h[:, :1], ops.exp(h))),
+    dot=(VECTOR, lambda h: ops.dot(h, np.linspace(-1, 1, 8).reshape(4, 2))),
+    dot_vector=(SERIES, lambda h: ops.dot(h, VALUES)),
+    dot_vector_first=((3, 2), lambda h: ops.dot(VALUES, h)),
+    dot_matrices=(SERIES, lambda h: ops.dot(h, np.linspace(-1, 1, 30).reshape(2, 3, 5))),
+)
+def test_products_of_matrices(shape, build):
+    """Either factor a constant of any rank and type, or both moving, with axes that broadcast."""
+    assert_agrees(network(shape, build))
+
+
+@cases(
+    moving=(SERIES, lambda h: ops.einsum("nij,nkj->nik", h, ops.exp(h))),
+    heads=(IMAGE, lambda h: ops.einsum("nqhd,nkhd->nhqk", h, ops.exp(h))),
+    groups=(SERIES, lambda h: ops.einsum("nij,nij->nj", h, ops.exp(h))),
+    outer=((2, 3), lambda h: ops.einsum("nij,nkl->nlkji", h, ops.exp(h))),
+    summed_alone=(SERIES, lambda h: ops.einsum("nij,nkj->nj", h, ops.exp(h))),
+    constant=(SERIES, lambda h: ops.einsum("nij,jk->nki", h, MATRIX)),
+    constant_first=(SERIES, lambda h: ops.einsum("jk,nij->nki", MATRIX, h)),
+    constant_groups=(SERIES, lambda h: ops.einsum("nij,ji->ni", h, MATRIX)),
+    three=(SERIES, lambda h: ops.einsum("nij,jk,nkl->nil", h, MATRIX, ops.exp(h))),
+    one=(SERIES, lambda h: ops.einsum("nij->nji", h)),
+    one_summed=(SERIES, lambda h: ops.einsum("nij->nj", h)),
+    dots=(IMAGE, lambda h: ops.einsum("...ij,...kj->...ik", h, ops.exp(h))),
+    dots_constant=(IMAGE, lambda h: ops.einsum("...j,jk->...k", h, MATRIX)),
+)
+def test_einsum(shape, build):
+    """`subscripts`, of one to three operands, with "...", constants anywhere."""
+    assert_agrees(network(shape, build))
+
+
+@cases(
+    diagonal=((3, 3), lambda h: ops.einsum("nii->ni", h)),
+    along_the_batch=((3, 3), lambda h: ops.einsum("nij,nij->ij", h, h)),
+    batches=((3, 3), lambda h: ops.matmul(h, np.ones((2, 3, 3)))),
+)
+def test_other_products_are_refused(shape, build):
+    assert_refused(network(shape, build), "cannot be bounded")
 
 
 @pytest.mark.parametrize("name", ["add", "subtract", "multiply", "maximum", "minimum"])
@@ -772,18 +823,17 @@ def test_arithmetic(name, shape, build):
     whole=(VECTOR, lambda h: ops.divide(h, 7)),
     vector=(VECTOR, lambda h: h / np.array([1.0, 3.0, -0.1, 10.0])),
     enlarged=((1,), lambda h: ops.true_divide(h, np.array([[1.0, 3.0]]))),
+    by_tensor=(SERIES, lambda h: h / ops.sum(ops.exp(h), axis=-1, keepdims=True)),
+    by_negative=(VECTOR, lambda h: h / (-1.0 - ops.exp(h))),
+    of_constant=(VECTOR, lambda h: 2 / (2.0 + h)),
 )
 def test_division(shape, build):
-    """By constants other than 0; by tensors: refused."""
+    """By constants other than 0, and by tensors."""
     assert_agrees(network(shape, build))
 
 
 @cases(
-    by_tensor=(VECTOR, lambda h: h / ops.exp(h)),
-    of_constant=(VECTOR, lambda h: 1 / h),
     by_zero=(VECTOR, lambda h: h / np.array([1.0, 0.0, 1.0, 1.0])),
-    matrices=((3, 3), lambda h: ops.matmul(h, h)),
-    matrix_first=((3, 3), lambda h: ops.matmul(np.eye(3, dtype="float32"), h)),
     along_the_batch=((3, 3), lambda h: h * np.ones((3, 1, 1), "float32")),
     higher_rank=(VECTOR, lambda h: h * np.ones((2, 3, 4), "float32")),
 )

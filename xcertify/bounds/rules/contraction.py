@@ -56,7 +56,8 @@ def contraction_of(emit: Emitter, equation: str, first: int, second: int) -> int
                 f"entries by an index before it. Received: '{equation}'"
             )
         terms[number] = term[len(term) - len(shape) :]
-        if constant is not None and len(term) == len(shape) and term[:1] == result[0]:
+        whole = constant is not None and len(term) == len(shape)
+        if whole and term[:1] == result[0] and shape[0] > 1:
             raise UnsupportedLayerError(
                 f"The layer '{emit.layer}' cannot be bounded: it has a constant with values along "
                 f"the batch axis. Give it the shape (1, ...). Received: '{equation}'"
