@@ -18,6 +18,7 @@ from keras import ops
 from xcertify.bounds.graph.activations import SIGMOID
 from xcertify.bounds.graph.derivatives import LargestGate, SlopeGate, Transposed
 from xcertify.bounds.graph.graph import Graph, Node
+from xcertify.bounds.graph.logsumexp import LogSumExp
 from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Input, Operation
 from xcertify.bounds.graph.products import Contraction, Product
@@ -180,6 +181,16 @@ def _elementwise(operation: Elementwise, emit: GradientEmitter, gradient: int) -
 def _largest(operation: Largest, emit: GradientEmitter, gradient: int) -> list[int]:
     (parent,), (shape,) = emit.parents, emit.shapes
     return [emit(LargestGate(operation, shape[-1]), gradient, parent, shape=shape)]
+
+
+@derivatives.register
+def _log_sum_exp(operation: LogSumExp, emit: GradientEmitter, gradient: int) -> list[int]:
+    (parent,), (shape,) = emit.parents, emit.shapes
+    repeated = Affine(
+        lambda g: ops.repeat(g[..., None], shape[-1], axis=-1), nb_terms_back=shape[-1]
+    )
+    gradient = emit(repeated, gradient, shape=shape)
+    return [emit(Product(), gradient, emit(Softmax(-1), parent))]
 
 
 @derivatives.register

@@ -528,3 +528,15 @@ def largest_terms(coefficients: Any, lower: Any, upper: Any) -> Any:
     """
     positive = ops.relu(coefficients)
     return positive * upper + (coefficients - positive) * lower
+
+
+def or_constant(relaxed: Relaxed, output: Enclosure) -> Relaxed:
+    """Lines, or constants where the interval of the output is narrower than they are apart."""
+    apart = relaxed.upper - relaxed.lower < output.upper - output.lower
+    behind = len(relaxed.slopes[0].shape) - len(apart.shape)
+    for_slopes = ops.reshape(apart, (*ops.shape(apart), *[1] * behind)) if behind else apart
+    return relaxed._replace(
+        lower=ops.where(apart, relaxed.lower, output.lower),
+        upper=ops.where(apart, relaxed.upper, output.upper),
+        slopes=tuple(ops.where(for_slopes, slope, 0.0) for slope in relaxed.slopes),
+    )

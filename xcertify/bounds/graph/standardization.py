@@ -7,7 +7,13 @@ from typing import Any
 
 from keras import ops
 
-from xcertify.bounds.graph.operations import Enclosure, Operation, Options, Relaxed
+from xcertify.bounds.graph.operations import (
+    Enclosure,
+    Operation,
+    Options,
+    Relaxed,
+    or_constant,
+)
 from xcertify.bounds.graph.products import Product
 from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
 
@@ -90,15 +96,5 @@ class Standardized(Product):
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`."""
         planes = super().relax(inputs, output, options)
-        other = planes.alternative and _or_constant(planes.alternative, output)
-        return _or_constant(planes, output)._replace(alternative=other)
-
-
-def _or_constant(relaxed: Relaxed, output: Enclosure) -> Relaxed:
-    """Lines, or constants where the interval of the output is narrower than they are apart."""
-    apart = relaxed.upper - relaxed.lower < output.upper - output.lower
-    return relaxed._replace(
-        lower=ops.where(apart, relaxed.lower, output.lower),
-        upper=ops.where(apart, relaxed.upper, output.upper),
-        slopes=tuple(ops.where(apart, slope, 0.0) for slope in relaxed.slopes),
-    )
+        other = planes.alternative and or_constant(planes.alternative, output)
+        return or_constant(planes, output)._replace(alternative=other)

@@ -15,7 +15,9 @@ from xcertify.bounds.rules import (
     normalization,
     pooling,
     recurrent,
+    reductions,
     reshaping,
+    scalars,
     weighted,
 )
 
@@ -33,6 +35,8 @@ __all__ = [
     "normalization",
     "pooling",
     "recurrent",
+    "reductions",
     "reshaping",
+    "scalars",
     "weighted",
 ]

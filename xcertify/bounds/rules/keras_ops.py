@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from xcertify.bounds import backend
-from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.operations import (
     IN_FLOAT32,
     Affine,
-    Elementwise,
     Reshaped,
     in_float32,
 )
@@ -23,11 +20,6 @@ from xcertify.bounds.rules import merging
 from xcertify.bounds.rules.registry import register_operation
 from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError
-
-
-@register_operation(*activations.NODES)
-def _elementwise(operation: Any, emit: Emitter, node: int) -> int:
-    return emit(Elementwise(activations.of_node(operation)), node)
 
 
 @register_operation("Softmax")
@@ -121,14 +113,6 @@ def _padding(operation: Any, emit: Emitter, node: int) -> int:
         weight_error=0 if in_float32(value) else IN_FLOAT32,
     )
     return emit(padded, node)
-
-
-@register_operation("Sum", "Mean")
-def _total(operation: Any, emit: Emitter, node: int) -> int:
-    total = emit.arguments.evaluate
-    shape = backend.output_shape(total, [emit.shape(node)], "float32")
-    nb_terms = math.prod(emit.shape(node)) // math.prod(shape)
-    return emit(Affine(total, nb_terms=nb_terms + 1, nb_terms_back=2), node)
 
 
 @register_operation("Negative")

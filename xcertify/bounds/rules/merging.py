@@ -26,6 +26,7 @@ def _affine_merge(
     apply: Callable,
     nb_terms: int,
     weights: Callable[[], Sequence[Any]] = tuple,
+    increasing: bool = False,
 ) -> int:
     nodes = broadcast(emit, nodes)
     merged = Affine(
@@ -36,6 +37,7 @@ def _affine_merge(
         nb_terms_back=2,
         weight_error=2,
         window=Window(),
+        increasing=increasing,
     )
     return emit(merged, *nodes)
 
@@ -117,7 +119,7 @@ def _check_additions(emit: Emitter, nodes: Sequence[int]) -> None:
 def sum_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Sum of nodes."""
     _check_additions(emit, nodes)
-    return _affine_merge(emit, nodes, lambda *x: sum(x[1:], x[0]), len(nodes))
+    return _affine_merge(emit, nodes, lambda *x: sum(x[1:], x[0]), len(nodes), increasing=True)
 
 
 def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
@@ -152,7 +154,7 @@ def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:
     return emit(Scaled(factor, weight_error=max(divisor.weight_error, 2)), first)
 
 
-def _number(emit: Emitter, node: int) -> float | None:
+def number_of(emit: Emitter, node: int) -> float | None:
     """The number that a node is for all entries, None for any other node."""
     constant = emit.value(node)
     if constant is None or not constant.fixed or constant.values.size != 1:
@@ -162,10 +164,10 @@ def _number(emit: Emitter, node: int) -> float | None:
 
 def _limited(emit: Emitter, nodes: Sequence[int], below: bool) -> int | None:
     """The larger (smaller) of a node and a number; None for anything else."""
-    numbers = [number for number in (_number(emit, node) for node in nodes) if number is not None]
+    numbers = [number for number in (number_of(emit, node) for node in nodes) if number is not None]
     if len(nodes) != 2 or len(numbers) != 1:
         return None
-    (node,) = (node for node in nodes if _number(emit, node) is None)
+    (node,) = (node for node in nodes if number_of(emit, node) is None)
     return emit(Elementwise(limit(numbers[0], below)), node)
 
 

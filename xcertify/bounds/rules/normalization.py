@@ -40,6 +40,7 @@ def _scale_and_shift(
 
 @register(layers.BatchNormalization)
 def _batch_normalization(layer: Any, emit: Emitter, node: int) -> int:
+    emit.mask()  # which only training looks at
     (axis,) = axes_of(layer, layer.axis, emit.shape(node))
     shape = [-1 if number == axis else 1 for number in range(1, len(emit.shape(node)) + 1)]
 
@@ -170,7 +171,14 @@ def standardized(
     return emit(Standardized(axes, share, least, epsilon, nb_entries), node, root)
 
 
-def _scaled(emit: Emitter, node: int, gamma: Any, beta: Any, shape: tuple[int, ...]) -> int:
+def scaled(
+    emit: Emitter,
+    node: int,
+    gamma: Any,
+    beta: Any,
+    shape: tuple[int, ...],
+    weight_error: int = 8,
+) -> int:
     """``gamma * x + beta``, weights that may be missing, in a shape that broadcasts to x."""
     if gamma is None and beta is None:
         return node
@@ -180,10 +188,11 @@ def _scaled(emit: Emitter, node: int, gamma: Any, beta: Any, shape: tuple[int, .
         node,
         lambda: ones if gamma is None else ops.reshape(gamma, shape),
         None if beta is None else lambda: ops.reshape(beta, shape),
+        weight_error=weight_error,
     )
 
 
-def _along(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+def along(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape with 1 for all other axes."""
     return tuple(size if axis in axes else 1 for axis, size in enumerate(shape, 1))
 
@@ -195,16 +204,16 @@ def _layer_normalization(layer: Any, emit: Emitter, node: int) -> int:
     middle = centered(emit, node, axes)
     if getattr(layer, "rms_scaling", False):  # divides by the deviation and keeps the mean
         node = standardized(emit, node, axes, layer.epsilon, factor_of=middle)
-        return _scaled(emit, node, layer.gamma, None, _along(shape, axes))
+        return scaled(emit, node, layer.gamma, None, along(shape, axes))
     node = standardized(emit, middle, axes, layer.epsilon)
-    return _scaled(emit, node, layer.gamma, layer.beta, _along(shape, axes))
+    return scaled(emit, node, layer.gamma, layer.beta, along(shape, axes))
 
 
 @register(layers.RMSNormalization)
 def _rms_normalization(layer: Any, emit: Emitter, node: int) -> int:
     node = standardized(emit, node, axes_of(layer, layer.axis, emit.shape(node)), layer.epsilon)
     # Keras multiplies along the last axes, whichever were named.
-    return _scaled(emit, node, layer.scale, None, tuple(layer.scale.shape))
+    return scaled(emit, node, layer.scale, None, tuple(layer.scale.shape))
 
 
 @register(layers.UnitNormalization)
@@ -223,4 +232,4 @@ def _group_normalization(layer: Any, emit: Emitter, node: int) -> int:
     node = emit(Reshaped(lambda x: ops.reshape(x, (-1, *grouped))), node)
     node = standardized(emit, centered(emit, node, axes), axes, layer.epsilon)
     node = emit(Reshaped(lambda x: ops.reshape(x, (-1, *shape))), node)
-    return _scaled(emit, node, layer.gamma, layer.beta, _along(shape, (axis,)))
+    return scaled(emit, node, layer.gamma, layer.beta, along(shape, (axis,)))
