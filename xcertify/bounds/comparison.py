@@ -130,6 +130,7 @@ def compare(
         latent = _part(network.model, layer_output(network.model, network.start_layer))
         called = points
         starts = [evaluate_model(latent, points, training=False)]
+        starts += [points[number] for number in graph.fixed]
         samples = np.full(len(starts[0]), -1)
     with backend.full_precision():
         enclosures = enclose_points(graph, starts, precision, [graph.result, graph.output])
@@ -377,9 +378,12 @@ def evaluate_model(
             continue
         # Kernels treat the last rows of a batch in another way than the first, up to roundings.
         dtype = keras.backend.standardize_dtype(model.outputs[output].dtype)
-        slack = {"float64": 1e-7, "float32": 1e-3}.get(dtype, 0.1) * np.abs(values).max(initial=0)
+        finite = np.isfinite(values)
+        size = np.abs(values[finite]).max(initial=0)
+        slack = {"float64": 1e-7, "float32": 1e-3}.get(dtype, 0.1) * size
         with np.errstate(invalid="ignore"):  # an overflow is no number to compare with
-            same = (np.abs(values - values[:1]) <= slack).all()
+            near = np.abs(values - values[:1]) <= slack
+        same = (near | ~(finite | finite[:1])).all()
         found.append(values[:1] if same else values[:1] + np.nan)
     known = [values for values in found if values is not None]
     if not known:

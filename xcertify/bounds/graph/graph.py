@@ -49,13 +49,15 @@ class Graph:
     and a slash before it), `result` the node of what the model returns and `output` that of what is
     bounded of it (the logits, before a softmax). `ambiguous` says of the names in `layers` that
     stand for several tensors why they do. `masks` gives the mask that a tensor carries, as a node
-    of entries 0 or 1, or says why it is not known.
+    of entries 0 or 1, or says why it is not known. Where bounds start at a layer, `fixed` gives the
+    numbers of the model's inputs that are needed beside it.
     """
 
     nodes: list[Node] = field(default_factory=list)
     layers: dict[str, int] = field(default_factory=dict)
     ambiguous: dict[str, str] = field(default_factory=dict)
     masks: dict[int, int | str] = field(default_factory=dict)
+    fixed: tuple[int, ...] = ()
     output: int = 0
     result: int = 0
     nb_inputs: int = 1
@@ -119,6 +121,10 @@ class Rule:
     def __call__(self, layer: Any, emit: Emitter, *nodes: int) -> Any:
         """Emit the layer on nodes of its tensors."""
         return self.function(layer, emit, *nodes)
+
+
+def no_mask(layer: Any, emit: Emitter, *nodes: int) -> None:
+    """The mask, see `Rule`, of a layer whose output carries none."""
 
 
 def unknown_mask(layer: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -31,6 +32,7 @@ from xcertify.keras_graph import (
     output_number,
     passes_mask,
     removes_masks,
+    starts_masks,
 )
 
 
@@ -51,7 +53,8 @@ def build_graph(
         Gives for a layer the function ``rule(layer, emit, *inputs)`` that emits its operations and
         returns the output's node; raises `UnsupportedLayerError` where there is none.
     start_layer
-        Name of a layer whose output takes the place of the model's input.
+        Name of a layer whose output takes the place of the model's input. Inputs of the model that
+        other parts need stand behind it, as inputs that do not vary, see `Graph.fixed`.
     perturbed, output
         Number or name of the input that varies and of the output that is bounded.
 
@@ -63,11 +66,22 @@ def build_graph(
         For names or numbers that the model does not have.
     """
     inputs, outputs = ends_of(model)
+    wanted = outputs[output_number(model, output)]
     if start_layer is not None:
-        inputs = [layer_output(model, start_layer)]
+        start = layer_output(model, start_layer)
+        find_tensor([start], perturbed, "perturbed")
+        return _graph_from(model, find_rule, start, wanted)
     first = find_tensor(inputs, perturbed, "perturbed")
     inputs = [inputs[first], *inputs[:first], *inputs[first + 1 :]]
-    wanted = outputs[output_number(model, output)]
+    graph, nodes = _begun(model, inputs)
+    calls = in_order_of_calls(model, calls_between(inputs, [wanted]))
+    (graph.result,) = _walk(graph, calls, nodes, [wanted], find_rule, prefix="")
+    graph.output = graph.result
+    return graph
+
+
+def _begun(model: keras.Model, inputs: Sequence[Any]) -> tuple[Graph, dict[int, int]]:
+    """A graph of nothing but inputs, of which the first varies, and their nodes."""
     graph = Graph(nb_inputs=len(inputs))
     for tensor in inputs:
         shape = tuple(tensor.shape[1:])
@@ -79,11 +93,36 @@ def build_graph(
                 f"fixed.set_weights(model.get_weights())."
             )
         graph.nodes.append(Node(Input(is_point=bool(graph.nodes)), (), shape, tensor.name))
+    return graph, {id(tensor): number for number, tensor in enumerate(inputs)}
+
+
+def _graph_from(model: keras.Model, find_rule: Callable, start: Any, wanted: Any) -> Graph:
+    """The graph from a tensor of a model on.
+
+    Where other parts need inputs of the model (a second branch, the mask of the tensor), these are
+    inputs that do not vary.
+    """
+    inputs = model.inputs
+    behind = calls_between([start, *inputs], [wanted])
+    needed = {id(tensor) for call in behind for tensor in call.input_tensors}
+    if not starts_masks(model) and needed.isdisjoint(map(id, inputs)):
+        graph, nodes = _begun(model, [start])
+        calls = in_order_of_calls(model, behind)
+        (graph.result,) = _walk(graph, calls, nodes, [wanted], find_rule, prefix="")
+        graph.output = graph.result
+        return graph
     calls = in_order_of_calls(model, calls_between(inputs, [wanted]))
-    nodes = {id(tensor): number for number, tensor in enumerate(inputs)}
-    (graph.result,) = _walk(graph, calls, nodes, [wanted], find_rule, prefix="")
-    graph.output = graph.result
-    return graph
+    fixed: tuple[int, ...] = tuple(range(len(inputs)))
+    while True:
+        graph, nodes = _begun(model, [start, *(inputs[number] for number in fixed)])
+        walk = _Start(start, {id(call) for call in behind})
+        (graph.result,) = _walk(graph, calls, nodes, [wanted], find_rule, "", walk)
+        graph.output, graph.fixed = graph.result, fixed
+        used = {p for i in graph.ancestors([graph.result]) for p in graph.nodes[i].parents}
+        left = tuple(number for place, number in enumerate(fixed, 1) if place in used)
+        if left == fixed:
+            return graph
+        fixed = left
 
 
 def graph_of_call(call: Any, find_rule: Callable[[Any], Rule]) -> Graph:
@@ -124,6 +163,23 @@ def find_tensor(tensors: Sequence[Any], wanted: int | str, argument: str) -> int
     )
 
 
+@dataclass(frozen=True)
+class _Start:
+    """Where in a walk through the whole model bounds start.
+
+    Attributes
+    ----------
+    tensor
+        The Keras tensor that varies.
+    behind
+        The `id` of the calls that are needed; others only say which masks tensors carry, if they
+        can be bounded.
+    """
+
+    tensor: Any
+    behind: set[int]
+
+
 def _walk(
     graph: Graph,
     calls: Sequence[Any],
@@ -131,36 +187,52 @@ def _walk(
     outputs: Sequence[Any],
     find_rule: Callable,
     prefix: str,
+    start: _Start | None = None,
 ) -> list[int]:
     """Emit all operations of some calls, in order; the nodes of the outputs.
 
     `nodes` gives those of Keras tensors by their `id`; those of the calls are added.
     """
     for call in calls:
-        layer, name = call.operation, prefix + call.operation.name
-        if isinstance(layer, keras.Model):
-            arguments = Arguments(call)
-            given = _nested_inputs(graph, arguments, nodes)
-            _give_masks(graph, name, arguments, nodes, given)
-            inputs, inner = ends_of(layer)
-            results = _walk(
-                graph,
-                in_order_of_calls(layer, calls_between(inputs, inner)),
-                {id(tensor): node for tensor, node in zip(inputs, given)},
-                inner,
-                find_rule,
-                name + "/",
-            )
-        else:
-            results = _emit(graph, name, call, find_rule(layer), nodes)
+        name, is_behind = prefix + call.operation.name, start is None or id(call) in start.behind
+        try:
+            results = _called(graph, name, call, find_rule, nodes)
+        except UnsupportedLayerError:
+            if is_behind:
+                raise
+            results = []
+        if start is not None and any(tensor is start.tensor for tensor in call.output_tensors):
+            unknown = unknown_mask(call.operation)
+            mask = graph.masks.get(results[0]) if results else unknown
+            if mask is not None:
+                graph.masks[0] = mask
+            results = [0]
         for tensor, result in zip(call.output_tensors, results):
             nodes[id(tensor)] = result
+        if not is_behind:
+            continue
         if name in graph.layers:
             graph.ambiguous[name] = "is called more than once"
         elif len(results) > 1:
             graph.ambiguous[name] = f"has {len(results)} outputs"
         graph.layers[name] = results[0]
     return [nodes[id(tensor)] for tensor in outputs]
+
+
+def _called(
+    graph: Graph, name: str, call: Any, find_rule: Callable, nodes: dict[int, int]
+) -> Sequence[int]:
+    """Emit one call, of a layer or of a nested model; the nodes of its outputs."""
+    layer = call.operation
+    if not isinstance(layer, keras.Model):
+        return _emit(graph, name, call, find_rule(layer), nodes)
+    arguments = Arguments(call)
+    given = _nested_inputs(graph, arguments, nodes)
+    _give_masks(graph, name, arguments, nodes, given)
+    inputs, inner = ends_of(layer)
+    calls = in_order_of_calls(layer, calls_between(inputs, inner))
+    own = {id(tensor): node for tensor, node in zip(inputs, given)}
+    return _walk(graph, calls, own, inner, find_rule, name + "/")
 
 
 def _give_masks(

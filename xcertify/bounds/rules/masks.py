@@ -13,6 +13,7 @@ from xcertify.bounds.graph.masks import Indicator, Masked
 from xcertify.bounds.graph.operations import Affine, Reshaped, Window
 from xcertify.bounds.rules.merging import at_least, broadcast_to, difference_of
 from xcertify.bounds.rules.registry import register, register_operation
+from xcertify.keras_graph import UnsupportedLayerError
 
 # Functions of two tensors: the comparison, and whether the two trade places, or 0 and 1 do.
 _COMPARISONS = {
@@ -95,6 +96,23 @@ def _of_axes(operation: Any, emit: Emitter, node: int) -> int:
     axes = tuple(range(1, len(emit.shape(node)) + 1)) if axes is None else axes
     found = any_of(emit, mask, axes, keepdims)
     return negation_of(emit, found) if negated else found
+
+
+@register_operation("ZerosLike", "OnesLike")
+def _filled(operation: Any, emit: Emitter, node: int) -> int:
+    shape = emit.shape(node)
+    value = 0.0 if type(operation).__name__ == "ZerosLike" else 1.0
+    return emit.constant(np.full(shape, value), shape)
+
+
+@register_operation("ConvertToTensor")
+def _as_it_is(operation: Any, emit: Emitter, node: int) -> int:
+    if operation.dtype not in (None, "bool", "float32", "float64"):
+        raise UnsupportedLayerError(
+            f"The operation '{operation.name}' of class ConvertToTensor can be bounded where it "
+            f"keeps the type, or gives float32 or float64. Received: dtype={operation.dtype!r}"
+        )
+    return as_mask(emit, node) if operation.dtype == "bool" else node
 
 
 def any_of(emit: Emitter, mask: int, axes: Any, keepdims: bool = False) -> int:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from xcertify.bounds.graph.graph import Emitter
+from xcertify.bounds.graph.graph import Emitter, no_mask
+from xcertify.bounds.graph.masks import Masked
 from xcertify.bounds.graph.maximum import Largest
-from xcertify.bounds.graph.operations import Affine, Scaled
+from xcertify.bounds.graph.operations import Affine, Reshaped, Scaled
+from xcertify.bounds.rules.merging import broadcast_to, quotient_of
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import channel_axis, spatial_axes, window_of, windows_of
 
@@ -48,9 +50,22 @@ def _average_pooling(layer: Any, emit: Emitter, node: int) -> int:
     return emit(Scaled(lambda: share, weight_error=2), emit(totals, node))
 
 
-@register(
-    layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D
-)
+@register(layers.GlobalAveragePooling1D, masks=no_mask)
+def _average_of_places(layer: Any, emit: Emitter, node: int) -> int:
+    mask = emit.mask(casts=False)
+    if mask is None:
+        return _global_average(layer, emit, node)
+    (axis,) = spatial_axes(layer, emit.shape(node))
+    size = emit.shape(node)[axis - 1]
+    total = Affine(
+        lambda x: ops.sum(x, axis=axis, keepdims=layer.keepdims), nb_terms=size, nb_terms_back=1
+    )
+    laid = Reshaped(lambda x: ops.expand_dims(x, 3 - axis))
+    mask = broadcast_to(emit, emit(laid, mask), emit.shape(node))
+    return quotient_of(emit, [emit(total, emit(Masked(), node, mask)), emit(total, mask)])
+
+
+@register(layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D)
 def _global_average(layer: Any, emit: Emitter, node: int) -> int:
     axes = spatial_axes(layer, emit.shape(node))
     nb_terms = math.prod(emit.shape(node)[axis - 1] for axis in axes)
