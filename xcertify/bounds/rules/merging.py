@@ -12,6 +12,7 @@ from keras import layers, ops
 from xcertify.bounds.graph.activations import RECIPROCAL, limit
 from xcertify.bounds.graph.graph import Emitter, unknown_mask
 from xcertify.bounds.graph.masks import Indicator
+from xcertify.bounds.graph.least import least_value
 from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Scaled, Window
 from xcertify.bounds.graph.products import Product
@@ -144,7 +145,8 @@ def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """First node by the second; nothing is proved where the second can be 0."""
     divisor = emit.value(nodes[1])
     if divisor is None:
-        return product_of(emit, [nodes[0], emit(Elementwise(RECIPROCAL), nodes[1])])
+        reciprocal = Elementwise(RECIPROCAL, least_value(emit.graph, nodes[1]))
+        return product_of(emit, [nodes[0], emit(reciprocal, nodes[1])])
     if divisor.fixed and not divisor.values.all():
         raise UnsupportedLayerError(
             f"The operation '{emit.layer}' cannot be bounded: it divides by a constant that is 0."
