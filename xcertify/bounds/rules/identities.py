@@ -7,7 +7,7 @@ from typing import Any
 from keras import layers
 
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.rules.registry import register
+from xcertify.bounds.rules.registry import find_rule, register
 
 IDENTITIES = (
     layers.ActivityRegularization,
@@ -41,3 +41,9 @@ def _identity(layer: Any, emit: Emitter, node: int) -> int:
 @register(*AUGMENTATIONS, settings=("training",))
 def _augmentation(layer: Any, emit: Emitter, node: int) -> int:
     return node
+
+
+@register(layers.SpectralNormalization)
+def _spectral_normalization(layer: Any, emit: Emitter, node: int) -> int:
+    # In training it divides the kernel, which is read here as it is then.
+    return find_rule(layer.layer)(layer.layer, emit, node)

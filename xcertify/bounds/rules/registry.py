@@ -28,6 +28,30 @@ _RULES: dict[type, Rule] = {}
 _OPERATION_RULES: dict[str, Rule] = {}
 _MATRIX_ENTRIES = 2**27  # largest matrix that a user's affine layer is written out as
 
+_CATEGORIES = (
+    "it turns words or numbers into categories, which jump. Bound what comes behind it, with "
+    "start_layer={name!r}"
+)
+_CURES = {
+    **dict.fromkeys(
+        (
+            "CategoryEncoding",
+            "Discretization",
+            "HashedCrossing",
+            "Hashing",
+            "IntegerLookup",
+            "StringLookup",
+            "TextVectorization",
+        ),
+        _CATEGORIES,
+    ),
+    "Lambda": (
+        "it holds any function. Write it with keras.ops on the tensors themselves, or as a layer "
+        "of your own that you declare with register_affine or register_elementwise"
+    ),
+    "RandomCrop": "put CenterCrop or Resizing in its place, which do what it does at inference",
+}
+
 # Functions of `keras.activations`, and the same ones in `keras.ops` and TensorFlow.
 ACTIVATIONS: dict[Callable, Activation | None] = {
     keras.activations.linear: None,
@@ -132,6 +156,11 @@ def find_rule(layer: Any) -> Rule:
     if is_keras_function(layer) and kind.__name__ in _OPERATION_RULES:
         return _OPERATION_RULES[kind.__name__]
     name = kind.__name__
+    if kind.__module__.startswith("keras.") and name in _CURES:
+        cure = _CURES[name].format(name=layer.name)
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class {name} cannot be bounded: {cure}."
+        )
     if name in supported_layers():  # a subclass may compute something else
         name = f"{kind.__module__}.{name}"
     raise UnsupportedLayerError(
