@@ -19,6 +19,16 @@ from xcertify.keras_graph import UnsupportedLayerError
 _LARGE_KERNEL = 2**21  # entries of a kernel that are copied at once
 
 
+def refuse_quantized(layer: Any) -> None:
+    """Refuse a layer that rounds what it is given, or its weights, to few numbers."""
+    if getattr(layer, "quantization_mode", None) is not None:
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class {type(layer).__name__} is quantized "
+            f"({layer.quantization_mode}) and cannot be bounded: it rounds. Bound the model before "
+            f"its quantization."
+        )
+
+
 def weighted(
     layer: Any,
     emit: Emitter,
@@ -38,11 +48,7 @@ def weighted(
     Functions take tensors with the channels last; the layer's own format is kept outside.
     `patchwise` is what `apply` and `transposed` are without a border, see `Operation.on_patches`.
     """
-    if getattr(layer, "quantization_mode", None) is not None:
-        raise UnsupportedLayerError(
-            f"The layer '{layer.name}' of class {type(layer).__name__} is quantized "
-            f"({layer.quantization_mode}); bound the model before its quantization."
-        )
+    refuse_quantized(layer)
     use_bias = last and layer.use_bias
     weights = lambda: (kernel(),)  # noqa: E731
     given = (apply, transposed, *(patchwise or (None, None)))
@@ -131,8 +137,7 @@ class _LargeMatmul(Affine):
 
 @register(layers.EinsumDense)
 def _einsum_dense(layer: Any, emit: Emitter, node: int) -> int:
-    if getattr(layer, "quantization_mode", None) is not None:
-        raise UnsupportedLayerError(f"The layer '{layer.name}' of class EinsumDense is quantized.")
+    refuse_quantized(layer)
     refuse_mixing(layer, lambda x: ops.einsum(layer.equation, x, layer.kernel), [emit.shape(node)])
     size, kernel_size = math.prod(emit.shape(node)), math.prod(layer.kernel.shape)
     operation = Affine(
