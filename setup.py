@@ -39,7 +39,7 @@ setup(
     author="xcertify developers",
     license="MIT",
     packages=find_packages(include=["xcertify", "xcertify.*"]),
-    package_data={"xcertify": ["py.typed", "runs/*.jinja"]},
+    package_data={"xcertify": ["py.typed", "runs/*.jinja", "definitions.json.gz"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.18,<2.22",
