@@ -657,6 +657,119 @@ def function_moves() -> keras.Model:
     return functional(inputs, L.Dense(2)(ops.relu(x)))
 
 
+@network
+def attention() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((3, 4))
+    places = ops.ones_like(inputs[:, :, 0]) * np.arange(3.0, dtype="float32")
+    x = ops.tanh(inputs) + L.Embedding(3, 4)(places)
+    x = L.MultiHeadAttention(2, 2)(x, x, use_causal_mask=True) + x
+    x = L.GroupQueryAttention(2, 2, 1)(x, x)
+    return functional(inputs, L.Dense(2)(L.Flatten()(x)))
+
+
+@network
+def attention_without_heads() -> keras.Model:
+    inputs = keras.Input((3, 2))
+    x = L.Attention()([inputs, L.Dense(2)(inputs)])
+    return functional(inputs, L.Dense(2)(L.Flatten()(L.AdditiveAttention()([x, inputs]))))
+
+
+@network
+def masks() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((3, 2))
+    first, second = inputs[:, :, :1], inputs[:, :, 1:]
+    far = ops.logical_or(ops.greater(first, 0.4), ops.less(first, -0.4))
+    near = ops.logical_and(ops.less_equal(first, second), ops.greater_equal(1.0, second))
+    same = ops.logical_not(ops.equal(first, ops.zeros_like(second)))
+    mask = ops.any(ops.stack([far, near, ops.logical_and(far, same)], axis=3), axis=3)
+    mask = ops.convert_to_tensor(ops.all(ops.concatenate([mask, mask], 2), axis=2), "bool")
+    x = L.MultiHeadAttention(1, 2)(inputs, inputs, attention_mask=ops.expand_dims(mask, 1))
+    x = L.Softmax()(x, mask=ops.not_equal(inputs, 0.3))
+    x = L.Add()([L.Masking(0.2)(inputs), L.Masking()(x)])
+    return functional(inputs, L.Dense(2)(L.Flatten()(x)))
+
+
+@network
+def normalizations_by_squares() -> keras.Model:
+    return sequential(
+        (4, 4, 4),
+        L.Conv2D(6, 2),
+        L.GroupNormalization(3),
+        L.Conv2D(4, 2, activation="relu"),
+        L.RMSNormalization(),
+        L.Flatten(),
+        L.Dense(6),
+        L.UnitNormalization(),
+        L.Dense(3),
+    )
+
+
+@network
+def function_scalars() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4,))
+    x = L.Dense(3)(inputs)
+    positive = ops.softplus(x) + 0.3
+    curves = [
+        ops.sqrt(positive),
+        ops.rsqrt(positive),
+        ops.reciprocal(positive),
+        ops.log(positive),
+        ops.log1p(positive),
+        ops.log2(positive),
+        ops.log10(positive),
+        ops.expm1(x),
+        ops.sin(x),
+        ops.cos(x),
+        ops.erf(x),
+        ops.sign(x),
+        ops.clip(x, -0.5, 0.7),
+        x**3,
+        positive**-1.5,
+        ops.where(np.array([True, False, True]), x, 0.5),
+        ops.where(x > 0.1, x, 0.2 * x),
+    ]
+    return functional(inputs, L.Dense(3)(ops.concatenate(curves, axis=1)))
+
+
+@network
+def function_reductions() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4, 3))
+    x = L.Dense(3)(inputs)
+    parts = [
+        ops.max(x, axis=1),
+        ops.min(x, axis=1),
+        ops.amax(x, axis=1),
+        ops.amin(x, axis=1),
+        ops.prod(x, axis=1),
+        ops.var(x, axis=1),
+        ops.std(x, axis=1),
+        ops.logsumexp(x, axis=1),
+        ops.norm(x, axis=1),
+        ops.reshape(ops.cumsum(x, axis=1), (-1, 12)),
+        ops.reshape(ops.log_softmax(x, axis=1), (-1, 12)),
+        ops.reshape(ops.normalize(x, axis=1), (-1, 12)),
+    ]
+    return functional(inputs, L.Dense(3)(ops.concatenate(parts, axis=1)))
+
+
+@network
+def resizings() -> keras.Model:
+    return sequential(
+        (6, 5, 2),
+        L.Resizing(5, 7),
+        L.Conv2D(3, 2, activation="relu"),
+        L.CenterCrop(2, 4),
+        L.SpectralNormalization(L.Conv2D(2, 2)),
+        L.Activation("tanh"),
+        L.Flatten(),
+        L.Dense(2),
+    )
+
+
 # What the augmenting layers need to be made.
 _AUGMENTED = {
     "RandomBrightness": {"factor": 0.5},

@@ -26,6 +26,20 @@ ACTIVATIONS |= {
     "absolute": activations.ABSOLUTE,
     "maximum": activations.limit(0.5, below=True),
     "minimum": activations.limit(0.5, below=False),
+    "clip": activations.limits(-0.5, 1.0),
+    "clip to one number": activations.limits(0.5, -1.0),
+    "sign": activations.SIGN,
+    "expm1": activations.EXPM1,
+    "erf": activations.ERF,
+    "sin": activations.SIN,
+    "cos": activations.COS,
+    "sqrt": activations.SQRT,
+    "rsqrt": activations.RSQRT,
+    "reciprocal": activations.RECIPROCAL,
+    "log": activations.LOG,
+    "log1p": activations.LOG1P,
+    "log10": activations.LOG10,
+    **{f"power {exponent:.2g}": activations.power(exponent) for exponent in (3, 4, 1.5, -2, 1 / 3)},
 }
 
 
@@ -40,6 +54,14 @@ def intervals(seed=0, count=400):
     return lower, upper
 
 
+def defined(activation, lower, upper):
+    """Which intervals hold no point where the function has no value."""
+    if activation.undefined is None:
+        return np.full(lower.shape, True)
+    first, last = activation.undefined
+    return (upper < first) | (lower > last)
+
+
 def samples(lower, upper, count=2001):
     return lower + (upper - lower) * np.linspace(0, 1, count)[:, None]
 
@@ -48,6 +70,10 @@ def samples(lower, upper, count=2001):
 def test_image_lines_and_derivative_contain_the_function(name):
     activation = ACTIVATIONS[name]
     lower, upper = intervals()
+    some = defined(activation, lower, upper)
+    for side in relaxations.image(activation, lower, upper):
+        np.testing.assert_array_equal(np.isfinite(side), some)
+    lower, upper = lower[some], upper[some]
     points = samples(lower, upper)
     values = np.asarray(activation.value(points))
     # Rounding of the sampled values themselves.
@@ -88,6 +114,11 @@ def test_image_lines_and_derivative_contain_the_function(name):
 def test_the_stated_facts_are_true(name):
     activation = ACTIVATIONS[name]
     points = np.linspace(-12, 12, 48_001)
+    if activation.undefined is not None:
+        points = points[defined(activation, points - 1e-3, points + 1e-3)]
+    if activation.period:
+        inside = (points > -activation.period / 2) & (points < 1.5 * activation.period)
+        points = points[inside]
     turns = [*activation.kinks, *(activation.slope.kinks if activation.slope else ()), 99.0]
     points = points[np.min(np.abs(points[:, None] - np.array(turns)), 1) > 1e-3]
     step = 1e-5
@@ -102,7 +133,7 @@ def test_the_stated_facts_are_true(name):
     curvature = activation.curvature
     limit = np.asarray(curvature(points + step)) if callable(curvature) else curvature
     assert (np.abs(bends) / (2 * step) <= limit * (1 + 1e-4) + 1e-9).all()
-    turns = sorted({*activation.kinks, *activation.inflections})
+    turns = sorted({*activation.kinks, *activation.inflections, *(activation.undefined or ())})
     edges = [-np.inf, *turns, np.inf]
     for left, right in zip(edges[:-1], edges[1:]):
         piece = slopes[(points > left) & (points < right)]
