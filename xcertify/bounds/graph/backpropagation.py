@@ -19,7 +19,9 @@ from xcertify.bounds.graph.activations import SIGMOID
 from xcertify.bounds.graph.derivatives import LargestGate, SlopeGate, Transposed
 from xcertify.bounds.graph.graph import Graph, Node
 from xcertify.bounds.graph.logsumexp import LogSumExp
+from xcertify.bounds.graph.masks import Indicator, Masked
 from xcertify.bounds.graph.maximum import Largest
+from xcertify.bounds.graph.mixture import Mixture
 from xcertify.bounds.graph.operations import Affine, Elementwise, Input, Operation
 from xcertify.bounds.graph.products import Contraction, Product
 from xcertify.bounds.graph.softmax import Softmax
@@ -197,6 +199,25 @@ def _log_sum_exp(operation: LogSumExp, emit: GradientEmitter, gradient: int) -> 
 def _product(operation: Product, emit: GradientEmitter, gradient: int) -> list[int]:
     first, second = emit.parents
     return [emit(Product(), gradient, other) for other in (second, first)]
+
+
+@derivatives.register
+def _mixture(operation: Mixture, emit: GradientEmitter, gradient: int) -> list[int | None]:
+    return [gradient, gradient, None, None]
+
+
+@derivatives.register
+def _masked(operation: Masked, emit: GradientEmitter, gradient: int) -> list[int]:
+    own = gradient if operation.shifts else emit(Product(), gradient, emit.parents[1])
+    return [own, gradient]  # what the second is good for, `_indicator` says
+
+
+@derivatives.register
+def _indicator(operation: Indicator, emit: GradientEmitter, gradient: int) -> list[int]:
+    raise UnsupportedLayerError(
+        f"The gradient of the layer '{emit.layer}' cannot be bounded: it is 0 or 1 by what the "
+        f"input is, and so jumps."
+    )
 
 
 @derivatives.register

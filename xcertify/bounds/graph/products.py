@@ -44,7 +44,7 @@ class Product(Operation):
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`."""
-        lower, upper = _corners(*(enclosure.absolute() for enclosure in inputs))
+        lower, upper = corners(*(enclosure.absolute() for enclosure in inputs))
         slack = _noise(ops.multiply, inputs, 1, options)
         return Enclosure(
             reference,
@@ -106,7 +106,7 @@ class Contraction(Operation):
 
         def body(first: Any, last: Any, *sums: Any) -> list[Any]:
             x, y = ([side[:, :, :, first:last] for side in pair] for pair in sides)
-            products = _corners(
+            products = corners(
                 tuple(side[:, :, :, None] for side in x), tuple(side[:, :, None] for side in y)
             )
             return [old + ops.sum(new, axis=-1) for old, new in zip(sums, products)]
@@ -240,7 +240,7 @@ class Planes:
         )
 
 
-def _corners(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
+def corners(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
     """Least and largest product of numbers between float64 sides."""
     products = [one * other for one in first for other in second]
     low = ops.minimum(ops.minimum(*products[:2]), ops.minimum(*products[2:]))

@@ -11,9 +11,10 @@ from keras import layers, ops
 
 from xcertify.bounds.graph.activations import RECIPROCAL, limit
 from xcertify.bounds.graph.graph import Emitter, unknown_mask
-from xcertify.bounds.graph.masks import Indicator
 from xcertify.bounds.graph.least import least_value
+from xcertify.bounds.graph.masks import Indicator
 from xcertify.bounds.graph.maximum import Largest
+from xcertify.bounds.graph.mixture import Mixture
 from xcertify.bounds.graph.operations import Affine, Elementwise, Scaled, Window
 from xcertify.bounds.graph.products import Product
 from xcertify.bounds.rules.registry import register
@@ -133,12 +134,22 @@ def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
 def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Product of nodes."""
     constants = [value for value in map(emit.value, nodes) if value is not None]
-    first, *others = [node for node in broadcast(emit, nodes) if emit.value(node) is None]
+    laid = broadcast(emit, nodes)
+    first, *others = [node for node in laid if emit.value(node) is None] or laid[:1]
+    if len(constants) == len(nodes):
+        constants = constants[1:]
     for other in others:
         first = emit(Product(), first, other)
     for constant in constants:
         first = emit(Scaled(constant.read, weight_error=constant.weight_error), first)
     return first
+
+
+def mixture_of(emit: Emitter, share: int, first: int, second: int) -> int:
+    """A share of the first node, and the rest of the second, entry by entry."""
+    share, first, second = broadcast(emit, [share, first, second])
+    change = product_of(emit, [share, difference_of(emit, [first, second])])
+    return emit(Mixture(), change, second, share, first)
 
 
 def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:

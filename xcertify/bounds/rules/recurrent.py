@@ -8,6 +8,7 @@ rate. The weights of a cell are read once for each step, and are the same for al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from keras import layers, ops
 
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.operations import Affine
-from xcertify.bounds.rules.merging import difference_of, product_of, sum_of
+from xcertify.bounds.rules.merging import mixture_of, product_of, sum_of
 from xcertify.bounds.rules.registry import activate, register
 from xcertify.keras_graph import UnsupportedLayerError
 
@@ -44,19 +45,50 @@ def sequence_of(emit: Emitter, steps: Sequence[int]) -> int:
     return emit(Stacked(len(steps)), *steps)
 
 
-@register(layers.RNN, layers.SimpleRNN, layers.LSTM, layers.GRU, inputs=("initial_state",))
+def _mask_of_steps(layer: Any, emit: Emitter, *nodes: int) -> int | None:
+    return emit.mask() if layer.return_sequences else None
+
+
+@register(
+    layers.RNN,
+    layers.SimpleRNN,
+    layers.LSTM,
+    layers.GRU,
+    inputs=("initial_state",),
+    masks=_mask_of_steps,
+)
 def _recurrence(layer: Any, emit: Emitter, node: int, *initial: int) -> list[int]:
+    return recurrence(layer, emit, node, initial)
+
+
+def recurrence(layer: Any, emit: Emitter, node: int, initial: Sequence[int]) -> list[int]:
+    """The output of a recurrent layer and, if it returns them, its last states.
+
+    Where the mask of a step is 0, all states stay as they are, and so does the output: it is 0
+    before the first step, and always with `zero_output_for_mask`.
+    """
     if layer.stateful:
         raise UnsupportedLayerError(
             f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded with "
             f"stateful=True: what it gives depends on the batches before. Build the model with "
             f"stateful=False, and give it the state as an input (initial_state)."
         )
-    states = list(initial) or [_zeros(emit, shape) for shape in _state_shapes(layer.cell)]
-    steps = steps_of(emit, node)
-    outputs = []
-    for step in reversed(steps) if layer.go_backwards else steps:
-        output, states = _advance(layer, layer.cell, emit, step, states)
+    zeros = cache(lambda shape: emit.constant(np.zeros(shape), shape))
+    states = list(initial) or [zeros(shape) for shape in _state_shapes(layer.cell)]
+    # Given a state as well, Keras does not look at the mask that the sequence carries.
+    mask, steps = emit.mask(-1 if initial else 0), steps_of(emit, node)
+    shares = [None] * len(steps) if mask is None else steps_of(emit, mask)
+    pairs = list(zip(steps, shares))
+    outputs: list[int] = []
+    for step, share in reversed(pairs) if layer.go_backwards else pairs:
+        output, new = _advance(layer, layer.cell, emit, step, states)
+        if share is not None:
+            last = zeros(emit.shape(output))
+            if outputs and not layer.zero_output_for_mask:
+                last = outputs[-1]
+            mixed = cache(partial(mixture_of, emit, share))  # most outputs are states, too
+            output, *new = map(mixed, [output, *new], [last, *states])
+        states = new
         outputs.append(output)
     output = sequence_of(emit, outputs) if layer.return_sequences else outputs[-1]
     return [output, *states] if layer.return_state else [output]
@@ -186,13 +218,7 @@ def _gated_recurrent_unit(
             emit, [inputs, kept], kernels(last), (lambda: bias(last, 0)) if used else None
         )
     new = activate(cell, cell.activation, emit, total)
-    output = sum_of(
-        emit,
-        [
-            product_of(emit, [keep, hidden]),
-            product_of(emit, [difference_of(emit, [_ones(emit, keep), keep]), new]),
-        ],
-    )
+    output = mixture_of(emit, keep, hidden, new)
     return output, [output]
 
 
@@ -237,11 +263,3 @@ def _entries(emit: Emitter, node: int, size: int, *numbers: int) -> int:
 
 def _step(emit: Emitter, node: int, time: int) -> int:
     return emit(Affine(lambda values: values[:, time]), node)
-
-
-def _zeros(emit: Emitter, shape: tuple[int, ...]) -> int:
-    return emit.constant(np.zeros(shape), shape)
-
-
-def _ones(emit: Emitter, node: int) -> int:
-    return emit.constant(np.ones(()), (), emit.shape(node))
