@@ -7,7 +7,7 @@ from typing import Any
 
 from xcertify.bounds import default_bytes
 from xcertify.checks import nb_at_once
-from xcertify.keras_graph import UnsupportedLayerError, calls_between, ends_of
+from xcertify.keras_graph import UnsupportedLayerError, calls_between, ends_of, is_model_of_layers
 
 __all__ = ["most_at_once"]
 
@@ -45,6 +45,6 @@ def nb_entries(model: Any) -> int:
         calls = calls_between(*ends_of(model))
     except UnsupportedLayerError:
         return 1
-    nested = sum(nb_entries(call.operation) for call in calls)
     sizes = [math.prod(n or 0 for n in t.shape[1:]) for c in calls for t in c.output_tensors]
-    return max(1, nested + sum(sizes))
+    models = [call.operation for call in calls if is_model_of_layers(call.operation)]
+    return max(1, sum(sizes) + sum(map(nb_entries, models)))

@@ -15,7 +15,7 @@ from xcertify.bounds.graph.operations import Affine, Input
 from xcertify.bounds.graph.translation import graph_of_call
 from xcertify.bounds.network import HEADS, Network, before_head, head_of
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.depth import inner_tensors, row_work, work
+from xcertify.bounds.propagation.depth import depth_of, inner_tensors, row_work, work
 from xcertify.bounds.rules.registry import find_rule
 from xcertify.keras_graph import UnsupportedLayerError, calls_between, ends_of
 
@@ -195,7 +195,7 @@ def work_of(model: keras.Model) -> Work:
     forward, ibp = _forward(graph), _PASSES * _forward(graph)
     nb_outputs = math.prod(graph.nodes[graph.output].shape)
     lines = ibp + nb_outputs * row_work(graph, graph.output, None)
-    inner = work(graph, [graph.output], None)
+    inner = _inner_work(graph, [graph.output])
     outputs = {"ibp": ibp, "crown-ibp": lines, "crown": lines + inner}
     outputs["alpha-crown"] = _OPTIMIZED * outputs["crown"]
     gradient, reason = {}, ""
@@ -207,12 +207,12 @@ def work_of(model: keras.Model) -> Work:
         both = _PASSES * _forward(back.graph, ends=False)
         entries = math.prod(back.graph.nodes[back.output].shape)
         lines = entries * row_work(back.graph, back.output, None)
-        within = work(back.network, back.targets, None)
+        within = _inner_work(back.network, back.targets)
         gradient = {
             "ibp": both,
             "ibp-crown": both + within,
             "crown-ibp": both + lines,
-            "crown": both + within + work(back.graph, [back.output], None) + lines,
+            "crown": both + within + _inner_work(back.graph, [back.output]) + lines,
         }
     budget = Budget(2**30, "float32")
     sample_bytes, row_bytes = budget.bytes_of(graph)
@@ -220,6 +220,11 @@ def work_of(model: keras.Model) -> Work:
     most = max([nb_outputs, *sizes])
     rows = {"ibp": 0, "crown-ibp": nb_outputs, "crown": most, "alpha-crown": most}
     return Work(forward, outputs, gradient, reason, sample_bytes, row_bytes, rows)
+
+
+def _inner_work(graph: Graph, targets: list[int]) -> float:
+    """Of the rows of inner tensors, as far back as a `Verifier` goes that is told nothing."""
+    return work(graph, targets, depth_of("auto", graph, targets))
 
 
 # Of intervals: centers and radii, both in float64. Of alpha-crown: twenty steps, there and back.

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attributions import Rise, Saliency
+from xcertify.batches import most_at_once
 from xcertify.bounds import GRADIENT_METHODS, METHODS, Verifier, Work
 from xcertify.logits import logits_of
 from xcertify.regions import Ball
@@ -26,8 +27,8 @@ _NB_POINTS, _ITEM = 512, 8  # of `batch_size`; bytes of a number and its gradien
 _BUDGET = 2**30  # bytes that bounds take at most, see `Verifier`
 _ENOUGH, _MOST_CALLS = 0.3, 5  # seconds and calls of a measurement
 # Of what is not measured, for want of time. How many times as long as a small gradient intervals
-# take, how many times as long as them lines at most; the share of neurons that are undecided; steps
-# of alpha-crown; gradients in units of bounds of the outputs by "ibp" and "crown".
+# take, how many times as long as them ten lines take at most; the share of neurons that are
+# undecided; steps of alpha-crown; gradients in units of bounds of the outputs by "ibp" and "crown".
 _INTERVALS, _MOST_TIMES, _UNDECIDED, _STEPS = 10.0, 4.0, 0.2, 50.0
 _GRADIENTS = {"ibp": 8.0, "ibp-crown": 2.0, "crown-ibp": 4.0, "crown": 4.0}
 
@@ -73,7 +74,10 @@ class Units:
     def __post_init__(self) -> None:
         self.inputs = np.repeat(self.one, _NB_INPUTS, axis=0)
         size = self.one.size
-        many, some = (int(np.clip(2**22 // size, 8, most)) for most in (4096, _NB_POINTS))
+        many, some = (
+            most_at_once(self.model, int(np.clip(2**22 // size, 8, most)))
+            for most in (4096, _NB_POINTS)
+        )
         function = logits_of(self.model)
 
         @tf.function(autograph=False)
@@ -102,7 +106,7 @@ class Units:
     def nb_bytes(self, method: str) -> int:
         """What bounds of some inputs hold, about; without a method, a batch of evaluations."""
         if not method:
-            return _NB_POINTS * self.nb_entries * _ITEM
+            return most_at_once(self.model, _NB_POINTS) * self.nb_entries * _ITEM
         if self.work is None:
             return 0
         rows = self.work.rows.get(method, self.work.rows["crown"])
@@ -143,7 +147,8 @@ class Units:
         if method == "ibp":
             return _INTERVALS * self.call
         if method == "crown-ibp":
-            return known["outputs", "ibp"] * min(_MOST_TIMES, work[method] / max(work["ibp"], 1.0))
+            most = _MOST_TIMES * max(1.0, self.work.rows[method] / 10)
+            return known["outputs", "ibp"] * min(most, work[method] / max(work["ibp"], 1.0))
         lines = known["outputs", "crown-ibp"]
         crown = lines * (1 + _UNDECIDED * (work["crown"] / max(work["crown-ibp"], 1.0) - 1))
         return crown if method == "crown" else _STEPS * known["outputs", "crown"]
