@@ -724,14 +724,21 @@ def function_scalars() -> keras.Model:
         ops.sin(x),
         ops.cos(x),
         ops.erf(x),
-        ops.sign(x),
         ops.clip(x, -0.5, 0.7),
         x**3,
         positive**-1.5,
         ops.where(np.array([True, False, True]), x, 0.5),
-        ops.where(x > 0.1, x, 0.2 * x),
     ]
     return functional(inputs, L.Dense(3)(ops.concatenate(curves, axis=1)))
+
+
+@network
+def function_jumps() -> keras.Model:
+    ops = keras.ops
+    inputs = keras.Input((4,))
+    x = L.Dense(3)(inputs)
+    parts = [ops.sign(x), ops.where(x > 0.1, x, 0.2 * x)]
+    return functional(inputs, L.Dense(2)(ops.concatenate(parts, axis=1)))
 
 
 @network
@@ -746,9 +753,9 @@ def function_reductions() -> keras.Model:
         ops.amin(x, axis=1),
         ops.prod(x, axis=1),
         ops.var(x, axis=1),
-        ops.std(x, axis=1),
+        ops.std(x + np.array([[0.0], [2.0], [4.0], [6.0]], "float32"), axis=1),
         ops.logsumexp(x, axis=1),
-        ops.norm(x, axis=1),
+        ops.norm(ops.softplus(x), axis=1),
         ops.reshape(ops.cumsum(x, axis=1), (-1, 12)),
         ops.reshape(ops.log_softmax(x, axis=1), (-1, 12)),
         ops.reshape(ops.normalize(x, axis=1), (-1, 12)),

@@ -21,7 +21,7 @@ from xcertify.regions import Ball, Box
 L = keras.layers
 # What TensorFlow evaluates in float64 on a CPU, and what has a derivative everywhere.
 NOT_IN_FLOAT64 = ("convolution_3d", "average_pooling_3d", "channels_first")
-JUMPS = ("parametric_activations", "function_constants")
+JUMPS = ("parametric_activations", "function_constants", "function_jumps")
 # Of whose activations there is another network, or nothing else.
 COVERED = [f"dense_{n}" for n in ("relu6", "celu", "hard_sigmoid", "hard_silu", "hard_tanh")]
 COVERED += ["dense_log_sigmoid", "dense_softsign", "dense_exponential", "dense_relu_as_layers"]

@@ -135,13 +135,6 @@ def test_low_rank_updates(shape, build):
     assert_agrees(randomize(model, 1))
 
 
-def test_quantized_layers_are_refused():
-    layer = L.Dense(4)
-    model = network(VECTOR, layer)
-    layer.quantize("int8")
-    assert_refused(model, "quantized")
-
-
 @cases(
     matrix=(SERIES, L.EinsumDense("abc,cd->abd", (6, 5), bias_axes="d")),
     ellipsis=(IMAGE, L.EinsumDense("...x,xy->...y", 5, bias_axes="y", activation="tanh")),
@@ -376,15 +369,8 @@ def test_renormalization_is_the_same_at_inference():
     nothing=(SERIES, L.LayerNormalization(scale=False, center=False)),
 )
 def test_layer_normalization(shape, build):
-    """`axis` in any order, `epsilon`, `center`, `scale`; `rms_scaling` is refused: it divides by
-    the deviation, not by the root of the mean square.
-    """
+    """`axis` in any order, `epsilon`, `center`, `scale`; for `rms_scaling` see test_functions."""
     assert_agrees(network(shape, build))
-
-
-@pytest.mark.filterwarnings("ignore:You passed `rms_scaling")
-def test_layer_normalization_of_the_scale_alone_is_refused():
-    assert_refused(network(VECTOR, L.LayerNormalization(rms_scaling=True)), "rms_scaling")
 
 
 MEAN, VARIANCE = [0.1, -0.2, 0.3], [0.5, 2.0, 0.01]
