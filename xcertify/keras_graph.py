@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
-from keras.src.applications.convnext import LayerScale, StochasticDepth  # noqa: F401
+from keras.src.applications.convnext import LayerScale as LayerScale
+from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.backend.common import global_state
 
 KEPT = "_kept_by_xcertify"  # the attribute of a model that holds what was made of it
