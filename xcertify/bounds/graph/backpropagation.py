@@ -22,7 +22,7 @@ from xcertify.bounds.graph.logsumexp import LogSumExp
 from xcertify.bounds.graph.masks import Indicator, Masked
 from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.mixture import Mixture
-from xcertify.bounds.graph.operations import Affine, Elementwise, Input, Operation
+from xcertify.bounds.graph.operations import Affine, Constant, Elementwise, Input, Operation
 from xcertify.bounds.graph.products import Contraction, Product
 from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.graph.standardization import Standardized
@@ -278,7 +278,7 @@ def _varying(graph: Graph) -> set[int]:
     """Nodes that depend on the input that varies."""
     varying = {0}
     for index, node in enumerate(graph.nodes):
-        if varying.intersection(node.parents):
+        if varying.intersection(node.parents) and not isinstance(node.operation, Constant):
             varying.add(index)
     return varying
 

@@ -140,7 +140,7 @@ def _mask_of_values(layer: layers.Masking, emit: Emitter, node: int) -> int:
 
 @register(layers.Masking, masks=_mask_of_values)
 def _masking(layer: layers.Masking, emit: Emitter, node: int) -> int:
-    if layer.mask_value == 0:  # what is hidden is 0 already
-        return node
+    if layer.mask_value == 0:  # what is hidden is 0 already; but the mask is that of a new tensor
+        return emit(Reshaped(lambda x: x), node)
     mask = along(emit, _mask_of_values(layer, emit, node), emit.shape(node))
     return emit(Masked(), node, mask)
