@@ -19,6 +19,7 @@ from xcertify.plots.tables import (
     plot_mean_feature_impact,
     summary_plot_tabular,
 )
+from xcertify.plots.texts import plot_texts
 
 __all__ = [
     "draw_attribution",
@@ -35,6 +36,7 @@ __all__ = [
     "plot_gradient_certificate",
     "plot_mean_feature_impact",
     "plot_reasons",
+    "plot_texts",
     "plot_timeseries_attributions",
     "plot_top_k",
     "summary_plot_tabular",
