@@ -171,7 +171,7 @@ def test_sampled_overlaps_by_a_loop_and_below_the_bound():
     region = Ball(inputs, 0.1)
     points = region.sample(20, seed=3)
     attained = true_overlap(model, points, labels)
-    found = sampled._overlaps(region, sampled._overlap(labels))
+    found = sampled._overlaps(region, sampled._overlap(inputs, labels))
     np.testing.assert_allclose(found.full, attained, rtol=1e-5)
     cells = grid_cells((6, 7, 2), 2)
     for cell in range(4):
@@ -301,7 +301,7 @@ def test_hybrid_lies_between_the_attack_and_the_bound():
     settings = {"epsilon": 0.05, "grid_size": 2, "method": "ibp"}
     hybrid = EVAHybrid(model, first, nb_samples=200, **settings)
     classes = model.predict(inputs, verbose=0).argmax(1)
-    estimate = hybrid._overlaps(region, hybrid._overlap(classes))
+    estimate = hybrid._overlaps(region, hybrid._overlap(inputs, classes))
     attained = true_overlap(model, region.sample(200), classes)
     assert (attained <= estimate.full + 1e-5).all()
     assert (estimate.full <= EVA(model, mode="exact", **settings).certify(inputs).overlap).all()

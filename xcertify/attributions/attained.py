@@ -37,6 +37,14 @@ def overlap_at(
     return temperature * tf.reduce_logsumexp(margins / temperature, axis=1)
 
 
+def deviation_at(
+    logits: tf.Tensor, outputs: tf.Tensor, sign: float, values: tf.Tensor, delta: tf.Tensor
+) -> tf.Tensor:
+    """Overlaps (B,) of one output each of logits (B, K), to one side: see `Overlap.within`."""
+    own = tf.gather(tf.cast(logits, tf.float32), outputs, axis=1, batch_dims=1)
+    return sign * (own - values) - delta
+
+
 class ShortAttack:
     """Overlaps at the centers of regions, and at the worst points that a short attack finds.
 
@@ -77,12 +85,14 @@ class ShortAttack:
         norm, arrays = arrays_of(region)
         alternatives = overlap.alternatives
         alternatives = np.full(len(overlap), -1) if alternatives is None else alternatives
+        within = overlap.within
+        numbers = np.zeros((2, len(overlap))) if within is None else (within.values, within.delta)
         given = [
-            *(np.asarray(array, np.float32) for array in arrays),
+            *(np.asarray(array, np.float32) for array in (*arrays, *numbers)),
             overlap.classes.astype(np.int32),
             alternatives.astype(np.int32),
         ]
-        climb = self._graph(norm, region.shape)
+        climb = self._graph(norm, region.shape, within is not None)
         found = [
             climb(*(array[some] for array in given))
             for some in in_batches(np.arange(len(region)), self._batch_size)
@@ -90,34 +100,43 @@ class ShortAttack:
         nominal, attained = (np.concatenate(side).astype(np.float64) for side in zip(*found))
         return nominal, attained
 
-    def _graph(self, norm: float, shape: tuple[int, ...]) -> Callable:
+    def _graph(self, norm: float, shape: tuple[int, ...], is_within: bool) -> Callable:
         """The ascent in regions of a norm and shape, compiled once."""
-        if (norm, shape) not in self._graphs:
-            types = [tf.float32] * 4 + [tf.int32] * 2
-            specs = [((None, *shape) if t == tf.float32 else (None,), t) for t in types]
-            self._graphs[norm, shape] = traced(
-                partial(self._climb, norm),
-                input_signature=[tf.TensorSpec(*spec) for spec in specs],
+        key = norm, shape, is_within
+        if key not in self._graphs:
+            points, numbers = [tf.TensorSpec((None, *shape))] * 4, [tf.TensorSpec((None,))] * 2
+            classes = [tf.TensorSpec((None,), tf.int32)] * 2
+            self._graphs[key] = traced(
+                partial(self._climb, norm, is_within),
+                input_signature=[*points, *numbers, *classes],
                 autograph=False,
             )
-        return self._graphs[norm, shape]
+        return self._graphs[key]
 
     def _climb(
         self,
         norm: float,
+        is_within: bool,
         center: tf.Tensor,
         lower: tf.Tensor,
         upper: tf.Tensor,
         radius: tf.Tensor,
+        values: tf.Tensor,
+        delta: tf.Tensor,
         classes: tf.Tensor,
         alternatives: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        def values_at(points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def values_at(sign: float, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             logits = self._logits_at(points)
-            found = overlap_at(logits, classes, alternatives, self._temperature)
+            if is_within:
+                found = deviation_at(logits, classes, sign, values, delta)
+            else:
+                found = overlap_at(logits, classes, alternatives, self._temperature)
             return found, found
 
         region = center, lower, upper, radius
         numbers = tf.constant(_NB_STEPS), tf.constant(1.0), tf.constant(np.inf, tf.float32)
-        _, attained = ascend(values_at, norm, *region, center, *numbers)
-        return values_at(center)[0], attained
+        ways = [partial(values_at, sign) for sign in ((1.0, -1.0) if is_within else (1.0,))]
+        attained = [ascend(way, norm, *region, center, *numbers)[1] for way in ways]
+        nominal = [way(center)[0] for way in ways]
+        return tf.reduce_max(nominal, axis=0), tf.reduce_max(attained, axis=0)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from xcertify.answers import Answers
 from xcertify.attacks.ascent import PGD
 from xcertify.attributions.attained import ShortAttack
 from xcertify.attributions.base import WITHOUT_BOUNDS, Certifying, ClassExplainer
@@ -30,8 +31,9 @@ from xcertify.models import as_rows
 from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval, class_margins, compare_bounds, second_classes
+from xcertify.reasons.check import asked_outputs
 from xcertify.regions import Ball, Region, as_norm
-from xcertify.targets import margin_rows, stays_in_class
+from xcertify.targets import margin_rows
 
 MODES = ("one-pass", "exact")
 _MANY, _NB_LOOKED_AT = 64, 4  # classes, and inputs of which one margin is bounded before others
@@ -71,6 +73,7 @@ class OverlapExplainer(ClassExplainer):
         overlap: str,
         temperature: float,
         method: str,
+        delta: Any,
         outside: str,
         batch_size: int | None,
         seed: int,
@@ -86,7 +89,11 @@ class OverlapExplainer(ClassExplainer):
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.norm, self.clip = epsilon, as_norm(norm), clip
         self.grid_size, self.overlap, self.method = grid_size, overlap, method
-        self.temperature, self.outside = temperature, as_outside(outside)
+        self.temperature, self.delta, self.outside = temperature, delta, as_outside(outside)
+
+    def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+        """Classes (N,) int, or with `delta` numbers of outputs."""
+        return asked_outputs(self.model, self._logits(inputs), targets, self.delta)
 
     def explain_targeted(
         self, inputs: Any, towards: Any, targets: Any = None
@@ -105,8 +112,13 @@ class OverlapExplainer(ClassExplainer):
         targets
             The class c that it is set against, default the predicted one.
         """
+        if self.delta is not None:
+            raise ValueError(
+                f"towards is another class, and with delta there are none: take explain. "
+                f"Received: delta={self.delta!r}"
+            )
         inputs, classes = self._prepare(inputs, targets)
-        overlap = self._overlap(classes, self._alternatives(inputs, classes, towards))
+        overlap = self._overlap(inputs, classes, self._alternatives(inputs, classes, towards))
         region = self.perturbation.around(inputs)
         found = [
             self._overlaps_for_maps(half, overlap)
@@ -134,7 +146,7 @@ class OverlapExplainer(ClassExplainer):
         return alternatives
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        overlap = self._overlap(classes, temperature=self.temperature)
+        overlap = self._overlap(inputs, classes, temperature=self.temperature)
         region = self.perturbation.around(inputs)
         is_warned = self._warn_before(region, overlap)
         overlaps = self._overlaps_for_maps(region, overlap)
@@ -151,7 +163,7 @@ class OverlapExplainer(ClassExplainer):
         """
         region, overlap = region[:_NB_LOOKED_AT], overlap[:_NB_LOOKED_AT]
         logits = self._logits(region.center)
-        if logits.shape[1] < _MANY:
+        if logits.shape[1] < _MANY or overlap.within is not None:
             return False
         overlap = overlap.against(second_classes(logits, overlap.classes))
         full = self._bound_whole(region, overlap)
@@ -197,11 +209,19 @@ class OverlapExplainer(ClassExplainer):
 
     def _overlap(
         self,
+        inputs: np.ndarray,
         classes: np.ndarray,
         alternatives: np.ndarray | None = None,
         temperature: float = 0.0,
     ) -> Overlap:
-        return Overlap(self.overlap, classes, alternatives, temperature)
+        if self.delta is None:
+            return Overlap(self.overlap, classes, alternatives, temperature)
+        within = Answers.of(self._values(inputs), classes, delta=self.delta)
+        return Overlap("margin", classes, within=within)
+
+    def _values(self, inputs: np.ndarray) -> np.ndarray:
+        """Outputs (N, K) that others are compared with, where `delta` says how near they stay."""
+        return self._logits(inputs)
 
     def _overlaps(self, region: Region, overlap: Overlap) -> Overlaps:
         """Overlaps of N regions, each bounded whole and with each of its cells held."""
@@ -279,6 +299,11 @@ class EVA(OverlapExplainer, Certifying):
     overlap
         "margin": each ``f_c' - f_c`` is bounded as one function, tighter at no cost. "separate":
         max upper(f_c') - lower(f_c), the paper's form.
+    delta
+        For regression: the overlap is ``|f - f(x0)| - delta`` of the output that the targets name,
+        so that a map says what moves the output, and `certify` proves where it stays less than
+        `delta` away from its value at the input; a number or (N,). `overlap` and `temperature` have
+        no meaning then. None: classes.
     temperature
         How the other classes count in a map. 0, as in the paper: only the one whose bound is
         largest. Above, all of them do: the overlap is ``T log sum exp((f_c' - f_c) / T)``, for
@@ -346,6 +371,7 @@ class EVA(OverlapExplainer, Certifying):
         temperature: float = 2.0,
         method: str = "crown",
         *,
+        delta: Any = None,
         attack: bool = False,
         outside: str = "error",
         batch_size: int | None = 512,
@@ -368,6 +394,7 @@ class EVA(OverlapExplainer, Certifying):
             overlap=overlap,
             temperature=temperature,
             method=method,
+            delta=delta,
             outside=outside,
             batch_size=batch_size,
             seed=seed,
@@ -420,14 +447,14 @@ class EVA(OverlapExplainer, Certifying):
         complete: bool = False,
         timeout: float | None = None,
     ) -> OverlapCertificate:
-        overlap = self._overlap(classes)
+        overlap = self._overlap(region.center, classes)
         overlaps = self._overlaps(region, overlap)
         if self.mode == "one-pass":  # lines alone; the bounds of `Verifier` know intervals, too
             full = np.minimum(overlaps.full, self._bound(region, overlap))
             overlaps = Overlaps(full, np.minimum(overlaps.fixed, full[:, None]))
         nominal, reached = self._short_attack(0.0)(region, overlap)
-        decision = self._decide(region, classes, overlaps.full, timeout) if complete else None
-        attained = self._attained(region, classes) if self.attack else None
+        decision = self._decide(region, overlap, overlaps.full, timeout) if complete else None
+        attained = self._attained(region, overlap) if self.attack else None
         if attained is not None:
             stays = overlaps.full if decision is None else np.where(decision.holds, 0.0, np.inf)
             proved, what = np.minimum(overlaps.full, stays), "an overlap"
@@ -443,24 +470,28 @@ class EVA(OverlapExplainer, Certifying):
             nominal=nominal,
             attained=reached if attained is None else np.maximum(reached, attained),
             decision=decision,
+            answers=overlap.within,
         )
 
     def _decide(
-        self, region: Ball, classes: np.ndarray, overlaps: np.ndarray, timeout: float | None
+        self, region: Ball, overlap: Overlap, overlaps: np.ndarray, timeout: float | None
     ) -> Decision:
-        """Whether the classes stay: by overlaps (N,) that are negative, the others by decisions."""
+        """Whether the answers stay: by overlaps (N,) that are negative, the others by decisions."""
+        within, logits = overlap.within, self._logits(region.center)
+        margins = class_margins(logits, overlap.classes) if within is None else -within.delta
         nb_inputs, left = len(region), np.flatnonzero(~(overlaps < 0))
         found: dict[str, Any] = {
             "status": np.full(nb_inputs, "holds", object),
             "counterexamples": np.full(region.center.shape, np.nan, region.center.dtype),
             "lower": -overlaps.astype(np.float64),
-            "upper": -class_margins(self._logits(region.center), classes).astype(np.float64),
+            "upper": -margins.astype(np.float64),
             "nb_branches": np.zeros(nb_inputs, int),
             "seconds": np.zeros(nb_inputs),
             "reason": np.full(nb_inputs, "bounds", object),
         }
         if len(left):
-            rows, limits = stays_in_class(classes[left], self._verifier.nb_outputs)
+            asked = within or Answers(overlap.classes, logits.shape[1])
+            rows, limits = asked[left].property()
             some = self._verifier.decide(
                 region[left], rows, limits, timeout=timeout, seed=self.seed, verbose=self.verbose
             )
@@ -471,6 +502,9 @@ class EVA(OverlapExplainer, Certifying):
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         return as_rows(self._verifier.evaluate(inputs))
+
+    def _values(self, inputs: np.ndarray) -> np.ndarray:
+        return as_rows(self._verifier_of("ibp", "float64").evaluate(inputs))
 
     def _overlaps(self, region: Region, overlap: Overlap) -> Overlaps:
         if self.mode == "exact":
@@ -527,19 +561,29 @@ class EVA(OverlapExplainer, Certifying):
                 progress.update(len(bounds[-1]))
         return overlaps_of(np.concatenate(bounds))
 
-    def _attained(self, region: Ball, classes: np.ndarray) -> np.ndarray:
+    def _attained(self, region: Ball, overlap: Overlap) -> np.ndarray:
         """Overlaps of the worst points that an attack finds, (N,), in real arithmetic.
 
         At each point the largest margin is proved to be at least this.
         """
-        attack = self._derive(
-            "attack",
-            lambda: PGD(self._logits_at, restarts=2, batch_size=self._nb_at_once, seed=self.seed),
-        )
         exact = self._verifier_of("ibp", "float64")
-        points = attack(region, classes).points.astype(np.float64)
-        margins = exact.bound_rows(Ball(points, 0.0), margin_rows(classes, exact.nb_outputs))
-        return margins[0].max(axis=1)
+        rows = overlap.rows(exact.nb_outputs)
+        rows = margin_rows(overlap.classes, exact.nb_outputs) if rows is None else rows
+        if overlap.within is None:
+            attack = self._derive(
+                "attack",
+                lambda: PGD(
+                    self._logits_at, restarts=2, batch_size=self._nb_at_once, seed=self.seed
+                ),
+            )
+            points = attack(region, overlap.classes).points
+            margins = exact.bound_rows(Ball(points.astype(np.float64), 0.0), rows)
+            return margins[0].max(axis=1)
+        asked = overlap.within.property()
+        found = exact.attack(region, *asked, restarts=2, seed=self.seed)
+        lower, _ = exact.bound_rows(Ball(found.points.astype(np.float64), 0.0), rows)
+        sums = lower + overlap.offsets
+        return (sums - 1e-15 * (np.abs(lower) + np.abs(sums))).max(axis=1)
 
     def _in_one_pass(self, verifier: Verifier, region: Region, overlap: Overlap) -> np.ndarray:
         """Bounds of N regions and of their parts with a cell held, (N, 1 + cells)."""

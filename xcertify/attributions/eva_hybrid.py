@@ -36,7 +36,7 @@ class EVAHybrid(OverlapExplainer):
     ----------
     model
         A Keras classifier of which `Verifier` can bound the layers behind `latent_layer`.
-    epsilon, norm, clip, outside, grid_size, overlap, temperature, method, verbose
+    epsilon, norm, clip, outside, grid_size, overlap, temperature, delta, method, verbose
         As for `EVA`.
     latent_layer
         Name of the layer whose output is boxed; all paths to the output must go through it.
@@ -71,6 +71,7 @@ class EVAHybrid(OverlapExplainer):
         temperature: float = 2.0,
         method: str = "crown",
         *,
+        delta: Any = None,
         outside: str = "error",
         batch_size: int | None = 4096,
         seed: int = 0,
@@ -85,6 +86,7 @@ class EVAHybrid(OverlapExplainer):
             overlap=overlap,
             temperature=temperature,
             method=method,
+            delta=delta,
             outside=outside,
             batch_size=batch_size,
             seed=seed,

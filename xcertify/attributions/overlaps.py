@@ -1,6 +1,8 @@
 """Adversarial overlaps of regions, made of bounds of rows of the logits (EVA, Eq. 1).
 
-The overlap of a region is the largest value of ``f_c' - f_c`` on it, over all other classes c'.
+The overlap of a region is the largest value of ``f_c' - f_c`` on it, over all other classes c'. Of
+a regression it is the largest value of ``|f - f(x0)| - delta``: negative where the output stays
+within delta of its value at the input.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xcertify.answers import Answers
 from xcertify.inputs import in_batches
 from xcertify.progress import progress_bar
 from xcertify.regions import Region
@@ -43,12 +46,16 @@ class Overlap:
         (N,) int: the one c' that counts. None: all other classes.
     temperature
         T of `smooth_maximum`, by which the c' count; 0: the largest alone.
+    within
+        Of a regression the outputs and their deltas, `Answers` with `delta`; the rows are then both
+        signs of the output, whatever the form. None: classes.
     """
 
     form: str
     classes: np.ndarray
     alternatives: np.ndarray | None = None
     temperature: float = 0.0
+    within: Answers | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -56,7 +63,8 @@ class Overlap:
     def __getitem__(self, samples: slice | np.ndarray) -> Overlap:
         """That of some regions."""
         alternatives = None if self.alternatives is None else self.alternatives[samples]
-        return Overlap(self.form, self.classes[samples], alternatives, self.temperature)
+        within = None if self.within is None else self.within[samples]
+        return Overlap(self.form, self.classes[samples], alternatives, self.temperature, within)
 
     def against(self, alternatives: np.ndarray) -> Overlap:
         """The margins of one other class each, (N,) int, which are among those of this one."""
@@ -64,12 +72,19 @@ class Overlap:
 
     def rows(self, nb_logits: int) -> Rows:
         """The rows to be bounded, (N, S, K) for K logits; None: the K logits by themselves."""
+        if self.within is not None:
+            return -self.within.property()[0][:, :, 0]
         if nb_logits == 1 or (self.form == "margin" and self.alternatives is None):
             return margin_rows(self.classes, nb_logits)
         if self.form == "separate":
             return None
         units = np.eye(nb_logits, dtype=np.float32)
         return (units[self.alternatives] - units[self.classes])[:, None]
+
+    @property
+    def offsets(self) -> np.ndarray | None:
+        """What is added to each of the rows, (N, S) float64; None: nothing."""
+        return None if self.within is None else self.within.property()[1][:, :, 0]
 
     def of_sides(self, rows: Rows, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         """Upper bounds of the overlap, (N,), from both sides (N, S) of its rows."""
@@ -92,7 +107,7 @@ class LargestOverlap:
     """
 
     def __init__(self, overlap: Overlap, rows: Rows, shape: tuple[int, ...] = ()) -> None:
-        self._overlap, self._by_logits = overlap, rows is None
+        self._overlap, self._by_logits, self._offsets = overlap, rows is None, overlap.offsets
         self._largest = np.full((len(overlap), *shape), -np.inf)
         self._own = np.zeros_like(self._largest)  # lower(f_c), where logits are bounded
 
@@ -102,6 +117,10 @@ class LargestOverlap:
             is_own, counts = self._logits(samples, rows, nb_axes=upper.ndim)
             self._own[samples] += np.where(is_own, lower, 0).sum(axis=1)
             upper = np.where(counts, upper, -np.inf)
+        if self._offsets is not None:
+            offsets = self._offsets[samples, rows]
+            upper = upper + np.expand_dims(offsets, tuple(range(2, upper.ndim)))
+            upper = np.nextafter(upper, np.inf)  # for the sum
         upper = np.concatenate([self._largest[samples, None], upper], axis=1)
         self._largest[samples] = smooth_maximum(upper, self._overlap.temperature)
 

@@ -26,7 +26,7 @@ class SampledEVA(OverlapExplainer):
     ----------
     model
         A Keras classifier, of any layers.
-    epsilon, norm, clip, outside, grid_size, overlap, temperature, verbose
+    epsilon, norm, clip, outside, grid_size, overlap, temperature, delta, verbose
         As for `EVA`.
     nb_samples
         Points drawn from each region. All regions of an input share the same draws, so that two
@@ -57,6 +57,7 @@ class SampledEVA(OverlapExplainer):
         overlap: str = "margin",
         temperature: float = 2.0,
         *,
+        delta: Any = None,
         outside: str = "error",
         batch_size: int | None = 4096,
         seed: int = 0,
@@ -71,6 +72,7 @@ class SampledEVA(OverlapExplainer):
             overlap=overlap,
             temperature=temperature,
             method="sampled",
+            delta=delta,
             outside=outside,
             batch_size=batch_size,
             seed=seed,

@@ -8,17 +8,21 @@ import keras
 import numpy as np
 
 from xcertify.attributions import EVA
-from xcertify.attributions.overlaps import with_cells_held
+from xcertify.attributions.overlaps import Overlap, with_cells_held
 from xcertify.certificates import OverlapCertificate
 from xcertify.grid import cells_of_entries
 from xcertify.recheck import Domain, domains, upper_bounds
 from xcertify.recheck_layers import Network
 from xcertify.regions import Ball
-from xcertify.targets import margin_rows
 from xcertify.verdicts.findings import ABOVE, BELOW, CHECKER, ENGINE, EVALUATED
 
 _LEANS = (1e-5, -1e-5)  # of intervals that float32 may see on the other side of the middle
 _TERMS = 16  # how many times the terms of a bound are as large as the bound, about
+
+
+def overlap_of(certificate: OverlapCertificate, form: str = "margin") -> Overlap:
+    """What a certificate bounds, of classes or of a regression."""
+    return Overlap(form, certificate.targets, within=certificate.answers)
 
 
 class ByChecker:
@@ -35,14 +39,16 @@ class ByChecker:
         self.form = settings.get("overlap", "margin")
         self.cells = cells_of_entries(certificate.cells, certificate.region.shape)
 
-    def margins(self, point: np.ndarray, rows: np.ndarray) -> tuple[float, float, float]:
+    def margins(
+        self, point: np.ndarray, rows: np.ndarray, offsets: np.ndarray
+    ) -> tuple[float, float, float]:
         """The largest of rows at a point: at least, at most; and what float32 may round."""
         point = np.asarray(point, np.float64)
         domain = Domain(point, point, point)
         upper, amount = upper_bounds(self.network, domain, rows, method="crown-ibp")
         lower, _ = upper_bounds(self.network, domain, -rows, method="crown-ibp")
         rounded = EVALUATED * 2.0**-24 * float(amount.max())
-        return float(np.max(-lower)), float(upper.max()), rounded
+        return float((offsets - lower).max()), float((offsets + upper).max()), rounded
 
     def bounds(self, sample: int, stated: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Bounds (1 + cells,) of an input, and how far stated ones may be above and below them."""
@@ -56,10 +62,10 @@ class ByChecker:
 
     def _bounds(self, sample: int, lean: float) -> tuple[np.ndarray, float, float]:
         region = self.certificate.region[sample : sample + 1]
-        network, classes = self.network, self.certificate.targets[sample : sample + 1]
-        rows = np.asarray(margin_rows(classes, network.nb_outputs))[0].astype(np.float64)
-        own = None
-        if self.form == "separate" and network.nb_outputs > 1:
+        network, overlap = self.network, overlap_of(self.certificate)[sample : sample + 1]
+        rows = np.asarray(overlap.rows(network.nb_outputs))[0].astype(np.float64)
+        own, offsets = None, overlap.offsets
+        if self.form == "separate" and network.nb_outputs > 1 and offsets is None:
             rows, own = np.maximum(rows, 0.0), np.minimum(rows[:1], 0.0)  # f_c', and -f_c
         size = len(rows)
         rows = rows if own is None else np.concatenate([rows, own])
@@ -75,6 +81,8 @@ class ByChecker:
             (domain,) = domains(region)
             upper, amounts = upper_bounds(network, domain, rows, self.cells, method, lean)
             amount = amounts.max()
+        if offsets is not None:
+            upper = np.nextafter(upper + offsets[0][:, None], np.inf)
         largest = upper[:size].max(axis=0) + (0.0 if own is None else upper[size])
         largest = np.nextafter(largest, np.inf) if own is not None else largest
         unit = 2.0**-24 * float(amount) * (1 if own is None else 2)
@@ -94,11 +102,14 @@ class ByEngine:
         self.nb_outputs = self._exact.nb_outputs
         self._known: np.ndarray | None = None
 
-    def margins(self, point: np.ndarray, rows: np.ndarray) -> tuple[float, float, float]:
+    def margins(
+        self, point: np.ndarray, rows: np.ndarray, offsets: np.ndarray
+    ) -> tuple[float, float, float]:
         """The largest of rows at a point: at least, at most; and what float32 may round."""
         at_point = Ball(np.asarray(point, np.float64)[None], 0.0)
         lower, upper = self._exact.bound_rows(at_point, rows[None])
         size = float(np.abs(self._exact.evaluate(at_point.center)).max())
+        lower, upper = lower + offsets, upper + offsets
         return float(lower.max()), float(upper.max()), EVALUATED * _TERMS * 2.0**-24 * size
 
     def bounds(self, sample: int, stated: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -121,7 +132,7 @@ class ByEngine:
     def _bounds(self, some: slice, alone: bool) -> np.ndarray:
         """As the certificate has them, or with each part bounded by itself, (M, 1 + cells)."""
         region, explainer = self.certificate.region[some], self.explainer
-        overlap = explainer._overlap(self.certificate.targets[some])
+        overlap = overlap_of(self.certificate, explainer.overlap)[some]
         of_parts = super(EVA, explainer)._overlaps if alone else explainer._overlaps
         full, fixed = of_parts(region, overlap)
         full = np.minimum(full, explainer._bound(region, overlap))  # lines know no intervals

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 
+from xcertify.answers import Answers
 from xcertify.attacks import PGD
 from xcertify.attributions import EVA
 from xcertify.bounds import Verifier, contains
@@ -13,9 +16,8 @@ from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.logits import logits_of
 from xcertify.radii import ContradictionError
 from xcertify.recheck_layers import UnknownLayerError
-from xcertify.targets import margin_rows, stays_in_class
 from xcertify.verdicts.findings import ABOVE, DECIDED, EVALUATED, METHODS, SECONDS, Findings
-from xcertify.verdicts.overlap_bounds import ByChecker, ByEngine
+from xcertify.verdicts.overlap_bounds import ByChecker, ByEngine, overlap_of
 
 _AGAIN = 4  # units by which float32 differs in other numbers of threads or on other machines
 _MOST_PARTS = 16  # of one input that are attacked
@@ -37,13 +39,20 @@ def check_overlaps(
     findings.doubt(not known, "its cells are not those of grid_size")
     targets = findings.classes(means.nb_outputs)
     in_class = targets == certificate.targets
-    rows = np.asarray(margin_rows(targets, means.nb_outputs))
+    if certificate.answers is not None and not _are_of(certificate.answers, means, findings):
+        return
+    overlap = replace(overlap_of(certificate), classes=targets)
+    rows = np.asarray(overlap.rows(means.nb_outputs))
+    offsets = np.zeros(rows.shape[:2]) if overlap.offsets is None else overlap.offsets
     stated = np.concatenate([certificate.overlap[:, None], certificate.cell_overlaps], axis=1)
     is_finite = np.isfinite(stated).all(axis=1)
     findings.doubt(~is_finite, "it has bounds that are not finite")
-    found = [means.margins(*pair) for pair in zip(region.center, rows)]
+    found = [means.margins(*asked) for asked in zip(region.center, rows, offsets)]
     nominal, rounded = np.array([(low + up) / 2 for low, up, _ in found]), np.array(found)[:, 2]
     findings.compare("nominal", certificate.nominal, nominal, rounded)
+    if certificate.answers is not None:
+        differ = nominal + certificate.answers.delta > rounded
+        findings.doubt(differ, "its values are not the outputs at the inputs")
     loose = np.zeros(findings.nb, bool)  # by more than float32 rounds, or by a tie of lines
     for sample in map(int, np.flatnonzero(in_class & is_finite)):
         upper, above, below = means.bounds(sample, stated[sample])
@@ -57,10 +66,11 @@ def check_overlaps(
         findings.doubt(where & is_close, "the prediction is not proved again to stay")
         if attack and high.any():
             parts = np.flatnonzero(high)[:_MOST_PARTS]
-            shown = _refutes(means, certificate, model, sample, parts, rows[sample])
+            asked = rows[sample], offsets[sample]
+            shown = _refutes(means, certificate, model, sample, parts, *asked)
             findings.refute(where & shown, "a point of the region has a larger overlap")
     if certificate.decision is not None and in_class.all():
-        _decisions(certificate, model, means, rows, nominal, rounded, findings)
+        _decisions(certificate, model, means, (rows, offsets), nominal, rounded, findings)
     is_method = np.zeros(findings.nb, bool)
     if in_class.all():
         is_method = _attained_overlaps(certificate, model, attack, findings, nominal, rounded)
@@ -80,6 +90,18 @@ def _means(certificate: OverlapCertificate, model: keras.Model, findings: Findin
     return None if explainer is None else ByEngine(certificate, explainer)
 
 
+def _are_of(answers: Answers, means: Means, findings: Findings) -> bool:
+    """Whether the answers of a regression are of this model, and those of the settings."""
+    is_of = answers.nb_outputs == means.nb_outputs
+    findings.doubt(not is_of, "its answers are of another number of outputs")
+    if findings.certificate.origin is not None:
+        delta = findings.settings.get("delta")
+        is_said = delta is not None and np.ndim(delta) in (0, 1)
+        same = is_said and np.size(delta) in (1, findings.nb) and delta == answers.delta
+        findings.doubt(~np.asarray(same, bool), "its delta is not that of its settings")
+    return is_of
+
+
 def _refutes(
     means: Means,
     certificate: OverlapCertificate,
@@ -87,20 +109,25 @@ def _refutes(
     sample: int,
     parts: np.ndarray,
     rows: np.ndarray,
+    offsets: np.ndarray,
 ) -> bool:
     """Whether a point is found whose overlap is larger than stated, of one of some parts."""
     cells = cells_of_entries(certificate.cells, certificate.region.shape)
     stated = np.append(certificate.overlap[sample], certificate.cell_overlaps[sample])
     held = np.stack([cells == part - 1 for part in parts])  # -1: none
     region = certificate.region[np.full(len(parts), sample)].fix(held)
-    classes = np.full(len(parts), certificate.targets[sample])
-    points = PGD(logits_of(model), restarts=2)(region, classes).points.astype(np.float64)
+    if certificate.answers is None:
+        classes = np.full(len(parts), certificate.targets[sample])
+        points = PGD(logits_of(model), restarts=2)(region, classes).points.astype(np.float64)
+    else:
+        asked = certificate.answers[np.full(len(parts), sample)].property()
+        points = Verifier(model, dtype="float64").attack(region, *asked).points.astype(np.float64)
     center = region.center.astype(np.float64)
     points = center + (1 - 2.0**-20) * (
         points - center
     )  # not on the side, which is rounded outward
     inside = contains(region, points)
-    found = [means.margins(point, rows)[0] for point in points]
+    found = [means.margins(point, rows, offsets)[0] for point in points]
     return bool((inside & (np.array(found) > stated[parts])).any())
 
 
@@ -108,7 +135,7 @@ def _decisions(
     certificate: OverlapCertificate,
     model: keras.Model,
     means: Means,
-    rows: np.ndarray,
+    margins: tuple[np.ndarray, np.ndarray],
     nominal: np.ndarray,
     rounded: np.ndarray,
     findings: Findings,
@@ -124,7 +151,8 @@ def _decisions(
         where, one = np.arange(findings.nb) == sample, slice(sample, sample + 1)
         point = decision.counterexamples[one]
         is_one = bool(np.isfinite(point).all() and contains(region[one], point).all())
-        margin = means.margins(point[0], rows[sample])[1] if is_one else -np.inf
+        rows, offsets = (array[sample] for array in margins)
+        margin = means.margins(point[0], rows, offsets)[1] if is_one else -np.inf
         findings.refute(where & ~(margin >= 0), "its counterexample is none")
         worst[sample] = max(worst[sample], margin + rounded[sample])
     proved = np.where(np.isnan(findings.proved), np.inf, findings.proved)
@@ -135,7 +163,8 @@ def _decisions(
         lower = decision.lower[left]
         lower = np.where(lower > -np.inf, lower - 1e-5 * (1 + np.abs(lower)), lower)
         lower = np.where(decision.holds[left], np.maximum(lower, 0.0), lower)
-        asked, limits = stays_in_class(certificate.targets[left], means.nb_outputs)
+        answers = certificate.answers or Answers(certificate.targets, means.nb_outputs)
+        asked, limits = answers[left].property()
         limits = limits + lower.reshape(-1, *[1] * (np.ndim(limits) - 1))
         timeout = SECONDS * len(left)
         again = verifier.decide(region[left], asked, limits, timeout=timeout, verbose=False)
@@ -186,6 +215,8 @@ def _attained_overlaps(
         "attack": certificate.attacked is not None,
         "epsilon": certificate.region.epsilon,
     }
+    if certificate.answers is not None:
+        own["delta"] = certificate.answers.delta
     try:
         explainer = EVA(model, **own)
     except (TypeError, ValueError) as error:
