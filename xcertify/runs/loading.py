@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from xcertify.outputs import one_output
 from xcertify.runs.saved_model import is_saved_model, model_from, of_one_tensor, structure_of
 
 # What stands as a class in configurations and is none.
@@ -28,7 +29,8 @@ def load_model(path: str, custom: Sequence[str] = ()) -> keras.Model:
     ----------
     path
         ``.keras`` or ``.h5`` (``.hdf5``), or the folder of a SavedModel that Keras 2 wrote and
-        whose layers are known; see `xcertify.runs.saved_model.model_from`.
+        whose layers are known; see `xcertify.runs.saved_model.model_from`. Of a model of several
+        outputs ``FILE:NAME``, with the name or the number of the one that is meant.
     custom
         Classes and functions that the model is made of and Keras does not have, each as
         ``module:Name`` or ``file.py:Name``. They are known while the model is loaded; nothing is
@@ -46,6 +48,9 @@ def load_model(path: str, custom: Sequence[str] = ()) -> keras.Model:
     -----
     Keras' safe mode stays on. A module or file that `custom` names is imported: its code is run.
     """
+    file, _, output = path.rpartition(":")
+    if not Path(path).exists() and Path(file).exists() and file and output:
+        return _one_output(load_model(file, custom), file, output)
     if not Path(path).exists():
         raise FileNotFoundError(f"no such file: {path}")
     try:
@@ -87,6 +92,15 @@ def load_model(path: str, custom: Sequence[str] = ()) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise ValueError(f"{path} must be a model. Received: a {type(model).__name__}")
     return of_one_tensor(model)
+
+
+def _one_output(model: keras.Model, path: str, output: str) -> keras.Model:
+    """The output that is named behind the path of a model, with its name or its number."""
+    try:
+        is_number = output.lstrip("-").isdigit()
+        return one_output(model, int(output) if is_number else output)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def custom_objects(names: Sequence[str]) -> dict[str, Any]:
