@@ -36,12 +36,20 @@ layers, with a batch axis of 1, are bounded as constants.
 - quantized layers, and layers that round to integers;
 - `UpSampling2D` other than nearest and bilinear; `Dot` with `normalize=True`;
   `LayerNormalization` with `rms_scaling=True`;
-- masks, given to a call or carried by a tensor;
+- masks of `Maximum` and `Minimum`, which select by them, and `query_mask` as an argument;
 - calls with `training=True`, and with any other argument that a rule does not know;
 - operations along the batch axis, and whatever else mixes samples;
 - sums that Keras takes for biases of another axis: `keras.ops.add(x, y)` with TensorFlow, where y
   has a single axis longer than 1, and x has another axis of that length. There the result is not
   x + y, or is not for batches of one size.
+
+**Masks** are the masks of Keras: given to a call, or made by `Masking` and
+`Embedding(mask_zero=True)` and carried by tensors. Where an input may move so far that its mask
+changes, bounds hold for both values of the mask.
+
+**Words.** The whole numbers that an `Embedding` is given do not vary. Bounds start at what it gives
+(`start_layer`); where a mask or another branch needs the words as well, they are given as
+`constants`.
 
 Layers that augment images at random (`RandomFlip` and similar) do nothing at inference and are
 bounded as identities: the network that is bounded is `model(x, training=False)`, as

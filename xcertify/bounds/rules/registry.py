@@ -178,7 +178,15 @@ def registered_rules() -> tuple[Rule, ...]:
 
 def supported_layers() -> list[str]:
     """Names of the Keras layers that can be bounded, in alphabetical order."""
-    return sorted({layer_class.__name__ for layer_class in _RULES})
+    return sorted({_public_name(layer_class) for layer_class in _RULES})
+
+
+def _public_name(layer_class: type) -> str:
+    """The name of a layer's class in `keras.layers`, which may be another one than its own."""
+    if hasattr(layers, layer_class.__name__):
+        return layer_class.__name__
+    names = (name for name, known in vars(layers).items() if known is layer_class)
+    return next(names, layer_class.__name__)
 
 
 def supported_operations() -> list[str]:
