@@ -54,7 +54,8 @@ class Transposed(Affine):
 
     def _transposed(self, gradient: Any, *weights: Any) -> Any:
         if self.operation.transposed is not None:
-            return self.operation.transposed(gradient, *weights)
+            pulled = self.operation.transposed(gradient, *weights)
+            return pulled[self.number] if isinstance(pulled, list) else pulled
 
         def forward(*inputs: Any) -> Any:
             return self.operation.apply(*inputs, *weights)

@@ -127,13 +127,15 @@ class Operation:
     box, and `unstable` is never asked. `window` says what a location sees, None where everything.
     `placewise` says that each entry of the output comes from its own place of the inputs, by the
     same function everywhere; axes that inputs have behind those of the output belong to a place.
-    Shares of the alternative in a mixture are at least `least_share`.
+    Shares of the alternative in a mixture are at least `least_share`. `refinable` says that lines
+    may tell more of its entries than its interval does.
     """
 
     exact_affine = False
     window: Window | None = None
     placewise = False
     least_share = 0.0
+    refinable = False
 
     @property
     def only_moves(self) -> bool:
@@ -229,8 +231,8 @@ class Affine(Operation):
     patchwise
         The same operation without a border, see `Operation.on_patches`, where windows have axes.
     transposed
-        ``transposed(output, *weights)``, the transposed map of one input, where that is known in a
-        faster form than as the gradient of `apply`.
+        ``transposed(output, *weights)``, the transposed map, where that is known in a faster form
+        than as the gradient of `apply`: a tensor for one input, a list for several.
     learned
         Whether weights and bias are variables of the model, which regions of weights vary.
     increasing
@@ -239,6 +241,7 @@ class Affine(Operation):
     """
 
     exact_affine = True
+    refinable = True
 
     def __init__(
         self,
@@ -326,7 +329,8 @@ class Affine(Operation):
             pulled = backend.transpose(self.linear, shapes, flat)
         else:
             weights = [ops.cast(w, flat.dtype) for w in self.weights()]
-            pulled = [self.transposed(flat, *weights)]
+            pulled = self.transposed(flat, *weights)
+            pulled = pulled if isinstance(pulled, list) else [pulled]
         return [ops.reshape(p, (*rows, *shape)) for p, shape in zip(pulled, shapes)]
 
     def on_patches(self) -> Operation | None:

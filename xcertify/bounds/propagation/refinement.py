@@ -10,7 +10,14 @@ from keras import ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Graph
-from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options, Relaxed
+from xcertify.bounds.graph.operations import (
+    Elementwise,
+    Enclosure,
+    Operation,
+    Options,
+    Relaxed,
+    Reshaped,
+)
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.closing import Domain
@@ -65,6 +72,7 @@ class BackwardBounds(BackwardPasses):
         if refine:
             self.depth = depth_of(options.backward_depth, graph, list(targets))
         self._refined: dict[int, Any] = {}  # which entries, (N, D) bool
+        self._whole: set[int] = set()  # nodes of which all entries are that vary
         self.exact = exact_tensors(graph, graph.ancestors(targets), domain.is_box)
         self._refinable: Container[int] = ()
         if refine:
@@ -124,17 +132,25 @@ class BackwardBounds(BackwardPasses):
             return
         inputs = [self.enclosures[parent] for parent in node.parents]
         for parent, mask in zip(node.parents, node.operation.unstable(inputs)):
-            if mask is None:
+            if mask is None or source_of(self.graph, parent)[0] in self._whole:
                 continue
             source, between, mask = self._source(parent, mask)
-            affine = self.graph.nodes[source].operation.exact_affine
-            if source in self._refinable and affine and source not in self.exact:
+            refinable = self.graph.nodes[source].operation.refinable
+            if source in self._refinable and refinable and source not in self.exact:
                 self.refine(source, mask)
+                if self._asks_for_all(node.operation, between):
+                    self._whole.add(source)
                 for later in between:
                     interval.step(self.graph, later, self.enclosures, self.options)
                 if any(isinstance(self.graph.nodes[i].operation, Elementwise) for i in between):
                     for later in (source, *between):
                         self.relaxations.make(later)
+
+    def _asks_for_all(self, operation: Operation, between: list[int]) -> bool:
+        """Whether an operation needs all entries of a tensor that vary, with these between."""
+        smooth = isinstance(operation, Elementwise) and not operation.activation.piecewise_linear
+        kinds = (Elementwise, Reshaped)
+        return smooth and all(isinstance(self.graph.nodes[i].operation, kinds) for i in between)
 
     def _source(self, index: int, mask: Any) -> tuple[int, list[int], Any]:
         """Where the entries of a tensor come from, one each, and which they are.

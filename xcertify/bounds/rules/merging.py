@@ -29,6 +29,7 @@ def _affine_merge(
     nb_terms: int,
     weights: Callable[[], Sequence[Any]] = tuple,
     increasing: bool = False,
+    transposed: Callable[..., Any] | None = None,
 ) -> int:
     nodes = broadcast(emit, nodes)
     merged = Affine(
@@ -40,6 +41,7 @@ def _affine_merge(
         weight_error=2,
         window=Window(),
         increasing=increasing,
+        transposed=transposed,
     )
     return emit(merged, *nodes)
 
@@ -121,13 +123,25 @@ def _check_additions(emit: Emitter, nodes: Sequence[int]) -> None:
 def sum_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """Sum of nodes."""
     _check_additions(emit, nodes)
-    return _affine_merge(emit, nodes, lambda *x: sum(x[1:], x[0]), len(nodes), increasing=True)
+    return _affine_merge(
+        emit,
+        nodes,
+        lambda *x: sum(x[1:], x[0]),
+        len(nodes),
+        increasing=True,
+        transposed=lambda output: [output] * len(nodes),
+    )
 
 
 def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """First node minus second."""
     return _affine_merge(
-        emit, nodes, lambda a, b, minus: a + minus * b, 2, lambda: (np.float64(-1),)
+        emit,
+        nodes,
+        lambda a, b, minus: a + minus * b,
+        2,
+        lambda: (np.float64(-1),),
+        transposed=lambda output, minus: [output, minus * output],
     )
 
 

@@ -29,7 +29,11 @@ class Stacked(Affine):
     """The tensors of all steps beside each other, along an axis of their own before the others."""
 
     def __init__(self, nb_steps: int) -> None:
-        super().__init__(lambda *steps: ops.stack(steps, axis=1), nb_inputs=nb_steps)
+        super().__init__(
+            lambda *steps: ops.stack(steps, axis=1),
+            nb_inputs=nb_steps,
+            transposed=lambda output: list(ops.unstack(output, axis=1)),
+        )
 
 
 def steps_of(emit: Emitter, node: int) -> list[int]:
@@ -37,7 +41,7 @@ def steps_of(emit: Emitter, node: int) -> list[int]:
     made = emit.graph.nodes[node]
     if isinstance(made.operation, Stacked):
         return list(made.parents)
-    return [_step(emit, node, time) for time in range(emit.shape(node)[0])]
+    return [_entry(emit, node, 1, time) for time in range(emit.shape(node)[0])]
 
 
 def sequence_of(emit: Emitter, steps: Sequence[int]) -> int:
@@ -142,10 +146,9 @@ _cell(layers.StackedRNNCells)(_advance)
 
 @_cell(layers.SimpleRNNCell)
 def _simple(cell: Any, emit: Emitter, inputs: int, states: Sequence[int]) -> tuple[int, list[int]]:
-    bias = None if cell.bias is None else lambda: cell.bias
-    total = _projected(
-        emit, [inputs, states[0]], lambda: (cell.kernel, cell.recurrent_kernel), bias
-    )
+    kernels = lambda: (cell.kernel, cell.recurrent_kernel)  # noqa: E731
+    bias = (lambda: cell.bias) if cell.use_bias else None
+    total = _projected(emit, [inputs, *states], kernels, bias)
     output = activate(cell, cell.activation, emit, total)
     return output, [output]
 
@@ -155,22 +158,21 @@ def _long_short_term_memory(
     cell: Any, emit: Emitter, inputs: int, states: Sequence[int]
 ) -> tuple[int, list[int]]:
     hidden, carry = states
+    kernels = lambda: (cell.kernel, cell.recurrent_kernel)  # noqa: E731
     bias = (lambda: cell.bias) if cell.use_bias else None
-    total = _projected(emit, [inputs, hidden], lambda: (cell.kernel, cell.recurrent_kernel), bias)
-    return _gated(cell, emit, total, carry, cell.units)
+    total = _projected(emit, [inputs, hidden], kernels, bias, nb_parts=4)
+    return _gated(cell, emit, total, carry)
 
 
-def _gated(
-    cell: Any, emit: Emitter, total: int, carry: int, nb_units: int
-) -> tuple[int, list[int]]:
-    """What an LSTM makes of the inputs of its gates i, f, c, o, side by side along the last axis.
+def _gated(cell: Any, emit: Emitter, total: int, carry: int) -> tuple[int, list[int]]:
+    """What an LSTM makes of the inputs (..., 4, units) of its gates i, f, c, o.
 
     ``c = f * c + i * activation(.)`` and ``h = o * activation(c)``.
     """
-    gates = _entries(emit, total, nb_units, 0, 1, 3)
-    gates = activate(cell, cell.recurrent_activation, emit, gates)
-    new = activate(cell, cell.activation, emit, _entries(emit, total, nb_units, 2))
-    write, keep, show = (_entries(emit, gates, nb_units, number) for number in range(3))
+    # The gate c has no use for the recurrent activation, but so they stay one tensor.
+    gates = activate(cell, cell.recurrent_activation, emit, total)
+    write, keep, show = (_part(emit, gates, number) for number in (0, 1, 3))
+    new = activate(cell, cell.activation, emit, _part(emit, total, 2))
     carry = sum_of(emit, [product_of(emit, [keep, carry]), product_of(emit, [write, new])])
     output = product_of(emit, [show, activate(cell, cell.activation, emit, carry)])
     return output, [output, carry]
@@ -181,42 +183,36 @@ def _gated_recurrent_unit(
     cell: Any, emit: Emitter, inputs: int, states: Sequence[int]
 ) -> tuple[int, list[int]]:
     (hidden,), size = states, cell.units
+    nb_biases = 1 + cell.reset_after
 
-    def kernels(which: slice) -> Callable[[], Sequence[Any]]:
-        return lambda: (cell.kernel[:, which], cell.recurrent_kernel[:, which])
+    def kernels(first: int, last: int) -> Callable[[], Sequence[Any]]:
+        columns = slice(first * size, last * size)
+        return lambda: (cell.kernel[:, columns], cell.recurrent_kernel[:, columns])
 
-    def bias(which: slice, number: int) -> Any:
-        biases = ops.convert_to_tensor(cell.bias)
-        return biases[number, which] if cell.reset_after else biases[which]
+    def biases(first: int, last: int) -> list[Any]:
+        given = ops.reshape(ops.convert_to_tensor(cell.bias), (nb_biases, 3 * size))
+        return [given[number, first * size : last * size] for number in range(nb_biases)]
 
-    def both(which: slice, change: Callable[[Any], Any] = lambda values: values) -> Any:
-        biases = [bias(which, number) for number in range(1 + cell.reset_after)]
-        return sum(map(change, biases[1:]), change(biases[0]))
+    def bias(number: int) -> Callable[[], Any] | None:
+        return (lambda: biases(2, 3)[number]) if cell.use_bias else None
 
-    gated, last = slice(0, 2 * size), slice(2 * size, None)
-    used = cell.use_bias
     gates = _projected(
         emit,
         [inputs, hidden],
-        kernels(gated),
-        (lambda: both(gated)) if used else None,
-        (lambda: both(gated, ops.abs)) if used else None,
+        kernels(0, 2),
+        (lambda: sum(biases(0, 2))) if cell.use_bias else None,
+        (lambda: sum(map(ops.abs, biases(0, 2)))) if cell.use_bias else None,
+        nb_parts=2,
     )
     gates = activate(cell, cell.recurrent_activation, emit, gates)
-    keep, reset = (_entries(emit, gates, size, number) for number in range(2))
+    keep, reset = (_part(emit, gates, number) for number in range(2))
     if cell.reset_after:
-        seen = _projected(
-            emit, [inputs], lambda: kernels(last)()[:1], (lambda: bias(last, 0)) if used else None
-        )
-        kept = _projected(
-            emit, [hidden], lambda: kernels(last)()[1:], (lambda: bias(last, 1)) if used else None
-        )
+        seen = _projected(emit, [inputs], lambda: kernels(2, 3)()[:1], bias(0))
+        kept = _projected(emit, [hidden], lambda: kernels(2, 3)()[1:], bias(1))
         total = sum_of(emit, [seen, product_of(emit, [reset, kept])])
     else:
         kept = product_of(emit, [reset, hidden])
-        total = _projected(
-            emit, [inputs, kept], kernels(last), (lambda: bias(last, 0)) if used else None
-        )
+        total = _projected(emit, [inputs, kept], kernels(2, 3), bias(0))
     new = activate(cell, cell.activation, emit, total)
     output = mixture_of(emit, keep, hidden, new)
     return output, [output]
@@ -228,38 +224,50 @@ def _projected(
     kernels: Callable[[], Sequence[Any]],
     bias: Callable[[], Any] | None,
     bias_size: Callable[[], Any] | None = None,
+    nb_parts: int | None = None,
 ) -> int:
-    """The sum of nodes times kernels, and a bias."""
-    shapes = [tuple(kernel.shape) for kernel in kernels()]
+    """The sum of nodes times kernels, and a bias: (units,), or (parts, units) of so many parts."""
+    nb_terms = sum(emit.shape(node)[0] for node in nodes)
+    width = int(kernels()[0].shape[1])
+    shape = (width,) if nb_parts is None else (nb_parts, width // nb_parts)
 
     def apply(*given: Any) -> Any:
-        inputs, weights = given[: len(nodes)], given[len(nodes) :]
-        products = [ops.matmul(*pair) for pair in zip(inputs, weights)]
-        return sum(products[1:], products[0])
+        products = [ops.matmul(*pair) for pair in zip(given, given[len(nodes) :])]
+        return ops.reshape(sum(products[1:], products[0]), (-1, *shape))
+
+    def transposed(output: Any, *weights: Any) -> list[Any]:
+        output = ops.reshape(output, (-1, width))
+        return [ops.matmul(output, ops.transpose(kernel)) for kernel in weights]
+
+    def in_parts(values: Callable[[], Any] | None) -> Callable[[], Any] | None:
+        return values and (lambda: ops.reshape(values(), shape))
 
     operation = Affine(
         apply,
         nb_inputs=len(nodes),
         weights=kernels,
-        bias=bias,
-        bias_size=bias_size,
-        nb_terms=sum(size for size, _ in shapes) + 2,
-        nb_terms_back=shapes[0][1],
+        bias=in_parts(bias),
+        bias_size=in_parts(bias_size),
+        nb_terms=nb_terms + 2,
+        nb_terms_back=width,
+        transposed=transposed,
     )
     return emit(operation, *nodes)
 
 
-def _entries(emit: Emitter, node: int, size: int, *numbers: int) -> int:
-    """Parts of a length, by their numbers, of the last axis of a node."""
-    if (0, size) == (numbers[0], emit.shape(node)[-1]):
-        return node
-
-    def apply(values: Any) -> Any:
-        parts = [values[..., number * size : (number + 1) * size] for number in numbers]
-        return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
-
-    return emit(Affine(apply), node)
+def _part(emit: Emitter, node: int, number: int) -> int:
+    """One part of a node of shape (..., parts, units)."""
+    return _entry(emit, node, len(emit.shape(node)) - 1, number)
 
 
-def _step(emit: Emitter, node: int, time: int) -> int:
-    return emit(Affine(lambda values: values[:, time]), node)
+def _entry(emit: Emitter, node: int, axis: int, number: int) -> int:
+    """What a node is at one place along an axis, batch axis counted."""
+    shape = emit.shape(node)
+    at = (*[slice(None)] * axis, number)
+    pads = [(0, 0)] * (len(shape) + 1)
+    pads[axis] = (number, shape[axis - 1] - number - 1)
+    picked = Affine(
+        lambda values: values[at],
+        transposed=lambda output: ops.pad(ops.expand_dims(output, axis), pads),
+    )
+    return emit(picked, node)
