@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import functional, sequential
+from networks import sequential
 from rotation import in_turn
 
 from xcertify.ascent import arrays_of
@@ -18,6 +18,7 @@ from xcertify.words import Words
 
 L = keras.layers
 NB_POSITIONS, SIZE, NB_WORDS, NB_TEXTS = 5, 4, 30, 8
+SHAPE = (NB_POSITIONS, SIZE)
 
 
 def words(seed=0, scale=0.7):
@@ -28,12 +29,14 @@ def words(seed=0, scale=0.7):
     return Words.of_tokens(tokens, synonyms, vectors.astype("float32"))
 
 
-def attention(x):
+def attention():
+    keras.utils.set_random_seed(0)
+    x = keras.Input(SHAPE)
     h = L.Add()([x, L.MultiHeadAttention(2, 2)(x, x)])
-    return L.Dense(3)(L.GlobalAveragePooling1D()(L.Dense(6, activation="relu")(h)))
+    h = L.GlobalAveragePooling1D()(L.Dense(6, activation="relu")(h))
+    return keras.Model(x, L.Dense(3)(h))
 
 
-SHAPE = (NB_POSITIONS, SIZE)
 MODELS = {
     "linear": lambda: sequential(SHAPE, L.Flatten(), L.Dense(3)),
     "pooled": lambda: sequential(
@@ -49,7 +52,7 @@ MODELS = {
     "channels first": lambda: sequential(
         SHAPE, L.Permute((2, 1)), L.Conv1D(5, 3, activation="relu"), L.Flatten(), L.Dense(3)
     ),
-    "attention": lambda: functional(SHAPE, attention),
+    "attention": attention,
 }
 
 
@@ -180,8 +183,12 @@ def test_words_that_can_be_any_synonym():
     with pytest.raises(ValueError, match="nor words"):
         certificate.save("never.npz")
     # the whole model takes the same regions behind its embedding
-    whole = Verifier(model, start_layer="embedding").bound_outputs(region)
-    np.testing.assert_allclose(whole, Verifier(latent).bound_outputs(region), rtol=1e-4, atol=1e-5)
+    whole = Verifier(model, start_layer="embedding")
+    expected = Verifier(latent).bound_outputs(region)
+    np.testing.assert_allclose(whole.bound_outputs(region), expected, rtol=1e-4, atol=1e-5)
+    question = stays_in_class(certificate.targets, nb_outputs=3)
+    changed = [bool(own) for own in certificate.witnesses]
+    np.testing.assert_array_equal(whole.attack(region, *question).violated, changed)
 
 
 def test_what_knows_no_words_refuses_them():

@@ -17,7 +17,7 @@ from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.graph.translation import build_graph, find_tensor
 from xcertify.bounds.rules.identities import AUGMENTATIONS
 from xcertify.bounds.rules.registry import find_rule
-from xcertify.keras_graph import layers_of, output_number
+from xcertify.keras_graph import layer_output, layers_of, output_number
 
 HEADS = ("softmax", "sigmoid")
 _PRECISIONS = ("float64", "float32", "float16", "bfloat16")
@@ -64,6 +64,13 @@ class Network:
         if self.start_layer is not None:
             return 0
         return find_tensor(self.model.inputs, self.perturbed, "perturbed")
+
+    @property
+    def varied(self) -> Any:
+        """The Keras tensor that varies: an input, or what the start layer gives."""
+        if self.start_layer is not None:
+            return layer_output(self.model, self.start_layer)
+        return self.model.inputs[self.input_number]
 
     @property
     def output_number(self) -> int:

@@ -27,9 +27,7 @@ _FLUSHED = 1e-30  # what numbers too small for the model's own type can add up t
 
 def given_type(engine: Engine) -> str:
     """The floating type in which the model gets the input that varies."""
-    dtype = keras.backend.standardize_dtype(
-        engine.network.model.inputs[engine.network.input_number].dtype
-    )
+    dtype = keras.backend.standardize_dtype(engine.network.varied.dtype)
     return "float64" if dtype == "float64" else "float32"
 
 
@@ -51,8 +49,8 @@ def outputs_at(engine: Engine, inputs: Sequence[np.ndarray], share: float = math
 
 
 def _is_given(engine: Engine, points: np.ndarray) -> np.ndarray:
-    """Which of N points the type of the model's input holds as they are, (N,) bool."""
-    dtype = engine.network.model.inputs[engine.network.input_number].dtype
+    """Which of N points the type of what varies holds as they are, (N,) bool."""
+    dtype = engine.network.varied.dtype
     same = np.asarray(ops.cast(ops.cast(points, dtype), points.dtype)) == points
     return same.reshape(len(points), -1).all(axis=1)
 
