@@ -93,7 +93,7 @@ def _mask_of_scores(
         _laid(emit, emit.mask(0, "query_mask"), -1),
         _laid(emit, emit.mask(1, "value_mask"), -2),
         _laid(emit, emit.mask(2 if has_key else -1, "key_mask"), -2),
-        emit.mask(-1, "attention_mask", rank=3),
+        emit.mask(-1, "attention_mask", rank=len(shape)),
         _fixed_mask(emit, window, shape[-2:]),
     ]
     if len(shape) != 3 and any(mask is not None for mask in found):
