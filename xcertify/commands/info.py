@@ -20,7 +20,13 @@ EXAMPLE = "xcertify info model.keras"
 
 def add_arguments(line: CommandLine) -> None:
     """The model."""
-    line.add("model", type=str, needed=True, metavar="MODEL", help="a Keras model: .keras or .h5")
+    line.add(
+        "model",
+        type=str,
+        needed=True,
+        metavar="MODEL",
+        help="a Keras model: .keras or .h5; of several outputs one, FILE:NAME",
+    )
     line.add(
         "--custom", type=list[str], metavar="MODULE:CLASS", default=[], help="layers of your own"
     )

@@ -28,7 +28,13 @@ _OF_ONE_RUN = ("config", "output", "resume", "report")  # not in that file
 
 def add_arguments(line: CommandLine) -> None:
     """Files in and out, how much at once, and the settings of the explainer that is named."""
-    line.add("model", type=str, needed=True, metavar="MODEL", help="a Keras model: .keras or .h5")
+    line.add(
+        "model",
+        type=str,
+        needed=True,
+        metavar="MODEL",
+        help="a Keras model: .keras or .h5; of several outputs one, FILE:NAME",
+    )
     line.add(
         "inputs",
         needed=True,
