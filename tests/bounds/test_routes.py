@@ -182,6 +182,19 @@ def test_depth_of_methods_and_bad_depths():
         Verifier(model, "decomon:crown", backward_depth=1)
 
 
+def test_auto_gives_the_bounds_of_crown_ibp_where_nothing_else_is_affordable(monkeypatch):
+    model = deep_net()
+    region = Ball(np.random.default_rng(0).random((2, *model.input_shape[1:]), np.float32), 0.1)
+    expected = Verifier(model, "crown-ibp").bound_outputs(region)
+    monkeypatch.setattr("xcertify.bounds.propagation.depth.LARGEST_WORK", 0.0)
+    other = keras.models.clone_model(model)
+    other.set_weights(model.get_weights())
+    np.testing.assert_array_equal(Verifier(other, "crown").bound_outputs(region), expected)
+    monkeypatch.undo()
+    tighter = Verifier(model, "crown").bound_outputs(region)
+    assert (tighter[1] < expected[1]).any()
+
+
 def test_the_default_depth_is_all_layers_where_that_is_affordable(monkeypatch):
     model = deep_net()
     assert Verifier(model).backward_depth == "auto" and Verifier(model).depth is None

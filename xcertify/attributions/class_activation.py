@@ -98,7 +98,10 @@ class MapModels:
         if len(channels.shape) != 4 or None in channels.shape[1:]:
             raise ValueError(
                 f"a class activation map needs channels of an image, (N, h, w, K) of a known size, "
-                f"before the pooling, or as output of conv_layer. Received: {channels.shape}"
+                f"before the pooling, or as output of conv_layer. Where the input of the model is "
+                f"of any size, make a copy of a fixed one, keras.models.clone_model(model, "
+                f"input_tensors=keras.Input(shape)), and set its weights. "
+                f"Received: {channels.shape}"
             )
         # Under names of their own, since Keras counts what it names; and as a model that is
         # called on new inputs, so that the layers do not learn of their new use.

@@ -15,7 +15,7 @@ from xcertify.bounds.graph.operations import Affine, Input
 from xcertify.bounds.graph.translation import graph_of_call
 from xcertify.bounds.network import HEADS, Network, before_head, head_of
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.depth import depth_of, inner_tensors, row_work, work
+from xcertify.bounds.propagation.depth import depth_of, inner_tensors, refines, row_work, work
 from xcertify.bounds.rules.registry import find_rule
 from xcertify.keras_graph import UnsupportedLayerError, calls_between, ends_of
 
@@ -224,6 +224,8 @@ def work_of(model: keras.Model) -> Work:
 
 def _inner_work(graph: Graph, targets: list[int]) -> float:
     """Of the rows of inner tensors, as far back as a `Verifier` goes that is told nothing."""
+    if not refines("auto", graph, targets):
+        return 0.0
     return work(graph, targets, depth_of("auto", graph, targets))
 
 

@@ -110,7 +110,8 @@ class Verifier(Settings):
         layers in a row; every number is sound, and higher ones are mostly tighter and take longer.
         "auto": None where its estimated work is at most some seconds of a processor for each
         sample, as for most networks up to the size of CIFAR-10; else the largest number for which
-        it is. `depth` says which it is.
+        it is; and the bounds of "crown-ibp" where 0 is more than that, as for most networks of
+        ImageNet. `depth` says which it is.
     logits
         Deprecated. Instead of ``logits=True`` write ``strip_head=True``; instead of
         ``logits=False``, which leaves out a softmax and keeps a sigmoid, ``strip_head=True`` for a

@@ -83,6 +83,15 @@ def row_work(graph: Graph, start: int, depth: Depth) -> float:
     return 2 * row
 
 
+def refines(given: int | str | None, graph: Graph, targets: list[int]) -> bool:
+    """Whether rows of inner tensors go back at all.
+
+    With "auto" they do not where 0 layers are more than `LARGEST_WORK`. That costs tightness behind
+    several linear layers in a row.
+    """
+    return not isinstance(given, str) or work(graph, targets, 0) <= LARGEST_WORK
+
+
 def depth_of(given: int | str | None, graph: Graph, targets: list[int]) -> Depth:
     """A depth as it is given; "auto" is the largest one whose work is at most `LARGEST_WORK`."""
     if not isinstance(given, str):

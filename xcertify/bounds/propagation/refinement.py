@@ -22,7 +22,7 @@ from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
 from xcertify.bounds.propagation.closing import Domain
 from xcertify.bounds.propagation.crown import BackwardPasses
-from xcertify.bounds.propagation.depth import Depth, depth_of, ends_of, source_of
+from xcertify.bounds.propagation.depth import Depth, depth_of, ends_of, refines, source_of
 from xcertify.bounds.propagation.exactness import exact_tensors
 from xcertify.bounds.propagation.routes import Route, patch_routes, unit_rows
 from xcertify.bounds.rounding import as_lower, as_upper, round_down, round_up
@@ -41,7 +41,8 @@ class BackwardBounds(BackwardPasses):
         Nodes that rows will start from.
     refine
         Whether the inputs of nonlinear operations are bounded by backward passes themselves
-        ("crown") or by intervals ("crown-ibp"); or which tensors may be bounded so.
+        ("crown") or by intervals ("crown-ibp"); or which tensors may be bounded so. With True,
+        `refines` has the last word.
     relax
         Whether nonlinear operations get linear bounds; without, rows go back through affine
         operations only ("ibp").
@@ -69,6 +70,8 @@ class BackwardBounds(BackwardPasses):
     ) -> None:
         super().__init__(graph, domain, options, budget, optimizer, multiplied)
         self.depth: Depth = None
+        if refine is True:
+            refine = refines(options.backward_depth, graph, list(targets))
         if refine:
             self.depth = depth_of(options.backward_depth, graph, list(targets))
         self._refined: dict[int, Any] = {}  # which entries, (N, D) bool
