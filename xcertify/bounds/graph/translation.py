@@ -229,10 +229,17 @@ def _called(
     arguments = Arguments(call)
     given = _nested_inputs(graph, arguments, nodes)
     _give_masks(graph, name, arguments, nodes, given)
-    inputs, inner = ends_of(layer)
-    calls = in_order_of_calls(layer, calls_between(inputs, inner))
-    own = {id(tensor): node for tensor, node in zip(inputs, given)}
-    return _walk(graph, calls, own, inner, find_rule, name + "/")
+    return emit_model(graph, layer, given, find_rule, name)
+
+
+def emit_model(
+    graph: Graph, model: keras.Model, given: Sequence[int], find_rule: Callable, name: str
+) -> list[int]:
+    """Emit a nested model on the nodes of its inputs; the nodes of its outputs."""
+    inputs, outputs = ends_of(model)
+    calls = in_order_of_calls(model, calls_between(inputs, outputs))
+    nodes = {id(tensor): node for tensor, node in zip(inputs, given)}
+    return _walk(graph, calls, nodes, outputs, find_rule, name + "/")
 
 
 def _give_masks(

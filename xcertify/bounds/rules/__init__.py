@@ -20,6 +20,7 @@ from xcertify.bounds.rules import (
     reshaping,
     scalars,
     weighted,
+    wrappers,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "reshaping",
     "scalars",
     "weighted",
+    "wrappers",
 ]

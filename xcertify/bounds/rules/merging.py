@@ -133,6 +133,19 @@ def sum_of(emit: Emitter, nodes: Sequence[int]) -> int:
     )
 
 
+def mean_of(emit: Emitter, nodes: Sequence[int]) -> int:
+    """Mean of nodes."""
+    _check_additions(emit, nodes)
+    count = len(nodes)
+    return _affine_merge(
+        emit,
+        nodes,
+        lambda *x: sum(x[1:-1], x[0]) * x[-1],
+        count + 1,
+        lambda: (np.float64(1 / count),),
+    )
+
+
 def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
     """First node minus second."""
     return _affine_merge(
@@ -286,15 +299,7 @@ def _subtract(layer: Any, emit: Emitter, *nodes: int) -> int:
 
 @register(layers.Average, masks=_mask_of_all)
 def _average(layer: Any, emit: Emitter, *nodes: int) -> int:
-    _check_additions(emit, nodes)
-    count = len(nodes)
-    return _affine_merge(
-        emit,
-        nodes,
-        lambda *x: sum(x[1:-1], x[0]) * x[-1],
-        count + 1,
-        lambda: (np.float64(1 / count),),
-    )
+    return mean_of(emit, nodes)
 
 
 @register(layers.Multiply, masks=_mask_of_all)

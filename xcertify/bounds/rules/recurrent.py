@@ -23,6 +23,7 @@ from xcertify.keras_graph import UnsupportedLayerError
 Step = Callable[[Any, Emitter, int, Sequence[int]], tuple[int, list[int]]]
 
 _CELLS: dict[type, Step] = {}
+_LAYERS = (layers.RNN, layers.SimpleRNN, layers.LSTM, layers.GRU)
 
 
 class Stacked(Affine):
@@ -53,14 +54,7 @@ def _mask_of_steps(layer: Any, emit: Emitter, *nodes: int) -> int | None:
     return emit.mask() if layer.return_sequences else None
 
 
-@register(
-    layers.RNN,
-    layers.SimpleRNN,
-    layers.LSTM,
-    layers.GRU,
-    inputs=("initial_state",),
-    masks=_mask_of_steps,
-)
+@register(*_LAYERS, inputs=("initial_state",), masks=_mask_of_steps)
 def _recurrence(layer: Any, emit: Emitter, node: int, *initial: int) -> list[int]:
     return recurrence(layer, emit, node, initial)
 
@@ -71,6 +65,11 @@ def recurrence(layer: Any, emit: Emitter, node: int, initial: Sequence[int]) -> 
     Where the mask of a step is 0, all states stay as they are, and so does the output: it is 0
     before the first step, and always with `zero_output_for_mask`.
     """
+    if type(layer) not in _LAYERS:
+        raise UnsupportedLayerError(
+            f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded inside of "
+            f"another one. Supported: {', '.join(kind.__name__ for kind in _LAYERS)}."
+        )
     if layer.stateful:
         raise UnsupportedLayerError(
             f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded with "
