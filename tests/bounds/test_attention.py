@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 SERIES = (4, 3)
+NEWER = ("shares_of_groups", "joined")
 HAS_WINDOWS = "sliding_window" in inspect.signature(L.MultiHeadAttention).parameters
 SOME = np.array([[[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 0]]], bool)
 NO_ROW = np.array([[[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 1, 0]]], bool)
@@ -35,7 +36,12 @@ PLACES = np.array([[1, 1, 0, 1]], bool)
 
 
 def some(nb_drawn: int, **layers: Any) -> Any:
-    """Parametrised over shape and builder, of which the default run draws some."""
+    """Parametrised over shape and builder, of which the default run draws some.
+
+    Keras 3.10 returns no shares of groups, and joins masks by a function that is refused.
+    """
+    if not HAS_WINDOWS:
+        layers = {name: case for name, case in layers.items() if name not in NEWER}
     return pytest.mark.parametrize(
         ("shape", "build"), in_turn([*layers.values()], nb_drawn), ids=[*layers]
     )
@@ -86,7 +92,10 @@ def test_attention_of_heads(shape, build):
     1,
     grouped=(SERIES, lambda h: L.GroupQueryAttention(2, 4, 2)(h, h)),
     masked=(SERIES, lambda h: L.GroupQueryAttention(2, 2, 1)(h, h, attention_mask=SOME)),
-    shares=(SERIES, shares(lambda h, **call: L.GroupQueryAttention(2, 2, 1)(h, h, **call))),
+    shares_of_groups=(
+        SERIES,
+        shares(lambda h, **call: L.GroupQueryAttention(2, 2, 1)(h, h, **call)),
+    ),
     causal=(
         SERIES,
         lambda h: L.GroupQueryAttention(2, 2, 2, use_bias=False)(h, h, h, use_causal_mask=True),
