@@ -95,7 +95,8 @@ class Explainer(Settings):
             a `tf.data.Dataset` of them, with or without targets.
         targets
             Class of each input: integer labels (N,) or one-hot rows (N, K). None: the class that
-            the model predicts.
+            the model predicts. Of a model of other outputs see `xcertify.one_output`; a score of a
+            map of outputs is a weighted sum, by weights (N, h, w, K).
 
         Returns
         -------

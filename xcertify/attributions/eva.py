@@ -478,7 +478,10 @@ class EVA(OverlapExplainer, Certifying):
     ) -> Decision:
         """Whether the answers stay: by overlaps (N,) that are negative, the others by decisions."""
         within, logits = overlap.within, self._logits(region.center)
-        margins = class_margins(logits, overlap.classes) if within is None else -within.delta
+        if within is None:
+            margins = class_margins(logits, overlap.classes)
+        else:
+            margins = -np.asarray(within.delta)
         nb_inputs, left = len(region), np.flatnonzero(~(overlaps < 0))
         found: dict[str, Any] = {
             "status": np.full(nb_inputs, "holds", object),

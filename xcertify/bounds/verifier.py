@@ -91,7 +91,7 @@ class Verifier(Settings):
         returns.
     perturbed, output
         Name or number of the input that varies and of the output that is bounded, for models with
-        several. The others of the inputs are given as `constants` with each call.
+        several; an output has the name of its layer, or its key in a dictionary. The others of the inputs are given as `constants` with each call.
     lower_slope
         Slope of the line under an activation where it bends: "adaptive" (the line closest to the
         activation in the middle; for ReLU 1 where upper > -lower, else 0), "parallel" (that of the

@@ -95,10 +95,12 @@ def _are_of(answers: Answers, means: Means, findings: Findings) -> bool:
     is_of = answers.nb_outputs == means.nb_outputs
     findings.doubt(not is_of, "its answers are of another number of outputs")
     if findings.certificate.origin is not None:
-        delta = findings.settings.get("delta")
-        is_said = delta is not None and np.ndim(delta) in (0, 1)
-        same = is_said and np.size(delta) in (1, findings.nb) and delta == answers.delta
-        findings.doubt(~np.asarray(same, bool), "its delta is not that of its settings")
+        try:
+            delta = np.asarray(findings.settings.get("delta"), np.float64)
+            same = np.broadcast_to(delta, findings.nb) == answers.delta
+        except (TypeError, ValueError):  # no numbers, or others than one for each input
+            same = np.zeros(findings.nb, bool)
+        findings.doubt(~same, "its delta is not that of its settings")
     return is_of
 
 
