@@ -94,6 +94,7 @@ class Contraction(Operation):
     """
 
     least_share = -1.0
+    refinable = True
 
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`."""

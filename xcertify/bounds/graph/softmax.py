@@ -65,6 +65,8 @@ class Softmax(Operation):
     Verification, 2023 (the first two; its bounds "LSE").
     """
 
+    refinable = True
+
     def __init__(self, axis: int | tuple[int, ...] = -1) -> None:
         self.axes = axis if isinstance(axis, tuple) else (axis,)
 

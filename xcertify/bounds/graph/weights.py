@@ -43,6 +43,7 @@ class Varied(Operation):
     """
 
     exact_affine = True
+    refinable = True
 
     def __init__(self, operation: Affine, gamma: Any, bias_radius: Any) -> None:
         self.operation, self.gamma, self.bias_radius = operation, gamma, bias_radius

@@ -37,12 +37,12 @@ def ends_of(graph: Graph, start: int, depth: Depth) -> set[int]:
 
 
 def inner_tensors(graph: Graph, targets: list[int]) -> set[int]:
-    """Affine nodes whose entries rows are started from: inputs of nonlinear ones."""
+    """Nodes whose entries rows are started from: inputs of nonlinear ones."""
     found = set()
     for index in graph.ancestors(targets):
         if not graph.nodes[index].operation.exact_affine:
             found |= {source_of(graph, parent)[0] for parent in graph.nodes[index].parents}
-    return {i for i in found if graph.nodes[i].operation.exact_affine}
+    return {i for i in found if graph.nodes[i].operation.refinable}
 
 
 def source_of(graph: Graph, index: int) -> tuple[int, list[int]]:
