@@ -759,6 +759,7 @@ def function_reductions() -> keras.Model:
         ops.reshape(ops.cumsum(x, axis=1), (-1, 12)),
         ops.reshape(ops.log_softmax(x, axis=1), (-1, 12)),
         ops.reshape(ops.normalize(x, axis=1), (-1, 12)),
+        ops.reshape(ops.rms_normalization(x, np.ones(3, "float32"), axis=-1), (-1, 12)),
     ]
     return functional(inputs, L.Dense(3)(ops.concatenate(parts, axis=1)))
 
@@ -810,3 +811,18 @@ def function_constants() -> keras.Model:
     x = L.Maximum()([x, np.array([[0.0, -1.0, 0.3, 0.1]], "float32")])
     x = ops.true_divide(ops.cast(x, "float32"), np.array([[1.0, 2.0, 3.0, 4.0]], "float32"))
     return functional(inputs, L.Dense(2)(ops.pad(x, [[0, 0], [1, 0]], constant_values=0.7)))
+
+
+@network
+def recurrent_gates() -> keras.Model:
+    return sequential((3, 2), L.LSTM(3, return_sequences=True), L.GRU(2), L.Dense(2))
+
+
+@network
+def recurrent_both_ways() -> keras.Model:
+    return sequential(
+        (3, 2),
+        L.TimeDistributed(L.Dense(2, "relu")),
+        L.Bidirectional(L.SimpleRNN(2)),
+        L.Dense(2),
+    )

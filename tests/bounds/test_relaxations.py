@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from xcertify.bounds import Verifier
-from xcertify.bounds.graph import activations, relaxations
+from xcertify.bounds.graph import activations, functions, relaxations
 from xcertify.bounds.rules import registry
 from xcertify.regions import Box
 
@@ -22,24 +22,24 @@ ACTIVATIONS |= {
     "rectifier": activations.rectifier(0.2, 3.0, 0.0),
     "rectifier with a jump": activations.rectifier(0.0, None, 1.0),
     "rectifier with everything": activations.rectifier(0.3, 2.0, -1.0),
-    "square": activations.SQUARE,
-    "absolute": activations.ABSOLUTE,
-    "maximum": activations.limit(0.5, below=True),
-    "minimum": activations.limit(0.5, below=False),
-    "clip": activations.limits(-0.5, 1.0),
-    "clip to one number": activations.limits(0.5, -1.0),
-    "sign": activations.SIGN,
-    "expm1": activations.EXPM1,
-    "erf": activations.ERF,
-    "sin": activations.SIN,
-    "cos": activations.COS,
-    "sqrt": activations.SQRT,
-    "rsqrt": activations.RSQRT,
-    "reciprocal": activations.RECIPROCAL,
-    "log": activations.LOG,
-    "log1p": activations.LOG1P,
-    "log10": activations.LOG10,
-    **{f"power {exponent:.2g}": activations.power(exponent) for exponent in (3, 4, 1.5, -2, 1 / 3)},
+    "square": functions.SQUARE,
+    "absolute": functions.ABSOLUTE,
+    "maximum": functions.limit(0.5, below=True),
+    "minimum": functions.limit(0.5, below=False),
+    "clip": functions.limits(-0.5, 1.0),
+    "clip to one number": functions.limits(0.5, -1.0),
+    "sign": functions.SIGN,
+    "expm1": functions.EXPM1,
+    "erf": functions.ERF,
+    "sin": functions.SIN,
+    "cos": functions.COS,
+    "sqrt": functions.SQRT,
+    "rsqrt": functions.RSQRT,
+    "reciprocal": functions.RECIPROCAL,
+    "log": functions.LOG,
+    "log1p": functions.LOG1P,
+    "log10": functions.LOG10,
+    **{f"power {exponent:.2g}": functions.power(exponent) for exponent in (3, 4, 1.5, -2, 1 / 3)},
 }
 
 

@@ -10,6 +10,7 @@ are those of the engine.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -146,7 +147,7 @@ def _difference() -> Affine:
 
 
 @singledispatch
-def derivatives(operation: Operation, emit: GradientEmitter, gradient: int) -> list[int | None]:
+def derivatives(operation: Operation, emit: GradientEmitter, gradient: int) -> Sequence[int | None]:
     """Emit the gradient by each parent of a node from the gradient by the node: the chain rule.
 
     None for a parent whose part is in that of another one.
@@ -202,7 +203,7 @@ def _product(operation: Product, emit: GradientEmitter, gradient: int) -> list[i
 
 
 @derivatives.register
-def _mixture(operation: Mixture, emit: GradientEmitter, gradient: int) -> list[int | None]:
+def _mixture(operation: Mixture, emit: GradientEmitter, gradient: int) -> Sequence[int | None]:
     return [gradient, gradient, None, None]
 
 
@@ -253,9 +254,9 @@ def _softmax(operation: Softmax, emit: GradientEmitter, gradient: int) -> list[i
 @derivatives.register
 def _standardized(
     operation: Standardized, emit: GradientEmitter, gradient: int
-) -> list[int | None]:
+) -> Sequence[int | None]:
     if operation.least:  # below it the factor is constant
-        return list(_product(operation, emit, gradient))
+        return _product(operation, emit, gradient)
     # r * (g - y * sum(y * g) * share) for y = r * x, of which r is the second factor
     average = Affine(
         lambda h, share: share * ops.sum(h, axis=operation.axes, keepdims=True) + ops.zeros_like(h),

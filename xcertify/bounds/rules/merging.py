@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from xcertify.bounds.graph.activations import RECIPROCAL, limit
+from xcertify.bounds.graph.functions import RECIPROCAL, limit
 from xcertify.bounds.graph.graph import Emitter, unknown_mask
 from xcertify.bounds.graph.least import least_value
 from xcertify.bounds.graph.masks import Indicator

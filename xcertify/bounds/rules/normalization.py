@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from xcertify.bounds.graph import activations
+from xcertify.bounds.graph import functions
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.least import least_value
 from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped, Scaled
@@ -134,7 +134,7 @@ def sum_of_squares(
         weight_error=2,
         increasing=True,
     )
-    return emit(operation, emit(Elementwise(activations.SQUARE), node))
+    return emit(operation, emit(Elementwise(functions.SQUARE), node))
 
 
 def standardized(
@@ -163,8 +163,8 @@ def standardized(
     share = 1 / nb_entries if share is None else share
     total = sum_of_squares(emit, node if factor_of is None else factor_of, axes, share, epsilon)
     if least:
-        total = emit(Elementwise(activations.limit(least, below=True)), total)
-    root = emit(Elementwise(activations.RSQRT, least_value(emit.graph, total)), total)
+        total = emit(Elementwise(functions.limit(least, below=True)), total)
+    root = emit(Elementwise(functions.RSQRT, least_value(emit.graph, total)), total)
     root = broadcast_to(emit, root, emit.shape(node))
     if factor_of is not None:
         return emit(Product(), node, root)

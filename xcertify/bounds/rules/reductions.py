@@ -10,14 +10,13 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds import backend
-from xcertify.bounds.graph import activations
+from xcertify.bounds.graph import functions
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.logsumexp import LogSumExp
 from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped
 from xcertify.bounds.rules import merging
 from xcertify.bounds.rules.normalization import (
-    along,
     centered,
     scaled,
     standardized,
@@ -73,7 +72,7 @@ def _largest(operation: Any, emit: Emitter, node: int) -> int:
     initial = getattr(operation, "initial", None)
     if initial is None:
         return node
-    return emit(Elementwise(activations.limit(float(initial), below=True)), node)
+    return emit(Elementwise(functions.limit(float(initial), below=True)), node)
 
 
 @register_operation("Min", "Amin")
@@ -83,7 +82,7 @@ def _smallest(operation: Any, emit: Emitter, node: int) -> int:
     initial = getattr(operation, "initial", None)
     if initial is None:
         return node
-    return emit(Elementwise(activations.limit(float(initial), below=False)), node)
+    return emit(Elementwise(functions.limit(float(initial), below=False)), node)
 
 
 @register_operation("Cumsum")
@@ -134,7 +133,7 @@ def _variance(operation: Any, emit: Emitter, node: int) -> int:
     share = 1 / math.prod(emit.shape(node)[axis - 1] for axis in axes)
     variance = sum_of_squares(emit, centered(emit, node, axes), axes, share)
     if type(operation).__name__ == "Std":
-        variance = scalar(emit, activations.SQRT, variance)
+        variance = scalar(emit, functions.SQRT, variance)
     return _dropped(emit, variance, axes, operation.keepdims)
 
 
@@ -154,10 +153,10 @@ def _log_softmax(operation: Any, emit: Emitter, node: int) -> int:
 def _norm(operation: Any, emit: Emitter, node: int) -> int:
     axes, order = _axes(operation, emit, node), operation.ord
     if order in (None, "fro") or (order == 2 and len(axes) == 1):
-        node = scalar(emit, activations.SQRT, sum_of_squares(emit, node, axes))
+        node = scalar(emit, functions.SQRT, sum_of_squares(emit, node, axes))
         return _dropped(emit, node, axes, operation.keepdims)
     if len(axes) == 1 and order in (1, math.inf):
-        sizes = emit(Elementwise(activations.ABSOLUTE), node)
+        sizes = emit(Elementwise(functions.ABSOLUTE), node)
         laid = _laid_last(emit, sizes, axes, operation.keepdims)
         if order == math.inf:
             return emit(Largest(), laid)
@@ -186,20 +185,8 @@ def _normalized(operation: Any, emit: Emitter, node: int) -> int:
 @register_operation("RMSNorm", settings=("scale",))
 def _rms_normalized(operation: Any, emit: Emitter, node: int) -> int:
     node = standardized(emit, node, _axes(operation, emit, node), _epsilon(operation))
-    scale = emit.arguments.settings.get("scale")
+    scale: Any = emit.arguments.settings.get("scale")
     return scaled(emit, node, scale, None, np.shape(scale), IN_FLOAT32)
-
-
-@register_operation("LayerNorm", settings=("gamma", "beta"))
-def _layer_normalized(operation: Any, emit: Emitter, node: int) -> int:
-    shape, axes = emit.shape(node), _axes(operation, emit, node)
-    gamma, beta = (emit.arguments.settings.get(name) for name in ("gamma", "beta"))
-    middle = centered(emit, node, axes)
-    if operation.rms_scaling:
-        node = standardized(emit, node, axes, _epsilon(operation), factor_of=middle)
-        return scaled(emit, node, gamma, None, along(shape, axes), IN_FLOAT32)
-    node = standardized(emit, middle, axes, _epsilon(operation))
-    return scaled(emit, node, gamma, beta, along(shape, axes), IN_FLOAT32)
 
 
 def _epsilon(operation: Any) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from xcertify.bounds.graph import activations
+from xcertify.bounds.graph import activations, functions
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.least import least_value
 from xcertify.bounds.graph.operations import Affine, Elementwise, Window
@@ -41,7 +41,7 @@ def _power(operation: Any, emit: Emitter, base: int, exponent: int) -> int:
     if number == 0:
         rank = len(emit.shape(base))
         return emit.constant(np.ones((1,) * rank), (1,) * rank, emit.shape(base))
-    return base if number == 1 else scalar(emit, activations.power(number), base)
+    return base if number == 1 else scalar(emit, functions.power(number), base)
 
 
 @register_operation("Clip")
@@ -53,7 +53,7 @@ def _clip(operation: Any, emit: Emitter, node: int) -> int:
             f"Write keras.ops.minimum(keras.ops.maximum(x, low), high) with arrays of the shape "
             f"(1, ...). Received: arrays of the shapes {low.shape} and {high.shape}"
         )
-    return emit(Elementwise(activations.limits(low.item(), high.item())), node)
+    return emit(Elementwise(functions.limits(low.item(), high.item())), node)
 
 
 @register_operation("Where", inputs=("x1", "x2"))
