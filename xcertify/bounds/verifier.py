@@ -91,7 +91,8 @@ class Verifier(Settings):
         returns.
     perturbed, output
         Name or number of the input that varies and of the output that is bounded, for models with
-        several; an output has the name of its layer, or its key in a dictionary. The others of the inputs are given as `constants` with each call.
+        several; an output has the name of its layer, or its key in a dictionary. The others of the
+        inputs are given as `constants` with each call.
     lower_slope
         Slope of the line under an activation where it bends: "adaptive" (the line closest to the
         activation in the middle; for ReLU 1 where upper > -lower, else 0), "parallel" (that of the
@@ -1085,7 +1086,7 @@ def _checked(engine: Engine, region: Region, rows: Any, constants: Sequence[Any]
     """The rows as they are, once they and the others are known to fit."""
     varied, *others = engine.input_shapes
     check_region(region, varied)
-    check_constants(constants, [(len(region), *shape) for shape in others])
+    check_constants(constants, [(len(region), *shape) for shape in others], engine.constant_types)
     if rows is None:
         return None
     return check_rows(rows, len(region), engine.nb_outputs, engine.dtype)
