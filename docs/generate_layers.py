@@ -33,9 +33,10 @@ layers, with a batch axis of 1, are bounded as constants.
 
 **Refused**, by name:
 
-- quantized layers, and layers that round to integers;
-- `UpSampling2D` other than nearest and bilinear; `Dot` with `normalize=True`;
-  `LayerNormalization` with `rms_scaling=True`;
+- quantized layers (int8, int4, float8), and layers that round to integers;
+- layers that make categories of numbers or words (`Discretization`, `CategoryEncoding`, `Hashing`,
+  the lookups, `TextVectorization`): bound what comes behind them, with `start_layer`; `Lambda`;
+- `UpSampling2D` other than nearest and bilinear;
 - masks of `Maximum` and `Minimum`, which select by them, and `query_mask` as an argument;
 - calls with `training=True`, and with any other argument that a rule does not know;
 - operations along the batch axis, and whatever else mixes samples;
@@ -62,8 +63,9 @@ are bounded, too.
 | --- | --- |
 """
 ACTIVATIONS_HEAD = """
-The division in `LayerNormalization`, and a `Softmax` over several axes, get intervals inside the
-network and no lines. A softmax at the end is left out: bounds are of the logits.
+Normalizations that divide by what they are given are bounded by the lines of their squares, of
+their root and of the product, or by the interval of the whole, where that is tighter. A softmax at
+the end is left out: bounds are of the logits.
 
 ## Activations
 
@@ -82,9 +84,16 @@ OPERATIONS_HEAD = """
 
 As nodes of a functional model, Python operators included (`x * 2 + y`).
 
-- The second factor of `Matmul` and `Dot`, and the divisor of `Divide`, must be constants.
+- `Matmul`, `Dot` and `Einsum` take two tensors of the network, or one and a constant; so does
+  `Divide`, whose divisor has to stay away from 0.
 - `Multiply`, `Add`, `Subtract`, `Maximum` and `Minimum` take two tensors of the network, or a
   tensor and a constant on either side.
+- `Power` takes one number as exponent, `Clip` two numbers, `Norm` the orders 1, 2 and infinity of
+  vectors and `fro` of matrices, `Normalize` the order 2. The condition of `Where` may move.
+- **Domains**: where an interval leaves the domain of `Log`, `Sqrt`, `Rsqrt`, `Reciprocal` or
+  `Power`, or an interval of a divisor holds 0, nothing is proved: all bounds of the sample are infinite, and a property
+  of it stays open. Smaller regions help, or what keeps away from the border:
+  `keras.ops.log(keras.ops.maximum(x, 1e-6))`, `keras.ops.sqrt(keras.ops.square(x) + 1e-6)`.
 - Whatever moves, mixes or selects along the batch axis is refused.
 - `ReLU` is `keras.activations.relu` called on a tensor.
 
