@@ -307,6 +307,20 @@ def test_bounds_behind_an_embedding(name):
         verifier.bound_outputs(region, wrong)
 
 
+def test_constants_have_the_type_of_their_input():
+    vectors, words = keras.Input((2,)), keras.Input((1,), dtype="int32")
+    shown = keras.Input((1,), dtype="bool")
+    x = L.Softmax()(vectors + L.Flatten()(L.Embedding(3, 2)(words)), mask=shown)
+    verifier = Verifier(randomize(keras.Model([vectors, words, shown], L.Dense(1)(x)), 0))
+    region = Ball(np.zeros((1, 2), "float32"), 0.1)
+    lower, upper = verifier.bound_outputs(region, [[[2]], [[True]]])
+    assert (lower <= upper).all()
+    with pytest.raises(ValueError, match="whole numbers"):
+        verifier.bound_outputs(region, [[[0.5]], [[True]]])
+    with pytest.raises(ValueError, match="0 or 1"):
+        verifier.bound_outputs(region, [[[2]], [[3]]])
+
+
 def test_decisions_behind_an_embedding():
     model = text(TEXTS["attention"][0])
     embedded = np.asarray(keras.Model(model.input, model.get_layer("embedding").output)(WORDS))

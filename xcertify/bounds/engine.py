@@ -13,7 +13,7 @@ import numpy as np
 from xcertify.bounds import backend
 from xcertify.bounds.comparison import Comparison, compare, refuse_excluding
 from xcertify.bounds.graph.backpropagation import GradientGraph, gradient_graph
-from xcertify.bounds.graph.operations import Elementwise, Options
+from xcertify.bounds.graph.operations import Elementwise, Input, Options
 from xcertify.bounds.network import Network, refuse_weights_that_are_not_finite
 from xcertify.bounds.propagation.budget import Budget, batches
 from xcertify.bounds.propagation.target_rows import RowForm, TargetRows
@@ -91,6 +91,12 @@ class Engine:
     def input_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the input that varies and of the others behind it."""
         return [node.shape for node in self.graph.nodes[: self.graph.nb_inputs]]
+
+    @property
+    def constant_types(self) -> list[str]:
+        """Types of the inputs that do not vary."""
+        inputs = (node.operation for node in self.graph.nodes[1 : self.graph.nb_inputs])
+        return [made.dtype for made in inputs if isinstance(made, Input)]
 
     @property
     def output_shape(self) -> tuple[int, ...]:

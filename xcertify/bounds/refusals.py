@@ -22,8 +22,13 @@ def check_region(region: Any, shape: tuple[int, ...]) -> None:
         raise ValueError("region must hold one input at least. Received: none")
 
 
-def check_constants(constants: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse values of the inputs that do not vary unless they have these shapes and are finite."""
+def check_constants(
+    constants: Sequence[Any], shapes: Sequence[tuple[int, ...]], types: Sequence[str]
+) -> None:
+    """Refuse values of the inputs that do not vary unless they fit these shapes and types.
+
+    They have to be finite; of integer types whole numbers, and 0 or 1 of type bool.
+    """
     given = [np.shape(constant) for constant in constants]
     if given != [*shapes]:
         raise ValueError(
@@ -33,6 +38,13 @@ def check_constants(constants: Sequence[Any], shapes: Sequence[tuple[int, ...]])
         if not np.isfinite(constant).all():
             raise ValueError(
                 f"constants must be finite. Received: NaN or infinite values in number {number}"
+            )
+        dtype, values = types[number], np.asarray(constant)
+        fits = "float" in dtype or (values == np.floor(values)).all()
+        if not fits or (dtype == "bool" and not np.isin(values, (0, 1)).all()):
+            raise ValueError(
+                f"constants of the type {dtype} must be {'0 or 1' * (dtype == 'bool')}"
+                f"{'whole numbers' * (dtype != 'bool')}. Received: others in number {number}"
             )
 
 

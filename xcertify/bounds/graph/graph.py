@@ -246,8 +246,8 @@ class Emitter:
                 f"where the bounds start."
             )
         node = self.nodes[id(mask)]
-        made = mask.dtype == "bool" and not self.graph.nodes[node].is_input
-        return node if made else self(Indicator("!="), node)
+        is_mask = dtype == "bool" and not (self.graph.nodes[node].is_input and self.varies(node))
+        return node if is_mask else self(Indicator("!="), node)
 
     def constant(
         self, values: Any, own: tuple[int, ...], shape: tuple[int, ...] | None = None

@@ -88,7 +88,8 @@ class Relaxed(NamedTuple):
     ``lower <= output - linear part of the inputs <= upper`` in deviations, (N, *shape),
     or None where it is exactly zero; `slopes` is what `Operation.pull_back` needs beside.
     `alternative` is a second valid relaxation: any mixture of the two is valid, too. `common` is
-    what both have in common, of any shapes (N, ...).
+    what both have in common, of any shapes (N, ...). Shares of the alternative in a mixture are at
+    least `least`, (N, *shape), where that is given; else they are not negative.
     """
 
     lower: Any = None
@@ -96,13 +97,15 @@ class Relaxed(NamedTuple):
     slopes: tuple = ()
     alternative: Relaxed | None = None
     common: tuple = ()
+    least: Any = None
 
     def map(self, function: Callable[[Any], Any]) -> Relaxed:
         """The same with every tensor changed."""
         lower, upper = (s if s is None else function(s) for s in (self.lower, self.upper))
         other = self.alternative and self.alternative.map(function)
         slopes, common = (tuple(map(function, values)) for values in (self.slopes, self.common))
-        return Relaxed(lower, upper, slopes, other, common)
+        least = None if self.least is None else function(self.least)
+        return Relaxed(lower, upper, slopes, other, common, least)
 
 
 class Window(NamedTuple):
@@ -127,14 +130,12 @@ class Operation:
     box, and `unstable` is never asked. `window` says what a location sees, None where everything.
     `placewise` says that each entry of the output comes from its own place of the inputs, by the
     same function everywhere; axes that inputs have behind those of the output belong to a place.
-    Shares of the alternative in a mixture are at least `least_share`. `refinable` says that lines
-    may tell more of its entries than its interval does.
+    `refinable` says that lines may tell more of its entries than its interval does.
     """
 
     exact_affine = False
     window: Window | None = None
     placewise = False
-    least_share = 0.0
     refinable = False
 
     @property
@@ -195,10 +196,13 @@ class Operation:
 
 
 class Input(Operation):
-    """What is given, and not computed from other tensors; `is_point` says that it does not vary."""
+    """What is given, and not computed from other tensors.
 
-    def __init__(self, is_point: bool = False) -> None:
-        self.is_point = is_point
+    `is_point` says that it does not vary, `dtype` which numbers it can hold.
+    """
+
+    def __init__(self, is_point: bool = False, dtype: str = "float32") -> None:
+        self.is_point, self.dtype = is_point, dtype
 
 
 class Affine(Operation):

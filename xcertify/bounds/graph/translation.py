@@ -92,7 +92,8 @@ def _begun(model: keras.Model, inputs: Sequence[Any]) -> tuple[Graph, dict[int, 
                 f"keras.Input(shape)), with the shape of one input, then "
                 f"fixed.set_weights(model.get_weights())."
             )
-        graph.nodes.append(Node(Input(is_point=bool(graph.nodes)), (), shape, tensor.name))
+        given = Input(is_point=bool(graph.nodes), dtype=str(tensor.dtype))
+        graph.nodes.append(Node(given, (), shape, tensor.name))
     return graph, {id(tensor): number for number, tensor in enumerate(inputs)}
 
 
@@ -143,7 +144,8 @@ def graph_of_call(call: Any, find_rule: Callable[[Any], Rule]) -> Graph:
     inputs = list({id(tensor): tensor for tensor in call.input_tensors}.values())
     graph = Graph(nb_inputs=len(inputs))
     for tensor in inputs:
-        graph.nodes.append(Node(Input(), (), tuple(tensor.shape[1:]), tensor.name))
+        given = Input(is_point=tensor.dtype == "bool", dtype=str(tensor.dtype))  # a mask
+        graph.nodes.append(Node(given, (), tuple(tensor.shape[1:]), tensor.name))
     nodes = {id(tensor): number for number, tensor in enumerate(inputs)}
     found = _walk(graph, [call], nodes, call.output_tensors, find_rule, prefix="")
     graph.output = graph.result = found[0]
