@@ -8,6 +8,8 @@
 - `without normalization`: the same without its LayerNormalization;
 - `lstm`: the power demand of days (sktime), 24 hours; 32 units; l_inf balls, standard deviations.
 
+All are trained with weight decay, which costs no accuracy here and makes far more provable.
+
 Of unseen inputs that the network classifies rightly, the share whose class is proved to stay within
 a radius, by each method; `attack`: the share for which an attack finds no other class, which no
 proof can exceed. Seconds for one input, of the processor and in brackets by the clock, without the
@@ -135,7 +137,7 @@ def of_days(nb_inputs: int) -> Task:
     (days, labels), test = load_power_demand()
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((24, 1)), layers.LSTM(32), layers.Dense(2)])
-    fit(model, days, labels, epochs=100, learning_rate=0.005, batch_size=16)
+    fit(model, days, labels, epochs=60, learning_rate=0.005, batch_size=16)
     return task_of(model, *test, nb_inputs, None, DAYS)
 
 
@@ -149,7 +151,7 @@ def fit(
     batch_size: int,
 ) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(learning_rate), loss)
+    model.compile(keras.optimizers.AdamW(learning_rate, weight_decay=0.3), loss)
     model.fit(inputs, labels, epochs=epochs, batch_size=batch_size, verbose=0)
 
 
@@ -166,8 +168,8 @@ def task_of(
     return Task(model, float(right.mean()), inputs[some], labels[some], clip, radii)
 
 
-DIGITS = (0.001, 0.003, 0.01)
-DAYS = (0.01, 0.05, 0.1)
+DIGITS = (0.0003, 0.001, 0.003)
+DAYS = (0.01, 0.03, 0.1)
 NETWORKS: dict[str, Callable[[int], Task]] = {
     "transformer": of_digits(normalized=True),
     "without normalization": of_digits(normalized=False),
