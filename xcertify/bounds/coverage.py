@@ -129,7 +129,7 @@ def _covered(call: Any, name: str, ends: set[int]) -> LayerCoverage:
 def _has_lines(node: Node) -> bool:
     if isinstance(node.operation, Affine):
         return True
-    return all(node.operation.has_lines_in(number) for number in range(len(node.parents)))
+    return any(node.operation.has_lines_in(number) for number in range(len(node.parents)))
 
 
 def _refused_gradient(graph: Graph) -> str:
