@@ -815,13 +815,13 @@ def function_constants() -> keras.Model:
 
 @network
 def recurrent_gates() -> keras.Model:
-    return sequential((3, 2), L.LSTM(3, return_sequences=True), L.GRU(2), L.Dense(2))
+    return sequential((2, 2), L.LSTM(2, return_sequences=True), L.GRU(2), L.Dense(2))
 
 
 @network
 def recurrent_both_ways() -> keras.Model:
     return sequential(
-        (3, 2),
+        (2, 2),
         L.TimeDistributed(L.Dense(2, "relu")),
         L.Bidirectional(L.SimpleRNN(2)),
         L.Dense(2),

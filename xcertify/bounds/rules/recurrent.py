@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers, ops
 
@@ -100,34 +101,28 @@ def recurrence(layer: Any, emit: Emitter, node: int, initial: Sequence[int]) -> 
 def _advance(
     layer: Any, cell: Any, emit: Emitter, inputs: int, states: Sequence[int]
 ) -> tuple[int, list[int]]:
-    """One step of a cell by its own rule."""
+    """One step of a cell by its own rule, or of several, one behind the other."""
+    if type(cell) is layers.StackedRNNCells:
+        new: list[int] = []
+        for part in cell.cells:
+            nb_states = len(_state_shapes(part))
+            own, states = states[:nb_states], states[nb_states:]
+            inputs, changed = _advance(layer, part, emit, inputs, own)
+            new += changed
+        return inputs, new
     if type(cell) not in _CELLS:
         raise UnsupportedLayerError(
             f"The layer '{layer.name}' of class {type(layer).__name__} cannot be bounded: there is "
             f"no rule for its cell of class {type(cell).__name__}. Supported cells: "
-            f"{', '.join(sorted(kind.__name__ for kind in _CELLS))}."
+            f"{', '.join(kind.__name__ for kind in (*_CELLS, layers.StackedRNNCells))}."
         )
-    if not isinstance(cell, layers.StackedRNNCells):
-        return _CELLS[type(cell)](cell, emit, inputs, states)
-    new: list[int] = []
-    for part in cell.cells:
-        own, states = states[: _nb_states(part)], states[_nb_states(part) :]
-        inputs, changed = _advance(layer, part, emit, inputs, own)
-        new += changed
-    return inputs, new
+    return _CELLS[type(cell)](cell, emit, inputs, states)
 
 
 def _state_shapes(cell: Any) -> list[tuple[int, ...]]:
     """Shapes of the states of a cell, without batch axis."""
-    return [tuple(state.shape[1:]) for state in _flat(cell.get_initial_state(batch_size=1))]
-
-
-def _nb_states(cell: Any) -> int:
-    return len(_state_shapes(cell))
-
-
-def _flat(states: Any) -> list[Any]:
-    return [part for state in states for part in (state if isinstance(state, list) else [state])]
+    states = keras.tree.flatten(cell.get_initial_state(batch_size=1))
+    return [tuple(state.shape[1:]) for state in states]
 
 
 def _cell(kind: type) -> Callable[[Step], Step]:
@@ -138,9 +133,6 @@ def _cell(kind: type) -> Callable[[Step], Step]:
         return function
 
     return add
-
-
-_cell(layers.StackedRNNCells)(_advance)
 
 
 @_cell(layers.SimpleRNNCell)
