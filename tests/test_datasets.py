@@ -87,3 +87,14 @@ def test_unknown_name(tmp_path):
 def test_unknown_split(shared):
     with pytest.raises(ValueError, match="nonsense"):
         datasets.load("mnist", "nonsense", data_dir=shared / "data/tfds")
+
+
+def test_definitions_are_four_kinds_with_synonyms_of_their_words():
+    texts, labels, synonyms = datasets.load_definitions()
+    np.testing.assert_array_equal(np.bincount(labels), [900] * 4)
+    assert len(set(texts)) > 3500
+    assert all(4 <= len(text.split()) <= 12 for text in texts)
+    assert synonyms["small"] == ["little"]
+    words = set(" ".join(texts).split())
+    assert all(word in words and word not in others for word, others in synonyms.items())
+    assert max(map(len, synonyms.values())) == 5

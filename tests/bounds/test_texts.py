@@ -199,3 +199,19 @@ def test_what_knows_no_words_refuses_them():
         Verifier(model).decide(region, *question, proof=True)
     with pytest.raises(ValueError, match="not available for sets of words"):
         arrays_of(region)
+
+
+def test_the_part_behind_a_layer_needs_all_that_its_layers_need():
+    tokens = keras.Input((NB_POSITIONS,), dtype="int32")
+    first, second, masked = (
+        L.Embedding(NB_WORDS, SIZE, mask_zero=name == "masked", name=name)(tokens)
+        for name in ("first", "second", "masked")
+    )
+    output = L.Dense(2)(L.GlobalAveragePooling1D()(masked))
+    with pytest.raises(ValueError, match="must give no mask"):
+        behind(keras.Model(tokens, output), "masked")
+    model = keras.Model(tokens, L.Dense(2)(L.Flatten()(L.Add()([first, second]))))
+    with pytest.raises(ValueError, match="all ways from the inputs"):
+        behind(model, "first")
+    with pytest.raises(ValueError, match="one that the model calls once"):
+        behind(model, "third")

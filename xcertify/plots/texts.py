@@ -83,7 +83,7 @@ def plot_texts(
     figure = Figure(figsize=(width * _LETTER, len(texts) * _LINE))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(len(texts) - 0.5, -0.5))
     axes.set_axis_off()
-    font = {"family": "monospace", "size": _SIZE, "va": "center"}
+    font: dict[str, Any] = {"family": "monospace", "size": _SIZE, "va": "center"}
     for line, (name, text, own) in enumerate(zip(names, texts, values)):
         axes.text(0.5, line, name, color=INK, **font)
         own = own[: len(text)]

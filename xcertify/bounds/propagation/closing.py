@@ -189,6 +189,6 @@ def _within(words: Any, enclosure: Enclosure) -> Any:
         words >= enclosure.lower[..., None], words <= enclosure.upper[..., None]
     )
     inside = ops.all(inside, axis=2, keepdims=True)  # (N, T, 1, W)
-    first = ops.one_hot(ops.argmax(ops.cast(inside, "int32"), axis=-1), words.shape[-1])
-    first = ops.cast(first, words.dtype)  # of each position the first one inside
+    first = ops.argmax(ops.cast(inside, words.dtype), axis=-1)  # of each position one inside
+    first = ops.one_hot(first, words.shape[-1], dtype=words.dtype)
     return ops.where(inside, words, ops.sum(words * first, axis=-1, keepdims=True))
