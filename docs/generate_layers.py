@@ -48,6 +48,12 @@ layers, with a batch axis of 1, are bounded as constants.
 `Embedding(mask_zero=True)` and carried by tensors. Where an input may move so far that its mask
 changes, bounds hold for both values of the mask.
 
+**Recurrent layers** (`SimpleRNN`, `LSTM`, `GRU`, `RNN` of these cells or stacks of them,
+`Bidirectional`) are written out, step by step, with first and last states, masks, and in either
+direction; so is `TimeDistributed`. The time that a bound takes grows with the number of steps, and
+by `crown` with its square. Refused are `stateful=True`, sequences of unknown length, cells of one's
+own, and in regions of weights (`gamma`) all of them.
+
 **Words.** The whole numbers that an `Embedding` is given do not vary. Bounds start at what it gives
 (`start_layer`); where a mask or another branch needs the words as well, they are given as
 `constants`.
