@@ -754,7 +754,7 @@ def function_reductions() -> keras.Model:
         ops.prod(x, axis=1),
         ops.var(x, axis=1),
         ops.std(x + np.array([[0.0], [2.0], [4.0], [6.0]], "float32"), axis=1),
-        ops.logsumexp(x, axis=1),
+        ops.logsumexp(x, axis=(1,)),
         ops.norm(ops.softplus(x), axis=1),
         ops.reshape(ops.cumsum(x, axis=1), (-1, 12)),
         ops.reshape(ops.log_softmax(x, axis=1), (-1, 12)),

@@ -67,7 +67,7 @@ REDUCTIONS = {
     "var": lambda h: ops.var(h, axis=1),
     "var of all": lambda h: ops.var(h, axis=[1, 2], keepdims=True),
     "std": lambda h: ops.std(h, axis=-1),
-    "logsumexp": lambda h: ops.logsumexp(5 * h, axis=-1),
+    "logsumexp": lambda h: ops.logsumexp(5 * h, axis=(-1,)),
     "logsumexp of all": lambda h: ops.logsumexp(h, axis=(1, 2), keepdims=True),
     "log_softmax": lambda h: ops.log_softmax(h, axis=1),
     "norm": lambda h: ops.norm(h, axis=1),
@@ -228,5 +228,8 @@ def test_layers_that_are_refused_with_a_cure(layer, words):
 def test_quantized_layers_are_refused(kind, mode):
     layer = L.Dense(4) if kind == "Dense" else L.EinsumDense("ab,bc->ac", 4)
     model = network(VECTOR, layer)
-    layer.quantize(mode)
+    try:
+        layer.quantize(mode)
+    except ValueError:
+        pytest.skip("this Keras has no such mode")
     assert_refused(model, rf"quantized \({mode}\)")

@@ -185,7 +185,8 @@ def _normalized(operation: Any, emit: Emitter, node: int) -> int:
 @register_operation("RMSNorm", settings=("scale",))
 def _rms_normalized(operation: Any, emit: Emitter, node: int) -> int:
     node = standardized(emit, node, _axes(operation, emit, node), _epsilon(operation))
-    scale: Any = emit.arguments.settings.get("scale")
+    scale: Any = getattr(operation, "scale", None)  # in Keras 3.10
+    scale = emit.arguments.settings.get("scale") if scale is None else scale
     return scaled(emit, node, scale, None, np.shape(scale), IN_FLOAT32)
 
 
