@@ -10,6 +10,7 @@ from networks import sequential
 from rotation import in_turn
 
 from xcertify.ascent import arrays_of
+from xcertify.attacks import MinimalPerturbation
 from xcertify.attributions import SufficientReason
 from xcertify.behind import behind
 from xcertify.bounds import Verifier, stays_in_class
@@ -96,7 +97,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "few", "method", "dtype"), in_turn(CASES, 6))
+@pytest.mark.parametrize(("name", "few", "method", "dtype"), in_turn(CASES, 4))
 def test_no_text_leaves_the_bounds(name, few, method, dtype):
     model, region = MODELS[name](), words()[:4]
     region = region if few is None else region.at_most(few)
@@ -199,6 +200,8 @@ def test_what_knows_no_words_refuses_them():
         Verifier(model).decide(region, *question, proof=True)
     with pytest.raises(ValueError, match="not available for sets of words"):
         arrays_of(region)
+    with pytest.raises(ValueError, match="a search of nearest inputs is not available"):
+        MinimalPerturbation(model)(region)
 
 
 def test_the_part_behind_a_layer_needs_all_that_its_layers_need():

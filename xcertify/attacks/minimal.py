@@ -28,6 +28,7 @@ from xcertify.models import gradient_by
 from xcertify.regions import Region, as_column, as_norm, refuse_few_changed
 from xcertify.settings import Settings
 from xcertify.tracing import repeat, traced
+from xcertify.words import refuse_words
 
 _GROWTH, _LAST_GROWTH = 0.2, 0.001  # how fast a radius grows or shrinks, first and last
 _LAST_STEP = 0.01  # of the radius
@@ -176,6 +177,7 @@ class MinimalPerturbation(Settings):
                 f"inputs)"
             )
         refuse_few_changed(region, "a search of nearest inputs")
+        refuse_words(region, "a search of nearest inputs")
         if mask is not None:
             region = region.fix(mask)
         logits = evaluate_in_batches(self._logits, self._nb_at_once, region.center)

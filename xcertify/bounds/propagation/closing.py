@@ -142,10 +142,7 @@ class Domain(NamedTuple):
         terms = largest_terms(coefficients, closing.lower, closing.upper)
         bound = self._sum(terms, closing.numbers)
         if closing.words is not None:
-            gains = _gains(coefficients, closing.words)[..., None]
-            numbers = None if closing.numbers is None else closing.numbers[..., :1]
-            error = total(ops.abs(coefficients) * closing.error)
-            bound = ops.minimum(as_upper(bound), self._sum(gains, numbers) + error)
+            bound = ops.minimum(as_upper(bound), self._largest_of_words(coefficients, closing))
         if closing.falls is None:
             return bound
         scaled = largest_terms(coefficients, closing.falls, closing.rises)
@@ -156,14 +153,24 @@ class Domain(NamedTuple):
             return ops.minimum(as_upper(bound), length * slack)
         return ops.minimum(as_upper(bound), largest(scaled) * slack)
 
+    def _largest_of_words(self, coefficients: Any, closing: Closing) -> Any:
+        """The same over texts. Where coefficients are not finite, neither is the error."""
+        gains = _gains(coefficients, closing.words)[..., None]  # an axis in the place of E
+        error = total(ops.abs(coefficients) * closing.error)
+        bound = total(gains) + error
+        if self.sparsity is None:
+            return bound
+        # Words that a branch leaves may all lower a function: unchanged ones do not.
+        few = self.sparsity.largest_sum(ops.relu(gains), closing.numbers[..., :1])
+        return ops.minimum(as_upper(bound), few + error)
+
     def _sum(self, terms: Any, numbers: Any) -> Any:
-        """Largest sums of terms over an input's region; those of groups have numbers."""
+        """Largest sums of terms at least 0 over an input's region; those of groups have numbers."""
         whole = total(terms)
         if numbers is None:
             return whole
         assert self.sparsity is not None
-        few = self.sparsity.largest_sum(ops.relu(terms), numbers)
-        return ops.minimum(as_upper(whole), few)
+        return ops.minimum(as_upper(whole), self.sparsity.largest_sum(terms, numbers))
 
 
 def _type_of(values: Any) -> str:
@@ -172,7 +179,7 @@ def _type_of(values: Any) -> str:
 
 def _gains(coefficients: Any, words: Any) -> Any:
     """The most that each position adds, (N, T, S, *positions): its largest value over its words."""
-    if words.shape[2] == 1 and len(words.shape) == 6:
+    if words.shape[2] == 1:
         values = ops.einsum("nkste,ntew->nkstw", coefficients, words[:, 0, 0])
     else:  # patches, of other positions in every row
         values = ops.matmul(coefficients[..., None, :], words)[..., 0, :]
