@@ -14,6 +14,7 @@ import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.backend.common import global_state
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as ConvLSTMCell
 
 KEPT = "_kept_by_xcertify"  # the attribute of a model that holds what was made of it
 

@@ -119,6 +119,17 @@ LAYERS = {
         lambda: L.SimpleRNN(2),
     ),
 }
+FIRST = {"data_format": "channels_first"}
+CONVOLUTIONAL = {
+    "one_axis": ((2, 4, 2), lambda: L.ConvLSTM1D(2, 2)),
+    "sequences": ((2, 3, 3, 2), lambda: L.ConvLSTM2D(2, 2, **SEQUENCES)),
+    "same": ((2, 4, 3, 2), lambda: L.ConvLSTM2D(1, (3, 2), padding="same", use_bias=False)),
+    "strides": ((2, 5, 4, 1), lambda: L.ConvLSTM2D(2, 2, strides=(2, 1), go_backwards=True)),
+    "dilation": ((2, 5, 3, 1), lambda: L.ConvLSTM2D(2, 2, dilation_rate=(2, 1))),
+    "channels_first": ((2, 2, 4, 3), lambda: L.ConvLSTM2D(3, 2, strides=(2, 1), **FIRST)),
+    "softmax": ((2, 2, 4), lambda: L.ConvLSTM1D(3, 2, activation="softmax", **FIRST)),
+    "three_axes": ((2, 2, 3, 2, 1), lambda: L.ConvLSTM3D(1, 2, padding="same")),
+}
 _SHARED = "simple lstm gru sequences sequences_backwards cells states two_layers first_states"
 _SHARED += " both_ways_sequences both_ways_apart lstm_unrolled"
 MASKED = {name: LAYERS[name] for name in _SHARED.split()} | {
@@ -157,6 +168,15 @@ def test_values_with_masks(name):
     inputs[0, 0] = inputs[1, 2] = inputs[2, 1] = inputs[3] = 0
     expected = model(inputs).numpy()
     np.testing.assert_allclose(graph_values(model, inputs), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", in_turn(sorted(CONVOLUTIONAL), 2))
+def test_values_of_convolutions(name):
+    """The same with convolutions in place of products."""
+    shape, layer = CONVOLUTIONAL[name]
+    inputs = keras.Input(shape)
+    model = randomize(keras.Model(inputs, layer()(ops.tanh(inputs))), 0)
+    assert_agrees(model, method="crown-ibp")
 
 
 @pytest.mark.parametrize("name", in_turn(sorted(LAYERS), 1))

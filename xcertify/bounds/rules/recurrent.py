@@ -7,6 +7,7 @@ rate. The weights of a cell are read once for each step, and are the same for al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -17,14 +18,23 @@ from keras import layers, ops
 
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.operations import Affine
+from xcertify.bounds.rules.kernels import conv
 from xcertify.bounds.rules.merging import mixture_of, product_of, sum_of
 from xcertify.bounds.rules.registry import activate, register
-from xcertify.keras_graph import UnsupportedLayerError
+from xcertify.keras_graph import ConvLSTMCell, UnsupportedLayerError
 
 Step = Callable[[Any, Emitter, int, Sequence[int]], tuple[int, list[int]]]
 
 _CELLS: dict[type, Step] = {}
-_LAYERS = (layers.RNN, layers.SimpleRNN, layers.LSTM, layers.GRU)
+_LAYERS = (
+    layers.RNN,
+    layers.SimpleRNN,
+    layers.LSTM,
+    layers.GRU,
+    layers.ConvLSTM1D,
+    layers.ConvLSTM2D,
+    layers.ConvLSTM3D,
+)
 
 
 class Stacked(Affine):
@@ -43,7 +53,7 @@ def steps_of(emit: Emitter, node: int) -> list[int]:
     made = emit.graph.nodes[node]
     if isinstance(made.operation, Stacked):
         return list(made.parents)
-    return [_entry(emit, node, 1, time) for time in range(emit.shape(node)[0])]
+    return [_entry(emit, node, time) for time in range(emit.shape(node)[0])]
 
 
 def sequence_of(emit: Emitter, steps: Sequence[int]) -> int:
@@ -156,17 +166,50 @@ def _long_short_term_memory(
 
 
 def _gated(cell: Any, emit: Emitter, total: int, carry: int) -> tuple[int, list[int]]:
-    """What an LSTM makes of the inputs (..., 4, units) of its gates i, f, c, o.
+    """What an LSTM makes of the inputs (4, ...) of its gates i, f, c, o.
 
     ``c = f * c + i * activation(.)`` and ``h = o * activation(c)``.
     """
     # The gate c has no use for the recurrent activation, but so they stay one tensor.
     gates = activate(cell, cell.recurrent_activation, emit, total)
-    write, keep, show = (_part(emit, gates, number) for number in (0, 1, 3))
-    new = activate(cell, cell.activation, emit, _part(emit, total, 2))
+    write, keep, show = (_entry(emit, gates, number) for number in (0, 1, 3))
+    new = activate(cell, cell.activation, emit, _entry(emit, total, 2))
     carry = sum_of(emit, [product_of(emit, [keep, carry]), product_of(emit, [write, new])])
     output = product_of(emit, [show, activate(cell, cell.activation, emit, carry)])
     return output, [output, carry]
+
+
+@_cell(ConvLSTMCell)
+def _convolutional(
+    cell: Any, emit: Emitter, inputs: int, states: Sequence[int]
+) -> tuple[int, list[int]]:
+    hidden, carry = states
+    is_first = cell.data_format == "channels_first"
+    settings = (cell.strides, cell.padding, cell.dilation_rate)
+
+    def convolved(values: Any, kernel: Any, *settings: Any) -> Any:
+        """(N, 4, *shape of the state)."""
+        values = conv(ops.moveaxis(values, 1, -1) if is_first else values, kernel, *settings)
+        gates = ops.reshape(values, (-1, *values.shape[1:-1], 4, cell.filters))
+        gates = ops.moveaxis(gates, -2, 1)
+        return ops.moveaxis(gates, -1, 2) if is_first else gates
+
+    def bias() -> Any:
+        shape = (cell.filters, *[1] * cell.rank) if is_first else (*[1] * cell.rank, cell.filters)
+        return ops.reshape(cell.bias, (4, *shape))
+
+    size = math.prod(cell.kernel_size)
+    operation = Affine(
+        lambda x, h, kernel, own: (
+            convolved(x, kernel, *settings) + convolved(h, own, (1,) * cell.rank, "same")
+        ),
+        nb_inputs=2,
+        weights=lambda: (cell.kernel, cell.recurrent_kernel),
+        bias=bias if cell.use_bias else None,
+        nb_terms=size * (cell.input_dim + cell.filters) + 2,
+        nb_terms_back=size * 4 * cell.filters,
+    )
+    return _gated(cell, emit, emit(operation, inputs, hidden), carry)
 
 
 @_cell(layers.GRUCell)
@@ -196,7 +239,7 @@ def _gated_recurrent_unit(
         nb_parts=2,
     )
     gates = activate(cell, cell.recurrent_activation, emit, gates)
-    keep, reset = (_part(emit, gates, number) for number in range(2))
+    keep, reset = (_entry(emit, gates, number) for number in range(2))
     if cell.reset_after:
         seen = _projected(emit, [inputs], lambda: kernels(2, 3)()[:1], bias(0))
         kept = _projected(emit, [hidden], lambda: kernels(2, 3)()[1:], bias(1))
@@ -246,19 +289,12 @@ def _projected(
     return emit(operation, *nodes)
 
 
-def _part(emit: Emitter, node: int, number: int) -> int:
-    """One part of a node of shape (..., parts, units)."""
-    return _entry(emit, node, len(emit.shape(node)) - 1, number)
-
-
-def _entry(emit: Emitter, node: int, axis: int, number: int) -> int:
-    """What a node is at one place along an axis, batch axis counted."""
-    shape = emit.shape(node)
-    at = (*[slice(None)] * axis, number)
-    pads = [(0, 0)] * (len(shape) + 1)
-    pads[axis] = (number, shape[axis - 1] - number - 1)
+def _entry(emit: Emitter, node: int, number: int) -> int:
+    """What a node of shape (entries, *shape) holds at one of its entries."""
+    size, *others = emit.shape(node)
+    pads = [(0, 0), (number, size - number - 1), *[(0, 0)] * len(others)]
     picked = Affine(
-        lambda values: values[at],
-        transposed=lambda output: ops.pad(ops.expand_dims(output, axis), pads),
+        lambda values: values[:, number],
+        transposed=lambda output: ops.pad(output[:, None], pads),
     )
     return emit(picked, node)
