@@ -2,11 +2,15 @@
 
 In deviations a and b from the references x and y a product is ``x b + y a + a b``, and a b has two
 planes of McCormick above it and two below. With the middles and radii of the intervals, ``a = a_m +
-r_a s``, ``b = b_m + r_b t`` for s and t in [-1, 1], their means are ``a_m b + b_m a - a_m b_m``
-plus and minus ``r_a r_b``. To these every share of ``r_b a - r_a b`` (above) and of ``r_b a +
-r_a b`` (below), both less what they are in the middle, may be added, from -1 to 1: with 1 and -1
-they are the planes themselves. All have the same distance from the product in the middle; which is
-the best depends on the row, so that the means are the lines, and one plane is the alternative.
+r_a s``, ``b = b_m + r_b t`` for s and t in [-1, 1], and any turn u in [-1, 1], the lines are
+
+- above: ``(b_m + u r_b) a + (a_m - u r_a) b``,
+- below: ``(b_m - u r_b) a + (a_m - u r_a) b``,
+
+and constants. With 1 and -1 they are planes, with 0 the means of two. All are as far from the
+product in the middle, so that which are best depends on the row. Where the sign of the first factor
+is known, the second one's slope is the first one's end that is nearest to 0: what is certain of it,
+as of the shares of a softmax or of gates. Else the means are taken.
 
 Source: McCormick, Computability of global solutions to factorable nonconvex programs, 1976.
 """
@@ -30,13 +34,13 @@ from xcertify.bounds.graph.operations import (
 from xcertify.bounds.rounding import relative_error, round_down, round_up
 
 _LARGEST_PART = 2**17  # products of one sample that are held at once
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of values that are tried
 
 
 class Product(Operation):
     """Product of two tensors of one shape, entry by entry. Exact where one factor is fixed."""
 
     window = Window()
-    least_share = -1.0
 
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`."""
@@ -55,30 +59,30 @@ class Product(Operation):
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`."""
         planes = Planes(ops.multiply, inputs, options)
-        for_first, for_second = (ops.cast(middle, options.dtype) for middle in planes.slopes)
         noise = _noise(ops.multiply, inputs, 1, options)
         for slope, enclosure in zip(planes.steepest, inputs):
             # The slope in the working type, its product with a coefficient, a mixture of slopes.
             error = relative_error(12 if options.alternatives else 4, options.dtype)
             noise += error * slope * ops.cast(enclosure.deviation, "float64")
-        mean = planes.mean(noise, (for_first, for_second))
+
+        def turned(turn: Any) -> Relaxed:
+            middle, radius = planes.slopes[0], turn * planes.radii[1]
+            slopes = (middle - radius, middle + radius, planes.slopes[1] - turn * planes.radii[0])
+            slopes = tuple(ops.cast(slope, options.dtype) for slope in slopes)
+            return planes.lines(turn, noise)._replace(slopes=slopes)
+
+        lines = turned(planes.turn)
         if not options.alternatives:
-            return mean
-        steeper, steeper_second = (ops.cast(radius, options.dtype) for radius in planes.turns)
-        turned = (
-            for_first + steeper,
-            for_second + steeper_second,
-            for_second - steeper_second,
+            return lines
+        return lines._replace(
+            alternative=turned(planes.other_turn),
+            least=-ops.cast(ops.equal(planes.turn, 0.0), options.dtype),
         )
-        first = mean._replace(slopes=(for_first, for_second, for_second))
-        return first._replace(alternative=planes.turned(noise, turned))
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
-        """See `Operation`: lower and upper planes share the slope of the first factor."""
-        for_first, *for_second = relaxed.slopes
-        if len(for_second) == 1:
-            return [coefficients * for_first, coefficients * for_second[0]]
-        return [coefficients * for_first, largest_terms(coefficients, *for_second)]
+        """See `Operation`: lower and upper lines share the slope of the second factor."""
+        below, above, for_second = relaxed.slopes
+        return [largest_terms(coefficients, below, above), coefficients * for_second]
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`: where both factors vary."""
@@ -93,7 +97,6 @@ class Contraction(Operation):
     of its products, so that rows need no more memory than outputs.
     """
 
-    least_share = -1.0
     refinable = True
 
     def evaluate(self, *inputs: Any) -> Any:
@@ -128,42 +131,59 @@ class Contraction(Operation):
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`.
 
-        `common` holds what the planes have in common: the slopes of the means and, for the
-        alternative, what its share is multiplied with; the share itself is the slope.
+        `common` holds what the lines have in common: slopes of the means, the radii of the second
+        factor, turns, and what the share of the alternative, the only slope, adds to them.
         """
-        planes = Planes(_contracted, inputs, options)
+        dtype = options.dtype
+        shift, noise = self._shift(inputs, options)
+        planes = Planes(_contracted, inputs, options, shift)
         (_, _, nb_rows, nb_terms), nb_columns = (
             inputs[0].reference.shape,
             output.reference.shape[-1],
         )
-        noise = _noise(_contracted, inputs, nb_terms, options)
+        noise += _noise(_contracted, inputs, nb_terms, options)
         of_first, of_second = (ops.cast(e.deviation, "float64") for e in inputs)
-        slopes = planes.steepest
+        for_first, for_second = planes.steepest
         # Roundings of slopes, of sums of coefficient * slope, and of mixtures.
-        noise += relative_error(nb_columns + 16, options.dtype) * _contracted(of_first, slopes[0])
-        noise += relative_error(nb_rows + 16, options.dtype) * _contracted(slopes[1], of_second)
-        common = tuple(ops.cast(slope, options.dtype) for slope in planes.slopes)
-        mean = planes.mean(noise)._replace(common=common)
+        noise += relative_error(2 * nb_columns + 16, dtype) * _contracted(of_first, for_first)
+        noise += relative_error(2 * nb_rows + 16, dtype) * _contracted(for_second, of_second)
+        turn, radius = planes.turn, planes.radii[0]
+        common = [planes.slopes[0], planes.slopes[1] - turn * radius, planes.radii[1], turn]
+        change = planes.other_turn - turn
+        common += [change, change * radius] if options.alternatives else []
+        parts = tuple(ops.cast(values, dtype) for values in common)
+        lines = planes.lines(turn, noise)._replace(common=parts)
         if not options.alternatives:
-            return mean
-        common += tuple(ops.cast(turn, options.dtype) for turn in planes.turns)
-        share = ops.zeros_like(mean.lower)
-        turned = planes.turned(noise, (share + 1.0,))._replace(common=common)
-        return mean._replace(slopes=(share,), common=common, alternative=turned)
+            return lines
+        share = ops.zeros_like(lines.lower)
+        other = planes.lines(planes.other_turn, noise)
+        undecided = ops.all(ops.equal(turn, 0.0), axis=-1, keepdims=True)
+        return lines._replace(
+            slopes=(share,),
+            alternative=other._replace(slopes=(share + 1.0,), common=parts),
+            least=share - ops.cast(undecided, dtype),
+        )
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
         """See `Operation`: products with the slopes, as matrices."""
-        for_first, for_second, *turns = (values[:, 0, 0] for values in relaxed.common)
-        by_columns, by_rows = "ntsgij,ngjk->ntsgik", "ntsgij,ngik->ntsgjk"
-        pulled = [
-            ops.einsum(by_columns, coefficients, for_first),
-            ops.einsum(by_rows, coefficients, for_second),
-        ]
+        for_first, for_second, radius, turn, *others = (v[:, 0, 0] for v in relaxed.common)
+        size = ops.abs(coefficients)
+
+        def by_columns(values: Any, slopes: Any) -> Any:
+            return ops.einsum("ntsgij,ngjk->ntsgik", values, slopes)
+
+        def by_rows(values: Any, slopes: Any) -> Any:
+            return ops.einsum("ntsgij,ngik->ntsgjk", values, slopes)
+
+        first = by_columns(coefficients, for_first)
+        first += turn[:, None, None] * by_columns(size, radius)
+        second = by_rows(coefficients, for_second)
         if relaxed.slopes:
             (share,) = relaxed.slopes
-            pulled[0] += ops.einsum(by_columns, coefficients * share, turns[0])
-            pulled[1] -= ops.einsum(by_rows, ops.abs(coefficients) * share, turns[1])
-        return pulled
+            change, changed_radius = others
+            first += change[:, None, None] * by_columns(size * share, radius)
+            second -= by_rows(coefficients * share, changed_radius)
+        return [first, second]
 
     def unstable(self, inputs: Sequence[Enclosure]) -> list[Any]:
         """See `Operation`: what varies and meets something that varies."""
@@ -173,6 +193,68 @@ class Contraction(Operation):
             for own, other in ((first, second), (second, first))
         ]
         return [values > 0 for values in meets]
+
+    def _shift(self, inputs: Sequence[Enclosure], options: Options) -> tuple[Any, Any]:
+        """What is taken off all slopes of a row of the first factor, and what that costs."""
+        return 0.0, 0.0
+
+
+class Average(Contraction):
+    """Means with moving weights: a `Contraction` whose first factor has rows that sum to 1.
+
+    These are at least 0, as softmax makes them. So any number c may be taken off a row of the
+    second factor and added to the result: ``sum_k x[k] y[k] = c + sum_k x[k] (y[k] - c)``, where
+    the weights are multiplied with smaller numbers.
+    """
+
+    def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
+        """See `Operation`: the best of some c, each a value that bounds of the factor take.
+
+        For the largest mean, weights are at most theirs where ``y > c`` and at least theirs
+        elsewhere; one of the values of y is the best c.
+        """
+        (least, most), sides = (enclosure.absolute() for enclosure in inputs)
+        least = ops.maximum(least, 0.0)
+        of_sums = _error_of_sums(options)
+        found = []
+        for sign, side in zip((-1.0, 1.0), sides):
+            values = sign * side
+            ordered, nb_terms = ops.sort(values, axis=-1), values.shape[-1]
+            best = None
+            for share in _QUANTILES:
+                number = round(share * (nb_terms - 1))
+                c = ordered[..., number : number + 1]
+                above, below = ops.relu(values - c), ops.relu(c - values)
+                c, rise, fall = c[..., 0], _contracted(most, above), _contracted(least, below)
+                slack = relative_error(2 * nb_terms + 16, "float64") * (rise + fall)
+                slack += options.network_error(nb_terms + 4) * _contracted(most, ops.abs(values))
+                slack += of_sums * ops.abs(c)[..., None, :]
+                bound = c[..., None, :] + rise - fall + slack
+                best = bound if best is None else ops.minimum(best, bound)
+            found.append(sign * best)
+        plain = super().interval(inputs, reference, options)
+        return Enclosure(
+            reference,
+            ops.maximum(plain.lower, round_down(found[0] - reference, options.dtype)),
+            ops.minimum(plain.upper, round_up(found[1] - reference, options.dtype)),
+        )
+
+    def _shift(self, inputs: Sequence[Enclosure], options: Options) -> tuple[Any, Any]:
+        """See `Contraction`: the mean of the second factor, by how far the weights vary."""
+        shares, second = inputs
+        middle = second.reference + ops.cast(second.lower + second.upper, "float64") / 2
+        room = ops.mean(ops.cast(shares.upper - shares.lower, "float64"), axis=2, keepdims=True)
+        total = ops.sum(room, axis=-1, keepdims=True)
+        shift = ops.sum(middle * room / ops.where(total > 0, total, 1.0), axis=-1, keepdims=True)
+        return shift, _error_of_sums(options) * ops.abs(shift[..., 0])[..., None, :]
+
+
+def _error_of_sums(options: Options) -> float:
+    """How far the sum of the weights of an `Average` is from 1, in the reference and the network.
+
+    The same is allowed for each single weight by `Softmax`.
+    """
+    return 1e-12 + options.network_error(32)
 
 
 class Planes:
@@ -186,58 +268,56 @@ class Planes:
         The factors.
     options
         Arithmetic of the bounds.
+    shift
+        What may be taken off the slopes of the first factor, since it makes no difference there.
 
     Attributes
     ----------
     slopes
         Of the means, of the first factor (made of the second one) and of the second.
-    turns
-        What a share of 1 adds to these: to the first; to the second below, and takes from it above.
+    radii
+        Of the factors.
     steepest
-        Absolute slopes are at most these, whatever the share.
+        Absolute slopes are at most these, whatever the turn.
+    turn, other_turn
+        Turns of the lines and of their alternatives, in the shape of the first factor: from end to
+        end where its sign is known, else from the middle to an end.
     """
 
-    def __init__(self, bilinear: Any, inputs: Sequence[Enclosure], options: Options) -> None:
+    def __init__(
+        self, bilinear: Any, inputs: Sequence[Enclosure], options: Options, shift: Any = 0.0
+    ) -> None:
         first, second = inputs
         sides = [(ops.cast(e.lower, "float64"), ops.cast(e.upper, "float64")) for e in inputs]
         self._middles = [(lower + upper) / 2 for lower, upper in sides]
-        self.turns = [(upper - lower) / 2 for lower, upper in reversed(sides)]
+        self.radii = [(upper - lower) / 2 for lower, upper in sides]
         self._bilinear, self._dtype = bilinear, options.dtype
         self.slopes = (
-            second.reference + self._middles[1],
+            second.reference + self._middles[1] - shift,
             first.reference + self._middles[0],
         )
-        sizes = (ops.cast(e.deviation, "float64") for e in inputs)
+        self.steepest = [
+            ops.abs(slope) + radius for slope, radius in zip(self.slopes, reversed(self.radii))
+        ]
+        lower, upper = first.absolute()
+        signs = ops.cast(lower >= 0, "float64") - ops.cast(upper <= 0, "float64")
+        self.turn = signs
+        self.other_turn = ops.where(ops.equal(signs, 0.0), 1.0, -signs)
         # Lines and their mixtures are rounded, which counts double with shares below 0.
         error = relative_error(32, options.dtype) if options.alternatives else 0.0
+        sizes = (ops.cast(e.deviation, "float64") for e in inputs)
         self._rounding = error * bilinear(*sizes)
-        self.steepest = [
-            ops.abs(slope) + (turn if options.alternatives else 0.0)
-            for slope, turn in zip(self.slopes, self.turns)
-        ]
 
-    def mean(self, noise: Any, slopes: tuple = ()) -> Relaxed:
-        """The means of both planes on each side."""
-        noise = noise + self._rounding
-        of_first, of_second = self._middles
+    def lines(self, turn: Any, noise: Any) -> Relaxed:
+        """The lines with a turn in the shape of the first factor, without their slopes."""
+        (of_first, of_second), (radius, radius_of_second) = self._middles, self.radii
         middle = self._bilinear(of_first, of_second)
-        gap = self._bilinear(self.turns[1], self.turns[0])
+        gap = self._bilinear(radius, radius_of_second) + noise + self._rounding
+        rise = self._bilinear(turn * radius, of_second)
+        turned = self._bilinear(turn * of_first, radius_of_second)
         return Relaxed(
-            round_down(-middle - gap - noise, self._dtype),
-            round_up(-middle + gap + noise, self._dtype),
-            slopes,
-        )
-
-    def turned(self, noise: Any, slopes: tuple) -> Relaxed:
-        """The planes with a share of 1."""
-        noise = noise + self._rounding
-        (of_first, of_second), (radius, own_radius) = self._middles, self.turns
-        highest = self._bilinear(own_radius - of_first, radius + of_second)
-        lowest = self._bilinear(own_radius + of_first, radius + of_second)
-        return Relaxed(
-            round_down(-lowest - noise, self._dtype),
-            round_up(highest + noise, self._dtype),
-            slopes,
+            round_down(rise - middle + turned - gap, self._dtype),
+            round_up(rise - middle - turned + gap, self._dtype),
         )
 
 

@@ -97,4 +97,4 @@ class Standardized(Product):
         """See `Operation`."""
         planes = super().relax(inputs, output, options)
         other = planes.alternative and or_constant(planes.alternative, output)
-        return or_constant(planes, output)._replace(alternative=other)
+        return or_constant(planes, output)._replace(alternative=other, least=None)

@@ -152,7 +152,7 @@ class BackwardPasses:
         def bounds(shares: list[Any]) -> Any:
             return self.upper_bounds(route, rows, Tuning(dict(zip(nodes, shares)), {}))
 
-        least = [self.graph.nodes[index].operation.least_share for index in nodes]
+        least = [0.0 if route.met[index].least is None else -1.0 for index in nodes]
         return backend.minimize(bounds, shares, least, nb_steps, learning_rate)
 
     def _optimized(self, route: Route) -> list[int]:

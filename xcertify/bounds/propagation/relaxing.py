@@ -126,7 +126,12 @@ class Relaxations:
 
 
 def blended(first: Relaxed, second: Any, share: Any) -> Relaxed:
-    """``(1 - share) * first + share * second``, for every row: share (N, T, S, *shape)."""
+    """``(1 - share) * first + share * second``, for every row: share (N, T, S, *shape).
+
+    Shares below the least ones count as these.
+    """
+    if first.least is not None:
+        share = ops.maximum(share, first.least)
 
     def blend(one: Any, other: Any) -> Any:
         return one + share * (other - one)
