@@ -207,6 +207,8 @@ def in_torch(net: str) -> Any:
             step.weight.data, step.bias.data = kernel.T.contiguous(), bias
         elif layer["kind"] == "pool":
             step = nn.MaxPool2d(layer["size"])
+        elif layer["kind"] in ("lstm", "attention", "normalization", "mean"):
+            step = _of_sequences(layer, weights)
         else:
             step = {"relu": nn.ReLU, "flatten": nn.Flatten}.get(layer["kind"], _global_average)()
         steps.append(step)
@@ -220,6 +222,63 @@ def _global_average() -> Any:
     from torch import nn
 
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _of_sequences(layer: dict, weights: list[Any]) -> Any:
+    """A layer of (N, steps, features), or a normalization, written in operations of torch."""
+    import torch
+    from torch import nn
+
+    class Lstm(nn.Module):
+        """The last output; Keras has the gates in the order in, forget, candidate, out."""
+
+        def forward(self, x: Any) -> Any:
+            kernels, recurrents, biases = (torch.chunk(w, 4, dim=-1) for w in weights)
+            output, cell = None, None
+            for step in range(x.shape[1]):
+                gates = [
+                    x[:, step] @ kernel + bias
+                    if output is None
+                    else x[:, step] @ kernel + output @ recurrent + bias
+                    for kernel, recurrent, bias in zip(kernels, recurrents, biases)
+                ]
+                begin, forget, _, out = (torch.sigmoid(gate) for gate in gates)
+                new = begin * torch.tanh(gates[2])
+                cell = new if cell is None else forget * cell + new
+                output = out * torch.tanh(cell)
+            return output
+
+    class Attention(nn.Module):
+        """x + MultiHeadAttention(x, x)."""
+
+        def forward(self, x: Any) -> Any:
+            parts = []
+            for kernel, bias in zip(weights[0:6:2], weights[1:6:2]):
+                inputs, nb_heads, size = kernel.shape
+                part = x @ kernel.reshape(inputs, -1) + bias.reshape(-1)
+                parts.append(part.view(-1, x.shape[1], nb_heads, size).permute(0, 2, 1, 3))
+            query, key, value = parts
+            scores = query @ key.permute(0, 1, 3, 2) * size**-0.5
+            mixed = (torch.softmax(scores, dim=-1) @ value).permute(0, 2, 1, 3)
+            mixed = mixed.reshape(-1, x.shape[1], nb_heads * size)
+            return x + mixed @ weights[6].reshape(nb_heads * size, -1) + weights[7]
+
+    class Normalization(nn.Module):
+        """LayerNormalization along the last axis."""
+
+        def forward(self, x: Any) -> Any:
+            centered = x - x.mean(dim=-1, keepdim=True)
+            variance = (centered * centered).mean(dim=-1, keepdim=True)
+            return centered / torch.sqrt(variance + layer["epsilon"]) * weights[0] + weights[1]
+
+    class Mean(nn.Module):
+        """Of all steps."""
+
+        def forward(self, x: Any) -> Any:
+            return x.mean(dim=1)
+
+    kinds = {"lstm": Lstm, "attention": Attention, "normalization": Normalization, "mean": Mean}
+    return kinds[layer["kind"]]()
 
 
 # --- asked ----------------------------------------------------------------------------------------
