@@ -137,7 +137,8 @@ def test_parts_of_vectors_are_refused(region):
         region.fix(part)
     with pytest.raises(ValueError, match="whole words"):
         region.at_most(1, groups=np.arange(12).reshape(4, 3))
-    with pytest.raises(ValueError, match="positive and negative"):
-        region.positive()
+    for part in (region.positive, region.negative, region.one_way):
+        with pytest.raises(ValueError, match="positive, negative and one_way are parts of balls"):
+            part()
     with pytest.raises(ValueError, match="tokens_at"):
         Words(region.center, region.choices).tokens_at(region.center)

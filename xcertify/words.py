@@ -345,11 +345,15 @@ class Words(Region):
     def positive(self) -> Region:
         """Refused: of two words, each is above the other in some entries of their vectors."""
         raise ValueError(
-            "positive and negative are parts of balls and boxes. Received: words, which are above "
-            "the given one in some entries of their vectors and below it in others"
+            "positive, negative and one_way are parts of balls and boxes. Received: words, "
+            "which are above the given one in some entries of their vectors and below it in others"
         )
 
     negative = positive
+
+    def one_way(self, up: Any = None, down: Any = None) -> Region:
+        """Refused, with a ValueError, for the same reason."""
+        return self.positive()
 
     # --- points -----------------------------------------------------------------------------------
 
