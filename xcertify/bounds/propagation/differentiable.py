@@ -20,6 +20,7 @@ from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.operations import Affine, Elementwise, Enclosure, Operation, Options
 from xcertify.bounds.graph.products import Product
+from xcertify.bounds.graph.standardization import Standardized
 
 Sides = tuple[Any, Any]
 
@@ -86,7 +87,8 @@ def _affine(operation: Affine, inputs: Sequence[Sides], gamma: Any) -> Sides:
 
 @image.register
 def _elementwise(operation: Elementwise, inputs: Sequence[Sides], gamma: Any) -> Sides:
-    return relaxations.image(operation.activation, *inputs[0])
+    sides = [ops.maximum(side, operation.least) for side in inputs[0]]
+    return relaxations.image(operation.activation, *sides)
 
 
 @image.register
@@ -98,6 +100,9 @@ def _largest(operation: Largest, inputs: Sequence[Sides], gamma: Any) -> Sides:
 def _product(operation: Product, inputs: Sequence[Sides], gamma: Any) -> Sides:
     corners = ops.stack([first * second for first in inputs[0] for second in inputs[1]])
     return ops.min(corners, axis=0), ops.max(corners, axis=0)
+
+
+image.register(Standardized, image.dispatch(object))  # its own interval, not that of a product
 
 
 @image.register
