@@ -169,7 +169,9 @@ class Engine:
                 self.dtype,
             )
             ask, nb_asked = self._compiled(question, form, query.form), some.stop - some.start
-            filled = max(len(query.center) / nb_samples, len(query.center) * nb_asked / nb_pairs)
+            filled = len(query.center) * nb_asked / nb_pairs
+            if not self._fits_alone(len(query.center)):
+                filled = max(filled, len(query.center) / nb_samples)
             share = self._share(question, len(query.center), nb_asked, filled)
             with backend.full_precision():
                 sides = ask(form.handed(rows, samples, some), *query.values, share=share)
@@ -198,6 +200,16 @@ class Engine:
     def gradients(self, loss: str) -> GradientGraph:
         """The network and its backpropagation."""
         return self._keep(("gradient", loss), lambda: gradient_graph(self.graph, loss))
+
+    def _fits_alone(self, nb_samples: int) -> bool:
+        """Whether it is one sample whose intervals and relaxations fit the budget uncompiled.
+
+        One after the other, without backward passes of inner tensors, they take about half of what
+        the budget counts with.
+        """
+        if nb_samples > 1 or self.queries.method not in ("ibp", "crown-ibp"):
+            return False
+        return self.budget.bytes_of(self.graph)[0] <= 2 * self.budget.nb_bytes
 
     def _nb_rows(self, question: Question, rows: Any) -> int:
         return math.prod(self.graph.nodes[question.node].shape) if rows is None else rows.shape[-2]
