@@ -129,7 +129,7 @@ def kind_of(name: str) -> str:
 def shape_of(name: str, facts: dict) -> str:
     """What the lines of an activation are."""
     if name == "softmax":
-        return "intervals"
+        return "curve"
     if facts[name] is None:
         return "nothing to bound"
     return "exact pieces" if facts[name].piecewise_linear else "curve"

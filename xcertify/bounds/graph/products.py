@@ -305,8 +305,8 @@ class Planes:
         self.other_turn = ops.where(ops.equal(signs, 0.0), 1.0, -signs)
         # Lines and their mixtures are rounded, which counts double with shares below 0.
         error = relative_error(32, options.dtype) if options.alternatives else 0.0
-        sizes = (ops.cast(e.deviation, "float64") for e in inputs)
-        self._rounding = error * bilinear(*sizes)
+        sizes = [ops.cast(e.deviation, "float64") for e in inputs]
+        self._rounding: Any = error * bilinear(sizes[0], sizes[1])
 
     def lines(self, turn: Any, noise: Any) -> Relaxed:
         """The lines with a turn in the shape of the first factor, without their slopes."""

@@ -72,9 +72,9 @@ def contraction_of(emit: Emitter, equation: str, first: int, second: int) -> int
         terms[number] = "".join(letter for letter, size in fitting if size == sizes[letter])
     for number, constant in enumerate(constants):
         if constant is not None and constants[1 - number] is None:
-            shape = [sizes[letter] for letter in terms[number]]
+            lengths = [sizes[letter] for letter in terms[number]]
             operands = terms[1 - number], terms[number]
-            return _by_constant(emit, operands, result, sizes, nodes[1 - number], constant, shape)
+            return _by_constant(emit, operands, result, sizes, nodes[1 - number], constant, lengths)
     return _of_two(emit, terms, result, sizes, nodes)
 
 
@@ -191,9 +191,9 @@ def _pair(function: Any) -> Any:
     """The rule of an operation of x1 and x2, of which ``function`` gives the equation by ranks."""
 
     def rule(operation: Any, emit: Emitter, *nodes: int) -> int:
-        operands = _operands(operation, emit, ("x1", "x2"), nodes)
-        ranks = [len(emit.shape(n)) + (emit.value(n) is None) for n in operands]
-        return contraction_of(emit, function(*ranks), *operands)
+        first, second = _operands(operation, emit, ("x1", "x2"), nodes)
+        ranks = [len(emit.shape(n)) + (emit.value(n) is None) for n in (first, second)]
+        return contraction_of(emit, function(*ranks), first, second)
 
     return rule
 
@@ -234,7 +234,7 @@ def _einsum(operation: Any, emit: Emitter, *nodes: int) -> int:
         # Of letters that nobody asks for any more nothing is left.
         kept = [x for x in dict.fromkeys(first + second) if x in "".join([*others, result])]
         whole = result if not others else "".join(sorted(kept, key=lambda x: x not in result[0]))
-        node = contraction_of(emit, f"{first},{second}->{whole}", *operands[:2])
+        node = contraction_of(emit, f"{first},{second}->{whole}", operands[0], operands[1])
         terms, operands = [whole, *others], [node, *operands[2:]]
     return operands[0]
 
@@ -278,5 +278,5 @@ def _dot(layer: Any, emit: Emitter, first: int, second: int) -> int:
         for axis, shape in zip(axes, map(emit.shape, nodes))
     ]
     free = "".join(terms).replace("b", "")
-    node = contraction_of(emit, f"a{terms[0]},a{terms[1]}->a{free}", *nodes)
+    node = contraction_of(emit, f"a{terms[0]},a{terms[1]}->a{free}", nodes[0], nodes[1])
     return node if free else emit(Reshaped(lambda x: ops.reshape(x, (-1, 1))), node)
