@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from xcertify.bounds.graph.functions import RECIPROCAL, limit
+from xcertify.bounds.graph.gated import Gated
 from xcertify.bounds.graph.graph import Emitter, unknown_mask
 from xcertify.bounds.graph.least import least_value
 from xcertify.bounds.graph.masks import Indicator
@@ -158,7 +159,7 @@ def difference_of(emit: Emitter, nodes: Sequence[int]) -> int:
     )
 
 
-def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
+def product_of(emit: Emitter, nodes: Sequence[int], kind: type[Product] = Product) -> int:
     """Product of nodes."""
     constants = [value for value in map(emit.value, nodes) if value is not None]
     laid = broadcast(emit, nodes)
@@ -166,7 +167,7 @@ def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
     if len(constants) == len(nodes):
         constants = constants[1:]
     for other in others:
-        first = emit(Product(), first, other)
+        first = emit(kind(), first, other)
     for constant in constants:
         first = emit(Scaled(constant.read, weight_error=constant.weight_error), first)
     return first
@@ -175,7 +176,7 @@ def product_of(emit: Emitter, nodes: Sequence[int]) -> int:
 def mixture_of(emit: Emitter, share: int, first: int, second: int) -> int:
     """A share of the first node, and the rest of the second, entry by entry."""
     share, first, second = broadcast(emit, [share, first, second])
-    change = product_of(emit, [share, difference_of(emit, [first, second])])
+    change = product_of(emit, [share, difference_of(emit, [first, second])], Gated)
     return emit(Mixture(), change, second, share, first)
 
 

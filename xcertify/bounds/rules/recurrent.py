@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from xcertify.bounds.graph.gated import Gated
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.operations import Affine
 from xcertify.bounds.rules.kernels import conv
@@ -174,8 +175,8 @@ def _gated(cell: Any, emit: Emitter, total: int, carry: int) -> tuple[int, list[
     gates = activate(cell, cell.recurrent_activation, emit, total)
     write, keep, show = (_entry(emit, gates, number) for number in (0, 1, 3))
     new = activate(cell, cell.activation, emit, _entry(emit, total, 2))
-    carry = sum_of(emit, [product_of(emit, [keep, carry]), product_of(emit, [write, new])])
-    output = product_of(emit, [show, activate(cell, cell.activation, emit, carry)])
+    carry = sum_of(emit, [_gate(emit, keep, carry), _gate(emit, write, new)])
+    output = _gate(emit, show, activate(cell, cell.activation, emit, carry))
     return output, [output, carry]
 
 
@@ -243,9 +244,9 @@ def _gated_recurrent_unit(
     if cell.reset_after:
         seen = _projected(emit, [inputs], lambda: kernels(2, 3)()[:1], bias(0))
         kept = _projected(emit, [hidden], lambda: kernels(2, 3)()[1:], bias(1))
-        total = sum_of(emit, [seen, product_of(emit, [reset, kept])])
+        total = sum_of(emit, [seen, _gate(emit, reset, kept)])
     else:
-        kept = product_of(emit, [reset, hidden])
+        kept = _gate(emit, reset, hidden)
         total = _projected(emit, [inputs, kept], kernels(2, 3), bias(0))
     new = activate(cell, cell.activation, emit, total)
     output = mixture_of(emit, keep, hidden, new)
@@ -287,6 +288,11 @@ def _projected(
         transposed=transposed,
     )
     return emit(operation, *nodes)
+
+
+def _gate(emit: Emitter, gate: int, node: int) -> int:
+    """What a gate lets through of a node."""
+    return product_of(emit, [gate, node], Gated)
 
 
 def _entry(emit: Emitter, node: int, number: int) -> int:
