@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--nb-images", type=int, default=8)
     parser.add_argument("--nb-threads", type=int, default=1)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=300, help="most seconds that one call takes")
+    parser.add_argument("--limit", type=float, default=900, help="most seconds that one call takes")
     parser.add_argument("--quick", action="store_true", help="one short turn, untrained networks")
     arguments = parser.parse_args()
     sides = [
