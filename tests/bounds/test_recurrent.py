@@ -18,6 +18,7 @@ from rotation import in_turn
 from test_rules import assert_agrees, assert_refused, graph_values
 
 from xcertify.bounds import Verifier
+from xcertify.bounds.graph.gated import Gated
 from xcertify.bounds.graph.mixture import Mixture
 from xcertify.bounds.graph.operations import Enclosure, Options
 from xcertify.bounds.graph.translation import build_graph
@@ -230,6 +231,32 @@ def test_mixture_interval():
     np.testing.assert_allclose(found[1], np.max(corners, axis=0), atol=1e-12)
     assert (found[0] <= np.min(corners, axis=0)).all()
     assert (found[1] >= np.max(corners, axis=0)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lines_of_gates(dtype):
+    """Both pairs of planes hold at corners, edges and inside, for gates and for any factors."""
+    generator = np.random.default_rng(0)
+    shape = (2, 1, 300)
+    references = generator.normal(size=shape)
+    references[0, :, :200] = generator.random(200)
+    scales = 10.0 ** generator.integers(-6, 1, shape)
+    lower = (-generator.random(shape) * scales).astype(dtype)
+    upper = (generator.random(shape) * scales).astype(dtype)
+    inputs = [
+        Enclosure(*map(ops.convert_to_tensor, sides)) for sides in zip(references, lower, upper)
+    ]
+    product, options = Gated(), Options(dtype, alternatives=True)
+    output = product.interval(inputs, product.evaluate(*(e.reference for e in inputs)), options)
+    relaxed = product.relax(inputs, output, options)
+    for share in (*np.ndindex(3, 3), *generator.random((20, 2))):
+        part = np.reshape(share, (2, 1, 1)) / (2 if isinstance(share, tuple) else 1)
+        first, second = lower * (1 - part) + upper * part.astype("float64")
+        exact = references[0] * second + references[1] * first + first * second
+        for lines in (relaxed, relaxed.alternative):
+            below, above, slope = (s.numpy().astype("float64") for s in lines.slopes)
+            assert (below * first + slope * second + lines.lower.numpy() <= exact).all()
+            assert (above * first + slope * second + lines.upper.numpy() >= exact).all()
 
 
 def test_refused():
