@@ -117,7 +117,7 @@ def test_it_says_what_it_is(region):
     [
         (lambda: Words(np.zeros((2, 3)), np.zeros((2, 3, 1, 4))), "center must be"),
         (lambda: Words(np.zeros((2, 3, 4)), np.zeros((2, 3, 1, 5))), "vectors of 4 numbers"),
-        (lambda: Words(np.zeros((1, 3, 4)), np.full((1, 3, 1, 4), np.nan)), "choices has NaN"),
+        (lambda: Words(np.zeros((1, 3, 4)), np.full((1, 3, 1, 4), np.nan)), "others has NaN"),
         (lambda: Words(np.zeros((1, 3, 4)), np.zeros((1, 3, 1, 4)), [[1]]), "allowed must be"),
         (lambda: Words.of_tokens([[0, 9]], {}, VECTORS), "from 0 to 8"),
         (lambda: Words.of_tokens([[0, 1]], {1: [9]}, VECTORS), "from 0 to 8"),

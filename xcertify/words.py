@@ -20,7 +20,7 @@ __all__ = ["Words", "refuse_words"]
 class Words(Region):
     """All texts in which the word of each position is the given one, or another that is allowed.
 
-    ``{ x : x_t is center_t or one of choices_t, for every position t }``; `at_most` keeps those in
+    ``{ x : x_t is center_t or one of others_t, for every position t }``; `at_most` keeps those in
     which few positions, whichever, differ from the center. A text is what comes behind an
     embedding layer, so that a `Verifier` of the whole model takes such regions with
     ``start_layer=`` the name of that layer.
@@ -29,7 +29,7 @@ class Words(Region):
     ----------
     center
         Vectors of the words of N texts, (N, T, E).
-    choices
+    others
         Vectors of the words that may stand there instead, (N, T, W, E).
     allowed
         Which of them may, (N, T, W) bool. None: all.
@@ -40,8 +40,6 @@ class Words(Region):
         (N, T, 1 + W, E): the vector of the center first, and in the place of what is not allowed.
     tokens
         (N, T, 1 + W) int: the words that these are vectors of; None unless made by `of_tokens`.
-    lower, upper
-        Sides of the smallest boxes around all these texts, (N, T, E).
 
     Raises
     ------
@@ -69,29 +67,29 @@ class Words(Region):
     choices: np.ndarray
     tokens: np.ndarray | None
 
-    def __init__(self, center: Any, choices: Any, allowed: Any = None) -> None:
-        center, choices = as_batch(center, "center"), as_batch(choices, "choices")
-        if center.ndim != 3 or choices.ndim != 4 or choices.shape[:2] != center.shape[:2]:
+    def __init__(self, center: Any, others: Any, allowed: Any = None) -> None:
+        center, others = as_batch(center, "center"), as_batch(others, "others")
+        if center.ndim != 3 or others.ndim != 4 or others.shape[:2] != center.shape[:2]:
             raise ValueError(
-                f"center must be (N, T, E), and choices (N, T, W, E), vectors for each of its "
-                f"positions. Received: shapes {center.shape} and {choices.shape}"
+                f"center must be (N, T, E), and others (N, T, W, E), vectors for each of its "
+                f"positions. Received: shapes {center.shape} and {others.shape}"
             )
-        if choices.shape[3] != center.shape[2]:
+        if others.shape[3] != center.shape[2]:
             raise ValueError(
-                f"choices must be vectors of {center.shape[2]} numbers, as those of center. "
-                f"Received: shape {choices.shape}"
+                f"others must be vectors of {center.shape[2]} numbers, as those of center. "
+                f"Received: shape {others.shape}"
             )
         if allowed is None:
-            allowed = np.ones(choices.shape[:3], bool)
+            allowed = np.ones(others.shape[:3], bool)
         allowed = np.asarray(allowed)
-        if allowed.dtype != bool or allowed.shape != choices.shape[:3]:
+        if allowed.dtype != bool or allowed.shape != others.shape[:3]:
             raise ValueError(
-                f"allowed must be boolean, {choices.shape[:3]}, one entry for each of the choices. "
+                f"allowed must be boolean, {others.shape[:3]}, one entry for each of others. "
                 f"Received: {allowed.dtype} of shape {allowed.shape}"
             )
         own = center[:, :, None]
-        choices = np.where(allowed[..., None], choices, own).astype(center.dtype, copy=False)
-        self._set(center, np.concatenate([own, choices], axis=2))
+        others = np.where(allowed[..., None], others, own).astype(center.dtype, copy=False)
+        self._set(center, np.concatenate([own, others], axis=2))
         self.tokens = None
 
     def _set(self, center: np.ndarray, choices: np.ndarray) -> None:
@@ -396,7 +394,15 @@ class Words(Region):
 
 
 def refuse_words(region: Region, what: str) -> None:
-    """A ValueError for texts whose words are others, of which `what` knows nothing."""
+    """A ValueError for texts whose words are others.
+
+    Parameters
+    ----------
+    region
+        Any region.
+    what
+        Does not know them, for the message.
+    """
     if isinstance(region, Words):
         raise ValueError(
             f"{what} is not available for sets of words. Give a Ball around the vectors, or the "
