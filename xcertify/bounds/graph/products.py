@@ -135,8 +135,7 @@ class Contraction(Operation):
         factor, turns, and what the share of the alternative, the only slope, adds to them.
         """
         dtype = options.dtype
-        shift, noise = self._shift(inputs, options)
-        planes = Planes(_contracted, inputs, options, shift)
+        planes, noise = self._planes(inputs, options)
         (_, _, nb_rows, nb_terms), nb_columns = (
             inputs[0].reference.shape,
             output.reference.shape[-1],
@@ -148,7 +147,7 @@ class Contraction(Operation):
         noise += relative_error(2 * nb_columns + 16, dtype) * _contracted(of_first, for_first)
         noise += relative_error(2 * nb_rows + 16, dtype) * _contracted(for_second, of_second)
         turn, radius = planes.turn, planes.radii[0]
-        common = [planes.slopes[0], planes.slopes[1] - turn * radius, planes.radii[1], turn]
+        common = [planes.slopes[0], planes.slopes[1] - turn * radius, planes.spread, turn]
         change = planes.other_turn - turn
         common += [change, change * radius] if options.alternatives else []
         parts = tuple(ops.cast(values, dtype) for values in common)
@@ -194,9 +193,9 @@ class Contraction(Operation):
         ]
         return [values > 0 for values in meets]
 
-    def _shift(self, inputs: Sequence[Enclosure], options: Options) -> tuple[Any, Any]:
-        """What is taken off all slopes of a row of the first factor, and what that costs."""
-        return 0.0, 0.0
+    def _planes(self, inputs: Sequence[Enclosure], options: Options) -> tuple[Planes, Any]:
+        """The lines of the products, and an error beside."""
+        return Planes(_contracted, inputs, options), 0.0
 
 
 class Average(Contraction):
@@ -239,14 +238,20 @@ class Average(Contraction):
             ops.minimum(plain.upper, round_up(found[1] - reference, options.dtype)),
         )
 
-    def _shift(self, inputs: Sequence[Enclosure], options: Options) -> tuple[Any, Any]:
-        """See `Contraction`: the mean of the second factor, by how far the weights vary."""
-        shares, second = inputs
-        middle = second.reference + ops.cast(second.lower + second.upper, "float64") / 2
-        room = ops.mean(ops.cast(shares.upper - shares.lower, "float64"), axis=2, keepdims=True)
-        total = ops.sum(room, axis=-1, keepdims=True)
-        shift = ops.sum(middle * room / ops.where(total > 0, total, 1.0), axis=-1, keepdims=True)
-        return shift, _error_of_sums(options) * ops.abs(shift[..., 0])[..., None, :]
+    def _planes(self, inputs: Sequence[Enclosure], options: Options) -> tuple[Planes, Any]:
+        """See `Contraction`: the slopes of each row of weights less a mean of them.
+
+        By how far the weights vary; nothing is known of where they do not.
+        """
+        planes = Planes(_contracted, inputs, options, signs=1.0)
+        room = ops.mean(planes.radii[0], axis=2, keepdims=True)
+        room = room / ops.maximum(ops.sum(room, axis=-1, keepdims=True), 1e-300)
+        means = [
+            ops.sum(v * room, axis=-1, keepdims=True) for v in (planes.slopes[0], planes.radii[1])
+        ]
+        planes.take_off(*means)
+        size = ops.abs(means[0]) + means[1]
+        return planes, _error_of_sums(options) * ops.swapaxes(size, -1, -2)
 
 
 def _error_of_sums(options: Options) -> float:
@@ -268,8 +273,8 @@ class Planes:
         The factors.
     options
         Arithmetic of the bounds.
-    shift
-        What may be taken off the slopes of the first factor, since it makes no difference there.
+    signs
+        Of the entries of the first factor, where that is known beforehand.
 
     Attributes
     ----------
@@ -277,6 +282,8 @@ class Planes:
         Of the means, of the first factor (made of the second one) and of the second.
     radii
         Of the factors.
+    spread
+        What turns add to and take from the slopes of the first factor: the radii of the second.
     steepest
         Absolute slopes are at most these, whatever the turn.
     turn, other_turn
@@ -285,7 +292,7 @@ class Planes:
     """
 
     def __init__(
-        self, bilinear: Any, inputs: Sequence[Enclosure], options: Options, shift: Any = 0.0
+        self, bilinear: Any, inputs: Sequence[Enclosure], options: Options, signs: Any = None
     ) -> None:
         first, second = inputs
         sides = [(ops.cast(e.lower, "float64"), ops.cast(e.upper, "float64")) for e in inputs]
@@ -293,20 +300,27 @@ class Planes:
         self.radii = [(upper - lower) / 2 for lower, upper in sides]
         self._bilinear, self._dtype = bilinear, options.dtype
         self.slopes = (
-            second.reference + self._middles[1] - shift,
+            second.reference + self._middles[1],
             first.reference + self._middles[0],
         )
         self.steepest = [
             ops.abs(slope) + radius for slope, radius in zip(self.slopes, reversed(self.radii))
         ]
+        self.spread = self.radii[1]
         lower, upper = first.absolute()
-        signs = ops.cast(lower >= 0, "float64") - ops.cast(upper <= 0, "float64")
-        self.turn = signs
+        known = ops.cast(lower >= 0, "float64") - ops.cast(upper <= 0, "float64")
+        self.turn = signs = known if signs is None else ops.ones_like(known) * signs
         self.other_turn = ops.where(ops.equal(signs, 0.0), 1.0, -signs)
         # Lines and their mixtures are rounded, which counts double with shares below 0.
         error = relative_error(32, options.dtype) if options.alternatives else 0.0
         sizes = [ops.cast(e.deviation, "float64") for e in inputs]
         self._rounding: Any = error * bilinear(sizes[0], sizes[1])
+
+    def take_off(self, middle: Any, radius: Any) -> None:
+        """Take numbers off the slopes of the first factor, where they make no difference."""
+        self.slopes = (self.slopes[0] - middle, self.slopes[1])
+        self.spread = self.spread - radius
+        self.steepest[0] = self.steepest[0] + ops.abs(middle) + radius
 
     def lines(self, turn: Any, noise: Any) -> Relaxed:
         """The lines with a turn in the shape of the first factor, without their slopes."""

@@ -55,8 +55,9 @@ def _attention_of_heads(layer: Any, emit: Emitter, *nodes: int) -> int | list[in
     returned = settings.get("return_attention_scores", False)
     as_layer = layer.dropout > 0 or returned or len(emit.shape(query)) != 3
     mask = _mask_of_scores(layer, emit, parts.window, emit.shape(scores))
-    shares = _shares(emit, scores, mask, zeros=as_layer, nb_axes=nb_axes)
-    output = contraction_of(emit, to_values, shares, value)
+    zeros = as_layer and mask is not None and _hides_rows(emit, mask)
+    shares = _shares(emit, scores, mask, zeros, nb_axes)
+    output = contraction_of(emit, to_values, shares, value, means=not zeros)
     if parts.gate is not None:
         output = product_of(emit, [output, find_rule(parts.gate)(parts.gate, emit, nodes[0])])
     output = find_rule(parts.output)(parts.output, emit, output)
@@ -131,13 +132,13 @@ def _fixed_mask(emit: Emitter, window: int | None, shape: Sequence[int]) -> int 
     return None if mask.all() else emit.constant(mask.astype("float64"), tuple(shape))
 
 
-def _shares(emit: Emitter, scores: int, mask: int | None, zeros: bool, nb_axes: int = 1) -> int:
+def _shares(emit: Emitter, scores: int, mask: int | None, zeros: bool, nb_axes: int) -> int:
     """Softmax of scores along their last axes; `zeros`: without shares where all is masked."""
     softmax = Softmax(-1 if nb_axes == 1 else tuple(range(-nb_axes, 0)))
     if mask is None:
         return emit(softmax, scores)
     shares = emit(softmax, emit(Masked(HIDDEN), scores, mask))
-    return emit(Masked(), shares, mask) if zeros and _hides_rows(emit, mask) else shares
+    return emit(Masked(), shares, mask) if zeros else shares
 
 
 def _hides_rows(emit: Emitter, mask: int) -> bool:
@@ -187,7 +188,7 @@ def _attention(layer: Any, emit: Emitter, *nodes: int) -> int | list[int]:
         # A number is added to what is masked: where all is, it is as if nothing were.
         scores = emit(Masked(HIDDEN, shifts=True), scores, mask)
     shares = emit(Softmax(-1), scores)
-    output = contraction_of(emit, "nqk,nkd->nqd", shares, value)
+    output = contraction_of(emit, "nqk,nkd->nqd", shares, value, means=True)
     of_query = emit.mask(0)
     if of_query is not None:
         output = emit(Masked(), output, along(emit, of_query, emit.shape(output)))

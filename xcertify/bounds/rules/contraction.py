@@ -14,14 +14,16 @@ from keras import layers, ops
 from xcertify.bounds.graph.arguments import constant_values
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.operations import Affine, Constant, Reshaped, Window
-from xcertify.bounds.graph.products import Contraction
+from xcertify.bounds.graph.products import Average, Contraction
 from xcertify.bounds.rules.normalization import standardized
 from xcertify.bounds.rules.registry import register, register_operation
 from xcertify.bounds.rules.windows import axes_of
 from xcertify.keras_graph import UnsupportedLayerError
 
 
-def contraction_of(emit: Emitter, equation: str, first: int, second: int) -> int:
+def contraction_of(
+    emit: Emitter, equation: str, first: int, second: int, means: bool = False
+) -> int:
     """Emit the sums of products of two nodes that `keras.ops.einsum` computes of them.
 
     Parameters
@@ -34,6 +36,8 @@ def contraction_of(emit: Emitter, equation: str, first: int, second: int) -> int
         An axis of length 1 goes with the same letter of any other length.
     first, second
         The nodes; of constants, those of `emit.constant`.
+    means
+        Whether the first is a softmax along all axes that are summed: not below 0, with sums of 1.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def contraction_of(emit: Emitter, equation: str, first: int, second: int) -> int
             lengths = [sizes[letter] for letter in terms[number]]
             operands = terms[1 - number], terms[number]
             return _by_constant(emit, operands, result, sizes, nodes[1 - number], constant, lengths)
-    return _of_two(emit, terms, result, sizes, nodes)
+    return _of_two(emit, terms, result, sizes, nodes, Average() if means else Contraction())
 
 
 def _by_constant(
@@ -107,7 +111,12 @@ def _by_constant(
 
 
 def _of_two(
-    emit: Emitter, terms: list[str], result: str, sizes: dict[str, int], nodes: list[int]
+    emit: Emitter,
+    terms: list[str],
+    result: str,
+    sizes: dict[str, int],
+    nodes: list[int],
+    product: Contraction,
 ) -> int:
     """Of two nodes that may vary: laid out as groups of matrices, contracted, and laid back."""
     for number, term in enumerate(terms):
@@ -132,11 +141,11 @@ def _of_two(
         shape = (size(groups), size(free), size(inner))
         return _laid(emit, nodes[number], [sizes[letter] for letter in term], order, shape)
 
-    product = emit(Contraction(), matrices(0, rows), matrices(1, columns))
+    node = emit(product, matrices(0, rows), matrices(1, columns))
     letters = [*groups, *rows, *columns]
     order = [letters.index(letter) for letter in result]
     lengths = [sizes[letter] for letter in letters]
-    return _laid(emit, product, lengths, order, [sizes[letter] for letter in result])
+    return _laid(emit, node, lengths, order, [sizes[letter] for letter in result])
 
 
 def _summed(emit: Emitter, node: int, axes: list[int]) -> int:
