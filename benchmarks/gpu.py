@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --quick
+    python benchmarks/gpu.py --networks sequences
     python benchmarks/gpu.py --save gpu.md
 
 Networks have random weights and inputs are random, so that nothing is trained and nothing loaded.
@@ -46,6 +47,7 @@ METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 DECOMON = ("decomon:crown", "decomon:forward-ibp", "decomon:forward-affine")
 SMALL_RADIUS = 1e-6
 ULPS = 16  # to which functions in float64 are trusted
+ROOTS = {"log": np.log, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x)}
 
 
 def main() -> None:
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--cpu-limit", type=float, default=20, help="seconds of a row on the CPU")
     parts = ("soundness", "times")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--networks", choices=("images", "sequences"), default="images")
     parser.add_argument("--save", type=Path, help="file to write the tables to")
     arguments = parser.parse_args()
     deadline = time.perf_counter() + arguments.seconds
@@ -91,7 +94,8 @@ def soundness_table(arguments: argparse.Namespace) -> Iterator[str]:
     yield "| network | radius | method | width | float64 outside | model outside | nearest |"
     yield "| --- " * 7 + "|"
     outside, by_model, compared = 0, 0, 0
-    for net in QUICK if arguments.quick else NETS:
+    images = QUICK if arguments.quick else NETS
+    for net in SEQUENCES if arguments.networks == "sequences" else images:
         if time.perf_counter() > limit:
             yield f"| {net.name} | left out: out of time | | | | | |"
             continue
@@ -107,7 +111,8 @@ def times_table(arguments: argparse.Namespace, device: str, deadline: float) -> 
     """Lines of the second table."""
     yield f"| what | first, {device} | next, {device} | memory, MB | first, CPU | next, CPU |"
     yield "| --- " * 6 + "|"
-    for job in jobs(arguments.quick):
+    sequences = arguments.networks == "sequences"
+    for job in jobs_of_sequences() if sequences else jobs(arguments.quick):
         if time.perf_counter() > deadline:
             yield f"| {job.name}, {job.net.name} | left out: out of time | | | | |"
         else:
@@ -207,6 +212,32 @@ def smooth() -> keras.Model:
     )
 
 
+def transformer() -> keras.Model:
+    """Two blocks of attention with 4 heads, 16 tokens, width 32."""
+    inputs = keras.Input((16, 8))
+    tokens = L.Dense(32)(inputs)
+    for _ in range(2):
+        normal = L.LayerNormalization()(tokens)
+        tokens = L.Add()([tokens, L.MultiHeadAttention(4, 8)(normal, normal)])
+        hidden = L.Dense(64, "gelu")(L.LayerNormalization()(tokens))
+        tokens = L.Add()([tokens, L.Dense(32)(hidden)])
+    return keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling1D()(tokens)))
+
+
+def recurrent(layer: Callable[..., L.Layer]) -> keras.Model:
+    """A recurrent layer of 32 units over 12 steps."""
+    return net((12, 4), layer(32), L.Dense(10))
+
+
+def normalizations() -> keras.Model:
+    """Each kind of normalization by values of the input, with lines of roots and quotients."""
+    return net(
+        (16, 8),
+        *(L.Dense(16), L.RMSNormalization(), L.Dense(16, "gelu"), L.GroupNormalization(4)),
+        *(L.Dense(16, "tanh"), L.UnitNormalization(), L.Flatten(), L.Dense(10)),
+    )
+
+
 def normalization() -> L.BatchNormalization:
     """A batch normalization with statistics that are not 0 and 1."""
     near = keras.initializers.RandomUniform(0.5, 1.5, seed=0)
@@ -220,11 +251,21 @@ SEPARABLE, UNUSUAL = Net("separable", separable, 0.005), Net("unusual", unusual,
 SMOOTH = Net("smooth", smooth, 0.01)
 NETS = [DENSE, CIFAR, GAP, UNUSUAL, SEPARABLE, STRIDED, SMOOTH]
 QUICK = [DENSE, STRIDED, UNUSUAL]
+TRANSFORMER = Net("transformer", transformer, 0.01)
+LSTM = Net("LSTM", lambda: recurrent(L.LSTM), 0.05)
+GRU = Net("GRU", lambda: recurrent(L.GRU), 0.05)
+NORMALIZATIONS = Net("normalizations", normalizations, 0.01)
+SEQUENCES = [TRANSFORMER, LSTM, NORMALIZATIONS, GRU]
 
 
 def images(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray:
-    """Random images (N, *shape) in [0, 1], every other one with a black border, as digits have."""
+    """Random images (N, *shape) in [0, 1], every other one with a black border, as digits have.
+
+    Series (N, T, W) have no border.
+    """
     found = np.random.default_rng(seed).random((count, *shape), "float32")
+    if len(shape) < 3:
+        return found
     for border in (np.s_[1::2, :4], np.s_[1::2, -4:], np.s_[1::2, :, :4], np.s_[1::2, :, -4:]):
         found[border] = 0
     return found
@@ -244,6 +285,8 @@ def soundness(net: Net, quick: bool) -> Iterator[tuple[str, int, int, int]]:
     with full_precision():
         shown = [apply(forward, in_float32(*pair)) for pair in zip(points, regions)]
     ways = [(method, "real") for method in METHODS[:3]] + [("crown", "float32")]
+    if net in (TRANSFORMER, LSTM, NORMALIZATIONS):
+        ways += [("alpha-crown", "real")]
     if net in (DENSE, STRIDED) and not quick:
         ways += [(method, "real") for method in ("alpha-crown", *DECOMON)]
     for method, arithmetic in ways:
@@ -262,7 +305,7 @@ def soundness(net: Net, quick: bool) -> Iterator[tuple[str, int, int, int]]:
             cells += [f"{np.mean(upper - lower):.3g}", f"{outside} of {room.size}"]
             cells += [f"{by_itself}" if arithmetic == "float32" else "", f"{room.min():.1e}"]
             yield f"| {' | '.join(cells)} |", outside, by_itself, room.size
-    if net in (DENSE, GAP, SMOOTH):
+    if net in (DENSE, GAP, SMOOTH, TRANSFORMER, LSTM):
         yield from gradient_soundness(net, model, exact, regions, points)
 
 
@@ -368,11 +411,15 @@ def functions(device: str) -> Iterator[str]:
         "sigmoid": 1 / (1 + np.exp(-wide)),
         "softplus": np.log1p(np.exp(wide)),
         "erf": np.array([math.erf(place) for place in places]),
+        "sin": np.sin(wide),
+        "cos": np.cos(wide),
     }
+    positive = np.abs(places) + 1e-3
+    true |= {name: function(positive.astype(np.longdouble)) for name, function in ROOTS.items()}
     found = []
     for name, values in true.items():
         function = getattr(tf.math, name)
-        ours = function(tf.constant(places)).numpy()
+        ours = function(tf.constant(positive if name in ROOTS else places)).numpy()
         ulps = np.max(np.abs(ours - values) / np.spacing(np.abs(values.astype("float64"))))
         found.append(f"{name} {float(ulps):.1f}")
     yield f"Units in the last place, float64, {device} (trusted to {ULPS}): {', '.join(found)}"
@@ -467,6 +514,27 @@ def jobs(quick: bool) -> Iterator[Job]:
         yield Job("`crown-ibp`", GAP, of_net(GAP, bounds("crown-ibp")), small, small)
         yield Job("`crown-ibp`", DENSE, of_net(DENSE, bounds("crown-ibp")), small, small)
         yield Job("`ibp`", DENSE, of_net(DENSE, bounds("ibp")), small, small)
+
+
+def jobs_of_sequences() -> Iterator[Job]:
+    """Bounds of networks with attention and recurrence."""
+
+    def bounds(net: Net, method: str) -> Callable:
+        def make(model: keras.Model, inputs: np.ndarray) -> Callable[[], Any]:
+            verifier = Verifier(model, method, compile=True)
+            return lambda: verifier.bound_outputs(Ball(inputs, net.epsilon))
+
+        return make
+
+    for net, method, count, on_cpu in (
+        (TRANSFORMER, "ibp", 64, 64),
+        (TRANSFORMER, "crown-ibp", 64, 8),
+        (TRANSFORMER, "crown", 16, 2),
+        (LSTM, "ibp", 64, 64),
+        (LSTM, "crown-ibp", 64, 8),
+        (LSTM, "crown", 16, 2),
+    ):
+        yield Job(f"`{method}`", net, bounds(net, method), count, on_cpu)
 
 
 def timed(job: Job, device: str, cpu_limit: float) -> str:
