@@ -219,7 +219,7 @@ class Average(Contraction):
         for sign, side in zip((-1.0, 1.0), sides):
             values = sign * side
             ordered, nb_terms = ops.sort(values, axis=-1), values.shape[-1]
-            best = None
+            best: Any = None
             for share in _QUANTILES:
                 number = round(share * (nb_terms - 1))
                 c = ordered[..., number : number + 1]
