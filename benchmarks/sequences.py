@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--nb-inputs", type=int, default=50)
+    parser.add_argument("--nb-inputs", type=int, default=20)
     arguments = parser.parse_args()
     for name in arguments.networks:
         task = NETWORKS[name](arguments.nb_inputs)
@@ -120,7 +120,7 @@ def transformer(*, normalized: bool = True, nb_blocks: int = 2, width: int = 32)
     return keras.Model(inputs, layers.Dense(10)(layers.Flatten()(tokens)))
 
 
-def of_digits(normalized: bool) -> Callable[[int], Task]:
+def of_digits(normalized: bool, *radii: float) -> Callable[[int], Task]:
     def make(nb_inputs: int) -> Task:
         images, labels = load_digits()
         order = np.random.default_rng(0).permutation(len(images))
@@ -128,7 +128,7 @@ def of_digits(normalized: bool) -> Callable[[int], Task]:
         keras.utils.set_random_seed(0)
         model = transformer(normalized=normalized)
         fit(model, images[train], labels[train], epochs=15, learning_rate=0.003, batch_size=64)
-        return task_of(model, images[test], labels[test], nb_inputs, (0.0, 1.0), DIGITS)
+        return task_of(model, images[test], labels[test], nb_inputs, (0.0, 1.0), radii)
 
     return make
 
@@ -138,7 +138,7 @@ def of_days(nb_inputs: int) -> Task:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((24, 1)), layers.LSTM(32), layers.Dense(2)])
     fit(model, days, labels, epochs=60, learning_rate=0.005, batch_size=16)
-    return task_of(model, *test, nb_inputs, None, DAYS)
+    return task_of(model, *test, nb_inputs, None, (0.01, 0.03, 0.1))
 
 
 def fit(
@@ -168,11 +168,9 @@ def task_of(
     return Task(model, float(right.mean()), inputs[some], labels[some], clip, radii)
 
 
-DIGITS = (0.0003, 0.001, 0.003)
-DAYS = (0.01, 0.03, 0.1)
 NETWORKS: dict[str, Callable[[int], Task]] = {
-    "transformer": of_digits(normalized=True),
-    "without normalization": of_digits(normalized=False),
+    "transformer": of_digits(True, 0.0003, 0.001, 0.003),
+    "without normalization": of_digits(False, 0.001, 0.003, 0.01),
     "lstm": of_days,
 }
 
