@@ -80,6 +80,16 @@ def test_a_layer_that_is_not_what_was_declared_is_named(kind):
         EVA(model, 0.1).explain(points(3, 4))
 
 
+def test_a_layer_behind_words_is_named():
+    inputs = keras.Input((3,), dtype="int32")
+    words = L.Embedding(9, 2, name="words")
+    model = keras.Model(inputs, NotAffine(name="odd")(words(inputs)))
+    vectors = np.ones((9, 2), "float32")
+    vectors[0] = 0  # tokens of which nothing can be told
+    words.set_weights([vectors])
+    refused(model, vectors[None, 1:4], "'odd' of class NotAffine", start_layer="words")
+
+
 def test_a_layer_of_a_nested_model_is_named():
     inner = sequential((5,), L.Dense(4), Scaled(name="odd"), seed=1)
     inputs = keras.Input((4,))

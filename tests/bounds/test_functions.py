@@ -32,6 +32,7 @@ SCALARS = {
     "log": lambda h: ops.log(positive(h)),
     "log of clip": lambda h: ops.log(ops.clip(ops.softmax(9 * h), 1e-7, 1.0)),
     "log of a sum": lambda h: ops.log(ops.relu(30 * h) + 1e-6),
+    "log1p of what may be below 0": lambda h: ops.log1p(ops.maximum(h, -0.5)),
     "log1p": lambda h: ops.log1p(ops.square(h)),
     "log2": lambda h: ops.log2(positive(h)),
     "log10": lambda h: ops.log10(positive(h)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from conformance import in_float64
 from keras import layers as L
 from keras import ops
 from networks import randomize
@@ -205,6 +206,14 @@ def test_masks_that_vary(hidden):
         moved[0, hidden] += shift
         found = model(moved).numpy()
         assert (lower - 1e-6 <= found).all() and (found <= upper + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "gru_before"])
+def test_values_are_those_of_the_stored_weights(name):
+    model = network(LAYERS[name])
+    inputs = np.random.default_rng(0).normal(size=(2, *SHAPE))
+    values = in_float64(model)(inputs).numpy()
+    np.testing.assert_allclose(graph_values(model, inputs), values, rtol=1e-12, atol=1e-12)
 
 
 def test_mixture_interval():

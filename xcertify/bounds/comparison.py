@@ -21,6 +21,7 @@ from keras import ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph import activations, relaxations
+from xcertify.bounds.graph.arguments import is_float
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options
 from xcertify.bounds.graph.relaxations import LOWER_SLOPES, Activation
@@ -258,7 +259,11 @@ def _points(
             np.stack([s * generator.normal(size=shape) for s in (0.0, *_SCALES)])
             for shape in shapes
         ]
-        drawn = [_as_given(array, t, precision) for array, t in zip(drawn, tensors)]
+        # Of whole numbers, such as tokens, most models know only those from 0 on.
+        drawn = [
+            _as_given(array if is_float(t.dtype) else np.abs(array), t, precision)
+            for array, t in zip(drawn, tensors)
+        ]
         return np.full(len(drawn[0]), -1), drawn
     varied, *fixed = inputs
     chosen = [0] if large else sorted({0, len(varied) - 1})[:_NB_REGIONS]

@@ -184,7 +184,7 @@ def limit(constant: float, below: bool) -> Activation:
         kinks=(constant,),
         ulps=0,
         constant_error=2.0**-23,
-        least=max(constant, 0.0) if below else -math.inf,
+        least=constant if below and constant >= 0 else -math.inf,
     )
 
 

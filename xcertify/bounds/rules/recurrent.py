@@ -225,7 +225,7 @@ def _gated_recurrent_unit(
         return lambda: (cell.kernel[:, columns], cell.recurrent_kernel[:, columns])
 
     def biases(first: int, last: int) -> list[Any]:
-        given = ops.reshape(ops.convert_to_tensor(cell.bias), (nb_biases, 3 * size))
+        given = ops.reshape(ops.cast(cell.bias, "float64"), (nb_biases, 3 * size))
         return [given[number, first * size : last * size] for number in range(nb_biases)]
 
     def bias(number: int) -> Callable[[], Any] | None:
