@@ -15,7 +15,9 @@ from xcertify.attributions import (
     AttributionBound,
     CertifiedGradient,
     EVAHybrid,
+    RelEx,
     Saliency,
+    SufficientReason,
 )
 from xcertify.attributions.useful_overlaps import Usefulness
 from xcertify.bounds import Verifier
@@ -299,18 +301,35 @@ def test_of_many_margins_that_of_the_runner_up_comes_first():
     np.testing.assert_array_equal(kept, (upper < 0).all(axis=1))
 
 
-def test_eva_says_before_its_maps_that_its_bounds_say_nothing(monkeypatch):
-    kernels = [keras.initializers.HeNormal(seed=number) for number in range(8)]
-    inner = [L.Dense(24, "relu", kernel_initializer=kernel) for kernel in kernels]
-    last = L.Dense(70, kernel_initializer=kernels[0])
-    model = keras.Sequential([keras.Input((6,)), *inner, last])
-    found = []
-    monkeypatch.setattr(EVA, "_overlaps_for_maps", lambda *_: found.append("maps") or 1 / 0)
-    explainer = EVA(model, epsilon=3.0, method="crown-ibp")
-    with pytest.warns(VacuousWarning, match="vacuous") as warned, pytest.raises(ZeroDivisionError):
-        explainer.explain(INPUTS)
-    assert len(warned) == 1 and found == ["maps"]
-    monkeypatch.undo()
+@pytest.mark.parametrize(
+    ("explainer", "made"),
+    [
+        (lambda model: EVA(model, epsilon=3.0, method="crown-ibp").explain(INPUTS), True),
+        (lambda model: EVA(model, epsilon=3.0).certify(INPUTS), True),
+        (lambda model: CertifiedGradient(model, epsilon=3.0).certify(INPUTS), True),
+        (lambda model: SufficientReason(model, epsilon=3.0).explain(INPUTS), True),
+        (lambda model: AttributionBound(model, epsilon=3.0, proved=True).certify(INPUTS), True),
+        (lambda model: RelEx(model, largest_radius=1e4).certify(INPUTS), True),
+        (lambda model: EVA(model, epsilon=1e-3).explain(INPUTS), False),
+    ],
+)
+def test_bounds_of_large_networks_that_say_nothing_are_told_of_before(monkeypatch, explainer, made):
+    monkeypatch.setattr("xcertify.bounds.propagation.depth.LARGEST_WORK", 0)
+    model = sequential((6,), *(L.Dense(24, "relu") for _ in range(6)), L.Dense(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if not made else "error", VacuousWarning)
+        if not made:
+            explainer(model)
+            return
+        with pytest.raises(VacuousWarning, match="the network is large.* times as far"):
+            explainer(model)
+
+
+def test_large_networks_that_cannot_be_explained_by_bounds_are_told_of_once(monkeypatch):
+    monkeypatch.setattr("xcertify.bounds.propagation.depth.LARGEST_WORK", 0)
+    model = sequential((6,), *(L.Dense(24, "relu") for _ in range(6)), L.Dense(3))
     with pytest.warns(VacuousWarning) as warned:
-        explainer.explain(INPUTS)
-    assert len(warned) == 1
+        EVA(model, epsilon=3.0).explain(INPUTS)
+    assert len(warned) == 1 and "EVA: the network is large" in str(warned[0].message)
+    assert warned[0].filename == __file__
+    assert Verifier(model).is_large

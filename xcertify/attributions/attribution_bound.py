@@ -182,6 +182,14 @@ class AttributionBound(SmoothAttribution, Certifying):
         box = Ball(inputs, epsilon, math.inf, self.clip)
         return Region(inputs, box.lower, box.upper, epsilon, self.norm, self.clip)
 
+    @property
+    def _takes_bounds(self) -> bool:
+        return self.proved
+
+    @property
+    def _method_before(self) -> str:
+        return "crown"  # of the network; `method` is of its gradient
+
     def _certify(self, region: Region, weights: np.ndarray) -> DeviationCertificate:
         if self.proved:
             refuse_channels_first(self.model, "proved=True")

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xcertify.attributions.before import says_nothing
 from xcertify.batches import most_at_once
 from xcertify.bounds import Verifier
 from xcertify.certificates import Certificate, Origin
@@ -201,6 +202,10 @@ class Explainer(Settings):
             lambda: traced(function, input_signature=signature, autograph=False),
         )
 
+    def _warn_before(self, region: Region) -> bool:
+        """Whether bounds over regions are known to say nothing, and said to, before any work."""
+        return False
+
     @abstractmethod
     def _explain(self, inputs: np.ndarray, targets: Any) -> np.ndarray:
         """Maps of float32 inputs (N, *shape) that fit the model."""
@@ -353,10 +358,11 @@ class Certifying(Explainer):
         Warns
         -----
         VacuousWarning
-            Once a call, where what is proved says nothing (`vacuous` of the certificate).
+            Where what is proved says nothing (`vacuous` of the certificate); of a large network,
+        whose bounds take minutes, before they are computed.
         """
         inputs, targets = self._prepare(inputs, targets)
-        return self._given_out(self._certify(self._region(inputs), targets))
+        return self._given_out(self._certify(self._looked_at(self._region(inputs)), targets))
 
     def _given_out(self, certificate: AnyCertificate) -> AnyCertificate:
         """A certificate as `certify` returns it: with its origin, and a warning if one is due."""
@@ -379,6 +385,37 @@ class Certifying(Explainer):
                 f"{type(self).__name__}: {what}. Try a smaller epsilon (see suggest_epsilon) where "
                 f"there is one, a tighter method, or {WITHOUT_BOUNDS}"
             )
+
+    def _warn_before(self, region: Region) -> bool:
+        if not (self._takes_bounds and self._verifier_of(self._method_before).is_large):
+            return False
+        why = says_nothing(self._verifier_of, self._logits_at, self._least(region))
+        if why:
+            warn_vacuous(
+                f"{type(self).__name__}: the network is large, its bounds take long and say "
+                f"nothing: {why}. Try EVAHybrid, whose bounds begin behind a layer, a smaller "
+                f"network, or {WITHOUT_BOUNDS}"
+            )
+        return bool(why)
+
+    @property
+    def _takes_bounds(self) -> bool:
+        """Whether anything is bounded at all."""
+        return True
+
+    @property
+    def _method_before(self) -> str:
+        """The method of a verifier that is needed anyway."""
+        return vars(self)["method"]
+
+    def _least(self, region: Any) -> Region:
+        """The smallest regions for which something is to be proved: here as they are."""
+        return region
+
+    def _looked_at(self, region: Any) -> Any:
+        """Regions as they are, behind a warning where bounds over them say nothing."""
+        self._warn_before(region)
+        return region
 
     def _region(self, inputs: np.ndarray) -> Region:
         """The regions around inputs."""

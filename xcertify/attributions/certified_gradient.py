@@ -154,6 +154,10 @@ class CertifiedGradient(GradientExplainer, Certifying):
         self.steps, self.baseline_value = whole_number("steps", steps), baseline_value
         self.nb_samples, self.noise = whole_number("nb_samples", nb_samples), noise
 
+    @property
+    def _method_before(self) -> str:
+        return "crown"  # of the network; `method` is of its gradient
+
     def _certify(self, region: Ball, weights: np.ndarray) -> GradientCertificate:
         lower, upper = self._bounds(region, weights)
         explanation = self._of_features(region.center, weights)

@@ -215,7 +215,7 @@ class CORGI(Certifying, ClassExplainer):
                 "complete=True is of the radii of the class: make CORGI(..., prediction=True)"
             )
         inputs, classes = self._prepare(inputs, targets)
-        region = self.perturbation.around(inputs)
+        region = self._looked_at(self.perturbation.around(inputs))
         return self._given_out(self._certify(region, classes, complete, timeout))
 
     def _certify(
@@ -253,6 +253,9 @@ class CORGI(Certifying, ClassExplainer):
             map_shape=self._activation.shape[:2],
             targets=classes,
         )
+
+    def _least(self, region: Ball) -> Ball:
+        return region.resized(np.full(len(region), self.largest_radius * _SMALLEST))
 
     def _ranked_maps(self, inputs: np.ndarray, classes: np.ndarray) -> RankedMaps:
         target_rows = self._activation.target_rows(classes)

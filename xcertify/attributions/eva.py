@@ -30,13 +30,12 @@ from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.models import as_rows
 from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
-from xcertify.radii import Interval, class_margins, compare_bounds, second_classes
+from xcertify.radii import Interval, class_margins, compare_bounds
 from xcertify.reasons.check import asked_outputs
 from xcertify.regions import Ball, Region, as_norm
 from xcertify.targets import margin_rows
 
 MODES = ("one-pass", "exact")
-_MANY, _NB_LOOKED_AT = 64, 4  # classes, and inputs of which one margin is bounded before others
 LINE_METHODS = ("crown", "crown-ibp", "alpha-crown")  # those with linear bounds
 
 
@@ -148,27 +147,12 @@ class OverlapExplainer(ClassExplainer):
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         overlap = self._overlap(inputs, classes, temperature=self.temperature)
         region = self.perturbation.around(inputs)
-        is_warned = self._warn_before(region, overlap)
+        is_warned = self._warn_before(region)
         overlaps = self._overlaps_for_maps(region, overlap)
         maps = self._to_map(overlaps, inputs.shape[1:])
         if not is_warned:
             self._warn_where_vacuous(region, overlap, [overlaps])
         return maps
-
-    def _warn_before(self, region: Region, overlap: Overlap) -> bool:
-        """Whether bounds were found to say nothing, and said to, before any map is made.
-
-        Of many classes. The margin of the runner-up is one of those behind a map, and to bound it
-        for a few inputs is a small part of the work: where that says nothing, the map does not.
-        """
-        region, overlap = region[:_NB_LOOKED_AT], overlap[:_NB_LOOKED_AT]
-        logits = self._logits(region.center)
-        if logits.shape[1] < _MANY or overlap.within is not None:
-            return False
-        overlap = overlap.against(second_classes(logits, overlap.classes))
-        full = self._bound_whole(region, overlap)
-        self._refuse_infinite(full)
-        return self._usefulness.warn(region, overlap, full, flat=np.zeros(len(full), bool))
 
     def _overlaps_for_maps(self, region: Region, overlap: Overlap) -> Overlaps:
         """Overlaps whose differences are scores."""
@@ -339,7 +323,7 @@ class EVA(OverlapExplainer, Certifying):
     VacuousWarning
         By `explain`, once a call, where the bounds behind a map are more than 100 times wider than
         what a short attack attains of the overlap, and where a map is zero everywhere; with what
-        to try. 16 inputs of the call are looked at.
+        to try. 16 inputs of the call are looked at; of a large network one before any map is made.
 
     Guarantee
     ---------
@@ -437,7 +421,7 @@ class EVA(OverlapExplainer, Certifying):
             If an attack succeeds inside what is certified: a bug, to be reported.
         """
         inputs, classes = self._prepare(inputs, targets)
-        region = self.perturbation.around(inputs)
+        region = self._looked_at(self.perturbation.around(inputs))
         return self._given_out(self._certify(region, classes, complete, timeout))
 
     def _certify(

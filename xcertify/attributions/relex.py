@@ -229,7 +229,7 @@ class RelEx(Certifying, ClassExplainer):
             If an attack succeeds inside what is certified: a bug, to be reported.
         """
         inputs, classes = self._prepare(inputs, targets)
-        region = self.perturbation.around(inputs)
+        region = self._looked_at(self.perturbation.around(inputs))
         decisions = {"timeout": timeout, "seed": self.seed} if complete else None
         return self._given_out(self._certify(region, classes, masks, decisions))
 
@@ -261,6 +261,10 @@ class RelEx(Certifying, ClassExplainer):
             neutral_value=neutral,
             targets=classes,
         )
+
+    def _least(self, region: Ball) -> Ball:
+        radius = self.largest_radius * 2.0**-self.nb_halvings
+        return region.resized(np.full(len(region), radius))
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         masks, pulls = self._learn(inputs, classes)

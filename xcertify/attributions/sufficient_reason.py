@@ -184,7 +184,7 @@ class SufficientReason(Certifying, ClassExplainer):
         return asked_outputs(self.model, self._logits(inputs), targets, self.delta)
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        certificate = self._certify(self._region(inputs), classes)
+        certificate = self._certify(self._looked_at(self._region(inputs)), classes)
         self._warn_of(certificate)
         return certificate.maps(ranked=self.ranked)
 

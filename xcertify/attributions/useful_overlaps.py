@@ -31,6 +31,15 @@ def are_flat(region: Region, overlaps: Overlaps, tolerance: float) -> np.ndarray
     return moves & (scores <= tolerance * np.abs(overlaps.full))
 
 
+def times_as_far(full: np.ndarray, nominal: np.ndarray, attained: np.ndarray) -> np.ndarray:
+    """How many times as far from their centers overlaps are bounded as they were attained, (N,).
+
+    1 where bounds prove the class, or are as tight as roundings let them be.
+    """
+    says_something = (full < 0) | (full - nominal <= 1e-3 * (1 + np.abs(nominal)))
+    return np.where(says_something, 1.0, times_wider(full - nominal, attained - nominal))
+
+
 @dataclass(frozen=True)
 class Usefulness:
     """Compares the bounds of overlaps with what a short attack attains, and warns.
@@ -105,14 +114,10 @@ class Usefulness:
     def _looseness(
         self, region: Region, overlap: Overlap, full: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """How many times wider bounds are than attained, and where nothing changes, (N,) each.
-
-        1 where they prove the class, or are as tight as roundings let them be.
-        """
+        """`times_as_far`, and where an attack changes nothing, (N,) each."""
         nominal, attained = self.attack(region, overlap)
-        says_something = (full < 0) | (full - nominal <= 1e-3 * (1 + np.abs(nominal)))
-        ratio = np.where(says_something, 1.0, times_wider(full - nominal, attained - nominal))
-        return ratio, attained - nominal <= 1e-6 * (1 + np.abs(nominal))
+        is_constant = attained - nominal <= 1e-6 * (1 + np.abs(nominal))
+        return times_as_far(full, nominal, attained), is_constant
 
     def _smaller(self, region: Region, overlap: Overlap) -> str:
         """A smaller epsilon, in words: a tenth, hundredth, ... at which bounds are useful."""

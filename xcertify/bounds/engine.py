@@ -16,6 +16,7 @@ from xcertify.bounds.graph.backpropagation import GradientGraph, gradient_graph
 from xcertify.bounds.graph.operations import Elementwise, Input, Options
 from xcertify.bounds.network import Network, refuse_weights_that_are_not_finite
 from xcertify.bounds.propagation.budget import Budget, batches
+from xcertify.bounds.propagation.depth import refines
 from xcertify.bounds.propagation.target_rows import RowForm, TargetRows
 from xcertify.bounds.queries import Queries
 from xcertify.bounds.query import Query, round_outward
@@ -170,7 +171,7 @@ class Engine:
             )
             ask, nb_asked = self._compiled(question, form, query.form), some.stop - some.start
             filled = len(query.center) * nb_asked / nb_pairs
-            if not self._fits_alone(len(query.center)):
+            if not self._fits_alone(question.node, len(query.center)):
                 filled = max(filled, len(query.center) / nb_samples)
             share = self._share(question, len(query.center), nb_asked, filled)
             with backend.full_precision():
@@ -201,13 +202,23 @@ class Engine:
         """The network and its backpropagation."""
         return self._keep(("gradient", loss), lambda: gradient_graph(self.graph, loss))
 
-    def _fits_alone(self, nb_samples: int) -> bool:
+    @property
+    def is_large(self) -> bool:
+        """Whether rows of inner tensors do not go back unless they are asked to."""
+        output = self.graph.output
+        return self._keep(("large",), lambda: not refines("auto", self.graph, [output]))
+
+    def refines(self, node: int) -> bool:
+        """Whether rows of tensors before a node go back, as those of "crown" in small networks."""
+        return self._keep(("refines", node), lambda: self.queries.refines(node))
+
+    def _fits_alone(self, node: int, nb_samples: int) -> bool:
         """Whether it is one sample whose intervals and relaxations fit the budget uncompiled.
 
         One after the other, without backward passes of inner tensors, they take about half of what
         the budget counts with.
         """
-        if nb_samples > 1 or self.queries.method not in ("ibp", "crown-ibp"):
+        if nb_samples > 1 or self.queries.method == "alpha-crown" or self.refines(node):
             return False
         return self.budget.bytes_of(self.graph)[0] <= 2 * self.budget.nb_bytes
 
@@ -259,7 +270,7 @@ class Engine:
         if filled > _FILLED_UNCOMPILED:
             return math.inf
         nodes = self.graph.nodes
-        if question is not None and self.queries.method in ("crown", "alpha-crown"):
+        if question is not None and self.refines(question.node):
             nb_rows += sum(
                 math.prod(nodes[parent].shape)
                 for node in nodes

@@ -18,7 +18,7 @@ from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Enclosure, Options
 from xcertify.bounds.propagation import interval
 from xcertify.bounds.propagation.budget import Budget
-from xcertify.bounds.propagation.depth import Depth, depth_of
+from xcertify.bounds.propagation.depth import Depth, depth_of, refines
 from xcertify.bounds.propagation.gradient import enclose_gradient
 from xcertify.bounds.propagation.refinement import BackwardBounds
 from xcertify.bounds.propagation.target_rows import TargetRows, nominal_rows
@@ -57,6 +57,11 @@ class Queries:
     def depth(self, node: int) -> Depth:
         """How far the rows of tensors before a node go back; see `propagation.depth`."""
         return depth_of(self.options.backward_depth, self.graph, [node])
+
+    def refines(self, node: int) -> bool:
+        """Whether rows of tensors before a node go back at all; see `propagation.depth`."""
+        takes_lines = self.method in ("crown", "alpha-crown")
+        return takes_lines and refines(self.options.backward_depth, self.graph, [node])
 
     def _backward(self, node: int, query: Query, optimize: bool = False) -> BackwardBounds:
         return BackwardBounds(

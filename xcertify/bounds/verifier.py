@@ -943,6 +943,14 @@ class Verifier(Settings):
         return self._engine.queries.depth(self._engine.graph.output)
 
     @property
+    def is_large(self) -> bool:
+        """Whether rows of inner tensors do not go back, so that "crown" is "crown-ibp".
+
+        With ``backward_depth="auto"`` networks at which one such pass would take many seconds.
+        """
+        return self._engine.is_large
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, or of what `start_layer` gives, without the batch axis."""
         return self._engine.input_shapes[0]
