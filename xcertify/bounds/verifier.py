@@ -956,6 +956,11 @@ class Verifier(Settings):
         return self._engine.input_shapes[0]
 
     @property
+    def nb_constants(self) -> int:
+        """How many further inputs the network has, which do not vary: the `constants` of calls."""
+        return len(self._engine.input_shapes) - 1
+
+    @property
     def _engine(self) -> Engine:
         """The network as it is now: read anew if anything but weights has changed.
 
