@@ -464,3 +464,12 @@ def test_one_pass_certifies_no_less_than_the_verifier(method):
             proved = Verifier(model, name).bound_rows(certificate.region, rows)[1].max(axis=1)
             assert (certificate.overlap <= proved).all()
         assert (certificate.cell_overlaps <= certificate.overlap[:, None]).all()
+
+
+def test_latent_layers_that_not_all_paths_go_through_are_refused():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(3, "relu", name="latent")(inputs)
+    both = keras.layers.Concatenate()([hidden, inputs])
+    model = keras.Model(inputs, keras.layers.Dense(2)(both))
+    with pytest.raises(ValueError, match="latent_layer must be a layer that all paths.*'latent'"):
+        EVAHybrid(model, "latent").explain(np.zeros((1, 4), "float32"))

@@ -98,12 +98,18 @@ class EVAHybrid(OverlapExplainer):
     @property
     def _verifier(self) -> Verifier:
         """Of the layers behind the latent one."""
-        return self._derive(
-            "verifier",
-            lambda: Verifier(
-                self.model, self.method, strip_head=True, start_layer=self.latent_layer
-            ),
-        )
+        layer = self.latent_layer
+
+        def make() -> Verifier:
+            behind = Verifier(self.model, self.method, strip_head=True, start_layer=layer)
+            if behind.nb_constants:
+                raise ValueError(
+                    f"latent_layer must be a layer that all paths from the input to the outputs go "
+                    f"through. Received: {layer!r}"
+                )
+            return behind
+
+        return self._derive("verifier", make)
 
     @property
     def _cures(self) -> str:

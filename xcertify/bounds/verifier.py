@@ -913,10 +913,13 @@ class Verifier(Settings):
         Raises
         ------
         ValueError
-            If an output is NaN or infinite; the message names a layer whose weights are.
+            If the constants do not fit, or an output is NaN or infinite; the message names a layer
+            whose weights are.
         """
         engine = self._engine
         arrays = [np.asarray(values) for values in (inputs, *constants)]
+        others = [(len(arrays[0]), *shape) for shape in engine.input_shapes[1:]]
+        check_constants(arrays[1:], others, engine.constant_types)
         engine.compare(None, arrays[0], arrays[1:])
         return engine.evaluate(arrays)
 
