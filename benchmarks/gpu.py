@@ -59,6 +59,7 @@ def main() -> None:
     parts = ("soundness", "times")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--networks", choices=("images", "sequences"), default="images")
+    parser.add_argument("--only", nargs="+", help="names of networks")
     parser.add_argument("--save", type=Path, help="file to write the tables to")
     arguments = parser.parse_args()
     deadline = time.perf_counter() + arguments.seconds
@@ -96,6 +97,8 @@ def soundness_table(arguments: argparse.Namespace) -> Iterator[str]:
     outside, by_model, compared = 0, 0, 0
     images = QUICK if arguments.quick else NETS
     for net in SEQUENCES if arguments.networks == "sequences" else images:
+        if arguments.only and net.name not in arguments.only:
+            continue
         if time.perf_counter() > limit:
             yield f"| {net.name} | left out: out of time | | | | | |"
             continue
