@@ -7,12 +7,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 from networks import NETWORKS, sequential
 from rotation import in_turn
 
 from xcertify.attributions import EVA
-from xcertify.bounds import Verifier
+from xcertify.bounds import Verifier, backend
 from xcertify.bounds.propagation.budget import batches
 from xcertify.regions import Ball
 from xcertify.targets import margin_rows
@@ -146,3 +147,19 @@ def test_eva_in_parts_of_samples_and_rows(overlap, monkeypatch):
         np.testing.assert_allclose(narrow.explain(inputs), maps, rtol=1e-4, atol=1e-5)
         again = narrow.explain_targeted(inputs, (certificate.targets + 1) % 5)
         np.testing.assert_allclose(again.positive, targeted.positive, rtol=1e-4, atol=1e-5)
+
+
+def test_places_worked_on_in_parts_are_put_together_compiled_or_not():
+    values = np.random.default_rng(0).random((2, 6, 5, 3))
+    places = tf.constant(values[..., 0])
+
+    def function(inputs, output):
+        return (inputs[0] * output[..., None], None, -output)
+
+    def parted():
+        return backend.by_places(function, (tf.constant(values),), places, 10)
+
+    for found in (parted(), tf.function(parted, autograph=False)()):
+        np.testing.assert_array_equal(found[0], values * values[..., :1])
+        assert found[1] is None
+        np.testing.assert_array_equal(found[2], -values[..., 0])

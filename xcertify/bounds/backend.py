@@ -289,6 +289,15 @@ def by_places(function: Callable[[Any, Any], Any], inputs: Any, output: Any, lar
     def on_part(parts: Sequence[Any]) -> Any:
         return function(*tf.nest.pack_sequence_as((inputs, output), parts))
 
+    def put_together(leaf: Any, *others: Any) -> Any:
+        if leaf is None:
+            return None
+        return tf.reshape(tf.stack([leaf, *others]), (-1, *place, *leaf.shape[1:]))
+
+    if tf.executing_eagerly():  # a loop of TensorFlow's would rewrite the function each time
+        nb_parts = int(parted[0].shape[0])
+        found = [on_part([tensor[number] for tensor in parted]) for number in range(nb_parts)]
+        return tf.nest.map_structure(put_together, *found)
     # Called once more to see what comes back; nothing of it is computed.
     shown = on_part([tensor[0] for tensor in parted])
     present = [leaf for leaf in tf.nest.flatten(shown) if leaf is not None]
