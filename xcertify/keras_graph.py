@@ -26,10 +26,12 @@ NOTES = frozenset({
     "test_function", "train_function", "stop_evaluating", "stop_predicting", "stop_training",
     "steps_per_execution", "unrolled_steps_per_execution", "_auto_config", "_called",
     "_compile_config", "_compile_loss", "_compile_metrics", "_compiled_trainable_state",
-    "_distribute_strategy", "_eval_epoch_iterator", "_inbound_nodes", "_initial_epoch",
+    "_distribute_strategy", "_dropout_mask", "_eval_epoch_iterator", "_inbound_nodes",
+    "_initial_epoch",
     "_is_compiling", "_jit_compile",
     "_lock", "_loss_ids", "_loss_tracker", "_losses", "_losses_override", "_metrics",
-    "_optimizer", "_outbound_nodes", "_parent_path", "_path", "_run_eagerly",
+    "_optimizer", "_outbound_nodes", "_parent_path", "_path", "_recurrent_dropout_mask",
+    "_run_eagerly",
     "_saved_model_arg_spec", "_saved_model_inputs_spec", "_tracked", "_tracker", KEPT,
 })
 # fmt: on

@@ -125,6 +125,15 @@ def test_copies_and_files_of_a_model_have_nothing_of_it(tmp_path):
         Verifier(other).bound_outputs(REGION)
 
 
+def test_what_a_cell_notes_when_it_is_called_changes_nothing():
+    cells = [L.SimpleRNN(2), L.GRU(2), L.Bidirectional(L.LSTM(2)), L.ConvLSTM1D(1, 1)]
+    models = [sequential((2, 3, 1)[: 3 if cell is cells[3] else 2], cell) for cell in cells]
+    before = [fingerprint(model) for model in models]
+    for model in models:
+        model(np.zeros((1, *model.input_shape[1:]), "float32"))
+    assert [fingerprint(model) for model in models] == before
+
+
 def test_threads_get_one_engine():
     model = dense()
     with ThreadPoolExecutor(8) as pool:
