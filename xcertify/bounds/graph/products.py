@@ -214,7 +214,7 @@ class Average(Contraction):
         """
         (least, most), sides = (enclosure.absolute() for enclosure in inputs)
         least = ops.maximum(least, 0.0)
-        of_sums = _error_of_sums(options)
+        of_sums = _error_of_sums(least.shape[-1], options)
         found = []
         for sign, side in zip((-1.0, 1.0), sides):
             values = sign * side
@@ -251,15 +251,17 @@ class Average(Contraction):
         ]
         planes.take_off(*means)
         size = ops.abs(means[0]) + means[1]
-        return planes, _error_of_sums(options) * ops.swapaxes(size, -1, -2)
+        nb_terms = inputs[0].reference.shape[-1]
+        return planes, _error_of_sums(nb_terms, options) * ops.swapaxes(size, -1, -2)
 
 
-def _error_of_sums(options: Options) -> float:
+def _error_of_sums(nb_terms: int, options: Options) -> float:
     """How far the sum of the weights of an `Average` is from 1, in the reference and the network.
 
-    The same is allowed for each single weight by `Softmax`.
+    There their sum, by which they are divided, may be rounded at every term; what is wrong of the
+    terms themselves is wrong of it, too.
     """
-    return 1e-12 + options.network_error(32)
+    return 1e-12 + options.network_error(nb_terms + 32)
 
 
 class Planes:
