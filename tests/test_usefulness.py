@@ -21,6 +21,7 @@ from xcertify.attributions import (
 )
 from xcertify.attributions.useful_overlaps import Usefulness
 from xcertify.bounds import Verifier
+from xcertify.criteria import Within
 from xcertify.progress import compiling, progress_bar
 from xcertify.radii import keeps_class
 from xcertify.regions import Ball
@@ -307,6 +308,8 @@ def test_of_many_margins_that_of_the_runner_up_comes_first():
         (lambda model: EVA(model, epsilon=3.0, method="crown-ibp").explain(INPUTS), True),
         (lambda model: EVA(model, epsilon=3.0).certify(INPUTS), True),
         (lambda model: CertifiedGradient(model, epsilon=3.0).certify(INPUTS), True),
+        (lambda model: CertifiedGradient(model).radius(INPUTS, Within(1e-9), largest=1e5), True),
+        (lambda model: EVA(model, epsilon=3.0).explain_targeted(INPUTS, 4, [0, 1, 2]), True),
         (lambda model: SufficientReason(model, epsilon=3.0).explain(INPUTS), True),
         (lambda model: AttributionBound(model, epsilon=3.0, proved=True).certify(INPUTS), True),
         (lambda model: RelEx(model, largest_radius=1e4).certify(INPUTS), True),
@@ -315,7 +318,7 @@ def test_of_many_margins_that_of_the_runner_up_comes_first():
 )
 def test_bounds_of_large_networks_that_say_nothing_are_told_of_before(monkeypatch, explainer, made):
     monkeypatch.setattr("xcertify.bounds.propagation.depth.LARGEST_WORK", 0)
-    model = sequential((6,), *(L.Dense(24, "relu") for _ in range(6)), L.Dense(3))
+    model = sequential((6,), *(L.Dense(24, "relu") for _ in range(6)), L.Dense(5))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if not made else "error", VacuousWarning)
         if not made:

@@ -20,7 +20,13 @@ from xcertify.attributions.gradient_means import (
     bound_explanations,
     gradient_mean,
 )
-from xcertify.attributions.gradient_radii import VARIED, Claim, attacked_radii, proved_radii
+from xcertify.attributions.gradient_radii import (
+    SMALLEST,
+    VARIED,
+    Claim,
+    attacked_radii,
+    proved_radii,
+)
 from xcertify.attributions.gradients import GradientExplainer
 from xcertify.bounds import Verifier, gradient_method
 from xcertify.certificates import GradientCertificate, RadiusCertificate, fingerprint
@@ -261,12 +267,15 @@ class CertifiedGradient(GradientExplainer, Certifying):
             raise ValueError(f"largest must be above 0. Received: {largest!r}")
         refuse_channels_first(self.model, "CertifiedGradient.radius")
         inputs, weights = self._prepare(inputs, targets)
+        region = self._region(inputs)
+        least = region.resized(np.full(len(inputs), largest * SMALLEST))
+        self._warn_before(least if varied == "epsilon" else region)
         claim = Claim(
             criterion,
             self._mean(inputs.shape[1:]),
             weights,
             original=self._of_features(inputs, weights),
-            region=self._region(inputs),
+            region=region,
             varied=varied,
             gamma=self.gamma,
             bias_radius=self.bias_radius,

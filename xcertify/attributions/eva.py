@@ -119,12 +119,14 @@ class OverlapExplainer(ClassExplainer):
         inputs, classes = self._prepare(inputs, targets)
         overlap = self._overlap(inputs, classes, self._alternatives(inputs, classes, towards))
         region = self.perturbation.around(inputs)
+        is_warned = self._warn_before(region)
         found = [
             self._overlaps_for_maps(half, overlap)
             for half in (region.positive(), region.negative())
         ]
         maps = [self._to_map(overlaps, inputs.shape[1:]).astype(np.float32) for overlaps in found]
-        self._warn_where_vacuous(region, overlap, found)
+        if not is_warned:
+            self._warn_where_vacuous(region, overlap, found)
         return TargetedExplanation(*maps)
 
     def _alternatives(self, inputs: np.ndarray, classes: np.ndarray, towards: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ from xcertify.regions import Ball, Region
 
 VARIED = ("epsilon", "gamma")
 
-_SMALLEST = 2.0**-16  # the smallest radius that is tried, as a share of the largest
+SMALLEST = 2.0**-16  # the smallest radius that is tried, as a share of the largest
 _NB_ATTACKS = 6
 
 
@@ -89,7 +89,7 @@ def proved_radii(
     That of `bound_explanations`. Each radius was itself tested.
     """
     search = RadiusSearch(
-        np.full(len(claim.region), claim.largest * _SMALLEST),
+        np.full(len(claim.region), claim.largest * SMALLEST),
         claim.largest,
         nb_halvings=nb_halvings,
         test_low=True,
@@ -152,7 +152,7 @@ def attacked_radii(
 def attack_search(certified: np.ndarray, largest: float) -> RadiusSearch:
     """Radii at which N claims are attacked, those that are proved (N,) first."""
     return RadiusSearch(
-        np.maximum(certified, largest * _SMALLEST),
+        np.maximum(certified, largest * SMALLEST),
         largest,
         nb_halvings=_NB_ATTACKS - 1,
         test_low=certified > 0,
