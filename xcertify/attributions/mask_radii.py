@@ -8,7 +8,7 @@ import numpy as np
 
 from xcertify.bounds import Verifier, decided_radii
 from xcertify.masks import kept_region
-from xcertify.radii import class_radii
+from xcertify.radii import class_radii_so_far
 from xcertify.regions import Ball, Region, valid_range
 
 
@@ -62,4 +62,5 @@ def proved_radii(
 
     if decisions is not None:
         return decided_radii(verifier, region_at, classes, ends, nb_halvings, **decisions).certified
-    return class_radii(verifier, region_at, classes, ends, nb_halvings)
+    *_, held = class_radii_so_far(verifier, region_at, classes, ends, nb_halvings)
+    return held
