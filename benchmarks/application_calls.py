@@ -258,7 +258,7 @@ def before(name: str, call: str, settings: Callable[[Case], dict[str, Any]]) -> 
 
 def said_by(warning: str) -> str:
     """A warning in short."""
-    times = re.search(r"([\d.e+]+) times as far", warning)
+    times = re.search(r"([\d.e+]+|inf) times as far", warning)
     if times:
         return f"warns: {times[1]} times"
     return "warns: overflows" if "overflow" in warning else "warns"

@@ -336,3 +336,13 @@ def test_large_networks_that_cannot_be_explained_by_bounds_are_told_of_once(monk
     assert len(warned) == 1 and "EVA: the network is large" in str(warned[0].message)
     assert warned[0].filename == __file__
     assert Verifier(model).is_large
+
+
+def test_bounds_that_do_not_depend_on_the_radius_say_nothing(monkeypatch):
+    monkeypatch.setattr("xcertify.bounds.propagation.depth.LARGEST_WORK", 0)
+    model = sequential((6,), *(L.Dense(24, "relu6") for _ in range(4)), L.Dense(5))
+    with pytest.warns(VacuousWarning, match="hardly nearer than within 10 times the radius"):
+        EVA(model, epsilon=0.3).explain(INPUTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VacuousWarning)
+        EVA(model, epsilon=0.1).explain(INPUTS)

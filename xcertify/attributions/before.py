@@ -22,8 +22,9 @@ from xcertify.regions import Ball, Region
 from xcertify.usefulness import VACUOUS
 
 _METHODS = ("ibp", "crown-ibp")
-_USEFUL = VACUOUS / 10  # times as wide as attained: beyond, minutes are not worth it
+_USEFUL = VACUOUS / 10  # times as far as attained
 _HOPELESS = 1e4 * VACUOUS  # of intervals: beyond, lines between them are not tried
+_WIDER = 10.0  # times the radius, at which bounds are to be at least twice as far
 
 
 def says_nothing(
@@ -34,7 +35,9 @@ def says_nothing(
     """Why bounds over regions say nothing, in words; "" where they may say something.
 
     Of the first region the margin of the largest output at its center against the next one is
-    bounded, and attacked.
+    bounded, and attacked. Bounds say nothing where they are more than 100 times as far from the
+    value at the center as the attack gets; and from 10 times on where they hardly depend on the
+    radius, as of functions such as ReLU6 that are known to stay between their ends and no more.
 
     Parameters
     ----------
@@ -58,17 +61,28 @@ def says_nothing(
     overlap = Overlap("margin", classes, alternatives)
     rows = overlap.rows(logits.shape[1])
     reached = ShortAttack(lambda points: _rows(logits_at(points)), 0.0, 1)(region, overlap)
+    nominal, _ = reached
+
+    def bound(method: str, within: Region) -> np.ndarray:
+        return overlap.of_sides(rows, *verifier_of(method).bound_rows(within, rows))
+
+    radius = float(np.max(np.asarray(region.epsilon)))
     for method in _METHODS:
-        full = overlap.of_sides(rows, *verifier_of(method).bound_rows(region, rows))
+        full = bound(method, region)
         times = float(times_as_far(full, *reached)[0])
+        if np.isinf(full[0]):
+            return f"within radius {radius:.2g} of the first input, numbers overflow on the way"
         if times <= _USEFUL:
             return ""
+        how = f"{times:.2g} times as far from its value as an attack gets"
         if times > _HOPELESS:
             break
-    radius = float(np.max(np.asarray(region.epsilon)))
-    if np.isinf(full[0]):
-        return f"within radius {radius:.2g} of the first input, numbers overflow on the way"
-    how = "far from its value" if np.isinf(times) else f"{times:.2g} times as far as an attack gets"
+        if times <= VACUOUS:
+            radii = _WIDER * np.asarray(region.epsilon)
+            wider = bound("ibp", Ball(region.center, radii, region.norm))
+            if (wider - nominal > 2 * (full - nominal))[0]:
+                return ""
+            how += f", hardly nearer than within {_WIDER:g} times the radius"
     return (
         f"within radius {radius:.2g} of the first input, {method!r} bounds the margin of its two "
         f"largest outputs {how}"
