@@ -688,7 +688,7 @@ def masks() -> keras.Model:
     x = L.MultiHeadAttention(1, 2)(inputs, inputs, attention_mask=ops.expand_dims(mask, 1))
     x = L.Softmax()(x, mask=ops.not_equal(inputs, 0.3))
     x = L.Add()([L.Masking(0.2)(inputs), L.Masking()(x)])
-    return functional(inputs, L.Dense(2)(L.Flatten()(x)))
+    return functional(inputs, L.Dense(2)(ops.reshape(x, (-1, 6))))
 
 
 @network
@@ -816,6 +816,25 @@ def function_constants() -> keras.Model:
 @network
 def recurrent_gates() -> keras.Model:
     return sequential((2, 2), L.LSTM(2, return_sequences=True), L.GRU(2), L.Dense(2))
+
+
+@network
+def recurrent_cells() -> keras.Model:
+    return sequential(
+        (2, 2), L.RNN(L.GRUCell(2), return_sequences=True), L.SimpleRNN(2), L.Dense(2)
+    )
+
+
+@network
+def recurrent_convolutions() -> keras.Model:
+    return sequential(
+        (2, 2, 2, 1, 1),
+        L.ConvLSTM3D(1, (2, 1, 1), padding="same"),
+        L.ConvLSTM2D(1, (2, 1), padding="same"),
+        L.ConvLSTM1D(2, 1),
+        L.Flatten(),
+        L.Dense(2),
+    )
 
 
 @network
