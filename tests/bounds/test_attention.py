@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers as L
 from keras import ops
-from networks import randomize
+from networks import functional, randomize
 from rotation import in_turn
 from test_rules import assert_agrees, assert_refused, graph_values, network
 
@@ -363,3 +363,17 @@ def test_masks_come_in_the_order_of_calls():
     np.testing.assert_allclose(graph_values(model, inputs), model(inputs), atol=1e-5)
     graph = build_graph(model, find_rule)
     assert graph.masks
+
+
+def test_what_is_hidden_has_no_gradient():
+    inputs = keras.Input((2, 2))
+    shown = L.Masking()(inputs)
+    outputs = L.Dense(1)(ops.reshape(shown + L.Dense(2, "tanh")(shown), (-1, 4)))
+    model = functional(inputs, outputs)
+    center = np.array([[[0.4, -0.3], [0.0, 0.0]]], "float32")
+    region = Ball(center, 0.1).fix(center == 0)
+    for method in ("ibp", "crown"):
+        lower, upper = Verifier(model, method).bound_gradient(region, [[1.0]])
+        np.testing.assert_allclose(lower[0, 0, 1], 0, atol=1e-6)
+        np.testing.assert_allclose(upper[0, 0, 1], 0, atol=1e-6)
+        assert (np.abs(lower[0, 0, 0]) > 0.1).any()

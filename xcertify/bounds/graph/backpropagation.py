@@ -20,7 +20,7 @@ from xcertify.bounds.graph.activations import SIGMOID
 from xcertify.bounds.graph.derivatives import LargestGate, SlopeGate, Transposed
 from xcertify.bounds.graph.graph import Graph, Node
 from xcertify.bounds.graph.logsumexp import LogSumExp
-from xcertify.bounds.graph.masks import Indicator, Masked
+from xcertify.bounds.graph.masks import Indicator, Masked, Shown
 from xcertify.bounds.graph.maximum import Largest
 from xcertify.bounds.graph.mixture import Mixture
 from xcertify.bounds.graph.operations import Affine, Constant, Elementwise, Input, Operation
@@ -211,6 +211,11 @@ def _mixture(operation: Mixture, emit: GradientEmitter, gradient: int) -> Sequen
 def _masked(operation: Masked, emit: GradientEmitter, gradient: int) -> list[int]:
     own = gradient if operation.shifts else emit(Product(), gradient, emit.parents[1])
     return [own, gradient]  # what the second is good for, `_indicator` says
+
+
+@derivatives.register
+def _shown(operation: Shown, emit: GradientEmitter, gradient: int) -> list[int | None]:
+    return [emit(Product(), gradient, emit.parents[1]), None]
 
 
 @derivatives.register

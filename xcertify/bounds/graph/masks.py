@@ -11,6 +11,7 @@ from typing import Any
 from keras import ops
 
 from xcertify.bounds.graph.operations import (
+    Affine,
     Enclosure,
     Operation,
     Options,
@@ -178,3 +179,23 @@ class Masked(Operation):
             return ops.zeros_like(size)
         error = relative_error(4, "float32") + options.network_error(1)
         return error * (size + abs(self.filler))
+
+
+class Shown(Affine):
+    """The first input as it is, which is 0 where the second, a mask of the same shape, is 0.
+
+    A product with the mask in the network: what is hidden has no gradient.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(lambda x, mask: x, nb_inputs=2, window=Window())
+
+    def pull_back(
+        self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]
+    ) -> list[Any | None]:
+        """See `Operation`."""
+        return [coefficients, None]
+
+    def has_lines_in(self, number: int) -> bool:
+        """See `Operation`."""
+        return number == 0

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.masks import Indicator, Masked
+from xcertify.bounds.graph.masks import Indicator, Masked, Shown
 from xcertify.bounds.graph.operations import Affine, Reshaped, Window
 from xcertify.bounds.rules.merging import at_least, broadcast_to, difference_of
 from xcertify.bounds.rules.registry import register, register_operation
@@ -140,7 +140,5 @@ def _mask_of_values(layer: layers.Masking, emit: Emitter, node: int) -> int:
 
 @register(layers.Masking, masks=_mask_of_values)
 def _masking(layer: layers.Masking, emit: Emitter, node: int) -> int:
-    if layer.mask_value == 0:  # what is hidden is 0 already; but the mask is that of a new tensor
-        return emit(Reshaped(lambda x: x), node)
     mask = along(emit, _mask_of_values(layer, emit, node), emit.shape(node))
-    return emit(Masked(), node, mask)
+    return emit(Shown() if layer.mask_value == 0 else Masked(), node, mask)
