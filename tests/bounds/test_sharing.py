@@ -57,7 +57,7 @@ def test_calls_of_several_verifiers_add_up_to_a_graph():
 
     def compiled():
         kept = Verifier(model)._engine._kept.values()
-        return [one._graph is not None for one in kept]
+        return [one._graph is not None for one in kept if hasattr(one, "_graph")]
 
     for _ in range(9):
         before = Verifier(model).bound_outputs(REGION)

@@ -19,6 +19,8 @@ from xcertify.bounds.rounding import block_size
 from xcertify.progress import compiling
 from xcertify.tracing import graph_of
 
+_CALLS_OF_A_GRAPH = 12  # of a shared function, that take as long as to make a graph of it
+
 # Functions of TensorFlow by the name of the same function in `keras.activations`.
 ACTIVATIONS: dict[Callable, str] = {
     tf.identity: "linear",
@@ -217,6 +219,38 @@ def _value(variable: Any) -> Any:
     """
     stored = variable.value
     return tf.raw_ops.ReadVariableOp(resource=stored.handle, dtype=stored.dtype)
+
+
+class Shared:
+    """A function of float64 tensors, entry by entry, that graphs call and do not write out.
+
+    Parameters
+    ----------
+    function
+        Of flat tensors; gives a tuple of such. It reads nothing else.
+    nb_inputs
+        How many tensors it takes.
+    """
+
+    def __init__(self, function: Callable, nb_inputs: int) -> None:
+        self._function, self._nb_calls = function, 0
+        self._graph = graph_of(
+            function,
+            input_signature=[tf.TensorSpec((None,), tf.float64)] * nb_inputs,
+            autograph=False,
+            experimental_attributes={"_noinline": True},
+        )
+
+    def __call__(self, *tensors: Any) -> tuple:
+        """The function at tensors of one shape; without a graph until that is worth one."""
+        function = self._graph
+        if tf.executing_eagerly() and self._nb_calls < _CALLS_OF_A_GRAPH:
+            self._nb_calls += 1
+            function = self._function
+        first = tensors[0]
+        found = function(*(tf.reshape(tensor, [-1]) for tensor in tensors))
+        back = [tf.reshape(values, tf.shape(first)) for values in found]
+        return tuple(tf.ensure_shape(values, first.shape) for values in back)
 
 
 def output_shape(function: Callable, shapes: Sequence[tuple], dtype: str) -> tuple[int, ...]:

@@ -22,11 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
+
+from xcertify.bounds import backend
 
 Scalar = Callable[[Any], Any]
 
@@ -112,6 +114,15 @@ class Activation:
     def piecewise_linear(self) -> bool:
         """Whether the function consists of straight pieces."""
         return self.curvature == 0.0
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether its functions surely read nothing but their argument."""
+        functions = [self.value, self.derivative]
+        functions += [self.curvature] if callable(self.curvature) else []
+        modules = [getattr(f, "__module__", "").split(".")[0] for f in functions]
+        is_free = all(getattr(f, "__closure__", f) is None for f in functions)
+        return self.uniform and is_free and {"keras", "xcertify"}.issuperset(modules)
 
     def curvature_up_to(self, upper: Any) -> Any:
         """Bound of the absolute second derivative on intervals that end at `upper`."""
@@ -232,6 +243,27 @@ def relaxation(
         "adaptive", as above; "parallel": the slope of the line above; "left" ("right"): the slope
         of the function at the left (right) end, for ReLU 0 (1).
     """
+    if activation.stands_alone and not activation.piecewise_linear:
+        return Relaxation(*_shared_relaxation(activation, dtype, lower_slope)(lower, upper))
+    return _relaxation(activation, lower, upper, dtype, lower_slope)
+
+
+@lru_cache(maxsize=64)
+def _shared_relaxation(activation: Activation, dtype: str, lower_slope: str) -> backend.Shared:
+    """`relaxation` as a function of its own: its hundreds of operations are many times in a graph.
+
+    Recurrent networks have the same functions at every step.
+    """
+
+    def of_sides(lower: Any, upper: Any) -> Relaxation:
+        return _relaxation(activation, lower, upper, dtype, lower_slope)
+
+    return backend.Shared(of_sides, nb_inputs=2)
+
+
+def _relaxation(
+    activation: Activation, lower: Any, upper: Any, dtype: str, lower_slope: str
+) -> Relaxation:
     sample = _sample(activation, lower, upper)
     points, values = sample.points, sample.values
     bent_once = activation.piecewise_linear and len(activation.kinks) == 1

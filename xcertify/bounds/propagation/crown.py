@@ -97,6 +97,7 @@ class BackwardPasses:
         """The way back of rows of a node to the inputs, or to `ends` where they stop before."""
         way = Route(self.graph, start, ends)
         way.met = {i: self.relaxations[i] for i in way.passed}
+        way.spread = {i: self.relaxations.spread(i) for i in way.passed}
         way.met |= {i: self._closing(i) for i in way.reached_ends}
         return way
 

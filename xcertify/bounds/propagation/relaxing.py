@@ -16,7 +16,7 @@ from keras import ops
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.operations import Elementwise, Enclosure, Options, Relaxed
 from xcertify.bounds.propagation.interval import Enclosures
-from xcertify.bounds.propagation.routes import BLOCK
+from xcertify.bounds.propagation.routes import BLOCK, spread
 from xcertify.bounds.rounding import as_lower, as_upper, relative_error
 
 
@@ -55,10 +55,17 @@ class Relaxations:
             len(users) + 2 * (index in multiplied) for index, users in enumerate(self._consumers)
         )
         self._made: dict[int, Relaxed] = {}
+        self._spread: dict[int, Relaxed] = {}
 
     def __getitem__(self, index: int) -> Relaxed:
         """That of a node."""
         return self._made[index]
+
+    def spread(self, index: int) -> Relaxed:
+        """The same with axes for rows, made once for all passes."""
+        if index not in self._spread:
+            self._spread[index] = spread(self._made[index])
+        return self._spread[index]
 
     def make(self, index: int) -> None:
         """Relax a node over the intervals of its inputs."""
@@ -75,6 +82,7 @@ class Relaxations:
             size = reduce(ops.maximum, [side.deviation for side in sides])
             widened = [_widened(version, self.sum_error(size)) for version in widened]
         first, *others = widened
+        self._spread.pop(index, None)
         self._made[index] = first._replace(alternative=others[0] if others else None)
 
     def make_affine(self, index: int) -> None:
@@ -112,6 +120,7 @@ class Relaxations:
         if not self.graph.nodes[index].operation.exact_affine:
             return None
         self._made[index] = relaxed._replace(lower=None, upper=None)
+        self._spread.pop(index, None)
         return relaxed.upper
 
     def sum_error(self, size: Any) -> Any:

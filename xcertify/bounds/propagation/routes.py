@@ -53,6 +53,11 @@ def unit_rows(chosen: Any, shape: tuple[int, ...], dtype: str) -> Any:
     return ops.reshape(rows, (*ops.shape(chosen), *shape))
 
 
+def spread(met: Any) -> Any:
+    """What is met at a node, `Relaxed` or `Closing`, with axes for the rows."""
+    return met.map(lambda values: values[:, None, None])
+
+
 class Route:
     """The way back of rows that see all of every tensor.
 
@@ -78,6 +83,7 @@ class Route:
     ) -> None:
         self.graph, self.start, self.ends = graph, start, ends
         self.met: dict[int, Any] = dict(met or {})  # of `Relaxed`, and `Closing` at the ends
+        self.spread: dict[int, Any] = {}  # what `at` gives, where that is known already
 
     def ends_at(self, index: int) -> bool:
         """Whether rows stop at a node."""
@@ -110,7 +116,7 @@ class Route:
 
     def at(self, index: int) -> Any:
         """What is met at a node, with axes for the rows: (N, 1, 1, *shape) each."""
-        return self.met[index].map(lambda values: values[:, None, None])
+        return self.spread[index] if index in self.spread else spread(self.met[index])
 
     def pull_back(self, index: int, coefficients: Any, relaxed: Relaxed) -> list[Any | None]:
         """Coefficients (N, T, S, *shape) of a node as those of its parents."""
