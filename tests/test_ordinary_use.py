@@ -922,3 +922,13 @@ def test_global_float64(in_float64):
     assert ((lower <= outputs) & (outputs <= upper)).all()
     certificate = CORGI(model, k=3, method="ibp").certify(IMAGES, LABELS)
     assert (certificate.radius <= certificate.attacked).all()
+
+
+def test_functions_that_are_run_eagerly():
+    model, x = network(L.Dense(3), shape=(4,)), normal(2, 4)
+    tf.config.run_functions_eagerly(True)
+    try:
+        maps = Saliency(model)(x)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_allclose(maps, Saliency(model)(x), rtol=1e-6)

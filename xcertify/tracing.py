@@ -67,7 +67,8 @@ def traced(function: Callable, **settings: Any) -> Callable:
     -------
     compiled
         The same function as a graph. Where a user's function is part of it that no graph can hold
-        (`NeedsValues`), such as one of NumPy arrays, it is run step by step instead.
+        (`NeedsValues`), such as one of NumPy arrays, it is run step by step instead; and where
+        TensorFlow is told to, by ``tf.config.run_functions_eagerly``.
     """
     graph = graph_of(function, **settings)
     specs = settings.get("input_signature")
@@ -75,7 +76,7 @@ def traced(function: Callable, **settings: Any) -> Callable:
 
     def compiled(*arguments: Any) -> Any:
         nonlocal is_first, without_graph
-        if not without_graph:
+        if not (without_graph or tf.config.functions_run_eagerly()):
             try:
                 with compiling(is_first):
                     return graph(*arguments)
