@@ -26,6 +26,7 @@ Sides = Sequence[np.ndarray]
 
 _COMPUTED_PER_NODE = 3.5e7
 _FILLED_UNCOMPILED = 0.2  # of the memory budget
+_TIMES_UNCOMPILED = 8  # as many bytes as it has, as they are counted, for a single sample
 
 
 @dataclass(frozen=True)
@@ -215,12 +216,12 @@ class Engine:
     def _fits_alone(self, node: int, nb_samples: int) -> bool:
         """Whether it is one sample whose intervals and relaxations fit the budget uncompiled.
 
-        One after the other, without backward passes of inner tensors, they take about half of what
-        the budget counts with.
+        One after the other, without backward passes of inner tensors, they take about a tenth of
+        what the budget counts with.
         """
         if nb_samples > 1 or self.queries.method == "alpha-crown" or self.refines(node):
             return False
-        return self.budget.bytes_of(self.graph)[0] <= 2 * self.budget.nb_bytes
+        return self.budget.bytes_of(self.graph)[0] <= _TIMES_UNCOMPILED * self.budget.nb_bytes
 
     def _nb_rows(self, question: Question, rows: Any) -> int:
         return math.prod(self.graph.nodes[question.node].shape) if rows is None else rows.shape[-2]

@@ -20,6 +20,11 @@ from xcertify.bounds.rules.windows import channel_axis, window_of
 @register(layers.Conv1D, layers.Conv2D, layers.Conv3D)
 def _convolution(layer: Any, emit: Emitter, node: int) -> int:
     *size, nb_channels, nb_filters = layer.kernel.shape
+    if layer.groups > 1 and _is_depthwise(layer):
+        by_channel = (*size, layer.groups, -1)
+        return _depthwise(
+            layer, emit, node, lambda: ops.reshape(layer.kernel, by_channel), last=True
+        )
 
     def convolution(padding: str) -> Callable[[Any, Any], Any]:
         def apply(inputs: Any, kernel: Any) -> Any:
@@ -69,6 +74,12 @@ def _convolution(layer: Any, emit: Emitter, node: int) -> int:
         transposed=transposition(whole=True),
         patchwise=(convolution("valid"), transposition(whole=False)),
     )
+
+
+def _is_depthwise(layer: Any) -> bool:
+    """Whether each channel is a group, and the operation for such groups has its settings."""
+    is_planar = layer.rank <= 2 and layer.padding != "causal" and len({*layer.strides}) == 1
+    return is_planar and layer.kernel.shape[-2] == 1
 
 
 def _transposed(
