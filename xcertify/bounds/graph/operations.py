@@ -261,6 +261,7 @@ class Affine(Operation):
         window: Window | None = None,
         patchwise: Affine | None = None,
         transposed: Callable[..., Any] | None = None,
+        by_rows: bool = False,
         learned: bool = False,
         increasing: bool = False,
     ) -> None:
@@ -269,7 +270,7 @@ class Affine(Operation):
         self.weights, self.bias, self.bias_size = weights, bias, bias_size or bias
         self.nb_terms, self.nb_terms_back = nb_terms, nb_terms_back
         self.weight_error, self.window, self.patchwise = weight_error, window, patchwise
-        self.transposed, self.learned = transposed, learned
+        self.transposed, self.by_rows, self.learned = transposed, by_rows, learned
 
     @property
     def only_moves(self) -> bool:
@@ -327,6 +328,10 @@ class Affine(Operation):
 
     def pull_back(self, coefficients: Any, relaxed: Relaxed, shapes: Sequence[tuple]) -> list[Any]:
         """See `Operation`: the transposed linear map."""
+        if self.by_rows and self.transposed is not None:
+            weights = [ops.cast(w, coefficients.dtype) for w in self.weights()]
+            pulled = self.transposed(coefficients, *weights)
+            return pulled if isinstance(pulled, list) else [pulled]
         rows = ops.shape(coefficients)[:3]
         flat = ops.reshape(coefficients, (-1, *coefficients.shape[3:]))
         if self.transposed is None:

@@ -43,6 +43,7 @@ def _affine_merge(
         window=Window(),
         increasing=increasing,
         transposed=transposed,
+        by_rows=True,
     )
     return emit(merged, *nodes)
 

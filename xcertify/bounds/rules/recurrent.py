@@ -298,9 +298,11 @@ def _gate(emit: Emitter, gate: int, node: int) -> int:
 def _entry(emit: Emitter, node: int, number: int) -> int:
     """What a node of shape (entries, *shape) holds at one of its entries."""
     size, *others = emit.shape(node)
-    pads = [(0, 0), (number, size - number - 1), *[(0, 0)] * len(others)]
-    picked = Affine(
-        lambda values: values[:, number],
-        transposed=lambda output: ops.pad(output[:, None], pads),
-    )
+    pads = [(number, size - number - 1), *[(0, 0)] * len(others)]
+
+    def transposed(output: Any) -> Any:
+        output = ops.expand_dims(output, -1 - len(others))
+        return ops.pad(output, [(0, 0)] * (len(output.shape) - len(pads)) + pads)
+
+    picked = Affine(lambda values: values[:, number], transposed=transposed, by_rows=True)
     return emit(picked, node)
