@@ -10,7 +10,7 @@ import tensorflow as tf
 from architectures import draw
 from conformance import in_float64, logits_of, without_tracing
 from networks import NETWORKS, functional, sequential
-from rotation import rotating
+from rotation import in_turn, rotating
 
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.bounds.graph import relaxations
@@ -21,7 +21,7 @@ from xcertify.regions import Ball, Box
 L = keras.layers
 # What TensorFlow evaluates in float64 on a CPU, and what has a derivative everywhere.
 NOT_IN_FLOAT64 = ("convolution_3d", "average_pooling_3d", "channels_first")
-JUMPS = ("parametric_activations", "function_constants", "function_jumps")
+JUMPS = ("parametric_activations", "function_constants", "function_jumps", "masks")
 # Of whose activations there is another network, or nothing else.
 COVERED = [f"dense_{n}" for n in ("relu6", "celu", "hard_sigmoid", "hard_silu", "hard_tanh")]
 COVERED += ["dense_log_sigmoid", "dense_softsign", "dense_exponential", "dense_relu_as_layers"]
@@ -145,6 +145,25 @@ def test_never_left(name):
         assert_contains(one, attained)
     widths = [(upper - lower).mean() for lower, upper in bounds]
     assert widths[-1] <= widths[0] * (1 + 1e-5)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", in_turn(NAMES, 5))
+def test_points_in_float64(name):
+    """A constant that is held in float32 on the way would show here, and nowhere else."""
+    model = NETWORKS[name]()
+    region = regions(model.input_shape[1:])[:1]
+    verifier = Verifier(model, dtype="float64", strip_head=True)
+    rows = np.random.default_rng(1).integers(-2, 3, (1, verifier.nb_outputs)).astype("f8")
+    lower, upper = verifier.bound_gradient(region, rows, method="ibp")
+    points = region.center.astype("f8")[None]
+    assert_contains((lower[:, 0], upper[:, 0]), gradients(without_head(model), points, rows))
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", ["normalizations_by_squares"])
+def test_normalizations_at_a_point_in_float64(name):
+    test_points_in_float64(name)
 
 
 @pytest.mark.usefixtures("eager")

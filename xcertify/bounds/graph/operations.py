@@ -267,7 +267,8 @@ class Affine(Operation):
     ) -> None:
         self.apply, self.nb_inputs = apply, nb_inputs
         self.increasing = increasing or (nb_terms == 0 and bias is None)
-        self.weights, self.bias, self.bias_size = weights, bias, bias_size or bias
+        self.weights = lambda: [in_full(weight) for weight in weights()]
+        self.bias, self.bias_size = bias, bias_size or bias
         self.nb_terms, self.nb_terms_back = nb_terms, nb_terms_back
         self.weight_error, self.window, self.patchwise = weight_error, window, patchwise
         self.transposed, self.by_rows, self.learned = transposed, by_rows, learned
@@ -291,7 +292,11 @@ class Affine(Operation):
     def evaluate(self, *inputs: Any) -> Any:
         """See `Operation`."""
         outputs = self.linear(*inputs)
-        return outputs if self.bias is None else outputs + ops.cast(self.bias(), outputs.dtype)
+        return (
+            outputs
+            if self.bias is None
+            else outputs + ops.cast(in_full(self.bias()), outputs.dtype)
+        )
 
     def interval(self, inputs: Sequence[Enclosure], reference: Any, options: Options) -> Enclosure:
         """See `Operation`: image of the middle, plus and minus the absolute map of the radius."""
@@ -431,6 +436,11 @@ class Constant(Affine):
     def has_lines_in(self, number: int) -> bool:
         """See `Operation`."""
         return False
+
+
+def in_full(value: Any) -> Any:
+    """A number of Python as one of NumPy: of the former Keras would keep float32."""
+    return np.float64(value) if isinstance(value, float) else value
 
 
 def in_float32(values: np.ndarray) -> bool:
