@@ -35,7 +35,7 @@ from xcertify.tracing import graph_of
 _SCALES = (0.1, 1.0, 10.0)  # of the noise, beside the size of the inputs themselves
 _NB_REGIONS = 2  # of a batch, of which points are taken
 _NB_CORNERS = 2
-_LARGE = 2**22  # entries of all tensors of a network that is evaluated on two points only
+_LARGE = 2**22  # entries of all tensors of a network that is evaluated at one point only
 _LARGEST = {"float64": 1.7e308, "float32": 3.4e38, "float16": 6.5e4, "bfloat16": 3.3e38}
 _SLACK = 1e-9  # relative; errors of float64 are far below, wrong facts far above
 
@@ -276,6 +276,7 @@ def _points(
             for _ in range(_NB_CORNERS if sample == 0 and not large else 1):
                 corner = np.where(generator.random(lower.shape) < 0.5, lower, upper)
                 some.append(one.project(corner[None])[0])
+        some = some[-1:] if large else some
         regions_of += [sample] * len(some)
         points += some
     behind = [[array[sample].astype(np.float64) for sample in regions_of] for array in fixed]
