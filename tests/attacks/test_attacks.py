@@ -257,7 +257,7 @@ def make_headed(net, kind):
     layers = {
         "fused": [dense],
         "layer": [keras.layers.Dense(4), keras.layers.Softmax()],
-        "activation": [keras.layers.Dense(4), keras.layers.Activation("sigmoid")],
+        "activation": [keras.layers.Dense(4), keras.layers.Activation("softmax")],
         "nested": [keras.Sequential([dense])],
     }[kind]
     model = keras.Sequential([keras.Input((5, 4, 1)), *body, *layers])
