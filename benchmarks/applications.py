@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--calls", nargs="+", choices=CALLS, default=CALLS)
     parser.add_argument("--weights", type=Path, help="a file of weights, for a single network")
-    parser.add_argument("--limit", type=float, default=45, help="CPU seconds for a call")
+    parser.add_argument("--limit", type=float, default=60, help="CPU seconds for a call")
     parser.add_argument("--save", type=Path, help="a folder of results, one file a network")
     parser.add_argument(
         "--stored", action="store_true", help="measure nothing, print what is there"
