@@ -11,11 +11,14 @@ from xcertify.bounds import (
     Activation,
     UnsupportedLayerError,
     Verifier,
+    backend,
     register,
     register_affine,
     register_elementwise,
 )
+from xcertify.bounds.graph.graph import Rule
 from xcertify.bounds.graph.operations import Affine, Window
+from xcertify.bounds.rules import registry
 from xcertify.fingerprints import fingerprint
 from xcertify.regions import Ball
 
@@ -354,3 +357,18 @@ def test_a_model_that_predict_computes_as_another_function_is_refused(activation
         Verifier(model, "ibp").bound_outputs(Ball(images, 0.1))
     else:  # TensorFlow with oneDNN forgets slopes other than .2
         refused(model, images, "TF_ENABLE_ONEDNN_OPTS=0", method="ibp")
+
+
+@pytest.mark.parametrize("devices", [["GPU:0"], []])
+def test_recurrent_layers_that_a_gpu_computes_otherwise_are_told_how(monkeypatch, devices):
+    """Seen on a GPU, where Keras has cuDNN compute them."""
+
+    def other(layer, emit, node):
+        return emit(Affine(lambda x: x[:, 0, :2]), node)
+
+    monkeypatch.setitem(registry._RULES, keras.layers.LSTM, Rule(other))
+    monkeypatch.setattr(backend, "accelerators", lambda: devices)
+    model = keras.Sequential([keras.Input((3, 4)), keras.layers.LSTM(2)])
+    cure = "use_cudnn=False" if devices else "Replace it"
+    with pytest.raises(UnsupportedLayerError, match=f"of class LSTM.*{cure}"):
+        Verifier(model, "ibp").bound_outputs(Ball(np.ones((1, 3, 4), "float32"), 0.1))

@@ -429,9 +429,9 @@ def _affine_head(model: keras.Model, start: str) -> Verifier:
         ) from error
     if head.nb_constants:
         raise ValueError(
-            f"a class activation map needs affine layers from {start!r} to the logits, a layer that "
-            f"all paths go through. Received: the model '{model.name}', in which others lead there, "
-            f"too. Take explanation='grad-cam'"
+            f"a class activation map needs affine layers from {start!r} to the logits, a layer "
+            f"that all paths go through. Received: the model '{model.name}', in which others lead "
+            f"there, too. Take explanation='grad-cam'"
         )
     if head.nonlinear_layers:
         raise ValueError(

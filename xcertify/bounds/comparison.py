@@ -442,12 +442,18 @@ def _refuse(
     name, layer = _first_difference(network.model, graph, given, enclosures, way, inside, "", start)
     where = "the model" if layer is None else f"the layer '{name}' of class {type(layer).__name__}"
     how = "model(x)" if not way else "model(x, training=False)"
+    cure = "Replace it, or declare it rightly."
+    if getattr(layer, "use_cudnn", False) and backend.accelerators():
+        cure = (
+            "On a GPU Keras has cuDNN compute such a layer, in arithmetic of its own: build it "
+            "with use_cudnn=False and the same weights."
+        )
     raise UnsupportedLayerError(
         f"The model '{network.model.name}' cannot be bounded: at {where}, what {how} computes "
         f"differs from what is bounded, by more than the roundings of {network.precision}. The "
         f"layer may be random, be called in a way that is not understood, overflow, mix the "
         f"samples of a batch, or what was declared of it (register, register_affine, "
-        f"register_elementwise) may not be true. Replace it, or declare it rightly."
+        f"register_elementwise) may not be true. {cure}"
     )
 
 
