@@ -97,8 +97,9 @@ As nodes of a functional model, Python operators included (`x * 2 + y`).
 - `Power` takes one number as exponent, `Clip` two numbers, `Norm` the orders 1, 2 and infinity of
   vectors and `fro` of matrices, `Normalize` the order 2. The condition of `Where` may move.
 - **Domains**: where an interval leaves the domain of `Log`, `Sqrt`, `Rsqrt`, `Reciprocal` or
-  `Power`, or an interval of a divisor holds 0, nothing is proved: all bounds of the sample are infinite, and a property
-  of it stays open. Smaller regions help, or what keeps away from the border:
+  `Power`, or an interval of a divisor holds 0, nothing is proved: all bounds of the sample are
+  infinite, and a property of it stays open. Smaller regions help, or what keeps away from the
+  border:
   `keras.ops.log(keras.ops.maximum(x, 1e-6))`, `keras.ops.sqrt(keras.ops.square(x) + 1e-6)`.
 - Whatever moves, mixes or selects along the batch axis is refused.
 - `ReLU` is `keras.activations.relu` called on a tensor.
