@@ -409,7 +409,7 @@ def test_bad_explanations_are_refused_by_sample():
             metric.evaluate(np.zeros(shape))
     with pytest.raises(ValueError, match="model must be"):
         Deletion("model.keras", images)
-    with pytest.raises(ValueError, match="one row of outputs"):
+    with pytest.raises(ValueError, match=r"a map of outputs, \(4, 2\).*one_output.*: None"):
         Deletion(lambda x: tf.reduce_sum(x, 1), images).evaluate(np.zeros((3, 4, 4)))
 
 

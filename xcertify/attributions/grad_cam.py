@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import keras
 import numpy as np
@@ -165,7 +165,8 @@ def last_convolution(model: keras.Model) -> str:
 
     Of a model of images one of images, of a model of time series one of these.
     """
-    names = list(_convolutions(model, len(model.inputs[0].shape)))
+    outputs = {id(output) for output in model.outputs}  # of a map they are what is explained
+    names = list(_convolutions(model, len(model.inputs[0].shape), outputs))
     if not names:
         raise ValueError(
             f"Grad-CAM needs a convolution of images or time series, or the name of a layer as "
@@ -175,13 +176,11 @@ def last_convolution(model: keras.Model) -> str:
     return names[-1]
 
 
-def _convolutions(model: keras.Model, rank: int) -> Iterator[str]:
+def _convolutions(model: keras.Model, rank: int, left_out: Container[int]) -> Iterator[str]:
     for layer in model.layers:
         if is_graph(layer) and len(layer.inputs) == len(layer.outputs) == 1:
-            yield from (f"{layer.name}/{name}" for name in _convolutions(layer, rank))
-        elif hasattr(layer, "kernel_size") and not any(
-            layer.output is output for output in model.outputs
-        ):  # of a map of outputs the last one is what is explained
+            yield from (f"{layer.name}/{name}" for name in _convolutions(layer, rank, ()))
+        elif hasattr(layer, "kernel_size") and id(layer.output) not in left_out:
             shape = layer.output.shape
             if len(shape) == rank > 2 and any(size != 1 for size in shape[1:-1]):
                 yield layer.name
