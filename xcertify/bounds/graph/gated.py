@@ -24,8 +24,6 @@ class Gated(Product):
     have lost more than those of the gate. The alternative is the same with -t.
     """
 
-    least_share = 0.0
-
     def relax(self, inputs: Sequence[Enclosure], output: Enclosure, options: Options) -> Relaxed:
         """See `Operation`."""
         gate, other = inputs
