@@ -175,3 +175,11 @@ def test_estimates_are_within_a_factor_of_4(network, capsys):
         )
     wrong = {name: factor for name, factor in factors.items() if not 1 / 4 <= factor <= 4}
     assert not wrong
+
+
+def test_models_of_words_are_refused_with_what_to_do():
+    words = keras.Input((4,), dtype="int32")
+    vectors = keras.layers.Embedding(5, 2, mask_zero=True)(words)
+    model = keras.Model(words, keras.layers.GlobalAveragePooling1D()(vectors))
+    with pytest.raises(ValueError, match=r"whole numbers \(int32\).*behind"):
+        estimate(model)

@@ -123,6 +123,13 @@ def _input(model: Any, given: Any) -> np.ndarray:
                 f"the shape of the model's input is not known: give an input. Received: {shape}"
             )
         fixed = [size or 1 for size in shape]
+        types = [str(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()]
+        if types and types[0].startswith("int"):
+            raise ValueError(
+                f"the model takes whole numbers ({types[0]}), such as words, which explainers do "
+                f"not vary: estimate the model behind its embedding, "
+                f"xcertify.behind.behind(model, layer), or give an input"
+            )
         return np.random.default_rng(0).random((1, *fixed)).astype(np.float32)
     one = np.asarray(given, np.float32)
     one = one[None] if shape is not None and one.ndim == len(shape) else one
