@@ -120,7 +120,7 @@ class Activation:
         """Whether its functions surely read nothing but their argument."""
         functions = [self.value, self.derivative]
         functions += [self.curvature] if callable(self.curvature) else []
-        modules = [getattr(f, "__module__", "").split(".")[0] for f in functions]
+        modules = [(getattr(f, "__module__", None) or "").split(".")[0] for f in functions]
         is_free = all(getattr(f, "__closure__", f) is None for f in functions)
         return self.uniform and is_free and {"keras", "xcertify"}.issuperset(modules)
 
