@@ -294,6 +294,7 @@ def test_bounds_behind_an_embedding(name):
     embedded = np.asarray(keras.Model(model.input, model.get_layer("embedding").output)(WORDS))
     verifier, constants = Verifier(model, "crown-ibp", start_layer="embedding"), [WORDS]
     constants = constants[:nb_constants]
+    assert verifier.nb_constants == nb_constants
     np.testing.assert_allclose(verifier.evaluate(embedded, constants), model(WORDS), atol=1e-5)
     region = Ball(embedded, 0.05)
     lower, upper = verifier.bound_outputs(region, constants)
