@@ -8,6 +8,7 @@ it drew, so that a picture can be saved, shown, or changed further::
 """
 
 from xcertify.plots.certificates import plot_gradient_certificate, plot_top_k
+from xcertify.plots.certified_pixels import draw_certified_pixels, plot_certified_pixels
 from xcertify.plots.curves import plot_curves
 from xcertify.plots.grids import plot_attribution, plot_attributions, plot_comparison
 from xcertify.plots.maps import draw_attribution, draw_cells, draw_image, draw_targeted
@@ -24,12 +25,14 @@ from xcertify.plots.texts import plot_texts
 __all__ = [
     "draw_attribution",
     "draw_cells",
+    "draw_certified_pixels",
     "draw_image",
     "draw_intervals",
     "draw_series",
     "draw_targeted",
     "plot_attribution",
     "plot_attributions",
+    "plot_certified_pixels",
     "plot_comparison",
     "plot_curves",
     "plot_feature_impact",
