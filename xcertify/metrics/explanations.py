@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from xcertify.reasons import Features
+
 
 def as_explanations(explanations: Any, inputs: np.ndarray) -> np.ndarray:
     """One attribution per feature: (N, H, W) for images, else the shape of the inputs, float64.
@@ -115,6 +117,14 @@ def step_counts(nb_features: int, steps: int, max_percentage_perturbed: float = 
         )
     steps = last if steps == -1 else min(int(steps), last)
     return np.linspace(0, last, steps + 1, dtype=np.int32)
+
+
+def largest_of_groups(features: Features, explanations: np.ndarray) -> np.ndarray:
+    """Largest attribution (N, *features) of each group, (N, G); -inf where there is no group."""
+    found = np.full(features.keys.shape, -np.inf)
+    samples = np.arange(len(features)).reshape(-1, *[1] * (explanations.ndim - 1))
+    np.maximum.at(found, (samples, features.places), explanations)
+    return found
 
 
 def _of_inputs(explanations: Any, inputs: np.ndarray) -> np.ndarray:

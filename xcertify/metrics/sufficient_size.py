@@ -15,7 +15,12 @@ from xcertify.bounds import Verifier
 from xcertify.inputs import evaluate_in_batches, in_batches
 from xcertify.logits import classes_of, logits_of
 from xcertify.metrics.base import Metric, MetricResult
-from xcertify.metrics.explanations import as_explanations, importance_ranks, step_counts
+from xcertify.metrics.explanations import (
+    as_explanations,
+    importance_ranks,
+    largest_of_groups,
+    step_counts,
+)
 from xcertify.models import refuse_channels_first
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval, RadiusSearch, compare_radii, keeps_class
@@ -141,7 +146,7 @@ def sizes_of(
     ---------
     Of what is proved, that of the verifier, for the class of the network.
     """
-    values = _of_groups(features, as_explanations(explanations, region.center))  # (N, G)
+    values = largest_of_groups(features, as_explanations(explanations, region.center))  # (N, G)
     ranks, _ = importance_ranks(values, np.zeros(0, int), seed)
     nb_features = features.valid.sum(axis=1)
     freed, refuted = np.zeros(len(ranks)), np.full(len(ranks), np.inf)
@@ -255,14 +260,6 @@ class _SizeSearch:
         nb_kept = self._nb_features[some] - nb_free
         kept = self._ranks[some] < nb_kept[:, None]  # (M, G)
         return self._region[some].fix(self._features[some].to_inputs(kept))
-
-
-def _of_groups(features: Features, explanations: np.ndarray) -> np.ndarray:
-    """Largest attribution (N, *features) of each group, (N, G); -inf where there is no group."""
-    found = np.full(features.keys.shape, -np.inf)
-    samples = np.arange(len(features)).reshape(-1, *[1] * (explanations.ndim - 1))
-    np.maximum.at(found, (samples, features.places), explanations)
-    return found
 
 
 def _is_tied(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
