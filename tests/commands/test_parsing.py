@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -70,6 +72,54 @@ def test_functions_are_no_values():
     """A configuration file must not be able to name code."""
     said = read("m", "--output", "o", "--operator", "os.getcwd", kind=GradCAM)
     assert said.operator == "os.getcwd"
+
+
+class Noisy:
+    """Made of an explainer; by name, of a model.
+
+    Parameters
+    ----------
+    sigma
+        Of the noise.
+    """
+
+    def __init__(self, explainer, sigma: float = 0.1, *, model=None):
+        pass
+
+    @classmethod
+    def of_model(
+        cls, model, of: str = "Saliency", of_settings: Mapping[str, Any] | None = None, **settings
+    ):
+        """Make it.
+
+        Parameters
+        ----------
+        of
+            Name of an explainer.
+        of_settings
+            Its settings.
+        """
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], None),
+        (["--of-settings", "{nb_samples: 5, seed: 3}"], {"nb_samples": 5, "seed": 3}),
+        (
+            ["--of-settings.nb-samples", "5", "--of_settings.grid_size", "2", "3"],
+            {"nb_samples": 5, "grid_size": [2, 3]},
+        ),
+    ],
+)
+def test_settings_of_an_explainer_that_another_one_is_made_of(words, expected):
+    settings = settings_of(Noisy)
+    assert [*settings] == ["of", "of_settings", "sigma"]
+    assert settings["of"].help == "Name of an explainer."
+    said = read("m", "--output", "o", "--of", "SmoothGrad", *words, kind=Noisy)
+    assert (said.of, said.of_settings, said.sigma) == ("SmoothGrad", expected, 0.1)
+    with pytest.raises(ValueError, match=r"--of-settings takes settings, \{name: value\} or none"):
+        read("m", "--output", "o", "--of-settings", "5", kind=Noisy)
 
 
 @pytest.mark.parametrize("as_file", ["yaml", "json"])

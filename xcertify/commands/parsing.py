@@ -168,6 +168,8 @@ class CommandLine:
         for name, value in said.items():
             if self._types.get(name) in _SEVERAL_WORDS:
                 said[name] = _as_words(value)
+            elif isinstance(value, dict):  # as of --of-settings.nb-samples 5
+                said[name] = {str(key).replace("-", "_"): one for key, one in value.items()}
         for name, word in self._needed.items():
             if said.get(name) is None:
                 raise ValueError(f"{self.command} needs {word}: see xcertify {self.command} --help")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import or_
@@ -15,7 +15,11 @@ import numpy as np
 from jsonargparse.typing import register_type
 
 # Given by the commands, or not at all.
-NOT_SAID = ("model", "inputs", "targets", "verbose", "perturbation", "text", "shape")
+NOT_SAID = (
+    *("model", "inputs", "targets", "verbose", "perturbation", "text", "shape"),
+    "explainer",  # of an explainer of noisy maps: its name is said, `of`
+)
+SETTINGS = dict[str, Any]  # type of an option that takes settings of something else
 
 
 class Number(float):
@@ -102,11 +106,12 @@ def settings_of(subject: type | Callable) -> dict[str, Setting]:
 
 
 def _functions(subject: type | Callable) -> list[Callable]:
-    """A function, or the constructors of a class and its ancestors."""
+    """A function, or what makes a class of a model by name, and constructors of its ancestors."""
     if not isinstance(subject, type):
         return [subject]
     own = (vars(ancestor).get("__init__") for ancestor in subject.__mro__)
-    return [constructor for constructor in own if constructor is not None]
+    by_name = getattr(subject, "of_model", None)
+    return [made for made in (by_name, *own) if made is not None]
 
 
 _STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -141,6 +146,8 @@ def _sayable(annotation: Any) -> Any:
         return reduce(or_, kept) if kept else None
     if origin is tuple:
         return tuple[tuple(map(typed, parts))]  # type: ignore[misc]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return SETTINGS
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return list[typed(parts[0])]  # type: ignore[misc]
     return None
@@ -156,7 +163,7 @@ def _takes_arrays(annotation: Any) -> bool:
 def meaning(kind: Any) -> str:
     """A type of `typed` in words."""
     plain = {bool: "true or false", int: "a whole number", Number: "a number", str: "a word"}
-    plain |= {NoneType: "none", Any: "any value"}
+    plain |= {NoneType: "none", Any: "any value", SETTINGS: "settings, {name: value}"}
     if kind in plain:
         return plain[kind]
     parts = [meaning(part) for part in get_args(kind)]
@@ -170,6 +177,7 @@ def meaning(kind: Any) -> str:
 def placeholder(kind: Any) -> str:
     """What stands for a value of a type in the help."""
     plain = {int: "INT", Number: "NUMBER", str: "WORD", NoneType: "none", Any: "VALUE"}
+    plain[SETTINGS] = "{NAME: VALUE}"
     if kind in plain:
         return plain[kind]
     parts = [placeholder(part) for part in get_args(kind)]
@@ -178,7 +186,8 @@ def placeholder(kind: Any) -> str:
 
 def _described(subject: type | Callable, name: str) -> str:
     """What the docstring of a class, or else that of its ancestors, says of an argument."""
-    for documented in subject.__mro__ if isinstance(subject, type) else (subject,):
+    classes = subject.__mro__ if isinstance(subject, type) else ()
+    for documented in (*classes, *_functions(subject)):
         text = _docstrings(documented).get(name)
         if text:
             return text
