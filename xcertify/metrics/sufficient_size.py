@@ -181,7 +181,7 @@ def sizes_of(
         axis_label="share of features kept, the most important first",
         curves=(scores[:, None] <= axis).astype(float),
         scores=scores,
-        tied=_is_tied(values, sizes.astype(int)),
+        tied=is_tied(values, sizes.astype(int)),
         higher_is_better=False,
         attacked_curves=((needed / nb_features)[:, None] <= axis).astype(float),
         interval=Interval(sizes, needed),
@@ -262,7 +262,7 @@ class _SizeSearch:
         return self._region[some].fix(self._features[some].to_inputs(kept))
 
 
-def _is_tied(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def is_tied(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Whether one of the top sizes (N,), or one less, falls between equal values (N, G), (N,)."""
     ordered = -np.sort(-values, axis=1)
     equal = np.zeros((len(values), values.shape[1] + 2), bool)
