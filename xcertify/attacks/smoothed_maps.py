@@ -299,7 +299,7 @@ class SmoothedMapAttack(Settings):
                 Ball(inputs[some], as_column(radii, inputs), norm=2),
                 targets[some],
                 chosen[some],
-                lambda numbers, at, some=some: votes(some[numbers], at),
+                partial(_votes_of_some, votes, some),
                 nb_samples=nb_samples,
                 aimed=aimed[some],
                 shares=None if shares is None else shares[some],
@@ -316,6 +316,7 @@ class SmoothedMapAttack(Settings):
         generator = np.random.default_rng(self.seed)
         ways = generator.standard_normal((self.nb_directions, 1, *region.shape))
         lengths = np.sqrt((ways**2).sum(axis=tuple(range(1, ways.ndim)), keepdims=True))
+        assert region.epsilon is not None  # of a ball
         around = region.center + region.epsilon * ways / lengths
         around = region.project(around.astype(np.float32))
         if self._explanation_of(region.shape, rows[0].shape[1]) is None:
@@ -428,6 +429,13 @@ def soft_top(maps: tf.Tensor, k: int) -> tf.Tensor:
     above = maps - tf.reduce_mean(largest[:, max(place - 1, 0) :], axis=1, keepdims=True)
     unit = tf.stop_gradient(_SOFTNESS * tf.reduce_mean(tf.abs(above), axis=1, keepdims=True))
     return tf.sigmoid(tf.math.divide_no_nan(above, unit))
+
+
+def _votes_of_some(
+    votes: Votes, some: np.ndarray, numbers: np.ndarray, points: np.ndarray
+) -> np.ndarray:
+    """Votes at points of the inputs `numbers` among `some`."""
+    return votes(some[numbers], points)
 
 
 def _gradient_sizes(
