@@ -18,6 +18,7 @@ from xcertify.attributions.greedy_as import GreedyAS
 from xcertify.attributions.perturbations import Occlusion, Rise
 from xcertify.attributions.relex import RelEx
 from xcertify.attributions.sampled_eva import SampledEVA
+from xcertify.attributions.smoothed_attribution import SmoothedAttribution
 from xcertify.attributions.sufficient_reason import SufficientReason
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Saliency",
     "SampledEVA",
     "SmoothGrad",
+    "SmoothedAttribution",
     "SufficientReason",
     "TargetedExplanation",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import keras
 import numpy as np
@@ -35,6 +35,9 @@ from xcertify.settings import Settings, setting_names
 from xcertify.targets import logit_weights
 from xcertify.tracing import traced
 from xcertify.usefulness import warn_vacuous
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 AnyCertificate = TypeVar("AnyCertificate", bound=Certificate)
 
@@ -62,6 +65,7 @@ class Explainer(Settings):
         Whether to show a progress bar.
     """
 
+    _resolves_at_inputs: ClassVar[bool] = False  # targets, into what depends on the inputs as well
     _dtype = "float32"  # of proofs; whoever verifies them again takes "float64"
     _instead: ClassVar = {
         "output_layer": "give the model cut there, "
@@ -85,6 +89,20 @@ class Explainer(Settings):
         check_model(model)
         self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
         self.model = model
+
+    @classmethod
+    def of_model(cls, model: keras.Model, **settings: Any) -> Self:
+        """The explainer of a model with settings that files can hold, for runs and commands.
+
+        Here what the constructor makes; of an explainer of another explainer, that one is told by
+        its name.
+        """
+        return cls(model, **settings)
+
+    def _stated(self) -> dict[str, Any]:
+        """Arguments of `of_model` that make the same explainer of the model."""
+        names = [name for name in setting_names(type(self)) if name not in ("model", "verbose")]
+        return {name: getattr(self, name) for name in names}
 
     def explain(self, inputs: Any, targets: Any = None) -> np.ndarray:
         """Attribution maps.
@@ -371,11 +389,6 @@ class Certifying(Explainer):
             return certificate
         origin = Origin.of(type(self).__name__, self._stated(), self.model)
         return replace(certificate, origin=origin)
-
-    def _stated(self) -> dict[str, Any]:
-        """Arguments of a constructor that makes the same explainer of the model."""
-        names = [name for name in setting_names(type(self)) if name not in ("model", "verbose")]
-        return {name: getattr(self, name) for name in names}
 
     def _warn_of(self, certificate: Certificate) -> None:
         """A `VacuousWarning` where what is proved says nothing."""

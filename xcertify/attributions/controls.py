@@ -58,6 +58,8 @@ class MarginGradientRange(GradientExplainer):
         self.epsilon, self.clip, self.temperature = epsilon, clip, temperature
         self.outside = as_outside(outside)
 
+    _resolves_at_inputs = True
+
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights (N, K) of the logits whose sum is the overlap to first order."""
         logits = self._logits(inputs)

@@ -8,6 +8,7 @@ from xcertify.certificates.origins import Origin, fingerprint
 from xcertify.certificates.overlaps import OverlapCertificate
 from xcertify.certificates.radii import RadiusCertificate
 from xcertify.certificates.reasons import ReasonCertificate
+from xcertify.certificates.smoothed import SmoothedCertificate
 from xcertify.certificates.top_k import TopKCertificate
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "OverlapCertificate",
     "RadiusCertificate",
     "ReasonCertificate",
+    "SmoothedCertificate",
     "TopKCertificate",
     "describe_weights",
     "fingerprint",

@@ -47,8 +47,9 @@ class Certificate:
         How the bounds were computed, a name of `Verifier`.
     arithmetic
         "real": proved for the network in real arithmetic; "float32": for its evaluation in float32
-        as well; "decomon": as decomon computes it; "none": nothing is proved. Behind it in
-        brackets, where the model computes in half precision: that this is not covered.
+        as well; "decomon": as decomon computes it; "none": nothing is proved; "sampled": what is
+        said holds with the stated confidence, from samples. Behind it in brackets, where the model
+        computes in half precision: that this is not covered.
     interval
         The headline: of one number of each input, named below, what is proved and what an attack
         found.
@@ -65,6 +66,8 @@ class Certificate:
     origin: Origin | None = field(default=None, kw_only=True)
 
     _is_radius: ClassVar[bool] = False  # the headline, else a largest value
+    # Settings of its explainer with the name of a part of regions that mean something else.
+    _other_settings: ClassVar[frozenset[str]] = frozenset()
     # What files hold of it beside the fields above: see `xcertify.certificates.forms`.
     _rows: ClassVar[dict[str, Form]] = {}
     _shared: ClassVar[dict[str, Form]] = {}

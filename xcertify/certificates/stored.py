@@ -120,7 +120,8 @@ def restored(found: Stored) -> Any:
     region = region_of(found.rows, header["region"])
     origin = _origin_of(header)
     if origin is not None:
-        check_settings("settings (header)", origin.settings, region, is_radius=kind._is_radius)
+        told = {n: v for n, v in origin.settings.items() if n not in kind._other_settings}
+        check_settings("settings (header)", told, region, is_radius=kind._is_radius)
     rows = {n: v for n, v in found.rows.items() if not n.startswith("region.")}
     certificate = kind._of_parts(
         rows,

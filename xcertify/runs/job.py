@@ -24,7 +24,9 @@ _MOST, _NB_INPUTS = (
     256,
     {
         "GreedyAS": 4,
+        "SmoothedAttribution": 4,
         "SufficientReason": 4,
+        "UniformlySmoothedAttribution": 4,
         "AttributionBound": 16,
         "CORGI": 16,
         "CertifiedGradient": 32,
@@ -101,6 +103,11 @@ class Job:
                 "clip='auto' would take another valid range from each batch of inputs: give the "
                 "range that they may have, clip=(low, high)"
             )
+        if self.settings.get("nb_inputs", 1) is None:
+            raise ValueError(
+                f"nb_inputs=None would share the level among the inputs of each batch: give the "
+                f"number of inputs that share it, nb_inputs={len(self.source)} for all of the run"
+            )
         for name in ("epsilon", "gamma"):
             shape = np.shape(self.settings.get(name, 0.0))
             if shape and shape[0] != 1:
@@ -143,7 +150,7 @@ class Job:
 
     def make_explainer(self, model: keras.Model) -> Explainer:
         """The explainer of the model."""
-        return self.explainer_class()(model, **self.settings)
+        return self.explainer_class().of_model(model, **self.settings)
 
     def nb_at_once(self) -> int:
         """`batch` as a number."""
