@@ -34,6 +34,7 @@ from xcertify.metrics import (
     RandomLogit,
     RobustnessSr,
     Score,
+    Stability,
     SufficientSize,
 )
 from xcertify.regions import Ball, Box
@@ -193,6 +194,15 @@ CASES = {
         | {"restarts": 2, "certified": True, "method": "ibp", "nb_halvings": 3}
         | {"complement": True, "complete": True, "timeout": 5.0},
         {"norm": 3, "timeout": -1.0},
+    ),
+    "Stability": (
+        lambda: for_masks(Stability, keeps="input", error=0.2, steps=2, levels=2),
+        of_maps,
+        METRIC
+        | {"radius": 4, "error": 0.3, "delta": 0.3, "together": "all", "steps": 3, "top": 0.4}
+        | {"baseline_mode": "mean", "keeps": "selected", "grid_size": 2, "keep": 0.5, "levels": 4}
+        | {"groups": np.arange(16).reshape(4, 4) // 2},
+        {"radius": 0, "error": 0.0, "keep": 0.3, "keeps": "class"},
     ),
     "SufficientSize": (
         lambda: for_masks(SufficientSize, targets=None, nb_steps=2, restarts=1),
