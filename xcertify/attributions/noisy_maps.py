@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from xcertify.attacks.maps import Explanation
 from xcertify.attributions.base import Certifying, Explainer
+from xcertify.attributions.map_changes import BoundedMaps
 from xcertify.logits import classes_of, weights_of
 from xcertify.perturbation import as_outside
 from xcertify.regions import valid_range
@@ -20,6 +23,8 @@ from xcertify.sampling import Draw, Streams, normal_draws, sampled
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_BYTES = 2**28  # of noisy points, their maps and copies of both
+_NB_BYTES = 32  # of each feature
 _DIFFERENT = 0.01  # of the length of a map: what no rounding makes of it
 
 
@@ -199,9 +204,15 @@ class NoisyExplainer(Certifying):
             counts,
             self._points(inputs, noise),
             maps_of,
-            batch_size=self._nb_at_once,
+            batch_size=self._nb_points(inputs.shape[1:]),
             progress=progress,
         )
+
+    def _nb_points(self, shape: tuple[int, ...]) -> int:
+        """Most noisy points that are held at once, of a shape."""
+        if self.batch_size is None:
+            return self._nb_at_once
+        return min(self._nb_at_once, max(1, _BYTES // (_NB_BYTES * math.prod(shape))))
 
     def _points(self, inputs: np.ndarray, noise: Draw) -> Draw:
         """Draws of noisy points, cut to `clip`."""
@@ -233,6 +244,17 @@ class NoisyExplainer(Certifying):
 
         return maps_of
 
+    @property
+    def _as_operations(self) -> Explanation | None:
+        """The maps as TensorFlow operations with a derivative, for attacks; None: not known."""
+        if not isinstance(self.explainer, BoundedMaps):
+            return None
+        try:
+            self.explainer._refuse_other_maps()
+        except ValueError:
+            return None
+        return self.explainer._maps_by
+
     def _check_ranges(self, shape: tuple[int, ...]) -> None:
         """Refuse an explainer with a valid range that noisy points may leave."""
         own = vars(self.explainer) if isinstance(self.explainer, Explainer) else {}
@@ -260,7 +282,7 @@ class NoisyExplainer(Certifying):
 
         Of one that is random itself: whose draws are the same for all points of a batch.
         """
-        if self._nb_at_once == 1:
+        if self._nb_points(inputs.shape[1:]) == 1:
             return True
         generator = self._streams(inputs[:1], "check")[0]
         first, other = self._points(inputs, noise)(generator, 0, 2)

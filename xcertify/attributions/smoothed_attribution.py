@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from xcertify.attacks.smoothed_maps import SmoothedMapAttack
 from xcertify.attributions.noisy_maps import NoisyExplainer, normal_noise
 from xcertify.certificates import Certificate, SmoothedCertificate
 from xcertify.certificates.smoothed import (
@@ -17,6 +18,7 @@ from xcertify.certificates.smoothed import (
     expected_overlaps,
     pixel_radii,
     top_sets,
+    top_size,
 )
 from xcertify.checks import positive, whole_number
 from xcertify.progress import progress_bar
@@ -74,8 +76,8 @@ class SmoothedAttribution(NoisyExplainer):
         each has ``alpha / nb_inputs``, so that with confidence 1 - alpha nothing is wrong in any of
         them, whatever calls they are in. None: those of the call.
     attack
-        Whether `certify` also attacks the smoothed map within the radius: the other end of
-        `interval`.
+        Whether `certify` also attacks the smoothed map within the radius, by `SmoothedMapAttack`
+        with as many samples for a test: the other end of `interval`.
     clip
         What noisy points are cut to before they are explained, (low, high). The cut is part of the
         function that is smoothed: the certificate holds for all perturbations, clipped or not.
@@ -203,16 +205,21 @@ class SmoothedAttribution(NoisyExplainer):
             chosen.shape
         )
         sets = chosen.reshape(rows.shape)
+        radii = pixel_radii(rows, sigma=self.sigma, **common).reshape(chosen.shape)
+        flipped = attacked = None
+        if self.attack:
+            flipped = self._flipped(region, targets, chosen, counts, common["alpha"]) & (radii > 0)
+            attacked = flipped.reshape(rows.shape).mean(axis=1)
         return SmoothedCertificate(
             region=region,
             method="sampling",
             arithmetic="sampled",
-            interval=Interval(1.0 - certified.reshape(rows.shape).mean(axis=1)),
+            interval=Interval(1.0 - certified.reshape(rows.shape).mean(axis=1), attacked),
             certified_in=certified & chosen,
             certified_out=certified & ~chosen,
             chosen=chosen,
             counts=counts,
-            radii=pixel_radii(rows, sigma=self.sigma, **common).reshape(chosen.shape),
+            radii=radii,
             expected_overlap=expected_overlaps(sets, rows, tau=self.tau, **common),
             targets=targets,
             sigma=float(self.sigma),
@@ -225,10 +232,53 @@ class SmoothedAttribution(NoisyExplainer):
             nb_inputs=nb_images,
             seed=int(self.seed),
             clip=None if self.clip is None else _as_pair(self.clip),
+            flipped=flipped,
         )
 
+    def _flipped(
+        self,
+        region: Ball,
+        targets: np.ndarray,
+        chosen: np.ndarray,
+        counts: np.ndarray,
+        alpha: float,
+    ) -> np.ndarray:
+        """Which pixels have another majority answer than the chosen one at a point found."""
+
+        def votes(which: np.ndarray, points: np.ndarray) -> np.ndarray:
+            return self._votes(points, targets[which], "attack", self.nb_samples)
+
+        k = top_size(chosen[0].size, self.top)
+        attack = self._derive(
+            ("attack", k, alpha),
+            lambda: SmoothedMapAttack(
+                self.model,
+                self._as_operations,
+                sigma=self.sigma,
+                k=k,
+                clip=self.clip,
+                alpha=alpha,
+                batch_size=self._nb_points(region.shape),
+                seed=self.seed,
+            ),
+        )
+        found = attack(
+            region,
+            targets,
+            chosen,
+            votes,
+            nb_samples=self.nb_samples,
+            shares=counts / self.nb_samples,
+        )
+        return found.flipped
+
     def _votes(
-        self, inputs: np.ndarray, targets: np.ndarray, purpose: str, nb_samples: int, progress: tqdm
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        purpose: str,
+        nb_samples: int,
+        progress: tqdm | None = None,
     ) -> np.ndarray:
         """In how many of the noisy maps of each input each pixel is in the top set, (N, *map)."""
         maps = self._noisy_maps(

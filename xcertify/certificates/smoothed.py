@@ -22,6 +22,11 @@ from xcertify.statistics import (
 _DOWN = 1 - 1e-12  # what radii are rounded down by, above the error of quantiles
 
 
+def top_size(nb_pixels: int, top: float) -> int:
+    """k, the most entries that a top set has: ``max(1, round(top * nb_pixels))``."""
+    return max(1, round(top * nb_pixels))
+
+
 def top_sets(maps: np.ndarray, top: float) -> np.ndarray:
     """Which entries of maps are in their top sets.
 
@@ -30,7 +35,7 @@ def top_sets(maps: np.ndarray, top: float) -> np.ndarray:
     maps
         (B, *map), of d entries each.
     top
-        Share of the entries, between 0 and 1: k = max(1, round(top d)).
+        Share of the entries, between 0 and 1; k is that of `top_size`.
 
     Returns
     -------
@@ -41,7 +46,7 @@ def top_sets(maps: np.ndarray, top: float) -> np.ndarray:
     """
     rows = maps.reshape(len(maps), -1)
     size = rows.shape[1]
-    k = max(1, round(top * size))
+    k = top_size(size, top)
     if k >= size:
         return np.ones(maps.shape, bool)
     border = np.partition(rows, size - k - 1, axis=1)[:, size - k - 1, None]
@@ -179,8 +184,10 @@ class SmoothedCertificate(Certificate):
     clip
         (2,) or (2, *input): what noisy points are cut to before they are explained; None: nothing.
     flipped
-        (N, *map) bool: pixels whose majority answer an attack turned within the ball, beyond what
-        chance explains; None without an attack.
+        (N, *map) bool: pixels whose majority answer at the input is known (`radii` above 0), and
+        is another one at a point of the ball that an attack found, by a test at the same level;
+        None without an attack. A certified pixel among them is one of the errors that the level
+        allows for.
     sigma, tau, alpha, top, nb_samples, nb_choosing, correction, nb_inputs, seed
         As for `SmoothedAttribution`; `nb_inputs` is a number.
 
