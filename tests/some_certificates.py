@@ -1,5 +1,7 @@
 """One small certificate of each kind, made by hand: nothing is proved, all parts fit each other."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from xcertify.answers import Answers
@@ -12,8 +14,10 @@ from xcertify.certificates import (
     OverlapCertificate,
     RadiusCertificate,
     ReasonCertificate,
+    SmoothedCertificate,
     TopKCertificate,
 )
+from xcertify.certificates.smoothed import decide_pixels, expected_overlaps, pixel_radii
 from xcertify.criteria import Within, farthest
 from xcertify.radii import Interval
 from xcertify.regions import Ball
@@ -157,6 +161,46 @@ def reason():
     )
 
 
+def smoothed():
+    settings = {"sigma": 0.25, "tau": 0.75, "correction": "holm", "nb_samples": 40}
+    chosen = np.zeros((N, 4, 2, 1), bool)
+    chosen[:, 0] = True
+    counts = np.full(chosen.shape, 40)
+    counts[1], counts[2, :, 0] = 20, 33
+    rows, level = counts.reshape(N, -1), 0.05 / 3
+    common = {"nb_samples": 40, "alpha": level}
+    certified = decide_pixels(rows, tau=0.75, correction="holm", **common).reshape(chosen.shape)
+    sets = chosen.reshape(N, -1)
+    found = SmoothedCertificate(
+        region=Ball(CENTER, 0.0, 2),
+        method="sampling",
+        arithmetic="sampled",
+        interval=Interval(1 - certified.reshape(N, -1).mean(axis=1), np.array([0.0, 0.25, 0.0])),
+        origin=Origin(
+            "SmoothedAttribution",
+            {"of": "Saliency", "of_settings": {}, "clip": [-np.inf, 1.0]} | settings,
+            *("a" * 64, "b" * 64, VERSIONS),
+        ),
+        certified_in=certified & chosen,
+        certified_out=certified & ~chosen,
+        chosen=chosen,
+        counts=counts,
+        radii=pixel_radii(rows, sigma=0.25, **common).reshape(chosen.shape),
+        expected_overlap=expected_overlaps(sets, rows, tau=0.75, **common),
+        targets=np.eye(N, dtype=np.float32),
+        **settings,
+        alpha=0.05,
+        top=0.25,
+        nb_choosing=5,
+        nb_inputs=3,
+        seed=0,
+        clip=np.array([-np.inf, 1.0]),
+        flipped=np.zeros(chosen.shape, bool),
+    )
+    return replace(found, region=Ball(CENTER, found.radius, 2))
+
+
 KINDS = {
-    make.__name__: make for make in (overlap, gradient, radius, deviation, top_k, mask, reason)
+    make.__name__: make
+    for make in (overlap, gradient, radius, deviation, top_k, mask, reason, smoothed)
 }
