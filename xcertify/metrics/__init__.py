@@ -9,6 +9,13 @@ from xcertify.metrics.deletion import Deletion, Insertion, deletion, insertion
 from xcertify.metrics.feature_relevance import FeatureRelevance, RelevanceResult
 from xcertify.metrics.likeness import rank_correlation, top_k_overlap
 from xcertify.metrics.mu_fidelity import MuFidelity, mu_fidelity
+from xcertify.metrics.probable_size import (
+    ProbableResult,
+    ProbableSets,
+    ProbableSize,
+    probable_size,
+    probably_sufficient,
+)
 from xcertify.metrics.randomization import (
     ModelRandomization,
     RandomizationResult,
@@ -16,6 +23,7 @@ from xcertify.metrics.randomization import (
 )
 from xcertify.metrics.robustness import RobustnessResult, RobustnessSr, robustness_sr
 from xcertify.metrics.scores import Score
+from xcertify.metrics.stability import SoftStabilityResult, Stability
 from xcertify.metrics.sufficient_size import SufficiencyResult, SufficientSize, sufficient_size
 
 __all__ = [
@@ -29,12 +37,17 @@ __all__ = [
     "MetricResult",
     "ModelRandomization",
     "MuFidelity",
+    "ProbableResult",
+    "ProbableSets",
+    "ProbableSize",
     "RandomLogit",
     "RandomizationResult",
     "RelevanceResult",
     "RobustnessResult",
     "RobustnessSr",
     "Score",
+    "SoftStabilityResult",
+    "Stability",
     "StabilityResult",
     "SufficiencyResult",
     "SufficientSize",
@@ -43,6 +56,8 @@ __all__ = [
     "deletion",
     "insertion",
     "mu_fidelity",
+    "probable_size",
+    "probably_sufficient",
     "rank_correlation",
     "robustness_sr",
     "sufficient_size",
