@@ -306,11 +306,15 @@ def _continued_fraction(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarr
 
 def _divergence(mean: np.ndarray, other: np.ndarray) -> np.ndarray:
     """kl(mean, other) of two Bernoulli variables, of which the second is not above the first."""
-    gap = mean - other
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first = np.where(mean > 0, -mean * np.log1p(-gap / mean), 0.0)
-        second = np.where(mean < 1, -(1 - mean) * np.log1p(gap / (1 - mean)), 0.0)
-    return first + second
+    gap, rest = mean - other, 1 - mean
+    found = np.zeros(np.shape(gap))
+    for share, above, ratio in ((mean, -gap, other), (rest, gap, 1 - other)):
+        some = share > 0
+        share = np.where(some, share, 1.0)
+        with np.errstate(divide="ignore"):
+            term = share * _log_less_linear(above / share, ratio / share)
+        found = found - np.where(some, term, -above)
+    return found
 
 
 def _of_distinct(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
