@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import or_
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -117,10 +117,13 @@ def _functions(subject: type | Callable) -> list[Callable]:
 _STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
-def _hints(constructor: Any) -> dict[str, Any]:
-    """Annotations of a function; none where one of them is for type checkers only."""
+def _hints(function: Any) -> dict[str, Any]:
+    """Annotations of the arguments; none where one of them is for type checkers only."""
+    annotations = dict(getattr(function, "__annotations__", {}))
+    annotations.pop("return", None)
+    names = getattr(function, "__globals__", {})
     try:
-        return get_type_hints(constructor)
+        return get_type_hints(SimpleNamespace(__annotations__=annotations), names)
     except NameError:
         return {}
 

@@ -39,7 +39,7 @@ def curves(rows: Rows, headline: Headline) -> bytes | None:
     figure = Figure((4.3, 2.9), layout="constrained")
     axes = figure.add_subplot()
     proved = _shares(certified, axis, headline.grows)
-    axes.plot(axis, proved, color=NEGATIVE, linewidth=1.8, label="proved")
+    axes.plot(axis, proved, color=NEGATIVE, linewidth=1.8, label=headline.word)
     if len(attacked):
         reached = _shares(attacked, axis, headline.grows)
         axes.plot(axis, reached, "--", color=POSITIVE, linewidth=1.8, label=rows.how)

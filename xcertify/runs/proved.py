@@ -32,6 +32,8 @@ class Headline:
         Whether a larger number says more, as of a radius; else a smaller one does, as of a bound.
     below
         The number that `certified` is below, where that is what counts; of radii above.
+    sampled
+        Whether it holds with the confidence of the certificate, from samples, and is not proved.
     """
 
     quantity: str
@@ -39,6 +41,12 @@ class Headline:
     each: str
     grows: bool = False
     below: float | None = None
+    sampled: bool = False
+
+    @property
+    def word(self) -> str:
+        """What is said of a claim that holds: it is proved, or certified from samples."""
+        return "certified" if self.sampled else "proved"
 
 
 # By the name of the certificate's class.
@@ -81,6 +89,20 @@ HEADLINES = {
         "some features are proved to be needed or irrelevant",
         "{} features are enough",
     ),
+    "SmoothedCertificate": Headline(
+        "share of pixels of the smoothed map whose answer may change within the radius",
+        "the answer of some pixels of the smoothed map cannot change within the radius",
+        "≤ {} may change",
+        below=1.0,
+        sampled=True,
+    ),
+    "CosineCertificate": Headline(
+        "largest cosine distance between the smoothed maps",
+        "the direction of the smoothed map changes by less than a right angle",
+        "distance ≤ {}",
+        below=1.0,
+        sampled=True,
+    ),
 }
 _OTHER = Headline("certified quantity", "something useful is proved", "certified {}")
 
@@ -88,6 +110,13 @@ _OTHER = Headline("certified quantity", "something useful is proved", "certified
 def headline_of(certificate: Any) -> Headline:
     """The headline of a certificate, by its class."""
     return HEADLINES.get(type(certificate).__name__, _OTHER)
+
+
+def level_of(certificate: Any) -> str:
+    """How surely a certificate from samples holds, in words."""
+    nb_inputs = certificate.nb_inputs
+    of_what = "of each input" if nb_inputs == 1 else f"of {nb_inputs:,} inputs together"
+    return f"confidence {1 - certificate.alpha:.6g} {of_what}"
 
 
 @dataclass(frozen=True)

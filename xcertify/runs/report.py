@@ -15,9 +15,10 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
+from xcertify.plots import plot_certified_pixels
 from xcertify.runs.curves import curves
-from xcertify.runs.pictures import input_of, is_drawn, picture
-from xcertify.runs.proved import NUMBERS, Headline, Rows, headline_of
+from xcertify.runs.pictures import as_png, input_of, is_drawn, picture
+from xcertify.runs.proved import NUMBERS, Headline, Rows, headline_of, level_of
 
 if TYPE_CHECKING:
     from xcertify.runs.folder import Run
@@ -28,7 +29,7 @@ _NEEDED = (
     *("batch", "threads", "device", "versions"),
 )
 _QUANTILES = {"least": 0, "10 %": 10, "median": 50, "90 %": 90, "largest": 100}
-_MINUS, _NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"
+_MINUS, _NOTHING, _BULLET = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{BULLET}"
 _MOST_CLASSES = 30
 _MOST_ERRORS = 50
 _MOST_MAPS = 4  # of a kind
@@ -96,6 +97,7 @@ def _content(run: Run) -> dict[str, Any]:
         "region": None if certificate is None else _region(certificate, settings["settings"]),
         "certificate": certificate,
         "headline": headline,
+        "level": level_of(certificate) if headline and headline.sampled else None,
         "nb_inputs": settings["source"]["nb_inputs"],
         "nb_rows": len(rows.numbers),
         "nb_errors": int(rows.failed.sum()),
@@ -104,6 +106,7 @@ def _content(run: Run) -> dict[str, Any]:
         "proved": None if headline is None else _proved(rows, headline),
         "classes": _classes(rows, headline),
         "curves": None if headline is None else _as_data(curves(rows, headline), "svg+xml"),
+        "pixels": _certified_pixels(run),
         "groups": _pictures(run, rows, headline),
         "errors": _errors(run, rows),
         "most_errors": _MOST_ERRORS,
@@ -216,6 +219,19 @@ def _pictures(run: Run, rows: Rows, headline: Headline | None) -> list[dict[str,
     return groups
 
 
+def _certified_pixels(run: Run) -> dict[str, Any] | None:
+    """A picture of what is certified of the pixels of the first maps; None where it is not."""
+    numbers, certificate = next(run.certificates(), (np.zeros(0, int), None))
+    if type(certificate).__name__ != "SmoothedCertificate":
+        return None
+    first = certificate[:_MOST_MAPS]
+    figure = plot_certified_pixels(first, first.votes)
+    return {
+        "numbers": ", ".join(map(str, numbers[:_MOST_MAPS].tolist())),
+        "picture": _as_data(as_png(figure), "png"),
+    }
+
+
 def _chosen(rows: Rows, headline: Headline) -> dict[str, np.ndarray]:
     """Places of typical inputs, of those with the best proof, and of some without one."""
     order = rows.better(headline)
@@ -227,8 +243,8 @@ def _chosen(rows: Rows, headline: Headline) -> dict[str, np.ndarray]:
     spread = np.linspace(0, len(rest) - 1, min(_MOST_MAPS, len(rest))).round().astype(int)
     return {
         "Typical: around the median": typical,
-        "Best proved": order[proved][:_MOST_MAPS],
-        "Not proved": rest[spread],
+        f"Best {headline.word}": order[proved][:_MOST_MAPS],
+        f"Not {headline.word}": rest[spread],
     }
 
 
@@ -277,7 +293,7 @@ def _errors(run: Run, rows: Rows) -> list[dict[str, Any]]:
 
 def _region(certificate: Any, settings: dict[str, Any]) -> str:
     """Which inputs are meant, in words: of a given radius, else that it was looked for."""
-    if settings.get("epsilon") is not None:
+    if settings.get("epsilon") is not None or headline_of(certificate).sampled:
         return str(certificate.region)
     norm = {"inf": "l_inf", "2": "l2", "1": "l1"}.get(str(settings.get("norm")), "")
     clip = settings.get("clip")
@@ -295,7 +311,10 @@ def _certificate_classes(certificate: Any) -> tuple[type | None, ...]:
     """Whose docstrings say what is proved: of the certificate, and of the bounds behind it."""
     from xcertify.bounds import Verifier
 
-    return (None,) if certificate is None else (type(certificate), Verifier)
+    if certificate is None:
+        return (None,)
+    sampled = headline_of(certificate).sampled  # without bounds
+    return (type(certificate),) if sampled else (type(certificate), Verifier)
 
 
 def _first_paragraph(kind: type | None) -> str:
@@ -324,11 +343,13 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def _prose(text: str) -> Iterator[Markup]:
-    """Paragraphs of a docstring as HTML: code and bold letters."""
-    for paragraph in text.strip().split("\n\n"):
+    """Paragraphs and items of a docstring as HTML: code, bold and slanted letters."""
+    for paragraph in re.split(r"\n\n|\n(?=- )", text.strip()):
         if paragraph:
             html = re.sub(r"(``?)(.+?)\1", r"<code>\2</code>", str(escape(paragraph)))
-            yield Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html))
+            html = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html)
+            html = re.sub(r"(?<!\w)\*(\w[^*]*)\*", r"<em>\1</em>", html)
+            yield Markup(re.sub(r"^- ", f"{_BULLET} ", html))
 
 
 def _recheck(run: Run) -> str:

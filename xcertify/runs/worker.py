@@ -18,7 +18,7 @@ import tensorflow as tf
 from threadpoolctl import ThreadpoolController
 
 from xcertify.attributions import SufficientReason
-from xcertify.certificates import Certificate
+from xcertify.certificates import Certificate, SmoothedCertificate
 from xcertify.certificates.origins import Origin, canonical, dumps
 from xcertify.runs.failures import message_of, without_failing
 from xcertify.runs.job import Job
@@ -27,7 +27,6 @@ from xcertify.runs.parts import Part, part_writer
 from xcertify.runs.rows import rows_of
 from xcertify.runs.threads import NB_THREADS, use_threads
 from xcertify.runs.warned import Warned
-from xcertify.settings import setting_names
 from xcertify.usefulness import without_seeking
 
 SCHEMA = 1  # of run.json
@@ -102,9 +101,7 @@ class Worker:
     def settings(self) -> dict[str, Any]:
         """What ``run.json`` says of the job, as JSON has it; parts have it in common."""
         job, explainer = self.job, self.explainer
-        names = [n for n in setting_names(type(explainer)) if n not in ("model", "verbose")]
-        values = {name: getattr(explainer, name) for name in names}
-        origin = Origin.of(type(explainer).__name__, values, explainer.model)
+        origin = Origin.of(type(explainer).__name__, explainer._stated(), explainer.model)
         said = {
             "schema": SCHEMA,
             "command": job.command,
@@ -196,8 +193,11 @@ class Worker:
         if not self.job.certifies:
             return _Results(explained, None, explainer.explain(inputs, targets))
         certificate = explainer.certify(inputs, targets)
-        maps = explainer.explain(inputs, targets) if self.job.maps else None
-        return _Results(explained, certificate, maps)
+        if not self.job.maps:
+            return _Results(explained, certificate, None)
+        if isinstance(certificate, SmoothedCertificate):  # of the samples that were counted
+            return _Results(explained, certificate, certificate.votes.astype(np.float32))
+        return _Results(explained, certificate, explainer.explain(inputs, targets))
 
     def _reasons(self, inputs: np.ndarray, targets: np.ndarray | None) -> _Results:
         """The same of sufficient reasons, of one search.

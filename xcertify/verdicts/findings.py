@@ -42,9 +42,12 @@ class Verdict:
 
     Guarantee
     ---------
-    Of "confirmed": that of the means. What float32 rounds, at most a hundred units in the last
-    place of the terms of a bound, may be between both bounds; a prediction that is said to stay is
-    proved to stay. Of "refuted": a point in the region, evaluated in float64 with all roundings.
+    Of "confirmed": that of the means. Of a certificate from samples: that its seed gives these
+    samples, but for 1 in 100 that roundings may change, that all it says follows from them, and
+    that as many independent ones do not contradict it at the level 1e-6. What float32 rounds, at
+    most a hundred units in the last place of the terms of a bound, may be between both bounds; a
+    prediction that is said to stay is proved to stay. Of "refuted": a point in the region,
+    evaluated in float64 with all roundings; of a certificate from samples, those of that level.
     **No guarantee** that other statements, such as `seconds` or contributions, are as they were.
     """
 

@@ -17,6 +17,7 @@ from xcertify.certificates import (
     OverlapCertificate,
     RadiusCertificate,
     ReasonCertificate,
+    SmoothedCertificate,
     TopKCertificate,
 )
 from xcertify.fingerprints import hash_of_architecture, hash_of_weights
@@ -28,6 +29,7 @@ from xcertify.verdicts.masks import check_masks
 from xcertify.verdicts.overlaps import check_overlaps
 from xcertify.verdicts.radii import check_radii
 from xcertify.verdicts.reasons import check_reasons
+from xcertify.verdicts.sampled import check_smoothed
 from xcertify.verdicts.top_k import check_top_k
 
 _EXPLAINERS = {
@@ -36,7 +38,9 @@ _EXPLAINERS = {
     ReasonCertificate: "SufficientReason",
     GradientCertificate: "CertifiedGradient",
     TopKCertificate: "CORGI",
+    SmoothedCertificate: "SmoothedAttribution",
 }
+_SAMPLED = (SmoothedCertificate,)
 
 
 def recheck(
@@ -90,6 +94,7 @@ def recheck(
         TopKCertificate: check_top_k,
         RadiusCertificate: check_radii,
         DeviationCertificate: check_deviations,
+        SmoothedCertificate: check_smoothed,
     }
     check = checks.get(type(certificate), _nothing)
     findings = Findings(certificate)
@@ -100,8 +105,9 @@ def recheck(
             raise
         findings.doubt(True, str(error))
         return findings.verdict()
-    if certificate.arithmetic != "real":  # no explainer proves anything of float32
-        what = "nothing is proved again of other arithmetic than real"
+    arithmetic = "sampled" if isinstance(certificate, _SAMPLED) else "real"
+    if certificate.arithmetic != arithmetic:  # no explainer proves anything of float32
+        what = f"nothing is proved again of other arithmetic than {arithmetic}"
         findings.doubt(True, f"its arithmetic is {certificate.arithmetic!r}: {what}")
     elif not _is_of_its_explainer(certificate, findings):
         pass
