@@ -6,6 +6,7 @@ from xcertify.attacks.maps_by_inputs import targeted_map_attack, top_k_attack
 from xcertify.attacks.maps_by_weights import weight_attack
 from xcertify.attacks.minimal import MinimalPerturbation, MinimalResult, minimal_perturbation
 from xcertify.attacks.on_criteria import CriterionAttack, WeightCriterionAttack
+from xcertify.attacks.smoothed_cosines import SmoothedCosineAttack
 from xcertify.attacks.smoothed_maps import SmoothedMapAttack, SmoothedMapResult
 from xcertify.attacks.top_k import MinimalTopK
 from xcertify.smoothing import softplus_copy
@@ -18,6 +19,7 @@ __all__ = [
     "MinimalPerturbation",
     "MinimalResult",
     "MinimalTopK",
+    "SmoothedCosineAttack",
     "SmoothedMapAttack",
     "SmoothedMapResult",
     "WeightCriterionAttack",

@@ -20,6 +20,7 @@ from xcertify.attributions.relex import RelEx
 from xcertify.attributions.sampled_eva import SampledEVA
 from xcertify.attributions.smoothed_attribution import SmoothedAttribution
 from xcertify.attributions.sufficient_reason import SufficientReason
+from xcertify.attributions.uniformly_smoothed import UniformlySmoothedAttribution
 
 __all__ = [
     "CORGI",
@@ -43,4 +44,5 @@ __all__ = [
     "SmoothedAttribution",
     "SufficientReason",
     "TargetedExplanation",
+    "UniformlySmoothedAttribution",
 ]

@@ -1,6 +1,7 @@
 """Certificates: what was proved, frozen."""
 
 from xcertify.certificates.base import Certificate, describe_weights, load
+from xcertify.certificates.cosines import CosineCertificate
 from xcertify.certificates.deviations import DeviationCertificate
 from xcertify.certificates.gradients import GradientCertificate
 from xcertify.certificates.masks import MaskCertificate
@@ -13,6 +14,7 @@ from xcertify.certificates.top_k import TopKCertificate
 
 __all__ = [
     "Certificate",
+    "CosineCertificate",
     "DeviationCertificate",
     "GradientCertificate",
     "MaskCertificate",
