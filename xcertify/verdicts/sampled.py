@@ -1,0 +1,143 @@
+"""Certificates from samples: the samples drawn again, and others, of another seed, beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from xcertify.attributions import SmoothedAttribution
+from xcertify.certificates import SmoothedCertificate
+from xcertify.statistics import binomial_tail
+from xcertify.verdicts.findings import Findings
+
+SAMPLES = "its samples drawn again, and as many others"
+
+# Of float32 on another machine or in another batch: in so many of the samples, 2 or more, an entry
+# of a map may be on the other side of the border of the top set, for a change in the last digits.
+_ROUNDED = 0.01
+# Level, of all pixels of an input together, at which other samples contradict what is stated.
+_LEVEL = 1e-6
+_STATED = ("sigma", "tau", "alpha", "top", "nb_samples", "nb_choosing", "correction", "seed")
+
+
+def check_smoothed(
+    certificate: SmoothedCertificate, model: keras.Model, attack: bool, findings: Findings
+) -> None:
+    """The decisions follow from the counts (`check`); the counts, from samples drawn again."""
+    explainer = _explainer(SmoothedAttribution, certificate, model, findings)
+    if explainer is None:
+        return
+    findings.means[:] = SAMPLES
+    explainer.attack = attack and certificate.attacked is not None
+    again = _again(explainer, certificate, findings)
+    if again is None:
+        return
+    if again.counts.shape != certificate.counts.shape:
+        findings.doubt(True, "its maps are not of the shape that the explainer gives")
+        return
+    _compare_counts(certificate, again, findings)
+    findings.proved[:] = again.certified
+    explainer.attack, explainer.seed = False, explainer.seed + 1
+    others = _again(explainer, certificate, findings)
+    if others is not None:
+        _test_shares(certificate, others, findings)
+    _check_attack(certificate, again if attack else None, findings)
+
+
+def _explainer(kind: type, certificate: Any, model: keras.Model, findings: Findings) -> Any:
+    """The explainer that its origin names, made again; None, with the reason, without one."""
+    origin = certificate.origin
+    if origin is None:
+        findings.doubt(True, "no origin says by which explainer its samples were drawn")
+        return None
+    if origin.in_words:
+        words = ", ".join(origin.in_words)
+        findings.doubt(True, f"settings are told in words only: {words}")
+        return None
+    settings = findings.settings | {"nb_inputs": certificate.nb_inputs}
+    stated = origin.settings.get("nb_inputs", certificate.nb_inputs)
+    is_same = (
+        certificate.nb_inputs >= findings.nb
+        if stated is None
+        else (stated == certificate.nb_inputs)
+    )
+    findings.doubt(not is_same, "its nb_inputs is not that of its settings")
+    for name in _STATED:
+        own = getattr(certificate, name, None)
+        findings.doubt(
+            own is not None and settings.get(name) != own, f"its {name} is not that of its settings"
+        )
+    try:
+        made: Any = kind
+        return made.of_model(model, **settings)
+    except (TypeError, ValueError) as error:
+        findings.doubt(True, f"its settings make no {kind.__name__}: {error}")
+        return None
+
+
+def _again(explainer: Any, certificate: Any, findings: Findings) -> Any:
+    """What the explainer certifies for the same inputs and targets; None, with the reason."""
+    region = explainer._region(certificate.region.center)
+    other = np.any(region.epsilon != certificate.region.epsilon)
+    findings.doubt(other, "its regions are not those of its settings")
+    try:
+        return explainer._certify(region, certificate.targets)
+    except ValueError as error:
+        findings.doubt(True, f"its samples cannot be drawn again: {error}")
+        return None
+
+
+def _compare_counts(
+    certificate: SmoothedCertificate, again: SmoothedCertificate, findings: Findings
+) -> None:
+    """The same votes, up to roundings; and the same answers where they are certified."""
+    nb_samples = certificate.nb_samples
+    rounded = max(2.0, _ROUNDED * nb_samples) / nb_samples
+    findings.compare("its counts", certificate.votes, again.votes, rounded + 1e-9)
+    decided = ~(certificate.abstained & again.abstained)
+    other = decided & (certificate.chosen != again.chosen)
+    findings.doubt(_any(other), "the answers that were chosen are not found again")
+
+
+def _test_shares(
+    certificate: SmoothedCertificate, others: SmoothedCertificate, findings: Findings
+) -> None:
+    """Independent samples must not speak against what is certified."""
+    nb_samples, certified = certificate.nb_samples, ~certificate.abstained
+    votes = np.where(others.chosen, others.counts, nb_samples - others.counts)
+    agreeing = np.where(certificate.certified_in, votes, nb_samples - votes)
+    level = _LEVEL / np.maximum(certified.reshape(findings.nb, -1).sum(axis=1), 1)
+    level = level.reshape(-1, *[1] * (certified.ndim - 1))
+    for share, tell, reason in (
+        (certificate.tau, findings.doubt, "other samples show that a certified answer is rarer"),
+        (0.5, findings.refute, "other samples show that a certified answer is not the majority's"),
+    ):
+        # P(Bin(n, share) <= agreeing), as the tail of those that do not agree
+        fewest = binomial_tail(nb_samples - agreeing, nb_samples, 1 - share)
+        tell(_any(certified & (fewest < level)), reason)
+
+
+def _check_attack(
+    certificate: SmoothedCertificate, again: SmoothedCertificate | None, findings: Findings
+) -> None:
+    """What an attack is said to have flipped, and what it flips again."""
+    if certificate.attacked is None or certificate.flipped is None:
+        findings.doubt(certificate.attacked is not None, "it does not say what its attack flipped")
+        return
+    certified = ~certificate.abstained
+    findings.refute(_any(certificate.flipped & certified), "its attack flips certified pixels")
+    share = certificate.flipped.reshape(findings.nb, -1).mean(axis=1)
+    findings.compare("the share that its attack flipped", certificate.attacked, share, 1e-9)
+    if again is None or again.flipped is None:
+        return
+    findings.attained[:] = again.flipped.reshape(findings.nb, -1).mean(axis=1)
+    findings.refute(_any(again.flipped & certified), "an attack flips certified pixels")
+    lost = (share > 0) & (findings.attained == 0)
+    findings.doubt(lost, "attacked is not attained again")
+
+
+def _any(flags: np.ndarray) -> np.ndarray:
+    """(N,): whether any of the flags (N, ...) is set."""
+    return flags.reshape(len(flags), -1).any(axis=1)
