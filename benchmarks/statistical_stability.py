@@ -205,8 +205,9 @@ def proofs_table(rows: list[Row]) -> str:
         lines.append(f"| {network} | `{name}` | {' | '.join(texts)} |")
     return (
         "\n".join(lines)
-        + f"\n\nSmoothed by {rows[0]['masks']} masks, {rows[0]['images']} images of each: mean number of cells that "
-        "may be revealed, whichever, proved (share of images with at least one); mean number "
-        "beyond which a sampled set has another class, 4 where none has; share of selections for "
-        "which the smoothed model has the class that the network gives to the image."
+        + f"\n\nSmoothed by {rows[0]['masks']} masks, {rows[0]['images']} images of each: mean "
+        "number of cells that may be revealed, whichever, proved (share of images with at least "
+        "one); mean number beyond which a sampled set has another class, 4 where none has; share "
+        "of selections for which the smoothed model has the class that the network gives to "
+        "the image."
     )
