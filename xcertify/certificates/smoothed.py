@@ -311,9 +311,8 @@ class SmoothedCertificate(Certificate):
         return self.certified == 1
 
     def describe_vacuous(self) -> str:
-        """Of which inputs nothing is certified, in words, with why where that is known."""
-        nothing = self.vacuous
-        if not nothing.any():
+        """That nothing is certified of any input, in words, with why where that is known."""
+        if not self.vacuous.all() or not len(self):
             return ""
         least = least_samples(
             self.chosen[0].size, tau=self.tau, alpha=self.level, correction=self.correction
@@ -325,8 +324,7 @@ class SmoothedCertificate(Certificate):
                 f"{least} (received: {self.nb_samples})"
             )
         return (
-            f"no pixel is certified for {int(nothing.sum())} of {len(nothing)} inputs within the "
-            f"radius {self.radius:.3g}{why}"
+            f"no pixel of {len(self)} inputs is certified within the radius {self.radius:.3g}{why}"
         )
 
     def check(self) -> None:
