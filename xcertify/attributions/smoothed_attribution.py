@@ -200,7 +200,7 @@ class SmoothedAttribution(NoisyExplainer):
             votes = self._votes(inputs, targets, "test", self.nb_samples, progress)
         counts = np.where(chosen, votes, self.nb_samples - votes).astype(np.int64)
         rows = counts.reshape(len(counts), -1)
-        common = {"nb_samples": self.nb_samples, "alpha": self.alpha / nb_images}
+        common: dict[str, Any] = {"nb_samples": self.nb_samples, "alpha": self.alpha / nb_images}
         certified = decide_pixels(rows, tau=self.tau, correction=self.correction, **common).reshape(
             chosen.shape
         )

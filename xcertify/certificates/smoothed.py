@@ -140,7 +140,7 @@ def expected_overlaps(
 
 def least_samples(nb_pixels: int, *, tau: float, alpha: float, correction: str) -> int:
     """With how many samples a map of `nb_pixels` pixels may be certified at all."""
-    shared = nb_pixels
+    shared = float(nb_pixels)
     if correction == "benjamini-yekutieli":
         shared = math.fsum(1 / rank for rank in range(1, nb_pixels + 1))
     return math.ceil(math.log(alpha / shared) / math.log(tau))
@@ -343,7 +343,7 @@ class SmoothedCertificate(Certificate):
             (self.counts < 0) | (self.counts > self.nb_samples), "counts are not of the samples"
         )
         chosen, counts = (a.reshape(len(a), -1) for a in (self.chosen, self.counts))
-        settings = {"nb_samples": self.nb_samples, "alpha": self.level}
+        settings: dict[str, Any] = {"nb_samples": self.nb_samples, "alpha": self.level}
         certified = decide_pixels(counts, tau=self.tau, correction=self.correction, **settings)
         differ = certified.reshape(shape) == self.abstained
         refuse_inputs(differ, "certified pixels are not those of the counts")
