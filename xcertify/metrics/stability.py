@@ -166,16 +166,17 @@ class Stability(Metric):
     Guarantee
     ---------
     *From samples.* Random are the drawn sets alone; model, inputs, explanation, baseline, radii
-    and the number of sets are fixed before, and do not depend on them. At each radius each input
-    has draws of its own, independent and uniform among the sets that reveal the selection and at
-    most r others. With probability of at least 1 - `delta` over the draws, the true rate of a
-    point lies between `lower` and `upper` (Clopper and Pearson, two-sided), and these are within
-    `error` of the estimate. With ``together="each"`` this holds of each point on its own: of many,
-    about the share `delta` may be missed. With "curve" it holds of all points of an input at once,
-    and with "all" of those of all inputs, whatever their dependence (Bonferroni). The explanation
-    must not have been chosen by looking at the result with the same `seed`; and explanations that
-    are compared share their random numbers, so that errors of differences are not those of
-    independent estimates. `mean_error` holds of these inputs, not of others from where they came.
+    and the number of sets are fixed before, and do not depend on them. The model is a function: the
+    class of an input does not depend on what is beside it in a batch. At each radius each input has
+    draws of its own, independent and uniform among the sets that reveal the selection and at most r
+    others. With probability of at least 1 - `delta` over the draws, the true rate of a point lies
+    between `lower` and `upper` (Clopper and Pearson, two-sided), and these are within `error` of
+    the estimate. With ``together="each"`` this holds of each point on its own: of many, about the
+    share `delta` may be missed. With "curve" it holds of all points of an input at once, and with
+    "all" of those of all inputs, whatever their dependence (Bonferroni). An explanation that was
+    chosen by this metric needs another `seed` for its final number; and explanations that are
+    compared share their random numbers, so that errors of differences are not those of independent
+    estimates. `mean_error` holds of these inputs, not of others from where they came.
 
     *Proved, where* `keep` *is below 1.* Every set that reveals the selection and at most
     ``interval.certified`` others has the class that is to stay, of the *smoothed* model, with the
