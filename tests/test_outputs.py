@@ -77,7 +77,7 @@ PAIRS = [*itertools.product([*EXPLAINERS, *METRICS, *OTHERS], KINDS)]
 OF_CLASSES = {
     *("CORGI", "EVA", "EVAHybrid", "GreedyAS", "MarginGradientRange", "RelEx", "SampledEVA"),
     *("SufficientReason", "ClassRetrieval", "RandomLogit", "RobustnessSr", "SufficientSize"),
-    *("PGD", "minimal_perturbation", "radius", "suggest", "Stability"),
+    *("PGD", "minimal_perturbation", "radius", "suggest", "Stability", "ProbableSize"),
 }
 UNCHANGED = {("RandomMap", "map without targets"), ("radius", "several")}
 PROBABILITIES = {("FeatureRelevance", kind) for kind in ("by name", "number", "map")}

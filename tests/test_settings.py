@@ -31,6 +31,7 @@ from xcertify.metrics import (
     Insertion,
     ModelRandomization,
     MuFidelity,
+    ProbableSize,
     RandomLogit,
     RobustnessSr,
     Score,
@@ -203,6 +204,17 @@ CASES = {
         | {"baseline_mode": "mean", "keeps": "selected", "grid_size": 2, "keep": 0.5, "levels": 4}
         | {"groups": np.arange(16).reshape(4, 4) // 2},
         {"radius": 0, "error": 0.0, "keep": 0.3, "keeps": "class"},
+    ),
+    "ProbableSize": (
+        lambda: for_masks(ProbableSize, targets=None, nb_steps=2, restarts=1, nb_samples=160),
+        of_maps,
+        METRIC
+        | {"targets": np.argmax(network()(images()), axis=1), "epsilon": 0.3, "norm": 2}
+        | {"clip": (-0.5, 1.5), "groups": np.arange(16).reshape(4, 4) // 2, "grid_size": 2}
+        | {"steps": 4, "nb_steps": 3, "restarts": 2, "attack": False, "search": "sequence"}
+        | {"distribution": "corners", "share": 0.9, "delta": 0.1, "nb_samples": 200}
+        | {"nb_inputs": None},
+        {"norm": 3, "share": 1.0, "delta": 0.0, "search": "best", "distribution": "normal"},
     ),
     "SufficientSize": (
         lambda: for_masks(SufficientSize, targets=None, nb_steps=2, restarts=1),

@@ -13,6 +13,7 @@ from xcertify.runs import Run
 
 QUICK = {
     "MuFidelity": "--nb-samples 5 --grid-size 3",
+    "ProbableSize": "--epsilon 0.01 --search sequence --steps 2",
     "RobustnessSr": "--steps 2 --restarts 1 --clip 0 1 --fractions 0.3 0.6",
     "SufficientSize": "--epsilon 0.01 --steps 2 --no-complete",
 }
@@ -42,6 +43,7 @@ def check_metric(name, explained):
     assert table["input"].to_pylist() == [0, 2]
     settings = {
         "MuFidelity": {"nb_samples": 5, "grid_size": 3},
+        "ProbableSize": {"epsilon": 0.01, "search": "sequence", "steps": 2},
         "RobustnessSr": {"steps": 2, "restarts": 1, "clip": (0, 1), "fractions": [0.3, 0.6]},
         "SufficientSize": {"epsilon": 0.01, "steps": 2, "complete": False},
     }

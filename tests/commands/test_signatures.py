@@ -41,7 +41,7 @@ def test_explainers_and_metrics_are_those_of_the_package():
     assert set(explainers()) == set(attributions.__all__) - {"TargetedExplanation"}
     assert set(metrics_of_maps()) == {
         *("ClassRetrieval", "Deletion", "FeatureRelevance", "Insertion", "MuFidelity"),
-        *("RobustnessSr", "SufficientSize"),
+        *("ProbableSize", "RobustnessSr", "Stability", "SufficientSize"),
     }
 
 
