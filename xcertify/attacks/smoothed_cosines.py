@@ -79,7 +79,7 @@ class SmoothedCosineAttack(Settings):
         clip: tuple[Any, Any] | None = None,
         steps: int = 100,
         step_size: float = 0.5,
-        nb_draws: int = 8,
+        nb_draws: int = 32,
         batch_size: int | None = 512,
         seed: int = 0,
     ) -> None:
