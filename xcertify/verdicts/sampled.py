@@ -57,6 +57,12 @@ def _explainer(kind: type, certificate: Any, model: keras.Model, findings: Findi
         findings.doubt(True, f"settings are told in words only: {words}")
         return None
     settings = findings.settings | {"nb_inputs": certificate.nb_inputs}
+    clip = origin.settings.get("clip")
+    sides = None if clip is None else np.broadcast_arrays(*(np.asarray(c, float) for c in clip))
+    same_clip = (sides is None) == (certificate.clip is None) and (
+        sides is None or np.array_equal(sides, certificate.clip)
+    )
+    findings.doubt(not same_clip, "its clip is not that of its settings")
     stated = origin.settings.get("nb_inputs", certificate.nb_inputs)
     is_same = (
         certificate.nb_inputs >= findings.nb
@@ -80,8 +86,8 @@ def _explainer(kind: type, certificate: Any, model: keras.Model, findings: Findi
 def _again(explainer: Any, certificate: Any, findings: Findings) -> Any:
     """What the explainer certifies for the same inputs and targets; None, with the reason."""
     region = explainer._region(certificate.region.center)
-    other = np.any(region.epsilon != certificate.region.epsilon)
-    findings.doubt(other, "its regions are not those of its settings")
+    other = np.broadcast_to(region.epsilon != certificate.region.epsilon, region.center.shape)
+    findings.doubt(_any(other), "its regions are not those of its settings")
     try:
         return explainer._certify(region, certificate.targets)
     except ValueError as error:
