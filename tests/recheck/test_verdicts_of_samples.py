@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 from planted_faults import check_found, other_target, swapped
 
-from xcertify.attributions import GradientInput, SmoothedAttribution
+from xcertify.attributions import GradientInput, SmoothedAttribution, UniformlySmoothedAttribution
 from xcertify.certificates import Certificate
 from xcertify.certificates.smoothed import decide_pixels, expected_overlaps, pixel_radii
 from xcertify.radii import Interval
@@ -223,3 +223,43 @@ def test_functions_are_told_in_words_only(model, inputs):
     explainer = SmoothedAttribution(explain, model=model, **SETTINGS)
     verdict = recheck(explainer.certify(inputs), model)
     assert set(verdict.reason) == {"settings are told in words only: of"}
+
+
+@pytest.fixture(scope="module")
+def cosines(model, inputs):
+    settings = {"noise_radius": 2.0, "epsilon": 0.02, "nb_samples": 300}
+    return UniformlySmoothedAttribution(GradientInput(model), **settings).certify(inputs)
+
+
+def with_projection(certificate, projection):
+    """The certificate that says of other projections what follows from them."""
+    changed = dataclasses.replace(certificate, projection=projection)
+    certified = 1 - changed.cosine_within(0.02)
+    return dataclasses.replace(changed, interval=Interval(certified, None))
+
+
+def further(certificate):
+    return with_projection(certificate, certificate.projection + 0.01)
+
+
+def test_cosines_of_smoothed_maps(cosines, model):
+    verdict = recheck(cosines, model)
+    assert verdict.confirmed.all(), verdict.reason
+    assert set(verdict.means) == {SAMPLES}
+    np.testing.assert_allclose(verdict.proved, cosines.certified, atol=1e-3)
+    faults = {
+        "further": further,
+        "explanation": scaled("explanation", 1.1),
+        "target": other_target,
+        "center": lambda c: dataclasses.replace(
+            c, region=Ball(c.region.center + np.float32(0.05), 0.02, 2)
+        ),
+        "radius": lambda c: dataclasses.replace(c, region=Ball(c.region.center, 0.01, 2)),
+    }
+    check_found(cosines, faults, model)
+
+
+def test_lengths_that_no_samples_can_have_are_refuted(cosines, model):
+    verdict = recheck(with_projection(cosines, np.ones(4)), model)
+    assert verdict.refuted.sum() >= 3 and not verdict.confirmed.any()
+    assert "other samples show a shorter map than it rests on" in verdict.reason[0]

@@ -50,6 +50,7 @@ KINDS = {
     "MaskCertificate": ("RelEx", of_series, SERIES, {"nb_samples": 2, "steps": 2}),
     "ReasonCertificate": ("SufficientReason", of_rows, ROWS, {"epsilon": 0.05}),
     "SmoothedCertificate": ("SmoothedAttribution", of_images, IMAGES, {"of": "Saliency"}),
+    "CosineCertificate": ("UniformlySmoothedAttribution", of_rows, ROWS, {"of": "GradientInput"}),
 }
 
 DRAWN = [[*KINDS][number] for number in rotating(len(KINDS), 2)]  # others every day

@@ -18,7 +18,7 @@ import tensorflow as tf
 from threadpoolctl import ThreadpoolController
 
 from xcertify.attributions import SufficientReason
-from xcertify.certificates import Certificate, SmoothedCertificate
+from xcertify.certificates import Certificate, CosineCertificate, SmoothedCertificate
 from xcertify.certificates.origins import Origin, canonical, dumps
 from xcertify.runs.failures import message_of, without_failing
 from xcertify.runs.job import Job
@@ -31,6 +31,8 @@ from xcertify.usefulness import without_seeking
 
 SCHEMA = 1  # of run.json
 _NB_SAMPLES = 8  # inputs, spread over all, that stand for the others
+# Certificates that say what `explain` gives, of the samples that both look at, which are many.
+_OF_ITS_SAMPLES: dict[type, str] = {SmoothedCertificate: "votes", CosineCertificate: "explanation"}
 _SAMPLE = re.compile(r"\bsample \d+")
 
 
@@ -195,8 +197,10 @@ class Worker:
         certificate = explainer.certify(inputs, targets)
         if not self.job.maps:
             return _Results(explained, certificate, None)
-        if isinstance(certificate, SmoothedCertificate):  # of the samples that were counted
-            return _Results(explained, certificate, certificate.votes.astype(np.float32))
+        for kind, name in _OF_ITS_SAMPLES.items():
+            if isinstance(certificate, kind):
+                maps = np.asarray(getattr(certificate, name), np.float32)
+                return _Results(explained, certificate, maps)
         return _Results(explained, certificate, explainer.explain(inputs, targets))
 
     def _reasons(self, inputs: np.ndarray, targets: np.ndarray | None) -> _Results:

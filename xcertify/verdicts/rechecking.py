@@ -11,6 +11,7 @@ import numpy as np
 from xcertify.bounds import ProofTree, Verifier
 from xcertify.certificates import (
     Certificate,
+    CosineCertificate,
     DeviationCertificate,
     GradientCertificate,
     MaskCertificate,
@@ -29,7 +30,7 @@ from xcertify.verdicts.masks import check_masks
 from xcertify.verdicts.overlaps import check_overlaps
 from xcertify.verdicts.radii import check_radii
 from xcertify.verdicts.reasons import check_reasons
-from xcertify.verdicts.sampled import check_smoothed
+from xcertify.verdicts.sampled import check_cosines, check_smoothed
 from xcertify.verdicts.top_k import check_top_k
 
 _EXPLAINERS = {
@@ -39,8 +40,9 @@ _EXPLAINERS = {
     GradientCertificate: "CertifiedGradient",
     TopKCertificate: "CORGI",
     SmoothedCertificate: "SmoothedAttribution",
+    CosineCertificate: "UniformlySmoothedAttribution",
 }
-_SAMPLED = (SmoothedCertificate,)
+_SAMPLED = (SmoothedCertificate, CosineCertificate)
 
 
 def recheck(
@@ -95,6 +97,7 @@ def recheck(
         RadiusCertificate: check_radii,
         DeviationCertificate: check_deviations,
         SmoothedCertificate: check_smoothed,
+        CosineCertificate: check_cosines,
     }
     check = checks.get(type(certificate), _nothing)
     findings = Findings(certificate)

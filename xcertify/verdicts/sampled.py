@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from xcertify.attributions import SmoothedAttribution
-from xcertify.certificates import SmoothedCertificate
-from xcertify.statistics import binomial_tail
+from xcertify.attributions import SmoothedAttribution, UniformlySmoothedAttribution
+from xcertify.certificates import CosineCertificate, SmoothedCertificate
+from xcertify.statistics import binomial_tail, vector_mean_error
 from xcertify.verdicts.findings import Findings
 
 SAMPLES = "its samples drawn again, and as many others"
@@ -19,7 +19,12 @@ SAMPLES = "its samples drawn again, and as many others"
 _ROUNDED = 0.01
 # Level, of all pixels of an input together, at which other samples contradict what is stated.
 _LEVEL = 1e-6
-_STATED = ("sigma", "tau", "alpha", "top", "nb_samples", "nb_choosing", "correction", "seed")
+# Of means of maps of length 1, and of what an attack finds, which climbs by such maps.
+_MEANS_ROUNDED, _ATTACKED_ROUNDED = 1e-3, 0.05
+_STATED = (
+    *("sigma", "tau", "top", "correction", "noise", "noise_radius", "threshold"),
+    *("alpha", "nb_samples", "nb_choosing", "seed"),
+)  # where a certificate has them
 
 
 def check_smoothed(
@@ -44,6 +49,40 @@ def check_smoothed(
     if others is not None:
         _test_shares(certificate, others, findings)
     _check_attack(certificate, again if attack else None, findings)
+
+
+def check_cosines(
+    certificate: CosineCertificate, model: keras.Model, attack: bool, findings: Findings
+) -> None:
+    """What is certified follows from the projections (`check`); these, from samples again."""
+    explainer = _explainer(UniformlySmoothedAttribution, certificate, model, findings)
+    if explainer is None:
+        return
+    findings.means[:] = SAMPLES
+    explainer.attack = attack and certificate.attacked is not None
+    again = _again(explainer, certificate, findings)
+    if again is None:
+        return
+    if again.explanation.shape != certificate.explanation.shape:
+        findings.doubt(True, "its maps are not of the shape that the explainer gives")
+        return
+    for name in ("projection", "explanation"):
+        stated, found = getattr(certificate, name), getattr(again, name)
+        findings.compare(f"its {name}", stated, found, _MEANS_ROUNDED)
+    findings.proved[:] = again.certified
+    explainer.attack, explainer.seed = False, explainer.seed + 1
+    others = _again(explainer, certificate, findings)
+    if others is not None:
+        # |h| is at most the length of the mean of n maps and what it is off by
+        means = others.explanation.reshape(findings.nb, -1).astype(np.float64)
+        longest = np.linalg.norm(means, axis=1)
+        longest += vector_mean_error(certificate.nb_samples, 1.0, _LEVEL)
+        short = certificate.length > longest
+        findings.refute(short, "other samples show a shorter map than it rests on")
+    if attack and certificate.attacked is not None:
+        findings.attained[:] = again.attacked
+        room = _ATTACKED_ROUNDED * (1 + certificate.attacked)
+        findings.compare("attacked", certificate.attacked, again.attacked, room)
 
 
 def _explainer(kind: type, certificate: Any, model: keras.Model, findings: Findings) -> Any:
