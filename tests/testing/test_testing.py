@@ -38,6 +38,8 @@ SETTINGS = {
     "Rise": {"nb_samples": 11, "grid_size": 3},
     "SampledEVA": {"nb_samples": 3, "grid_size": 2},
     "SmoothGrad": {"nb_samples": 3},
+    "SmoothedAttribution": {"nb_samples": 30, "nb_choosing": 5, "tau": 0.6},
+    "UniformlySmoothedAttribution": {"nb_samples": 100, "nb_choosing": 10, "epsilon": 1e-3},
 }
 # What an explainer is not meant to keep: a random map looks neither at classes nor at models, and
 # the maps of a batch are drawn one after the other.
@@ -45,13 +47,20 @@ EXCEPTIONS = {"RandomMap": {"targets", "wrong targets", "batches", "model"}}
 # Its targets are what the model predicts: its contract is in its own tests.
 EXPLAINERS = [name for name in EXPLAINERS if name != "SufficientReason"]
 FOR_IMAGES = {"CORGI", "GradCAM", "GradCAMPP"}
-OTHER_VALUES = {"CORGI": {"k2": 4, "attack": "sum"}, "GreedyAS": {"clip": (-1.0, 2.0)}}
+OF_SMOOTHED = {"explainer": lambda inputs, targets: inputs[..., :1], "nb_inputs": 5}
+OTHER_VALUES = {
+    "CORGI": {"k2": 4, "attack": "sum"},
+    "GreedyAS": {"clip": (-1.0, 2.0)},
+    "SmoothedAttribution": OF_SMOOTHED | {"tau": 0.55},
+    "UniformlySmoothedAttribution": OF_SMOOTHED | {"norm": 2.0},  # the only one
+}
 # Their certificates take seconds each, and there are three for every setting.
 SLOW_TO_CERTIFY = ("AttributionBound", "CORGI", "RelEx")
 
 
 def build(name, **settings):
-    return lambda model: getattr(attributions, name)(model, **SETTINGS.get(name, {}) | settings)
+    kind = getattr(attributions, name)
+    return lambda model: kind.of_model(model, **SETTINGS.get(name, {}) | settings)
 
 
 def test_every_public_name_is_checked():
@@ -77,7 +86,7 @@ def test_settings_of_public_explainers(name):
         kind = type(name, (kind,), {"certify": property(None)})
     only(
         "settings",
-        lambda model: kind(model, **SETTINGS.get(name, {})),
+        lambda model: kind.of_model(model, **SETTINGS.get(name, {})),
         kind="images",
         changes=OTHER_VALUES.get(name),
     )
