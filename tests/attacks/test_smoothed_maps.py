@@ -45,7 +45,7 @@ def votes_of(maps_of, k, nb_samples, seed=1, clip=None):
 def test_soft_top_by_hand():
     maps = tf.constant([[4.0, 0.0, 2.0, -2.0], [1.0, 1.0, 1.0, 1.0]])
     # border 1 in the first row: distances 3, -1, 1, -3, their mean size 2
-    expected = 1 / (1 + np.exp(-np.array([3, -1, 1, -3]) / 0.2))
+    expected = 1 / (1 + np.exp(-np.array([3, -1, 1, -3]) / 0.6))
     np.testing.assert_allclose(soft_top(maps, 2)[0], expected, rtol=1e-5)
     np.testing.assert_allclose(soft_top(maps, 2)[1], 0.5)
     np.testing.assert_allclose(soft_top(maps[:, :1], 1), 0.5)

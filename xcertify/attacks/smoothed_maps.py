@@ -28,14 +28,15 @@ from xcertify.models import channels_last_layer, is_graph
 from xcertify.radii import RadiusSearch
 from xcertify.regions import Ball, Region, as_column, valid_range
 from xcertify.settings import Settings
-from xcertify.smoothing import BETAS, SmoothCopy
+from xcertify.smoothing import SmoothCopy
 from xcertify.statistics import binomial_tail, rejected
 
 # (numbers of inputs (M,), points (M, *shape)) -> in how many of fresh noisy maps each entry is in
 # the top set, (M, *map) int
 Votes = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-_SOFTNESS = 0.1  # of the border of a top set, in mean distances of entries to it
+_NB_ROUNDS = 10
+_SOFTNESS = 0.3  # of the border of a top set, in mean distances of entries to it
 _WIDTH = 0.1  # share of the noise over which an entry counts as being on its way
 
 
@@ -97,9 +98,9 @@ class SmoothedMapAttack(Settings):
 
     with the logistic function S, the sign by the answer of i at the nominal input, and the middle
     of the entries in places k and k + 1 as border: a differentiable count of flipped entries. The
-    noise is drawn anew in each of three rounds and held within one, so that what is climbed does
-    not jitter (as Salman et al. do). A network of ReLUs is climbed on a copy with softplus, sharper
-    in each round. One start aims at all entries together, the others at one each, the weakest.
+    noise is drawn anew in each of ten rounds and held within one, so that what is climbed does not
+    jitter (as Salman et al. do). A network of ReLUs is climbed on a copy with softplus. One start
+    aims at all entries together, the others at one each, the weakest.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ class SmoothedMapAttack(Settings):
         clip: tuple[Any, Any] | None = None,
         steps: int = 100,
         step_size: float = 0.5,
-        nb_draws: int = 8,
+        nb_draws: int = 16,
         nb_weakest: int = 2,
         nb_directions: int = 2,
         alpha: float = 0.001,
@@ -245,7 +246,7 @@ class SmoothedMapAttack(Settings):
         candidates = self._candidates(region, np.asarray(targets, np.float32), *rows)
         everyone = np.tile(np.arange(len(region)), len(candidates))
         counts = votes(everyone, candidates.reshape(-1, *region.shape))
-        counts = np.reshape(counts, (len(candidates), *rows[0].shape))  # (C, N, d)
+        counts = np.reshape(counts, (len(candidates), *rows[0].shape)).astype(np.int64)  # (C, N, d)
         counts = np.where(rows[0], counts, nb_samples - counts)
         flipped = self._flipped(counts, nb_samples)
         lowest = np.where(rows[1], counts, nb_samples).min(axis=-1)
@@ -336,7 +337,6 @@ class SmoothedMapAttack(Settings):
         aims = np.stack([aimed, *_weakest(aimed, shares, self.nb_weakest)])  # (G, N, d)
         everyone = np.tile(np.arange(len(region)), len(aims))
         copy, _ = self._climbed()  # not while a graph is traced
-        betas: tuple[float | None, ...] = BETAS if copy is not None else (None,) * len(BETAS)
         pgd = self._derive(("ascent", aims.shape[-1]), lambda: self._make_ascent(aims.shape[-1]))
         points: np.ndarray | None = None
         with self._lock:
@@ -345,11 +345,9 @@ class SmoothedMapAttack(Settings):
             self._aims.assign(aims.reshape(-1, aims.shape[-1]))
             if copy is not None:
                 copy.update()
-            for beta in betas:
+            for _ in range(_NB_ROUNDS):
                 draws = generator.standard_normal((self.nb_draws, *region.shape), np.float32)
                 self._draws.assign(np.float32(self.sigma) * draws)
-                if copy is not None:
-                    copy.beta.assign(beta)
                 points = pgd(region[everyone], starts=points).points
         assert points is not None
         return points.astype(np.float32).reshape(len(aims), *region.center.shape)
@@ -404,7 +402,7 @@ class SmoothedMapAttack(Settings):
     def _make_ascent(self, nb_entries: int) -> PGD:
         return PGD(
             objective=partial(self._objective, nb_entries),
-            steps=math.ceil(self.steps / len(BETAS)),
+            steps=math.ceil(self.steps / _NB_ROUNDS),
             step_size=self.step_size,
             batch_size=max(1, nb_at_once(self.batch_size) // self.nb_draws),
         )
@@ -414,7 +412,7 @@ def soft_top(maps: tf.Tensor, k: int) -> tf.Tensor:
     """How far each entry is among the k largest of its map, (B, d), from 0 to 1; 1/2 at the border.
 
     The logistic function of its distance to the middle between the entries in places k and k + 1,
-    in units of a tenth of the mean distance.
+    in units of 0.3 of the mean distance.
 
     Parameters
     ----------
