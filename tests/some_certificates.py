@@ -7,6 +7,7 @@ import numpy as np
 from xcertify.answers import Answers
 from xcertify.bounds import Decision
 from xcertify.certificates import (
+    CosineCertificate,
     DeviationCertificate,
     GradientCertificate,
     MaskCertificate,
@@ -200,7 +201,35 @@ def smoothed():
     return replace(found, region=Ball(CENTER, found.radius, 2))
 
 
+def turned():
+    settings = {"noise": "uniform", "noise_radius": 4.0, "threshold": 0.8, "nb_samples": 400}
+    found = CosineCertificate(
+        region=Ball(CENTER, 0.125, 2),
+        method="sampling",
+        arithmetic="sampled",
+        interval=Interval(np.full(N, 2.0)),
+        origin=Origin(
+            "UniformlySmoothedAttribution",
+            {"of": "Saliency", "of_settings": {}, "epsilon": 0.125, "norm": 2}
+            | {"clip": [-np.inf, 1.0]}
+            | settings,
+            *("a" * 64, "b" * 64, VERSIONS),
+        ),
+        explanation=np.full((N, 4, 2, 1), 0.25, np.float32),
+        projection=np.array([0.9, 0.6, 0.0]),
+        targets=np.eye(N, dtype=np.float32),
+        **settings,
+        alpha=0.05,
+        nb_inputs=3,
+        nb_choosing=100,
+        seed=0,
+        clip=np.array([-np.inf, 1.0]),
+    )
+    certified = 1 - found.cosine_within(found.epsilon)
+    return replace(found, interval=Interval(certified, np.array([0.01, 0.02, 0.03])))
+
+
 KINDS = {
     make.__name__: make
-    for make in (overlap, gradient, radius, deviation, top_k, mask, reason, smoothed)
+    for make in (overlap, gradient, radius, deviation, top_k, mask, reason, smoothed, turned)
 }

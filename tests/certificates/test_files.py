@@ -338,7 +338,7 @@ def change(*keys, to):
         (change("schema", to=2), "schema .* must be 1.*newer xcertify.*Received: 2"),
         (change("schema", to=True), "must be of type int|schema"),
         (change("schema", to=...), "schema .* Received: None"),
-        (change("kind", to="Certificate"), "kind .* must be one of DeviationCertificate"),
+        (change("kind", to="Certificate"), "kind .* must be one of CosineCertificate"),
         (change("kind", to="os.system"), "kind .* must be one of"),
         (change("kind", to=["EVA"]), "kind .* must be of type str"),
         (change("kind", to="MaskCertificate"), "rows of the certificate must be those of its kind"),

@@ -184,8 +184,8 @@ def cosine_of_paper(length: Any, epsilon: Any, noise: Noise) -> np.ndarray:
     smaller. There are maps and points that fall below the paper's number, whether V_U is read as
     above, as the volume of one of both parts or as that of the union of the balls.
     """
-    ratio = 2 * noise.unshared(epsilon) / np.maximum(np.asarray(length, np.float64), 1e-300)
-    return 1 / np.sqrt(1 + ratio**2)
+    length = np.asarray(length, np.float64)
+    return length / np.hypot(length, 2 * noise.unshared(epsilon))
 
 
 def length_limit(projection: Any, nb_samples: int, alpha: float) -> np.ndarray:
