@@ -26,7 +26,9 @@ QUICK = {
     "Rise": "--nb-samples 20 --grid-size 2",
     "SampledEVA": "--nb-samples 5 --grid-size {grid}",
     "SmoothGrad": "--nb-samples 3",
+    "SmoothedAttribution": "--of GradientInput --of-settings.reducer max --nb-samples 40",
     "SufficientReason": "--epsilon 0.01 --time-limit none",
+    "UniformlySmoothedAttribution": "--of Saliency --nb-samples 20 --nb-choosing 10",
 }
 OF_IMAGES = ("CORGI", "GradCAM", "GradCAMPP")
 KINDS = explainers()
@@ -62,7 +64,7 @@ def check_run(command, name, table):
         name: np.inf if value == "inf" else value
         for name, value in run.settings["settings"].items()
     }
-    explainer = KINDS[name](model, **settings)
+    explainer = KINDS[name].of_model(model, **settings)
     np.testing.assert_allclose(run.maps(), explainer.explain(inputs), rtol=1e-5, atol=1e-6)
     if command == "certify":
         (numbers, certificate), *_ = run.certificates()

@@ -145,6 +145,8 @@ def _sayable(annotation: Any) -> Any:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         kept = [part for part in map(_sayable, parts) if part is not None]
+        if set(kept) - {SETTINGS, NoneType}:  # words are enough
+            kept = [part for part in kept if part != SETTINGS]
         kept.sort(key=lambda part: part is str)
         return reduce(or_, kept) if kept else None
     if origin is tuple:
