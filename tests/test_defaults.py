@@ -106,6 +106,8 @@ WORK = {
     "RelEx": {"nb_samples": 2, "steps": 3, "nb_halvings": 2},
     "Rise": {"nb_samples": 11},
     "SmoothGrad": {"nb_samples": 3},
+    "SmoothedAttribution": {"nb_samples": 20},
+    "UniformlySmoothedAttribution": {"nb_samples": 20, "nb_choosing": 5},
     "CORGI": {"tolerance": 1.0, "attack": None, "method": "crown-ibp"},
     "SufficientReason": {"time_limit": 0.5},
     "RobustnessSr": {"steps": 3, "restarts": 1},
@@ -130,7 +132,7 @@ def run(name, kind):
     given = {"latent_layer": "cut"} if name == "EVAHybrid" else {}
     settings = WORK.get(name, {}) | given
     if name in EXPLAINERS:
-        explainer = getattr(attributions, name)(model, **settings)
+        explainer = getattr(attributions, name).of_model(model, **settings)
         maps = explainer.explain(inputs)
         shape = (4, 8, 8, 1) if inputs.ndim == 4 else inputs.shape
         assert maps.shape == shape and maps.dtype == "float32" and np.isfinite(maps).all()

@@ -19,6 +19,7 @@ from xcertify.attributions import (
     GreedyAS,
     MarginGradientRange,
     RelEx,
+    Saliency,
     SampledEVA,
     SufficientReason,
 )
@@ -94,6 +95,8 @@ def test_every_constructor_takes_one_and_shows_it(kind):
         "maps": abs,
         "exact": abs,
         "latent_layer": "flatten",
+        "explainer": Saliency(network()),
+        **{"explanation": abs, "noise": abs, "sigma": 0.1, "k": 2},
     }
     required = {
         name: given[name]

@@ -50,6 +50,11 @@ def _reason(one: Any, units: Units) -> float:
     return min(most, (1 + int(groups.max())) * units.bound(one.method))
 
 
+def _noisy_gradients(one: Any, units: Units) -> float:
+    """Of certificates from samples: a gradient at each of them."""
+    return units.call + (one.nb_choosing + one.nb_samples) * units.slope
+
+
 # By explainer: seconds for each input, of `certify` where there is that. The numbers are how often
 # each of the units was found in what was measured (tests/test_estimates.py).
 _COSTS: dict[str, Callable[[Any, Units], float]] = {
@@ -70,13 +75,18 @@ _COSTS: dict[str, Callable[[Any, Units], float]] = {
     "SampledEVA": _evaluations,
     "Saliency": lambda one, units: units.call,
     "SmoothGrad": lambda one, units: units.call + one.nb_samples * units.slope,
+    "SmoothedAttribution": _noisy_gradients,
     "SufficientReason": _reason,
+    "UniformlySmoothedAttribution": _noisy_gradients,
 }
 _NOTES = {
     "AttributionBound": "estimates alone; proved=True adds bounds of the gradient",
     "CORGI": "a search, which on other inputs may take several times as long",
     "RelEx": "a search, which on other inputs may take several times as long",
+    "SmoothedAttribution": "certificates of gradient maps; of others so many times their cost",
     "SufficientReason": "a search, which takes up to its time_limit for an input",
+    "UniformlySmoothedAttribution": "certificates of gradient maps; of others so many times their "
+    "cost",
 }
 _LOOK_FOR_LAYERS = ("CORGI", "GradCAM", "GradCAMPP")  # what they refuse `explain` alone says
 
@@ -99,7 +109,7 @@ def costs_of(kind: type[Explainer], units: Units, refused: str) -> Iterator[Cost
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind is not parameter.VAR_KEYWORD
-        and name != "model"
+        and name not in ("model", "explainer")
     ]
     if needed:
         reason = f"depends on {', '.join(needed)}"
@@ -123,7 +133,7 @@ def _cost(kind: type[Explainer], settings: dict[str, Any], proves: bool, units: 
     """Of an explainer with these settings, or the reason why there is none for this model."""
     name, method = kind.__name__, settings.get("method", "")
     try:
-        one = kind(units.model, **settings)
+        one = kind.of_model(units.model, **settings)
         one._prepare(units.one, None)
         if name in _LOOK_FOR_LAYERS:
             one.explain(units.one)
