@@ -13,7 +13,8 @@ from xcertify.answers import Answers
 from xcertify.attributions import SufficientReason
 from xcertify.metrics import ProbableSize, SufficientSize, probable_size, probably_sufficient
 from xcertify.metrics.drawn_points import Changes, as_distribution
-from xcertify.metrics.probable_size import SEARCHES
+from xcertify.metrics.probable_size import SEARCHES, _SizeSearch
+from xcertify.reasons import Features
 from xcertify.regions import Ball, Box
 
 L = keras.layers
@@ -319,6 +320,49 @@ def test_batches_and_neighbours_change_nothing(rows, ranked):
     for low, high in zip(expected.curves, expected.interval.certified / 6):
         np.testing.assert_array_equal(low, expected.axis >= high)
     assert "(for 0.8, confidence 0.99)" in repr(expected)
+
+
+def test_halving_takes_no_more_tests_than_share_the_level():
+    """Whatever passes: the size that is claimed was tested, and the tests are as many as said."""
+    generator = np.random.default_rng(0)
+    metric = ProbableSize(linear([1.0, 0.0]), distinct(1, 2))
+    for nb_features in range(1, 20):
+        features = Features.of((nb_features,), 1)
+        region = Ball(np.zeros((1, nb_features), np.float32), 1.0)
+        most = 0
+        for _ in range(200):
+            search = _SizeSearch(region, features, np.arange(nb_features)[None])
+            tested = Verdicts(generator)
+            size = search.certify(tested, 100, np.zeros(1, int), None)[0]
+            assert size == min([nb_features, *tested.passed])
+            most = max(most, tested.nb_tests)
+        assert 0.01 / metric._levels(np.array([nb_features]))[0] == most
+
+
+class Verdicts:
+    """In the place of `Changes`: tests that pass or not by chance, noting which did."""
+
+    def __init__(self, generator):
+        self.generator, self.passed, self.nb_tests = generator, [], 0
+
+    def count_up_to(self, some, region, nb_samples, most):
+        self.nb_tests += 1
+        lost = self.generator.integers(2, size=1)
+        if not lost:
+            self.passed.append(int((region.lower == region.upper).sum()))
+        return lost
+
+
+def test_tests_pass_from_the_limit_of_clopper_and_pearson_on():
+    levels = np.array([0.5, 0.05, 0.01, 1e-3, 1e-4])
+    for nb_samples, share in ((300, 0.95), (1000, 0.5), (200, 0.9), (2000, 0.99)):
+        settings = {"nb_samples": nb_samples, "share": share, "delta": 0.01}
+        metric = ProbableSize(linear([1.0, 0.0]), distinct(1, 2), search="sequence", **settings)
+        most = metric._most_changes(levels)
+        kept = nb_samples - np.stack([most, most + 1])
+        limits = stats.beta.ppf(levels, kept, nb_samples - kept + 1)
+        assert (limits[0] >= share).all()
+        assert (limits[1] < share).all()
 
 
 def test_the_number_of_draws_is_the_least_that_can_pass():

@@ -281,10 +281,13 @@ class ProbableSize(Metric):
 
     References
     ----------
-    Probably sufficient sets: Waldchen, Macdonald, Hauch, Kutyniok: The Computational Complexity of
-    Understanding Binary Classifier Decisions, JAIR 2021; Izza et al.: On Computing Probabilistic
-    Abductive Explanations, IJAR 2023. Limits: Clopper, Pearson, Biometrika 1934. Tests in a fixed
-    order: Maurer, Hothorn, Lehmacher, 1995. To test them along any explanation is new here.
+    Sets that are enough with a probability: Waeldchen, Macdonald, Hauch, Kutyniok: The
+    Computational Complexity of Understanding Binary Classifier Decisions, JAIR 2021; Izza et al.:
+    On Computing Probabilistic Abductive Explanations, IJAR 2023. Rules that are precise with a
+    confidence: Ribeiro, Singh, Guestrin: Anchors, AAAI 2018. Limits: Clopper, Pearson, Biometrika
+    1934. Tests in a fixed order: Maurer, Hothorn, Lehmacher: Multiple Comparisons in Drug Clinical
+    Trials and Preclinical Assays, 1995. To test sets along the order of any map is new here, as far
+    as is known.
 
     Examples
     --------
@@ -445,9 +448,12 @@ class ProbableSize(Metric):
 
     def _most_changes(self, levels: np.ndarray) -> np.ndarray:
         """Most points without the class with which tests at levels (N,) pass, (N,) int."""
-        lost = np.arange(self.nb_samples + 1)
-        tails = binomial_tail(self.nb_samples - lost, self.nb_samples, self.share)  # ascending
-        most = np.searchsorted(tails, levels * (1 - _OUTWARD), side="right") - 1
+        most, too_many = np.full(len(levels), -1), np.full(len(levels), self.nb_samples)
+        while (too_many - most > 1).any():
+            lost = (most + too_many) // 2
+            tails = binomial_tail(self.nb_samples - lost, self.nb_samples, self.share)
+            fits = tails <= levels * (1 - _OUTWARD)
+            most, too_many = np.where(fits, lost, most), np.where(fits, too_many, lost)
         if (most < 0).any():
             least = math.ceil(math.log(levels.min()) / math.log(self.share))
             raise ValueError(
