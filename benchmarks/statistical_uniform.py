@@ -7,9 +7,11 @@ Four tables:
   that is built for it, and beside the bound that is certified;
 - *noise*: the radius within which a cosine of .8 is certified, in standard deviations of the noise
   of a feature, for uniform noise and for normal noise of the same deviation;
-- *limits*: the lower limit of the length from n samples, of maps that all lie at the angle arccos t
-  to their mean: as it is certified (a direction that others chose), and by the distance of the mean
-  of vectors to its expectation (McDiarmid), which needs no direction;
+- *limits*: the lower limit of the length t from n samples: as it is certified (along a direction
+  that other samples chose), of maps that all lie at the angle arccos t to their mean, and of maps
+  that point along it or against it; by the mean alone, whatever the maps do (Chernoff and
+  Hoeffding); and by the distance of a mean of vectors to its expectation (McDiarmid), which needs
+  no direction;
 - *networks*: images of real networks. Noise is told as its deviation in a feature, in widths of the
   valid range, as are radii; *length* is that of the mean of the maps, before the limit; the cosine
   is certified within half of the deviation of the noise, and *attacked* is the smallest
@@ -42,7 +44,7 @@ from xcertify.certificates.cosines import (
     largest_epsilon,
     length_limit,
 )
-from xcertify.statistics import vector_mean_error
+from xcertify.statistics import mean_lower, vector_mean_error
 
 THRESHOLD = 0.8
 LENGTHS = (0.3, 0.5, 0.7, 0.9, 0.99)
@@ -59,6 +61,12 @@ NETWORKS = {
     "emotions": ("Saliency", "GradCAM"),
 }
 NB_IMAGES = 2
+LIMITS = {
+    "same": "as certified, all at one angle",
+    "opposite": "as certified, along or against",
+    "mean": "by the mean alone",
+    "mcdiarmid": "McDiarmid",
+}
 
 Row = dict[str, Any]
 
@@ -124,10 +132,14 @@ def of_limits() -> Iterator[Row]:
     for count in (100, 1000, 10_000):
         lengths = np.array(LENGTHS)
         by_mean = lengths - vector_mean_error(count, 1.0, 0.001)
+        same = np.tile(lengths[:, None], (1, count))
+        opposite = np.where(np.arange(count) < count * (1 + same) / 2, 1.0, -1.0)
         yield {
             "table": "limits",
             "n": count,
-            "certified": length_limit(lengths, count, 0.001).tolist(),
+            "same": length_limit(same, 0.001).tolist(),
+            "opposite": length_limit(opposite, 0.001).tolist(),
+            "mean": np.maximum(2 * mean_lower((1 + lengths) / 2, count, 0.001) - 1, 0).tolist(),
             "mcdiarmid": np.maximum(by_mean, 0).tolist(),
         }
 
@@ -208,7 +220,7 @@ def _of_limits(rows: list[Row]) -> Iterator[str]:
     yield f"| n | limit | {' | '.join(f't = {length}' for length in LENGTHS)} |"
     yield "| --- " * (2 + len(LENGTHS)) + "|"
     for row in rows:
-        for name, words in (("certified", "as certified"), ("mcdiarmid", "McDiarmid")):
+        for name, words in LIMITS.items():
             limits = " | ".join(f"{limit:.3f}" for limit in row[name])
             yield f"| {row['n']} | {words} | {limits} |"
 

@@ -202,7 +202,7 @@ def smoothed():
 
 
 def turned():
-    settings = {"noise": "uniform", "noise_radius": 4.0, "threshold": 0.8, "nb_samples": 400}
+    settings = {"noise": "uniform", "noise_radius": 4.0, "threshold": 0.8, "nb_samples": 40}
     found = CosineCertificate(
         region=Ball(CENTER, 0.125, 2),
         method="sampling",
@@ -216,7 +216,7 @@ def turned():
             *("a" * 64, "b" * 64, VERSIONS),
         ),
         explanation=np.full((N, 4, 2, 1), 0.25, np.float32),
-        projection=np.array([0.9, 0.6, 0.0]),
+        projections=np.tile([[0.9], [0.6], [0.0]], (1, 40)),
         targets=np.eye(N, dtype=np.float32),
         **settings,
         alpha=0.05,

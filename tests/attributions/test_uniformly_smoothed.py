@@ -21,6 +21,7 @@ from xcertify.certificates.cosines import (
     length_limit,
 )
 from xcertify.perturbation import Perturbation
+from xcertify.statistics import mean_lower
 
 L = keras.layers
 SHAPE = (6, 5, 2)
@@ -228,11 +229,30 @@ def test_the_length_is_too_large_no_more_often_than_the_level_says():
 
 
 def test_limits_of_lengths():
-    assert length_limit(1.0, 100, 0.001) == pytest.approx(2 * 0.001**0.01 - 1)
-    assert length_limit([-1.0, -0.2, 0.0], 100, 0.001).tolist() == [0, 0, 0]
-    limits = length_limit(0.6, np.array([10, 100, 10_000]), 0.001)
-    assert (np.diff(limits) > 0).all()
-    assert 0.55 < limits[-1] < 0.6
+    # the product over n equal draws x is (1 - s + s x / m)^n; the mean of all four is 1 / alpha
+    for projection, count in ((1.0, 100), (0.6, 1000)):
+        limit = length_limit(np.full(count, projection), 0.001)
+        odds = (1 + projection) / (1 + limit) - 1
+        products = (1 + np.array([0.15, 0.35, 0.7, 0.97]) * odds) ** count
+        assert products.mean() == pytest.approx(1000)
+    assert length_limit([[-1.0, -1.0], [-0.2, 0.1], [0.0, 0.0]], 0.001).tolist() == [0, 0, 0]
+    limits = [float(length_limit(np.full(n, 0.6), 0.001)) for n in (10, 100, 10_000)]
+    assert limits == sorted(limits)
+    assert 0.598 < limits[-1] < 0.6
+
+
+@pytest.mark.parametrize("ends", [(-1.0, 1.0), (0.5, 0.9)])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
+def test_limits_of_lengths_are_too_large_no_more_often_than_the_level_says(ends, share):
+    low, high = ends
+    mean = low + share * (high - low)
+    is_high = np.random.default_rng(0).random((10_000, 50)) < share
+    limits = length_limit(np.where(is_high, high, low), 0.05)
+    wrong = int((limits > max(mean, 0)).sum())
+    assert stats.binomtest(wrong, 10_000, 0.05, "greater").pvalue > 1e-3
+    ordinary = mean_lower((1 + np.where(is_high, high, low).mean(axis=1)) / 2, 50, 0.05) * 2 - 1
+    if low > 0:  # of draws that vary little more is said than from their mean alone
+        assert (limits > ordinary).all()
 
 
 def test_inputs_that_share_the_level_have_shorter_lengths(images, model):
@@ -258,10 +278,10 @@ def test_nothing_depends_on_batches_or_on_the_inputs_beside_it(images, model, no
     whole = UniformlySmoothedAttribution(Saliency(model), **settings).certify(images)
     other = UniformlySmoothedAttribution(Saliency(model), batch_size=7, **settings)
     np.testing.assert_allclose(
-        other.certify(images[::-1]).projection[::-1], whole.projection, rtol=1e-6
+        other.certify(images[::-1]).projections[::-1], whole.projections, rtol=1e-5
     )
     again = UniformlySmoothedAttribution(Saliency(model), seed=1, **settings).certify(images)
-    assert (again.projection != whole.projection).all()
+    assert (again.projections != whole.projections).all()
     maps = UniformlySmoothedAttribution(Saliency(model), **settings).explain(images)
     np.testing.assert_allclose(maps, whole.explanation, rtol=1e-6)
     assert maps.shape == (3, 6, 5, 1)
@@ -371,7 +391,7 @@ def test_files_and_parts_say_the_same(images, model, tmp_path):
     assert repr(read.to_dict()) == repr(certificate.to_dict())
     settings = dict(read.origin.settings)
     again = UniformlySmoothedAttribution.of_model(model, **settings).certify(images[1:])
-    np.testing.assert_array_equal(again.projection, certificate[1:].projection)
+    np.testing.assert_array_equal(again.projections, certificate[1:].projections)
     together = type(read).concatenate([certificate[:1], certificate[1:]])
     np.testing.assert_array_equal(together.certified, certificate.certified)
 
@@ -379,10 +399,10 @@ def test_files_and_parts_say_the_same(images, model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"projection": np.full(3, 1.5)}, "projection is not"),
-        ({"projection": np.full(3, 0.05)}, "more is certified"),
+        ({"projections": np.full((3, 200), 1.5)}, "projections are not"),
+        ({"projections": np.full((3, 200), 0.05)}, "more is certified"),
         ({"alpha": 1e-12}, "more is certified"),
-        ({"nb_samples": 10}, "more is certified"),
+        ({"nb_samples": 10}, "projections must be of 10 samples"),
         ({"noise_radius": 0.5}, "more is certified"),
         ({"noise": "other"}, "noise must be one of"),
         ({"threshold": 1.0}, "threshold must be above 0"),

@@ -231,15 +231,15 @@ def cosines(model, inputs):
     return UniformlySmoothedAttribution(GradientInput(model), **settings).certify(inputs)
 
 
-def with_projection(certificate, projection):
+def with_projections(certificate, projections):
     """The certificate that says of other projections what follows from them."""
-    changed = dataclasses.replace(certificate, projection=projection)
+    changed = dataclasses.replace(certificate, projections=projections)
     certified = 1 - changed.cosine_within(0.02)
     return dataclasses.replace(changed, interval=Interval(certified, None))
 
 
 def further(certificate):
-    return with_projection(certificate, certificate.projection + 0.01)
+    return with_projections(certificate, np.minimum(certificate.projections + 0.01, 1))
 
 
 def test_cosines_of_smoothed_maps(cosines, model):
@@ -260,6 +260,6 @@ def test_cosines_of_smoothed_maps(cosines, model):
 
 
 def test_lengths_that_no_samples_can_have_are_refuted(cosines, model):
-    verdict = recheck(with_projection(cosines, np.ones(4)), model)
+    verdict = recheck(with_projections(cosines, np.ones((4, 300))), model)
     assert verdict.refuted.sum() >= 3 and not verdict.confirmed.any()
     assert "other samples show a shorter map than it rests on" in verdict.reason[0]

@@ -190,7 +190,10 @@ class UniformlySmoothedAttribution(NoisyExplainer):
             )
         with self._progress(len(inputs) * (self.nb_choosing + self.nb_samples)) as progress:
             first, _ = self._means(inputs, targets, "choose", self.nb_choosing, progress)
-            means, squares = self._means(inputs, targets, "test", self.nb_samples, progress)
+            projections = np.empty((len(inputs), self.nb_samples))
+            means, squares = self._means(
+                inputs, targets, "test", self.nb_samples, progress, _unit(first), projections
+            )
         clip = None
         if self.clip is not None:
             sides = (np.asarray(side, np.float64) for side in self.clip)
@@ -201,7 +204,7 @@ class UniformlySmoothedAttribution(NoisyExplainer):
             arithmetic="sampled",
             interval=Interval(np.full(len(inputs), 2.0)),
             explanation=means.astype(np.float32),
-            projection=np.clip((_rows(_unit(first)) * _rows(means)).sum(axis=1), -1.0, 1.0),
+            projections=projections,
             targets=targets,
             noise=self.noise,
             noise_radius=float(self.noise_radius),
@@ -279,8 +282,13 @@ class UniformlySmoothedAttribution(NoisyExplainer):
         purpose: str,
         nb_samples: int,
         progress: tqdm | None = None,
+        directions: np.ndarray | None = None,
+        projections: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Means of noisy maps of length 1, (N, *map), and of their squared lengths, (N,)."""
+        """Means of noisy maps of length 1, (N, *map), and of their squared lengths, (N,).
+
+        With directions (N, *map), the projections (N, nb_samples) of the maps are filled in.
+        """
         shape = inputs.shape[1:]
         streams = self._streams(inputs, purpose)
         maps = self._noisy_maps(inputs, targets, streams, nb_samples, self._draws(shape), progress)
@@ -288,9 +296,14 @@ class UniformlySmoothedAttribution(NoisyExplainer):
 
         def units() -> Any:
             nonlocal map_shape
+            begin = 0
             for which, some in maps:
                 map_shape = some.shape[1:]
                 rows = _rows(_unit(some))
+                if directions is not None and projections is not None:
+                    along = (rows * _rows(directions)[which]).sum(axis=1)
+                    projections.ravel()[begin : begin + len(rows)] = np.clip(along, -1.0, 1.0)
+                    begin += len(rows)  # inputs are in order
                 yield which, np.concatenate([rows, np.any(rows != 0, axis=1)[:, None]], axis=1)
 
         sums = added_up(units(), len(inputs)) / nb_samples

@@ -40,6 +40,7 @@ Interpretation in Deep Learning, 2019.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,7 +49,7 @@ import numpy as np
 from xcertify.certificates.base import Certificate
 from xcertify.certificates.forms import FLOATS, Form, refuse_inputs
 from xcertify.regions import describe_span
-from xcertify.statistics import mean_lower, normal_cdf, shared_volume
+from xcertify.statistics import normal_cdf, shared_volume
 
 __all__ = [
     "NOISES",
@@ -63,6 +64,7 @@ __all__ = [
 NOISES = ("uniform", "gaussian")
 
 _OUTWARD = 1e-9  # what shares are rounded up by: far more than their error
+_BETS = (0.15, 0.35, 0.7, 0.97)  # shares below 1: no draw loses everything
 _FARTHEST = 8.0  # standard deviations, beyond which nothing is certified of normal noise
 _NB_HALVINGS = 60
 
@@ -188,23 +190,44 @@ def cosine_of_paper(length: Any, epsilon: Any, noise: Noise) -> np.ndarray:
     return length / np.hypot(length, 2 * noise.unshared(epsilon))
 
 
-def length_limit(projection: Any, nb_samples: int, alpha: float) -> np.ndarray:
-    """Lower limit of the length of E g, from the mean of w.g over samples.
+def length_limit(projections: Any, alpha: float) -> np.ndarray:
+    """Lower limit of the length of E g, from n independent draws of w.g.
 
-    For a vector w of length 1 (at most) that was fixed before the samples were drawn,
-    |E g| >= E w.g, and w.g is in [-1, 1] for maps no longer than 1: see `mean_lower`.
+    For a vector w of length 1 (at most) that was fixed before, |E g| >= E w.g, and for maps no
+    longer than 1, x = (1 + w.g) / 2 is from 0 to 1. If its expectation is m, then for every share s
+
+        E of the product of (1 - s + s x_i / m) over i = 1, ..., n is 1:
+
+    what a player may expect who begins with 1 and bets the share s of all he has on each draw. The
+    mean of these products over some fixed shares has the same expectation, so that it reaches
+    1 / alpha with a probability of at most alpha (Markov). It falls with m. The limit is the m for
+    which it is 1 / alpha: larger than the expectation with that probability at most. For draws that
+    vary little it is close to their mean, which the limit of `mean_lower` is not.
 
     Parameters
     ----------
-    projection
-        Means of w.g, each from -1 to 1.
-    nb_samples
-        Independent samples of each.
+    projections
+        (..., n), each from -1 to 1.
     alpha
         Probability that a limit is too large, one-sided.
+
+    Returns
+    -------
+    numpy.ndarray
+        (...): from 0 to 1, rounded down.
+
+    Source: Waudby-Smith and Ramdas, Estimating Means of Bounded Random Variables by Betting, 2024,
+    of whose bets these are the simplest.
     """
-    share = np.clip((np.asarray(projection, np.float64) + 1) / 2, 0.0, 1.0)
-    return np.maximum(2 * mean_lower(share, nb_samples, alpha) - 1, 0.0)
+    draws = np.clip((np.asarray(projections, np.float64) + 1) / 2, 0.0, 1.0)
+    wanted = math.log(len(_BETS) / alpha) * (1 + _OUTWARD)
+    low, high = np.full(draws.shape[:-1], 0.5), np.full(draws.shape[:-1], 1.0)  # lengths 0 and 1
+    for _ in range(_NB_HALVINGS):
+        middle = (low + high) / 2
+        odds = draws / middle[..., None] - 1
+        won = np.logaddexp.reduce([np.log1p(share * odds).sum(axis=-1) for share in _BETS])
+        low, high = np.where(won >= wanted, middle, low), np.where(won >= wanted, high, middle)
+    return 2 * low - 1
 
 
 def _angle_of_uniform(length: np.ndarray, unshared: np.ndarray) -> np.ndarray:
@@ -244,10 +267,10 @@ class CosineCertificate(Certificate):
         largest that an attack found, estimated from samples of its own, so that it is off by what
         these vary and in no way certified.
     explanation
-        (N, *map) float32: the mean of g over all samples, an estimate of h(x).
-    projection
-        (N,): the mean of w.g over the `nb_samples` samples, w being the direction of the mean of g
-        over `nb_choosing` other samples.
+        (N, *map) float32: the mean of g over the `nb_samples` samples, an estimate of h(x).
+    projections
+        (N, nb_samples): w.g of each sample, w being the direction of the mean of g over
+        `nb_choosing` other samples.
     targets
         (N, K): weights of the logits that are explained.
     noise
@@ -262,7 +285,7 @@ class CosineCertificate(Certificate):
     nb_inputs
         Number of inputs that share the level; 1: each has it for itself.
     nb_samples, nb_choosing
-        Numbers of samples, see `projection`.
+        Numbers of samples, see `projections`.
     seed
         Of the samples.
     clip
@@ -294,7 +317,7 @@ class CosineCertificate(Certificate):
 
     _rows: ClassVar[dict[str, Form]] = {
         "explanation": Form(FLOATS, ("...",)),
-        "projection": Form(FLOATS),
+        "projections": Form(FLOATS, ("samples",)),
         "targets": Form(FLOATS, ("...",)),
     }
     _shared: ClassVar[dict[str, Form]] = {
@@ -308,7 +331,7 @@ class CosineCertificate(Certificate):
     _other_settings: ClassVar[frozenset[str]] = frozenset({"clip"})
 
     explanation: np.ndarray
-    projection: np.ndarray
+    projections: np.ndarray
     targets: np.ndarray
     noise: str
     noise_radius: float
@@ -337,9 +360,14 @@ class CosineCertificate(Certificate):
         return 1.0 - self.alpha
 
     @property
+    def projection(self) -> np.ndarray:
+        """(N,): the mean of `projections`, an estimate of |h(x)| that is too small on average."""
+        return self.projections.mean(axis=1)
+
+    @property
     def length(self) -> np.ndarray:
         """(N,): the lower limit of |h(x)| that everything rests on, from 0 to 1."""
-        return length_limit(self.projection, self.nb_samples, self.level)
+        return length_limit(self.projections, self.level)
 
     @property
     def cosine(self) -> np.ndarray:
@@ -410,9 +438,14 @@ class CosineCertificate(Certificate):
         region = self.region
         if region.epsilon is None or region.norm != 2 or region.clip is not None:
             raise ValueError(f"region must be Euclidean balls, uncut. Received: {region}")
-        refuse_inputs(~(np.abs(self.projection) <= 1), "projection is not from -1 to 1")
+        if self.projections.shape[1] != self.nb_samples:
+            raise ValueError(
+                f"projections must be of {self.nb_samples} samples. "
+                f"Received: {self.projections.shape[1]}"
+            )
+        refuse_inputs(~(np.abs(self.projections) <= 1), "projections are not from -1 to 1")
         too_small = self.certified < 1 - self.cosine_within(self.epsilon) - _OUTWARD
-        refuse_inputs(too_small, "more is certified than follows from projection")
+        refuse_inputs(too_small, "more is certified than follows from projections")
 
     @property
     def _noise(self) -> Noise:

@@ -66,7 +66,7 @@ def check_cosines(
     if again.explanation.shape != certificate.explanation.shape:
         findings.doubt(True, "its maps are not of the shape that the explainer gives")
         return
-    for name in ("projection", "explanation"):
+    for name in ("projections", "explanation"):
         stated, found = getattr(certificate, name), getattr(again, name)
         findings.compare(f"its {name}", stated, found, _MEANS_ROUNDED)
     findings.proved[:] = again.certified
