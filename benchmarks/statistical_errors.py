@@ -14,8 +14,10 @@ than the true one, and the entries depend on each other as much as is wanted.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import comb, sqrt
 from typing import Any
 
@@ -23,7 +25,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions import SmoothedAttribution
+from xcertify.attributions import SmoothedAttribution, UniformlySmoothedAttribution
+from xcertify.certificates.cosines import Noise, length_limit
 from xcertify.certificates.smoothed import decide_pixels, expected_overlaps, pixel_radii
 from xcertify.metrics import ProbableSize, Stability
 from xcertify.statistics import (
@@ -35,6 +38,7 @@ from xcertify.statistics import (
     normal_quantile,
     vector_mean_error,
 )
+from xcertify.usefulness import VacuousWarning
 
 TAU, SIGMA, NB_PIXELS, NB_CHOOSING, NB_IMAGES = 0.75, 0.25, 20, 25, 20
 LEVELS = (0.05, 0.001)
@@ -58,6 +62,7 @@ def run(quick: bool) -> Iterator[Row]:
             yield of_images(name, nb_decided // 10, alpha)
         yield of_expected_overlap(nb_decided, alpha)
         yield of_vectors(nb_decided // 10, alpha)
+        yield from of_lengths(nb_runs, alpha)
         yield from of_stability(nb_runs, alpha)
         yield from of_probable_sizes(nb_runs, alpha)
 
@@ -219,11 +224,10 @@ def of_explainer(
     level = alpha / NB_PIXELS  # of Holm's first step after the sure entry
     nb_samples = sharp_samples(level, tau) if nb_samples is None else nb_samples
     nb_pixels = len(votes.all_shares)
-    inputs = keras.Input((nb_pixels + 1,))
     explainer = SmoothedAttribution(
         votes.explain,
         SIGMA,
-        model=keras.Model(inputs, keras.layers.Dense(2)(inputs)),
+        model=_model(nb_pixels + 1),
         nb_samples=nb_samples,
         nb_choosing=nb_choosing,
         top=NB_PIXELS / nb_pixels,  # all but the one that never is
@@ -321,6 +325,48 @@ def of_vectors(nb_runs: int, alpha: float, bound: Callable[..., Any] = vector_me
     heads = np.random.default_rng(4).binomial(nb_samples, 0.5, nb_runs)
     far = np.abs(2 * heads / nb_samples - 1)
     return row_of("mean of vectors", "signs on a line", alpha, far > bound(nb_samples, 1.0, alpha))
+
+
+def of_lengths(nb_runs: int, alpha: float) -> Iterator[Row]:
+    """Limits of `UniformlySmoothedAttribution`, of maps that are -1 for a known share of points."""
+    nb_samples, nb_features = 100, 3
+    noise = Noise(1.0, nb_features, "gaussian")
+    inputs = np.zeros((nb_runs, nb_features), np.float32)
+    inputs[:, -1] = np.arange(nb_runs)
+    for share in (0.75, 0.9):
+        explainer = UniformlySmoothedAttribution(
+            partial(_signs, far=normal_quantile(share) * noise.deviation),
+            noise.radius,
+            noise=noise.kind,
+            model=_model(nb_features),
+            nb_samples=nb_samples,
+            nb_choosing=NB_CHOOSING,
+            alpha=alpha,
+            batch_size=2**15,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VacuousWarning)
+            certificate = explainer.certify(inputs, np.zeros(nb_runs, int))
+        true = 2 * share - 1
+        k = np.arange(nb_samples + 1)
+        limits = length_limit(np.where(k < k[:, None], 1.0, -1.0)[:, :-1], alpha)
+        chosen = float(binomial_tail(NB_CHOOSING // 2 + 1, NB_CHOOSING, share))
+        exact = chosen * float(binomial_tail(np.argmax(limits > true), nb_samples, share))
+        exact *= bool((limits > true).any())
+        truth = f"a share of {1 - share:.2g} opposite"
+        wrong = certificate.length > true
+        yield row_of("length, UniformlySmoothedAttribution", truth, alpha, wrong, exact)
+
+
+def _signs(points: np.ndarray, targets: np.ndarray, far: float) -> np.ndarray:
+    """Maps (B, 1) of 1 where a feature is above -far, else -1."""
+    return np.where(np.asarray(points, np.float64)[:, :1] > -far, 1.0, -1.0)
+
+
+def _model(nb_features: int) -> keras.Model:
+    """Some model, at which functions that explain do not look."""
+    inputs = keras.Input((nb_features,))
+    return keras.Model(inputs, keras.layers.Dense(2)(inputs))
 
 
 def of_stability(nb_runs: int, delta: float) -> Iterator[Row]:

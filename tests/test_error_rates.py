@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import statistical_errors as errors
 
 from xcertify.attributions import SmoothedAttribution
-from xcertify.certificates import smoothed
+from xcertify.certificates import cosines, smoothed
 from xcertify.certificates.smoothed import pixel_radii
 from xcertify.metrics import ProbableSize, stability
 from xcertify.sampling import Streams
@@ -71,6 +71,12 @@ def test_limits_of_means(alpha):
 
 
 @pytest.mark.parametrize("alpha", errors.LEVELS)
+def test_lengths_of_smoothed_maps(alpha):
+    for row in errors.of_lengths(NB_RUNS, alpha):
+        checked(row)
+
+
+@pytest.mark.parametrize("alpha", errors.LEVELS)
 def test_bars_of_stability_and_probable_sizes(alpha):
     for row in (*errors.of_stability(NB_RUNS, alpha), *errors.of_probable_sizes(NB_RUNS, alpha)):
         checked(row)
@@ -118,6 +124,12 @@ def _radii_at_the_level_of_one(counts, *, alpha, **settings):
 def test_fails_where_a_share_is_taken_for_its_limit(monkeypatch):
     monkeypatch.setattr(smoothed, "mean_lower", lambda mean, n, alpha: mean)
     refused(errors.of_expected_overlap(NB_RUNS, 0.05))
+
+
+def test_fails_where_a_mean_projection_is_taken_for_its_limit(monkeypatch):
+    monkeypatch.setattr(cosines, "length_limit", lambda projections, alpha: projections.mean(-1))
+    for row in errors.of_lengths(500, 0.05):
+        refused(row)
 
 
 def test_fails_where_only_the_expected_distance_of_a_mean_is_counted():
