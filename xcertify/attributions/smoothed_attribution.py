@@ -25,12 +25,13 @@ from xcertify.progress import progress_bar
 from xcertify.radii import Interval
 from xcertify.regions import Ball
 from xcertify.sampling import added_up
-from xcertify.statistics import CORRECTIONS, normal_quantile
+from xcertify.statistics import CORRECTIONS, binomial_tail, normal_quantile
 from xcertify.usefulness import warn_vacuous
 
 __all__ = ["SmoothedAttribution", "decide_pixels", "pixel_radii", "top_sets"]
 
 _DOWN = 1 - 1e-12
+_LEVEL_OF_A_FLIP = 0.05  # of an abstained pixel, at the input and at the point, each alone
 
 
 class SmoothedAttribution(NoisyExplainer):
@@ -77,7 +78,8 @@ class SmoothedAttribution(NoisyExplainer):
         them, whatever calls they are in. None: those of the call.
     attack
         Whether `certify` also attacks the smoothed map within the radius, by `SmoothedMapAttack`
-        with as many samples for a test: the other end of `interval`.
+        with as many samples for a test, which takes some ten times as long: the other end of
+        `interval`, an estimate.
     clip
         What noisy points are cut to before they are explained, (low, high). The cut is part of the
         function that is smoothed: the certificate holds for all perturbations, clipped or not.
@@ -208,7 +210,7 @@ class SmoothedAttribution(NoisyExplainer):
         radii = pixel_radii(rows, sigma=self.sigma, **common).reshape(chosen.shape)
         flipped = attacked = None
         if self.attack:
-            flipped = self._flipped(region, targets, chosen, counts, common["alpha"]) & (radii > 0)
+            flipped = self._flipped(region, targets, chosen, counts, certified, common["alpha"])
             attacked = flipped.reshape(rows.shape).mean(axis=1)
         return SmoothedCertificate(
             region=region,
@@ -241,12 +243,14 @@ class SmoothedAttribution(NoisyExplainer):
         targets: np.ndarray,
         chosen: np.ndarray,
         counts: np.ndarray,
+        certified: np.ndarray,
         alpha: float,
     ) -> np.ndarray:
-        """Which pixels have another majority answer than the chosen one at a point found."""
+        """Which pixels have another majority answer at a point that an attack found, (N, *map)."""
+        nb_samples = self.nb_samples
 
         def votes(which: np.ndarray, points: np.ndarray) -> np.ndarray:
-            return self._votes(points, targets[which], "attack", self.nb_samples)
+            return self._votes(points, targets[which], "attack", nb_samples)
 
         k = top_size(chosen[0].size, self.top)
         attack = self._derive(
@@ -267,10 +271,13 @@ class SmoothedAttribution(NoisyExplainer):
             targets,
             chosen,
             votes,
-            nb_samples=self.nb_samples,
-            shares=counts / self.nb_samples,
+            nb_samples=nb_samples,
+            shares=counts / nb_samples,
         )
-        return found.flipped
+        judged = self._votes(found.points, targets, "judge", nb_samples)
+        others = np.where(chosen, nb_samples - judged, judged).astype(np.int64)
+        is_shown = binomial_tail(np.arange(nb_samples + 1), nb_samples, 0.5) <= _LEVEL_OF_A_FLIP
+        return np.where(certified, found.flipped, is_shown[counts] & is_shown[others])
 
     def _votes(
         self,

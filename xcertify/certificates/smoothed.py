@@ -184,10 +184,11 @@ class SmoothedCertificate(Certificate):
     clip
         (2,) or (2, *input): what noisy points are cut to before they are explained; None: nothing.
     flipped
-        (N, *map) bool: pixels whose majority answer at the input is known (`radii` above 0), and
-        is another one at a point of the ball that an attack found, by a test at the same level;
-        None without an attack. A certified pixel among them is one of the errors that the level
-        allows for.
+        (N, *map) bool: pixels whose majority answer is another one at a point of the ball that an
+        attack found; None without an attack. An abstained pixel is among them by tests of its own
+        at the level 0.05, at the input and, with fresh samples, at the point: an estimate, since of
+        many pixels some pass by chance. A certified one is by a test of all pixels at the level of
+        the image, and then one of the errors that the level allows for.
     sigma, tau, alpha, top, nb_samples, nb_choosing, correction, nb_inputs, seed
         As for `SmoothedAttribution`; `nb_inputs` is a number.
 
