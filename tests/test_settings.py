@@ -16,6 +16,7 @@ from xcertify.attacks import (
     CriterionAttack,
     MinimalPerturbation,
     MinimalTopK,
+    SmoothedMapAttack,
     WeightCriterionAttack,
     input_gradient,
 )
@@ -111,6 +112,14 @@ def of_maps(metric):
 
 def of_explainer(metric):
     return metric.detailed_evaluate(Saliency(metric.model, reducer=None))
+
+
+def of_smoothed(attack):
+    def votes(numbers, points):  # which nothing has to do with maps, so that it costs nothing
+        return np.rint(20 * np.clip(points, 0, 1)).astype(int)
+
+    chosen = images(2) > 0.5
+    return attack(Ball(images(), 0.2, 2), np.eye(3)[LABELS], chosen, votes, nb_samples=20)
 
 
 def of_verifier(verifier):
@@ -300,6 +309,14 @@ CASES = {
         | {"inputs": images(1), "original": maps(6), "bias_radius": 0.0, "steps": 3}
         | {"targets": np.eye(3, dtype="f4")[[1, 2, 0]], "step_size": 0.2, "restarts": 2, "seed": 4},
         {},
+    ),
+    "SmoothedMapAttack": (
+        lambda: SmoothedMapAttack(network(), scaled_gradient, sigma=0.3, k=3, steps=1, nb_draws=2),
+        of_smoothed,
+        {"model": network(1), "explanation": None, "sigma": 0.2, "k": 5, "clip": (0.2, 0.8)}
+        | {"steps": 2, "step_size": 0.2, "nb_draws": 3, "nb_weakest": 0, "nb_directions": 1}
+        | {"alpha": 0.3, "batch_size": 4, "seed": 4},
+        {"sigma": 0, "k": 0, "steps": -1, "step_size": 0.0, "nb_draws": 0, "alpha": 1.0},
     ),
     "Verifier": (
         lambda: Verifier(two_of_each(), "crown", nb_steps=2, strip_head=False),

@@ -177,7 +177,8 @@ class SmoothedMapAttack(Settings):
             raise ValueError(f"alpha must be a level between 0 and 1. Received: {alpha!r}")
         self.model, self.explanation = model, explanation
         self.sigma, self.k, self.clip = positive("sigma", sigma), whole_number("k", k), clip
-        self.steps, self.step_size = whole_number("steps", steps, least=0), step_size
+        self.steps = whole_number("steps", steps, least=0)
+        self.step_size = positive("step_size", step_size)
         self.nb_draws = whole_number("nb_draws", nb_draws)
         self.nb_weakest = whole_number("nb_weakest", nb_weakest, least=0)
         self.nb_directions = whole_number("nb_directions", nb_directions, least=0)
@@ -345,7 +346,7 @@ class SmoothedMapAttack(Settings):
             self._aims.assign(aims.reshape(-1, aims.shape[-1]))
             if copy is not None:
                 copy.update()
-            for _ in range(_NB_ROUNDS):
+            for _ in range(self._nb_rounds):
                 draws = generator.standard_normal((self.nb_draws, *region.shape), np.float32)
                 self._draws.assign(np.float32(self.sigma) * draws)
                 points = pgd(region[everyone], starts=points).points
@@ -399,10 +400,15 @@ class SmoothedMapAttack(Settings):
 
         return self._derive("climbed", make)
 
+    @property
+    def _nb_rounds(self) -> int:
+        """Ten, or one for each step where these are fewer."""
+        return min(_NB_ROUNDS, max(1, self.steps))
+
     def _make_ascent(self, nb_entries: int) -> PGD:
         return PGD(
             objective=partial(self._objective, nb_entries),
-            steps=math.ceil(self.steps / _NB_ROUNDS),
+            steps=math.ceil(self.steps / self._nb_rounds),
             step_size=self.step_size,
             batch_size=max(1, nb_at_once(self.batch_size) // self.nb_draws),
         )
