@@ -121,7 +121,13 @@ class NoisyExplainer(Certifying):
                 f"'Saliency'; give any other to the constructor, {cls.__name__}(explainer). "
                 f"Received: {of!r}"
             )
-        return cls(kind.of_model(model, **(of_settings or {})), **settings)
+        try:
+            explainer = kind.of_model(model, **(of_settings or {}))
+        except TypeError as error:  # of an argument that it does not have
+            raise ValueError(
+                f"of_settings must be arguments of {of}: {error}. Received: {of_settings!r}"
+            ) from error
+        return cls(explainer, **settings)
 
     def _stated(self) -> dict[str, Any]:
         settings = super()._stated()
