@@ -103,10 +103,12 @@ class Job:
                 "clip='auto' would take another valid range from each batch of inputs: give the "
                 "range that they may have, clip=(low, high)"
             )
-        if self.settings.get("nb_inputs", 1) is None:
+        nb_inputs, nb_all = self.settings.get("nb_inputs", 1), len(self.source)
+        if nb_inputs is None or 1 < nb_inputs < nb_all:
             raise ValueError(
-                f"nb_inputs=None would share the level among the inputs of each batch: give the "
-                f"number of inputs that share it, nb_inputs={len(self.source)} for all of the run"
+                f"nb_inputs must be 1, for a level of each input, or the number of inputs that "
+                f"share it, for all of the run nb_inputs={nb_all}: inputs are certified in batches "
+                f"of fewer. Received: {nb_inputs!r}"
             )
         for name in ("epsilon", "gamma"):
             shape = np.shape(self.settings.get(name, 0.0))
