@@ -126,6 +126,7 @@ class SmoothedCosineAttack(Settings):
         assert points is not None
         return points.astype(np.float32)
 
+    @tf.autograph.experimental.do_not_convert
     def _objective(self, points: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
         """Minus the cosine to the given directions, (B,)."""
         shape = tuple(points.shape[1:])
