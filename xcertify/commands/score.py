@@ -110,7 +110,7 @@ def run(arguments: Namespace) -> None:
     kinds = [metric_named(name) for name in arguments.metrics]
     given = [s for s in _settings(kinds).values() if s.name in vars(arguments)]
     settings = chosen(given, vars(arguments))
-    _check_ranges(kinds, settings, len(opened), arguments.batch)
+    _check_batches(kinds, settings, len(opened), arguments.batch)
     columns: dict[str, list[np.ndarray]] = {"input": []}
     with without_tracing_advice():
         for numbers, inputs, targets, maps in _explained(opened, arguments):
@@ -133,17 +133,31 @@ def run(arguments: Namespace) -> None:
     print(f"folder: {path}")
 
 
-def _check_ranges(
+def _check_batches(
     kinds: list[type[Metric]], settings: dict[str, Any], nb_inputs: int, batch: int
 ) -> None:
-    """Refuse metrics that would take another valid range from each batch of inputs."""
+    """Refuse metrics that would take another valid range, or level, from each batch of inputs."""
     for kind in kinds:
+        if nb_inputs > batch and (
+            _shares(kind, settings, "nb_inputs", None) or _shares(kind, settings, "together", "all")
+        ):
+            raise ValueError(
+                f"{kind.__name__} would share its level among the inputs of each batch: give the "
+                f"number of inputs that share it, --nb-inputs {nb_inputs}, where there is that, or "
+                f"all of them at once, --batch {nb_inputs}"
+            )
         clip = settings_of(kind).get("clip")
         if clip and settings.get("clip", clip.default) == "auto" and nb_inputs > batch:
             raise ValueError(
                 f"{kind.__name__} needs the valid range of the inputs, such as --clip 0 1: that of "
                 f"a batch would not be that of all"
             )
+
+
+def _shares(kind: type[Metric], settings: dict[str, Any], name: str, value: Any) -> bool:
+    """Whether a setting of a metric has the value by which inputs of one call share a level."""
+    setting = settings_of(kind).get(name)
+    return setting is not None and settings.get(name, setting.default) == value
 
 
 def _explained(

@@ -106,9 +106,8 @@ class Job:
         nb_inputs, nb_all = self.settings.get("nb_inputs", 1), len(self.source)
         if nb_inputs is None or 1 < nb_inputs < nb_all:
             raise ValueError(
-                f"nb_inputs must be 1, for a level of each input, or the number of inputs that "
-                f"share it, for all of the run nb_inputs={nb_all}: inputs are certified in batches "
-                f"of fewer. Received: {nb_inputs!r}"
+                f"nb_inputs={nb_inputs} would share the level among the inputs of each batch: give "
+                f"the number of inputs of the run, nb_inputs={nb_all}, or 1 for a level of each"
             )
         for name in ("epsilon", "gamma"):
             shape = np.shape(self.settings.get(name, 0.0))
