@@ -192,7 +192,7 @@ def proofs_table(rows: list[Row]) -> str:
     cells = {(row["network"], row["explainer"], row["keep"]): row for row in rows}
     lines = [
         "| network | explainer | " + " | ".join(f"keep {keep:g}" for keep in keeps) + " |",
-        "| --- | --- | " + "--- | " * len(keeps),
+        "| --- | --- |" + " --- |" * len(keeps),
     ]
     for network, name in dict.fromkeys((row["network"], row["explainer"]) for row in rows):
         texts = []
