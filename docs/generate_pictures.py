@@ -185,6 +185,7 @@ def draw_curves(model, digits: np.ndarray, classes: np.ndarray, maps: dict) -> N
         "sufficient-size": metrics.SufficientSize(
             *arguments, epsilon=0.08, clip=CLIP, steps=28, complete=False
         ),
+        "probable-size": metrics.ProbableSize(*arguments, epsilon=1.0, clip=CLIP, steps=28),
         "class-retrieval": metrics.ClassRetrieval(*arguments),
         "feature-relevance": metrics.FeatureRelevance(*arguments, steps=28, activation="softmax"),
     }
