@@ -52,16 +52,19 @@ class SmoothedMapResult:
         (N, *map) bool: entries whose majority is another one at the point, by fresh samples.
     counts
         (N, *map) int: for how many of `nb_samples` fresh samples at the point each entry has the
-        answer that it has at the nominal input.
+        answer that it has at the nominal input. An estimate, and of a point that these samples
+        chose among others: a little too low.
     nb_samples, alpha
         Number of these samples, and the level of the test.
 
     Guarantee
     ---------
-    Statistical. What is random: the noise that is drawn at the points, which are fixed before. If
-    the samples are independent, the probability that `flipped` is True anywhere for an input at
-    whose points no majority is another one is at most `alpha`, over all entries and all points that
-    were tried for this input, together (Holm).
+    Statistical. What is random: the noise of `votes` alone. Fixed before it is looked at: the
+    points that are tried, `chosen`, the model, the explainer and all settings. If the samples of a point
+    are independent, then for each input, with a probability of at least 1 - `alpha`, *every* entry
+    that is True in `flipped` has the chosen answer for at most half of the noise at its point: all
+    entries and all points that were tried for this input are tested together (Holm). Whether what
+    was chosen is the majority at the nominal input itself is not tested here.
 
     No guarantee
     ------------
@@ -361,6 +364,7 @@ class SmoothedMapAttack(Settings):
         found = rejected(p_values.reshape(len(p_values), -1), self.alpha, "holm")
         return found.reshape(p_values.shape).transpose(1, 0, 2)
 
+    @tf.autograph.experimental.do_not_convert
     def _objective(self, nb_entries: int, points: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
         """A differentiable count of the aimed entries that are flipped, (B,)."""
         inputs = tf.math.floormod(samples, tf.shape(self._targets)[0])
