@@ -30,7 +30,7 @@ def number_of(path):
 
 def test_they_are_numbered():
     numbers = [number_of(path) for path in TUTORIALS]
-    assert sorted(numbers) == list(range(1, 15))
+    assert sorted(numbers) == list(range(1, 16))
 
 
 @pytest.mark.parametrize("path", in_turn(TUTORIALS, 6), ids=lambda path: path.stem)
