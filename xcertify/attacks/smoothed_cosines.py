@@ -164,4 +164,4 @@ class SmoothedCosineAttack(Settings):
 def _free(rank: int | None) -> tf.Variable:
     """A variable of any size, which is traced once."""
     shape = tf.TensorShape(None if rank is None else [None] * rank)
-    return tf.Variable(tf.zeros([1] * (rank or 1)), shape=shape, trainable=False)
+    return tf.Variable(tf.zeros([1] * (1 if rank is None else rank)), shape=shape, trainable=False)

@@ -466,4 +466,6 @@ def _weakest(aimed: np.ndarray, shares: np.ndarray, number: int) -> list[np.ndar
 def _free(dtype: tf.DType, rank: int | None = None) -> tf.Variable:
     """A variable of any size, which is traced once."""
     shape = tf.TensorShape(None if rank is None else [None] * rank)
-    return tf.Variable(tf.zeros([1] * (rank or 1), dtype), shape=shape, trainable=False)
+    return tf.Variable(
+        tf.zeros([1] * (1 if rank is None else rank), dtype), shape=shape, trainable=False
+    )
