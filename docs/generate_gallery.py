@@ -26,7 +26,7 @@ from xcertify import attributions, datasets
 from xcertify.commands.demo.demonstration import decided_epsilons, train
 from xcertify.commands.images import one_of_each, split_digits
 from xcertify.commands.networks import accuracy, predict
-from xcertify.plots import draw_attribution, draw_cells, draw_image
+from xcertify.plots import draw_attribution, draw_cells, draw_certified_pixels, draw_image
 
 IMAGES = Path(__file__).with_name("images")
 CLIP = (0.0, 1.0)
@@ -106,6 +106,15 @@ def draw_each(model: keras.Model, pooled: keras.Model, digit: np.ndarray) -> Non
             draw_cells(axes, certificate.cells[0], certificate.map_shape, digit[0].shape)
         _plain(axes)
         figure.savefig(IMAGES / f"thumbnail-{name}.png")
+    smoothed = attributions.SmoothedAttribution(
+        attributions.EVA(model, epsilon=0.02), sigma=0.1, tau=0.6, clip=CLIP
+    ).certify(digit)
+    figure = Figure(figsize=(1, 1), dpi=160)
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_certified_pixels(axes, smoothed.certified_in[0], smoothed.certified_out[0])
+    _plain(axes)
+    figure.savefig(IMAGES / "thumbnail-smoothed.png")
+    print(f"thumbnails: {smoothed}")
     print(f"thumbnails: CORGI's radius {certificate.radius}", flush=True)
 
 
