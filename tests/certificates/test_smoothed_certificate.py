@@ -133,6 +133,11 @@ def test_the_overlap_of_two_empty_sets_is_one():
     np.testing.assert_array_equal(empty.overlap, 1.0)
 
 
+def test_where_some_pixels_may_be_wrong_no_overlap_is_certified():
+    certificate = dataclasses.replace(smoothed(), correction="benjamini-yekutieli")
+    np.testing.assert_array_equal(certificate.overlap, 0.0)
+
+
 CHANGES = {
     "more was certified than the counts say": (
         lambda c: {"certified_in": c.chosen.copy(), "certified_out": ~c.chosen},

@@ -203,7 +203,7 @@ class SmoothedCertificate(Certificate):
       `certified_out` of an image is true, for every point x' with ``|| x' - x ||_2 <= radius`` at
       once. So does `overlap`, which follows from it. With ``correction="benjamini-yekutieli"`` less
       is said: the expected share of wrong ones among the certified pixels is at most a, and
-      `overlap` has no guarantee.
+      `overlap` is 0, which says nothing.
     - Radii: with a probability of at least 1 - a, all `radii` of an image are true at once.
     - Expected overlap: with a probability of at least 1 - a, that of an image is true.
 
@@ -292,14 +292,16 @@ class SmoothedCertificate(Certificate):
     def overlap(self) -> np.ndarray:
         """(N,): least intersection over union of the majority top sets of the input and of a point.
 
-        For every point of the ball: certified_in pixels are in both, certified_out ones in none.
+        For every point of the ball: certified_in pixels are in both, certified_out ones in none. 0,
+        which says nothing, with ``correction="benjamini-yekutieli"``.
         """
         certified_in, certified_out = (
             flags.reshape(len(flags), -1).sum(axis=1)
             for flags in (self.certified_in, self.certified_out)
         )
         most = self.certified_out[0].size - certified_out
-        return np.where(most > 0, certified_in / np.maximum(most, 1), 1.0)
+        least = np.where(most > 0, certified_in / np.maximum(most, 1), 1.0)
+        return least * (self.correction != "benjamini-yekutieli")
 
     @property
     def votes(self) -> np.ndarray:
