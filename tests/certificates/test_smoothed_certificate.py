@@ -136,6 +136,7 @@ def test_the_overlap_of_two_empty_sets_is_one():
 def test_where_some_pixels_may_be_wrong_no_overlap_is_certified():
     certificate = dataclasses.replace(smoothed(), correction="benjamini-yekutieli")
     np.testing.assert_array_equal(certificate.overlap, 0.0)
+    assert "false discovery rate 0.0166667" in repr(certificate)
 
 
 CHANGES = {

@@ -285,7 +285,11 @@ class SmoothedCertificate(Certificate):
 
     @property
     def confidence(self) -> float:
-        """1 - alpha: of each image with ``nb_inputs=1``, else of `nb_inputs` images together."""
+        """1 - alpha: of each image with ``nb_inputs=1``, else of `nb_inputs` images together.
+
+        Of decisions not with ``correction="benjamini-yekutieli"``, whose level is a false discovery
+        rate.
+        """
         return 1.0 - self.alpha
 
     @property
@@ -372,10 +376,13 @@ class SmoothedCertificate(Certificate):
         if self.attacked is not None:
             attacked = f", an attack flipped {self.attacked.mean():.1%}"
         images = "each" if self.nb_inputs == 1 else f"{self.nb_inputs} together"
+        sure = f"confidence {self.confidence:g} of {images}"
+        if self.correction == "benjamini-yekutieli":
+            sure = f"false discovery rate {self.level:g}"
         return (
             f"<SmoothedCertificate: of {len(self)} maps {inside + outside:.1%} of the pixels "
             f"certified ({inside:.1%} in the top {self.top:.0%}, {outside:.1%} out of it)"
             f"{attacked}, on {self.region}; noise {self.sigma:g}, overlap at least "
-            f"{np.median(self.overlap):.3g} (median); confidence {self.confidence:g} of {images}, "
+            f"{np.median(self.overlap):.3g} (median); {sure}, "
             f"{self.nb_samples} samples>"
         )
