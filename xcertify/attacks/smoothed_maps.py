@@ -60,11 +60,11 @@ class SmoothedMapResult:
     Guarantee
     ---------
     Statistical. What is random: the noise of `votes` alone. Fixed before it is looked at: the
-    points that are tried, `chosen`, the model, the explainer and all settings. If the samples of a point
-    are independent, then for each input, with a probability of at least 1 - `alpha`, *every* entry
-    that is True in `flipped` has the chosen answer for at most half of the noise at its point: all
-    entries and all points that were tried for this input are tested together (Holm). Whether what
-    was chosen is the majority at the nominal input itself is not tested here.
+    points that are tried, `chosen`, the model, the explainer and all settings. If the samples of a
+    point are independent, then for each input, with a probability of at least 1 - `alpha`, *every*
+    entry that is True in `flipped` has the chosen answer for at most half of the noise at its
+    point: all entries and all points that were tried for this input are tested together (Holm).
+    Whether what was chosen is the majority at the nominal input itself is not tested here.
 
     No guarantee
     ------------
