@@ -279,11 +279,8 @@ class CosineCertificate(Certificate):
         See `Noise`, in units of the inputs as the model takes them.
     threshold
         Of the cosine, for `radii`.
-    alpha
-        The level: the probability that of one input anything certified is wrong is at most
-        ``alpha / nb_inputs``.
-    nb_inputs
-        Number of inputs that share the level; 1: each has it for itself.
+    alpha, nb_inputs
+        The level, and the number of inputs that share it; 1: each has it for itself.
     nb_samples, nb_choosing
         Numbers of samples, see `projections`.
     seed
@@ -293,24 +290,33 @@ class CosineCertificate(Certificate):
 
     Guarantee
     ---------
-    Random are the samples of the noise, and nothing else; the inputs, the targets, all settings,
-    the model and the explainer are fixed before they are drawn. For each input, with probability at
-    least ``1 - alpha / nb_inputs`` over the samples, *all* of the following holds at once, for the
-    number is a bound for every epsilon as soon as the one `length` is no larger than |h(x)|:
+    *What is random* is the noise alone, drawn anew for each input, and of an explainer that draws
+    at random itself its draws, too: g is then what it gives on average. The inputs, the targets,
+    all settings, the model and the explainer are fixed before any noise is looked at. Pseudo-random
+    numbers stand for random ones. Level: a = `alpha` / `nb_inputs`, of each input.
 
-    - for every x' with ``|x' - x|_2 <= epsilon``, inside or outside of the valid range, the cosine
-      between h(x') and h(x) is at least ``1 - interval.certified``;
-    - `cosine_within` holds for every epsilon, and `radius_for` (with `radii`) for every threshold.
+    With a probability of at least 1 - a, `length` is at most |h(x)|. It is the only thing that is
+    estimated, so that all of this is then true at once:
 
-    So over `nb_inputs` inputs everything holds together with probability at least ``1 - alpha``,
-    by the union bound, whatever the inputs have to do with each other. That noise is pseudo-random
-    and rounded to float32, and maps are computed in floating point, is not accounted for.
+    - for every x' with ``|| x' - x ||_2 <= epsilon``, inside or outside of the valid range, the
+      cosine between h(x') and h(x) is at least `cosine`, where that is above 0;
+    - `cosine_within` for every epsilon, and `radius_for` (with `radii`) for every threshold.
+
+    Over inputs: at a = `alpha` (``nb_inputs=1``) at most the share `alpha` of many inputs is
+    expected to have anything wrong; with ``nb_inputs`` inputs, all of it is true of all of them
+    with a probability of at least 1 - `alpha`, whatever they have to do with each other.
+
+    A cosine of -1 and a radius of 0 say nothing: neither that the map turns, nor that it may.
+
+    *Units*: `epsilon`, `radii` and noise are in those of the inputs as the model takes them, before
+    any layer of it that scales them.
 
     No guarantee
     ------------
     Nothing is said of the explainer's own map, of the mean over finitely many samples, or of the
     size of h: only of the direction of the expectation. `cosine_estimate`, `explanation` and
-    `interval.attacked` are estimates.
+    `interval.attacked` are estimates. Proofs are of real arithmetic and of uniform or normal noise:
+    what float32 rounds of points and noise is not covered.
 
     Sources: see `xcertify.certificates.cosines`, where the bounds are derived.
     """
