@@ -25,7 +25,7 @@ from xcertify.attributions import (
 )
 from xcertify.attributions.base import Explainer
 from xcertify.metrics import RobustnessSr
-from xcertify.perturbation import PARTS, RADII, Perturbation
+from xcertify.perturbation import OF_REGIONS, RADII, Perturbation
 from xcertify.regions import Ball
 from xcertify.settings import Settings, setting_names
 
@@ -65,7 +65,7 @@ def classes_with_parts():
     found = {getattr(m, name) for m in modules for name in m.__all__}
     kinds = [c for c in found if isinstance(c, type) and issubclass(c, Settings)]
     return sorted(
-        (c for c in kinds if set(PARTS) & set(setting_names(c))), key=lambda c: c.__name__
+        (c for c in kinds if OF_REGIONS & set(setting_names(c))), key=lambda c: c.__name__
     )
 
 

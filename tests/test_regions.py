@@ -120,7 +120,9 @@ WITH_NORM = [
     kind
     for module in (attacks, attributions, metrics)
     for kind in (getattr(module, name) for name in module.__all__)
-    if inspect.isclass(kind) and "norm" in inspect.signature(kind).parameters
+    if inspect.isclass(kind)
+    and "norm" in inspect.signature(kind).parameters
+    and kind is not attributions.UniformlySmoothedAttribution  # of the norm 2 alone
 ]
 
 

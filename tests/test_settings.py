@@ -16,11 +16,13 @@ from xcertify.attacks import (
     CriterionAttack,
     MinimalPerturbation,
     MinimalTopK,
+    SmoothedCosineAttack,
     SmoothedMapAttack,
     WeightCriterionAttack,
     input_gradient,
 )
 from xcertify.attributions import EVA, Saliency
+from xcertify.attributions.noisy_maps import normal_noise
 from xcertify.bounds import Verifier
 from xcertify.criteria import Within
 from xcertify.metrics import (
@@ -317,6 +319,16 @@ CASES = {
         | {"steps": 2, "step_size": 0.2, "nb_draws": 3, "nb_weakest": 0, "nb_directions": 1}
         | {"alpha": 0.3, "batch_size": 4, "seed": 4},
         {"sigma": 0, "k": 0, "steps": -1, "step_size": 0.0, "nb_draws": 0, "alpha": 1.0},
+    ),
+    "SmoothedCosineAttack": (
+        lambda: SmoothedCosineAttack(
+            network(), scaled_gradient, normal_noise(SHAPE, 0.3), steps=1, nb_draws=2
+        ),
+        lambda attack: attack(Ball(images(), 0.2, 2), np.eye(3)[LABELS], maps()),
+        {"model": network(1), "explanation": input_gradient, "noise": normal_noise(SHAPE, 0.1)}
+        | {"clip": (0.2, 0.8), "steps": 2, "step_size": 0.2, "nb_draws": 3, "batch_size": 4}
+        | {"seed": 4},
+        {"steps": -1, "nb_draws": 0, "batch_size": 0},
     ),
     "Verifier": (
         lambda: Verifier(two_of_each(), "crown", nb_steps=2, strip_head=False),

@@ -19,6 +19,7 @@ RADII = (
     "largest_radius",
 )  # arguments that a perturbation's epsilon can stand for
 PARTS = (*RADII, "norm", "clip", "outside")
+OF_REGIONS = {"norm", "clip"}  # without any of them a radius is of something else
 OUTSIDE = ("error", "clip")
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xcertify.fingerprints import fingerprint
-from xcertify.perturbation import PARTS, RADII, Perturbation
+from xcertify.perturbation import OF_REGIONS, PARTS, RADII, Perturbation
 from xcertify.sharing import shared
 
 _LEFT_BEHIND = ("_derived", "_earlier", "_fingerprint")
@@ -49,7 +49,7 @@ class _Constructed(ABCMeta):
         """That of the constructor, for `help` and editors, which would show this `__call__`."""
         signature = inspect.signature(cls.__init__)  # type: ignore[misc]
         parameters = [*signature.parameters.values()][1:]
-        if set(PARTS) & set(signature.parameters):
+        if OF_REGIONS & set(signature.parameters):
             keyword = inspect.Parameter.KEYWORD_ONLY
             annotation = "Perturbation | None"
             last = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
@@ -84,7 +84,7 @@ class Settings(metaclass=_Constructed):
         names = setting_names(type(self))
         if name in names and all(other in own for other in names):
             self._construct_with({name: value})
-        elif name == "perturbation" and set(PARTS) & set(names):
+        elif name == "perturbation" and OF_REGIONS & set(names):
             self._construct_with(value.as_arguments(names, type(self).__name__))
         else:  # an attribute beside the constructor's
             object.__setattr__(self, name, value)
@@ -110,7 +110,7 @@ class Settings(metaclass=_Constructed):
             Of an object without these settings.
         """
         own = vars(self)
-        if not set(PARTS) & set(own):
+        if not OF_REGIONS & set(own):
             raise AttributeError(f"{type(self).__name__} has no perturbation among its settings")
         stated = {name: own[name] for name in ("norm", "clip", "outside") if name in own}
         radius = next((name for name in RADII if name in own), None)
