@@ -42,7 +42,8 @@ EXPLAINERS: dict[str, Callable[[Net], Any]] = {
     "RandomMap": lambda net: RandomMap(net.model),
 }
 REGIONS = ((0.08, "uniform"), (0.08, "corners"), (1.0, "uniform"), (1.0, "other images"))
-NB_IMAGES = {"digits": 20, "cifar": 20, "emotions": 10, "mobilenet": 1}
+NB_IMAGES = {"digits": 20, "cifar": 20, "emotions": 4, "mobilenet": 1}
+SLOW = {("emotions", "EVA")}
 COSTS_ONLY = ("mobilenet",)
 NB_OTHERS = 100  # images that features are drawn from
 NB_RUNS = 10_000
@@ -65,7 +66,8 @@ def run(quick: bool) -> Iterator[Row]:
             continue
         nb_images = min(nb_images, len(net.inputs) // 2)
         for name in list(EXPLAINERS)[1:2] if quick else EXPLAINERS:
-            yield from sizes(net, nb_images, name, proves=network == "digits")
+            if (network, name) not in SLOW:
+                yield from sizes(net, nb_images, name, proves=network == "digits")
         for settings in (
             {},
             {"search": "sequence", "steps": 49},
@@ -98,16 +100,28 @@ def sizes(net: Net, nb_images: int, name: str, *, proves: bool) -> Iterator[Row]
     """Of one explainer: a row for each region and distribution."""
     inputs = net.inputs[:nb_images]
     maps = EXPLAINERS[name](net).explain(inputs, net.classes[:nb_images])
+    needed: dict[float, np.ndarray] = {}  # by radius: what is a counterexample in one row is in all
+    proved: dict[float, float] = {}
     for epsilon, distribution in REGIONS:
-        found = metric_of(net, nb_images, epsilon, distribution).detailed_evaluate(maps)
+        is_first = epsilon not in needed
+        metric = metric_of(net, nb_images, epsilon, distribution, attack=is_first)
+        found = metric.detailed_evaluate(maps)
         assert found.interval.attacked is not None
-        row: Row = {"table": "sizes", "network": net.name, "explainer": name, "images": nb_images}
-        row |= {"epsilon": epsilon, "distribution": distribution, "size": found.score}
-        row["always"] = float((found.interval.attacked / found.nb_features).mean())
-        if proves:
+        needed[epsilon] = np.maximum(found.interval.attacked, needed.get(epsilon, 0.0))
+        if proves and is_first:
             settings = {"epsilon": epsilon, "clip": net.clip, "complete": False}
-            row["proved"] = SufficientSize(net.model, inputs, **settings).evaluate(maps)
-        yield row
+            proved[epsilon] = SufficientSize(net.model, inputs, **settings).evaluate(maps)
+        yield {
+            "table": "sizes",
+            "network": net.name,
+            "explainer": name,
+            "images": nb_images,
+            "epsilon": epsilon,
+            "distribution": distribution,
+            "always": float((needed[epsilon] / found.nb_features).mean()),
+            "size": found.score,
+            "proved": proved.get(epsilon),
+        }
 
 
 def cost(
@@ -190,7 +204,7 @@ def _sizes(rows: list[Row]) -> str:
     lines = ["| network | explainer | radius | points | always, at least | probably | proved |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
-        proved = f"{row['proved']:.3f}" if "proved" in row else ""
+        proved = "" if row["proved"] is None else f"{row['proved']:.3f}"
         lines.append(
             f"| {row['network']} | `{row['explainer']}` | {row['epsilon']:g} | "
             f"{row['distribution']} | {row['always']:.3f} | {row['size']:.3f} | {proved} |"

@@ -384,6 +384,9 @@ def test_the_number_of_draws_is_the_least_that_can_pass():
         with pytest.raises(ValueError, match=f"at least {needed} for"):
             ProbableSize(model, inputs, nb_samples=89, **(settings | changes))
         ProbableSize(model, inputs, nb_samples=needed, **(settings | changes))
+    nothing = np.zeros((3, 4), bool)
+    fewest = probably_sufficient(model, inputs, None, nothing, nb_samples=90, **settings)
+    assert fewest.certified.all()
 
 
 def test_groups_and_grids_of_images():
