@@ -22,7 +22,7 @@ from typing import Any
 
 import griffe
 
-from xcertify.perturbation import PARTS
+from xcertify.perturbation import OF_REGIONS, PARTS
 
 PARAMETERS = griffe.DocstringSectionKind.parameters
 ATTRIBUTES = griffe.DocstringSectionKind.attributes
@@ -123,7 +123,7 @@ def _take_perturbation(kind: griffe.Class) -> None:
     if constructor is None or not any(c.path == "xcertify.settings.Settings" for c in kind.mro()):
         return
     replaced = [p.name for p in constructor.parameters if p.name in PARTS]
-    if not replaced:
+    if not OF_REGIONS.intersection(replaced):
         return
     rest = [p for p in constructor.parameters if p.kind is griffe.ParameterKind.var_keyword]
     for parameter in rest:
