@@ -176,8 +176,9 @@ def _draw(axes: Axes, values: np.ndarray, **colours: Any) -> AxesImage:
     axes.set_yticks([])
     axes.spines[:].set(linewidth=0.5, color=INK)
     is_slender = not 1 / 3 <= rows.shape[0] / rows.shape[1] <= 3
-    aspect = "auto" if is_slender else "equal"
-    return axes.imshow(rows, interpolation="nearest", aspect=aspect, **colours)
+    drawn = axes.imshow(rows, interpolation="nearest", **colours)
+    axes.set_aspect("auto" if is_slender else "equal")
+    return drawn
 
 
 def _draw_shares(axes: Axes, shares: np.ndarray) -> ScalarMappable:

@@ -70,7 +70,7 @@ def plot_curves(
             style = ("-", "--", ":")[number % 3]  # lines differ without colour too
             drawn = {"linestyle": style, "color": colours[name]}
             lines[name], *others = _draw_curve(axes, result, sample, number, drawn)
-            lines |= {line.get_label(): line for line in others}
+            lines |= {str(line.get_label()): line for line in others}
             axes.set_xlabel(result.axis_label, fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7, colors=INK)
@@ -125,8 +125,10 @@ def _draw_curve(
 def _bars(result: Any, sample: int | None) -> tuple[np.ndarray, np.ndarray] | None:
     """Ends of the confidence bars (P,) of a mean curve, or of that of one sample; None without."""
     if sample is not None:
-        sides = getattr(result, "lower", None), getattr(result, "upper", None)
-        return None if sides[0] is None else (sides[0][sample], sides[1][sample])
+        lower, upper = getattr(result, "lower", None), getattr(result, "upper", None)
+        if lower is None or upper is None:
+            return None
+        return lower[sample], upper[sample]
     error = getattr(result, "mean_error", None)
     if error is None:
         return None

@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
+from xcertify.certificates import SmoothedCertificate
 from xcertify.plots import plot_certified_pixels
 from xcertify.runs.curves import curves
 from xcertify.runs.pictures import as_png, input_of, is_drawn, picture
@@ -222,7 +223,7 @@ def _pictures(run: Run, rows: Rows, headline: Headline | None) -> list[dict[str,
 def _certified_pixels(run: Run) -> dict[str, Any] | None:
     """A picture of what is certified of the pixels of the first maps; None where it is not."""
     numbers, certificate = next(run.certificates(), (np.zeros(0, int), None))
-    if type(certificate).__name__ != "SmoothedCertificate":
+    if not isinstance(certificate, SmoothedCertificate):
         return None
     first = certificate[:_MOST_MAPS]
     figure = plot_certified_pixels(first, first.votes)

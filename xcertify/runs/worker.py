@@ -197,11 +197,11 @@ class Worker:
         certificate = explainer.certify(inputs, targets)
         if not self.job.maps:
             return _Results(explained, certificate, None)
-        for kind, name in _OF_ITS_SAMPLES.items():
-            if isinstance(certificate, kind):
-                maps = np.asarray(getattr(certificate, name), np.float32)
-                return _Results(explained, certificate, maps)
-        return _Results(explained, certificate, explainer.explain(inputs, targets))
+        name = _OF_ITS_SAMPLES.get(type(certificate))
+        if name is None:
+            return _Results(explained, certificate, explainer.explain(inputs, targets))
+        maps = np.asarray(getattr(certificate, name), np.float32)
+        return _Results(explained, certificate, maps)
 
     def _reasons(self, inputs: np.ndarray, targets: np.ndarray | None) -> _Results:
         """The same of sufficient reasons, of one search.

@@ -185,4 +185,4 @@ def _check_attack(
 
 def _any(flags: np.ndarray) -> np.ndarray:
     """(N,): whether any of the flags (N, ...) is set."""
-    return flags.reshape(len(flags), -1).any(axis=1)
+    return np.any(flags.reshape(len(flags), -1), axis=1)
