@@ -124,7 +124,8 @@ class Perturbation:
         ValueError
             If something of this perturbation has no place among the arguments.
         """
-        radius = next((name for name in RADII if name in names), "epsilon")
+        of_regions = not OF_REGIONS.isdisjoint(names)
+        radius = next((name for name in RADII if of_regions and name in names), "epsilon")
         values: dict[str, Any] = {"norm": self.norm, "clip": self.clip}
         if "norm" not in names and as_norm(self.norm) == math.inf:
             del values["norm"]  # that of what takes no other

@@ -1,5 +1,6 @@
 """Rates against all sets one by one, bars against scipy, proved radii against brute force."""
 
+import inspect
 import itertools
 import math
 
@@ -12,6 +13,7 @@ from networks import sequential
 
 from xcertify.metrics import Stability, stability
 from xcertify.metrics.revealed import hard_radii, kept_levels, set_draws, shares_of_sizes
+from xcertify.perturbation import Perturbation
 from xcertify.radii import ContradictionError
 from xcertify.statistics import nb_samples_for
 
@@ -394,6 +396,12 @@ def test_series_and_channels_first(shape, layers):
 def test_what_does_not_fit_is_refused_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
         Stability(table(), rows(), **settings)
+
+
+def test_a_radius_of_features_is_no_perturbation():
+    with pytest.raises(ValueError, match="Stability has no argument epsilon"):
+        Stability(table(), rows(), perturbation=Perturbation(3))
+    assert "perturbation" not in inspect.signature(Stability).parameters
 
 
 def test_a_model_without_a_value_is_refused():
