@@ -26,7 +26,6 @@ from xcertify.runs import run as run_here
 from xcertify.runs.models import as_bytes, custom_objects_of
 from xcertify.runs.parts import attempting
 from xcertify.runs.written import source_of
-from xcertify.settings import setting_names
 
 __all__ = ["certify", "explain", "run"]
 
@@ -200,12 +199,10 @@ def _job(
     maps: bool,
 ) -> Job:
     """The job of an explainer that is there."""
-    kind = type(explainer)
-    names = [name for name in setting_names(kind) if name not in ("model", "verbose")]
     return Job(
         command=command,
-        explainer=kind,
-        settings={name: getattr(explainer, name) for name in names},
+        explainer=type(explainer),
+        settings=explainer._stated(),
         model=explainer.model,
         source=source_of(dataset, input_shape_of(explainer.model) or (), Path(output)),
         folder=Path(output),

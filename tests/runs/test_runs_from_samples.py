@@ -1,9 +1,13 @@
 """Runs whose certificates are from samples: batches, order and workers change nothing."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from small_runs import NB_INPUTS, Inputs, content, small_job, small_model
 
+from xcertify import distributed
 from xcertify.attributions import GradientInput, SmoothedAttribution
 from xcertify.certificates import SmoothedCertificate
 from xcertify.runs import Job, run
@@ -101,6 +105,39 @@ def test_maps_alone(model, tmp_path, explainer):
     maps = found.maps()
     assert maps.shape == (NB_INPUTS, 5) and np.isfinite(maps).all()
     assert maps.std() > 0.01
+
+
+def squares(points, targets):
+    """A map that no class of this package gives."""
+    return points * points * targets.max()
+
+
+@pytest.mark.parametrize("of", [GradientInput, lambda model: squares])
+def test_explainers_and_functions_from_python(whole, model, tmp_path, of):
+    settings = {name: value for name, value in SETTINGS.items() if name != "of"}
+    explainer = SmoothedAttribution(of(model), model=model, **settings)
+    inputs = np.stack(Inputs().read(0, NB_INPUTS).inputs)
+    found = distributed.certify(explainer, inputs, tmp_path / "run", batch=4, verbose=False)
+    _, certificate = together(found)
+    expected = explainer.certify(inputs)
+    np.testing.assert_allclose(certificate.votes, expected.votes, atol=1.01 / 60)
+    in_words = found.settings["settings"]["of"]
+    assert in_words == (
+        "GradientInput" if of is GradientInput else {"in words": in_words["in words"]}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_processes_change_nothing(whole, model, tmp_path, monkeypatch):
+    pytest.importorskip("ray.data")
+    tests = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests / "runs")]))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    file = tmp_path / "model.keras"
+    model.save(file)
+    found = distributed.run(job(tmp_path / "run", str(file)), workers=2, part=4, verbose=False)
+    assert content(found) == content(whole)
 
 
 @pytest.mark.parametrize("nb_inputs", [None, 2])

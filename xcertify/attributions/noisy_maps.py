@@ -95,7 +95,7 @@ class NoisyExplainer(Certifying):
     def of_model(
         cls,
         model: keras.Model,
-        of: str = "Saliency",
+        of: str | Callable = "Saliency",
         of_settings: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Self:
@@ -106,12 +106,14 @@ class NoisyExplainer(Certifying):
         model
             What is explained.
         of
-            Name of a class of `xcertify.attributions`.
+            Name of a class of `xcertify.attributions`; in Python also what the constructor takes.
         of_settings
             Arguments of its constructor but the model, by name.
         settings
             Arguments of this class.
         """
+        if not isinstance(of, (str, type)) and (callable(of) or hasattr(of, "explain")):
+            return cls(of, model=model, **settings)
         # by name: the folder knows all explainers, this one among them
         known = importlib.import_module("xcertify.attributions")
         kind = getattr(known, of, None) if isinstance(of, str) and of in known.__all__ else None
