@@ -9,6 +9,7 @@ Parts, each a module `statistical_PART.py` beside this one, whose first lines sa
 
 - *errors*: how often certificates are wrong, by simulations whose truth is known;
 - *maps*: certified shares of pixels, seconds and memory, for several explainers and networks;
+- *noise*: the same of networks that were trained with noise, or have a blur in front;
 - *attacks*: attacks on smoothed maps, inside and outside of what is certified;
 - *stability*: soft stability of the masks of several explainers;
 - *sets*: probably sufficient sets, beside proved ones and attacks;
@@ -36,7 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-PARTS = ("errors", "maps", "attacks", "stability", "sets", "uniform")
+PARTS = ("errors", "maps", "noise", "attacks", "stability", "sets", "uniform")
 FOLDER = Path(__file__).parent / "results" / "statistical"
 VERSIONS = ("numpy", "tensorflow", "keras", "xcertify")
 CODE = ("xcertify", "benchmarks")  # what has changed there since the commit is told

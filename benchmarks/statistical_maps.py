@@ -197,5 +197,5 @@ def _shares(rows: list[Row]) -> Iterator[str]:
             expected = "" if row["expected"] is None else f"{row['expected']:.2f}"
             cells.append(f"{percents} | {row['overlap']:.2f} | {expected}")
         fewer = group[0]["images"] != rows[0]["images"]
-        images = f" ({group[0]['images']} images)" if fewer else ""
+        images = f" (of {group[0]['images']})" if fewer else ""
         yield f"| `{name}`{images} | {sigma}, {group[0]['radius']:.3f} | {' | '.join(cells)} |"
