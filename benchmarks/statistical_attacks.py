@@ -61,8 +61,8 @@ CASES = (  # network, explainer, whether it is climbed by its own derivative
     ("dense", "GradientInput", True),
     ("dense", "IntegratedGradients", True),
     ("CNN", "Saliency", True),
-    ("CNN", "Rise", True),
-    ("CNN", "Rise", False),
+    ("dense", "Rise", False),
+    ("dense", "Rise", True),
 )
 
 Row = dict[str, Any]
@@ -171,6 +171,7 @@ class Case:
             k=max(1, round(TOP * self.certified[0].size)),
             steps=steps,
             alpha=ALPHA,
+            nb_draws=8 if isinstance(explainer, Rise) else 16,  # of 20 masks each
             nb_weakest=1,
             nb_directions=1,
             batch_size=1024,
