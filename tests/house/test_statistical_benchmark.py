@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import statistical
 import statistical_maps
+import statistical_noise
 
 
 @pytest.fixture
@@ -141,3 +142,28 @@ def test_share_of_noisy_inputs_that_keep_the_class():
     )
     kept = statistical_maps.share_kept(net, 1.0)
     assert abs(kept - (0.8413 + 0.3085) / 2) < 0.02  # 20,000 draws
+
+
+def test_a_blur_in_front_of_a_network(monkeypatch):
+    """The mean of 5 x 5 pixels, twice, of one that is not 0."""
+    keras = statistical_noise.keras
+    images = keras.Input((13, 13, 1))
+    plain = keras.Model(images, keras.layers.Flatten()(images))
+    inputs = np.zeros((1, 13, 13, 1), np.float32)
+    inputs[0, 6, 6] = 625.0
+    net = statistical_noise.Net("net", plain, inputs, (0.0, 1.0))
+    monkeypatch.setattr(statistical_noise, "emotions", lambda nb_images: net)
+    found = np.asarray(statistical_noise.blurred(1).model(inputs)).reshape(13, 13)
+    triangle = np.convolve(np.ones(5), np.ones(5))
+    np.testing.assert_allclose(found[2:11, 2:11], np.outer(triangle, triangle), rtol=1e-5)
+
+
+def test_a_line_for_each_network_and_deviation():
+    row = {"network": "net", "cure": "", "accuracy": None, "images": 3, "sigma": 0.15, "kept": 0.5}
+    row |= {"explainer": "Map", "in": 0.1, "out": 0.2, "open": 0.7, "overlap": 0.125}
+    cured = row | {"cure": "blur", "accuracy": 0.5, "in": 0.2, "open": 0.6}
+    lines = statistical_noise.tables([row, cured]).splitlines()
+    assert lines[2:] == [
+        "| net |  | 0.15 | 50% | 10.0 / 20.0 / 70.0 | 0.12 |",
+        "| net, blur | 50.0% | 0.15 | 50% | 20.0 / 20.0 / 60.0 | 0.12 |",
+    ]
