@@ -156,8 +156,8 @@ def shares(found: Any, net: Net) -> Row:
 
 
 def tables(rows: list[Row]) -> str:
-    """A table of shares for each network, and one of costs."""
-    lines = []
+    """A table of all networks at the usual K, one of each with everything, and one of costs."""
+    lines = [*_summary([row for row in rows if row.get("top") == USUAL_TOP]), ""]
     for network in dict.fromkeys(row["network"] for row in rows if "sigma" in row):
         of_network = [row for row in rows if row["network"] == network and "sigma" in row]
         kept = {row["sigma"]: f"{row['kept']:.0%} at {row['sigma']}" for row in of_network}
@@ -182,6 +182,32 @@ def tables(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def _summary(rows: list[Row]) -> Iterator[str]:
+    """Lines of a table: a row for each explainer, at the deviation in the middle."""
+    sigma = SIGMAS[len(SIGMAS) // 2]
+    cells: dict[str, dict[str, str]] = {}
+    networks = dict.fromkeys(row["network"] for row in rows)
+    nb_images = {name: max(r["images"] for r in rows if r["network"] == name) for name in networks}
+    for row in rows:
+        if row["sigma"] == sigma:
+            fewer = row["images"] != nb_images[row["network"]]
+            images = f" (of {row['images']})" if fewer else ""
+            cells.setdefault(row["explainer"], {})[row["network"]] = (
+                f"{percents(row)}{images} | {row['overlap']:.2f}"
+            )
+    yield f"### K {USUAL_TOP:.0%}, sigma {sigma}\n"
+    yield f"| explainer | {' | '.join(f'{name}: in / out / open | overlap' for name in networks)} |"
+    yield "| --- " * (1 + 2 * len(networks)) + "|"
+    for name, of_networks in cells.items():
+        line = " | ".join(of_networks.get(network, " | ") for network in networks)
+        yield f"| `{name}` | {line} |"
+
+
+def percents(row: Row) -> str:
+    """Of the pixels: certified in, certified out, neither."""
+    return " / ".join(f"{100 * row[word]:.1f}" for word in ("in", "out", "open"))
+
+
 def _shares(rows: list[Row]) -> Iterator[str]:
     """Lines of a table: percents of pixels and both overlaps, for each K."""
     heads = (f"K {top:.0%}: in / out / open | overlap | expected" for top in TOPS)
@@ -193,9 +219,8 @@ def _shares(rows: list[Row]) -> Iterator[str]:
     for (name, sigma), group in groups.items():
         cells = []
         for row in group:
-            percents = " / ".join(f"{100 * row[word]:.1f}" for word in ("in", "out", "open"))
             expected = "" if row["expected"] is None else f"{row['expected']:.2f}"
-            cells.append(f"{percents} | {row['overlap']:.2f} | {expected}")
+            cells.append(f"{percents(row)} | {row['overlap']:.2f} | {expected}")
         fewer = group[0]["images"] != rows[0]["images"]
         images = f" (of {group[0]['images']})" if fewer else ""
         yield f"| `{name}`{images} | {sigma}, {group[0]['radius']:.3f} | {' | '.join(cells)} |"

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 
 import keras
-from statistical_maps import EXPLAINERS, SIGMAS, Row, share_kept, shares
+from statistical_maps import EXPLAINERS, SIGMAS, Row, percents, share_kept, shares
 from statistical_networks import Net, cifar, digits, emotions
 
 from xcertify import VacuousWarning
@@ -81,11 +81,7 @@ def tables(rows: list[Row]) -> str:
         groups.setdefault((row["network"], row["cure"], row["sigma"]), []).append(row)
     for (network, cure, sigma), group in groups.items():
         accuracy = group[0]["accuracy"]
-        cells = [
-            f"{100 * row['in']:.1f} / {100 * row['out']:.1f} / {100 * row['open']:.1f} | "
-            f"{row['overlap']:.2f}"
-            for row in group
-        ]
+        cells = [f"{percents(row)} | {row['overlap']:.2f}" for row in group]
         lines.append(
             f"| {network}{', ' if cure else ''}{cure} | "
             f"{'' if accuracy is None else f'{accuracy:.1%}'} | {sigma} | "

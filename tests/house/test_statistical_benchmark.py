@@ -130,6 +130,8 @@ def test_shares_and_their_tables():
     assert "| net, 4 x 4 x 1 | `Map` | 2 | 1.5 | 0.75 | 256 |" in text
     cell = "37.5 / 25.0 / 37.5 | 0.38 | 0.25"
     assert f"| `Map` | 0.15, 0.100 | {cell} | {cell} | {cell} |" in text
+    assert "### K 20%, sigma 0.25" in text
+    assert "| `Map` | 37.5 / 25.0 / 37.5 | 0.38 |\n" in text
     assert "keep the class: 50% at 0.15, 50% at 0.25, 50% at 0.33." in text
 
 
