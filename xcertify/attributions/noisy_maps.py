@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _BYTES = 2**28  # of noisy points, their maps and copies of both
 _NB_BYTES = 32  # of each feature
-_DIFFERENT = 0.01  # of the length of a map: what no rounding makes of it
+_DIFFERENT = 0.01  # of what a map varies by: what no rounding makes of it,
+_ROUNDED = 1e-5  # unless it is less than this share of its length
 
 
 class NoisyExplainer(Certifying):
@@ -345,5 +346,6 @@ def _as_maps(found: Any, points: np.ndarray) -> np.ndarray:
 
 
 def _differ(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two maps are further apart than roundings."""
-    return bool(np.linalg.norm(first - second) > _DIFFERENT * np.linalg.norm(first))
+    """Whether two maps are further apart than roundings; a number added to all says nothing."""
+    spread, length = np.linalg.norm(first - first.mean()), np.linalg.norm(first)
+    return bool(np.linalg.norm(first - second) > max(_DIFFERENT * spread, _ROUNDED * length))
