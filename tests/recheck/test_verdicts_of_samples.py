@@ -170,6 +170,7 @@ def test_contradictions_are_found_without_samples(certificate, model, change, re
         ({"clip": np.array([0.0, 1.0])}, "clip"),
         ({"arithmetic": "real"}, "other arithmetic than sampled"),
         ({"origin": None}, "no origin says"),
+        ({"targets": np.eye(4, 2, dtype=np.float32)}, "its samples cannot be drawn again"),
     ],
 )
 def test_other_settings_than_its_own_are_found(certificate, model, changes, reason):

@@ -90,14 +90,14 @@ HEADLINES = {
         "{} features are enough",
     ),
     "SmoothedCertificate": Headline(
-        "share of pixels of the smoothed map whose answer may change within the radius",
+        "share of pixels whose answer may change",
         "the answer of some pixels of the smoothed map cannot change within the radius",
         "≤ {} may change",
         below=1.0,
         sampled=True,
     ),
     "CosineCertificate": Headline(
-        "largest cosine distance between the smoothed maps",
+        "largest cosine distance of smoothed maps",
         "the direction of the smoothed map changes by less than a right angle",
         "distance ≤ {}",
         below=1.0,
