@@ -128,7 +128,13 @@ def added_up(answers: Iterator[tuple[np.ndarray, np.ndarray]], nb_inputs: int) -
 
 
 def normal_draws(shape: tuple[int, ...]) -> Draw:
-    """Draws for `sampled`: independent standard normal numbers, (count, *shape) float32."""
+    """Draws for `sampled`: independent standard normal numbers, (count, *shape) float32.
+
+    Parameters
+    ----------
+    shape
+        Of one draw.
+    """
 
     def draw(generator: np.random.Generator, n: int, count: int) -> np.ndarray:
         return generator.standard_normal((count, *shape), np.float32)
@@ -141,6 +147,11 @@ def ball_draws(shape: tuple[int, ...]) -> Draw:
 
     All but two coordinates of a point that is uniform on the sphere of two dimensions more are
     uniform in the ball (Archimedes; Barthe et al., 2005), so that every draw takes as many numbers.
+
+    Parameters
+    ----------
+    shape
+        Of one draw.
     """
     size = int(np.prod(shape))
 

@@ -32,12 +32,24 @@ _NB_HALVINGS = 64
 
 
 def normal_cdf(z: Any) -> np.ndarray:
-    """Phi(z): how likely a standard normal variable is at most `z`."""
+    """Phi(z): how likely a standard normal variable is at most `z`.
+
+    Parameters
+    ----------
+    z
+        Any numbers.
+    """
     return _each(lambda value: math.erfc(-value / math.sqrt(2.0)) / 2, np.asarray(z, float))
 
 
 def normal_quantile(p: Any) -> np.ndarray:
-    """The z of which Phi(z) = `p`, in [0, 1]; minus and plus infinity at its ends."""
+    """The z of which Phi(z) = `p`, in [0, 1]; minus and plus infinity at its ends.
+
+    Parameters
+    ----------
+    p
+        From 0 to 1.
+    """
     p = _within("p", p)
     inside = (p > 0) & (p < 1)
     z = _each(NormalDist().inv_cdf, np.where(inside, p, 0.5))
@@ -45,7 +57,15 @@ def normal_quantile(p: Any) -> np.ndarray:
 
 
 def incomplete_beta(x: Any, a: Any, b: Any) -> np.ndarray:
-    """I_x(a, b): how likely a Beta(`a`, `b`) variable is at most `x`, in [0, 1]."""
+    """I_x(a, b): how likely a Beta(`a`, `b`) variable is at most `x`, in [0, 1].
+
+    Parameters
+    ----------
+    x
+        From 0 to 1.
+    a, b
+        Above 0.
+    """
     x, a, b = _within("x", x), _above_zero("a", a), _above_zero("b", b)
     return np.exp(_log_beta_cdf(*np.broadcast_arrays(x, 1.0 - x, a, b))[0])
 
@@ -55,6 +75,15 @@ def binomial_tail(k: Any, n: Any, p: Any) -> np.ndarray:
 
     Exact, not an approximation by a normal variable. It grows with `p`, so that it is the p-value
     of every hypothesis "the probability is q" of q <= p as well: what is tested is "at most `p`".
+
+    Parameters
+    ----------
+    k
+        Successes, whole numbers.
+    n
+        Draws, whole numbers of at least 0.
+    p
+        Probability of a success, from 0 to 1.
     """
     n, k = _whole("n", n, 0), _whole("k", k, None)
     return _of_distinct(_binomial_tail, k, n, _within("p", p))
@@ -65,6 +94,15 @@ def binomial_lower(k: Any, n: Any, alpha: Any) -> np.ndarray:
 
     One-sided: whatever the probability is, it is below its limit for at most the share `alpha` of
     all samples. The exact limit of Clopper and Pearson, rounded down; 0 for `k` = 0.
+
+    Parameters
+    ----------
+    k
+        Successes, whole numbers from 0 to `n`.
+    n
+        Draws, whole numbers of at least 1.
+    alpha
+        How likely the limit is wrong, at most; above 0 and below 1.
 
     Raises
     ------
@@ -78,6 +116,11 @@ def binomial_upper(k: Any, n: Any, alpha: Any) -> np.ndarray:
     """Upper limit of a probability of which `n` independent draws had `k` successes.
 
     One-sided at 1 - `alpha`, as `binomial_lower`; rounded up; 1 for `k` = `n`.
+
+    Parameters
+    ----------
+    k, n, alpha
+        As for `binomial_lower`.
     """
     k, n, alpha = _limits_of(k, n, alpha)
     failures = binomial_lower(n - k, n, alpha)
@@ -85,7 +128,15 @@ def binomial_upper(k: Any, n: Any, alpha: Any) -> np.ndarray:
 
 
 def binomial_interval(k: Any, n: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both limits at `alpha` / 2: together they hold with confidence 1 - `alpha`."""
+    """Both limits at `alpha` / 2: together they hold with confidence 1 - `alpha`.
+
+    Parameters
+    ----------
+    k, n
+        As for `binomial_lower`.
+    alpha
+        How likely one of the limits is wrong, at most; above 0 and below 1.
+    """
     half = _between("alpha", alpha) / 2
     return binomial_lower(k, n, half), binomial_upper(k, n, half)
 
@@ -141,6 +192,13 @@ def nb_samples_for(error: float, delta: float) -> int:
 
     By Hoeffding's inequality, on both sides, with confidence 1 - `delta`:
     ceil(log(2 / delta) / (2 error^2)).
+
+    Parameters
+    ----------
+    error
+        Above 0 and below 1.
+    delta
+        How likely the mean is farther, at most; above 0 and below 1.
     """
     error, delta = float(_between("error", error)), float(_between("delta", delta))
     return math.ceil(math.log(2 / delta) / (2 * error**2))
@@ -153,6 +211,15 @@ def mean_lower(mean: Any, n: Any, alpha: Any) -> np.ndarray:
     the smallest m of which n kl(mean, m) <= log(1 / alpha), the inequality of Chernoff and
     Hoeffding turned around, rounded down. Never above `binomial_lower` for variables that are 0 or
     1, and much better than Hoeffding's for means close to 1.
+
+    Parameters
+    ----------
+    mean
+        Of the draws, from 0 to 1.
+    n
+        Draws, whole numbers of at least 1.
+    alpha
+        How likely the limit is wrong, at most; above 0 and below 1.
     """
     mean, n = _within("mean", mean), _whole("n", n, 1)
     needed = -np.log(_between("alpha", alpha)) / n * (1 + _OUTWARD)
@@ -171,6 +238,15 @@ def vector_mean_error(n: Any, bound: Any, alpha: Any) -> np.ndarray:
     At most this with confidence 1 - `alpha`, in any dimension, for vectors of a length of at most
     `bound`: bound (1 / sqrt(n) + sqrt(2 log(1 / alpha) / n)). The first summand covers the expected
     distance, the second what it varies by (McDiarmid: one vector moves it by 2 bound / n at most).
+
+    Parameters
+    ----------
+    n
+        Vectors, whole numbers of at least 1.
+    bound
+        Their largest length, at least 0.
+    alpha
+        How likely it is farther, at most; above 0 and below 1.
     """
     n, bound = _whole("n", n, 1), np.asarray(bound, float)
     if not np.all((bound >= 0) & (bound < np.inf)):
