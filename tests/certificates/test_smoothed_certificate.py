@@ -119,7 +119,9 @@ def test_properties_by_hand():
     assert certificate.describe_vacuous() == ""
     alone = certificate[1:2].describe_vacuous()
     assert alone == "no pixel of 1 inputs is certified within the radius 0.169"
-    assert "of 3 maps" in repr(certificate) and "confidence 0.95 of 3 together" in repr(certificate)
+    assert "of 3 maps" in repr(certificate) and "confidence 0.95 of 3 inputs together" in repr(
+        certificate
+    )
     nothing = dataclasses.replace(
         certificate, certified_in=0 * known > 0, certified_out=certificate.abstained[:] & False
     )

@@ -30,7 +30,7 @@ def made(shape, channels=1):
         radii=radii,
         region=Ball(inputs, 0.1, 2),
         radius=0.1,
-        confidence=0.999,
+        describe_level=lambda: "confidence 0.999 of each input",
         top=0.25,
     )
 
@@ -74,7 +74,7 @@ def test_figures_of_images_and_tables(shape, titles):
     (legend,) = figure.legends
     words = [text.get_text() for text in legend.get_texts()]
     assert words[0] == "certified in the top 25 %" and words[1].startswith("abstained")
-    assert "within l2 0.1; confidence 0.999" in legend.get_title().get_text()
+    assert "within l2 0.1; confidence 0.999 of each input" in legend.get_title().get_text()
     handles = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
     assert handles == [to_rgb(colour) for colour in COLOURS]
     bar = figure.axes[-1]

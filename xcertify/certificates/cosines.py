@@ -365,6 +365,11 @@ class CosineCertificate(Certificate):
         """1 - alpha: of each input with ``nb_inputs=1``, else of `nb_inputs` inputs together."""
         return 1.0 - self.alpha
 
+    def describe_level(self) -> str:
+        """How surely all that is certified holds, in words."""
+        inputs = "each input" if self.nb_inputs == 1 else f"{self.nb_inputs:,} inputs together"
+        return f"confidence {self.confidence:g} of {inputs}"
+
     @property
     def projection(self) -> np.ndarray:
         """(N,): the mean of `projections`, an estimate of |h(x)| that is too small on average."""
@@ -461,11 +466,10 @@ class CosineCertificate(Certificate):
         attacked = "not attacked"
         if self.attacked is not None:
             attacked = f"attacked {1 - np.median(self.attacked):.4g}"
-        inputs = "each" if self.nb_inputs == 1 else f"{self.nb_inputs} together"
         return (
             f"<CosineCertificate: {len(self)} smoothed maps keep a cosine of "
             f"{np.median(self.cosine):.4g} on {self.region}, {attacked}; of {self.threshold:g} up "
             f"to {np.median(self.radii):.4g} (medians); {self.noise} noise of radius "
-            f"{self.noise_radius:g}; confidence {self.confidence:g} of {inputs}, "
+            f"{self.noise_radius:g}; {self.describe_level()}, "
             f"{self.nb_samples} samples>"
         )

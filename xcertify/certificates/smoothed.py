@@ -292,6 +292,13 @@ class SmoothedCertificate(Certificate):
         """
         return 1.0 - self.alpha
 
+    def describe_level(self) -> str:
+        """How surely the decisions hold, in words."""
+        if self.correction == "benjamini-yekutieli":
+            return f"false discovery rate {self.level:g} of each input"
+        inputs = "each input" if self.nb_inputs == 1 else f"{self.nb_inputs:,} inputs together"
+        return f"confidence {self.confidence:g} of {inputs}"
+
     @property
     def overlap(self) -> np.ndarray:
         """(N,): least intersection over union of the majority top sets of the input and of a point.
@@ -375,14 +382,10 @@ class SmoothedCertificate(Certificate):
         attacked = ""
         if self.attacked is not None:
             attacked = f", an attack flipped {self.attacked.mean():.1%}"
-        images = "each" if self.nb_inputs == 1 else f"{self.nb_inputs} together"
-        sure = f"confidence {self.confidence:g} of {images}"
-        if self.correction == "benjamini-yekutieli":
-            sure = f"false discovery rate {self.level:g}"
         return (
             f"<SmoothedCertificate: of {len(self)} maps {inside + outside:.1%} of the pixels "
             f"certified ({inside:.1%} in the top {self.top:.0%}, {outside:.1%} out of it)"
             f"{attacked}, on {self.region}; noise {self.sigma:g}, overlap at least "
-            f"{np.median(self.overlap):.3g} (median); {sure}, "
+            f"{np.median(self.overlap):.3g} (median); {self.describe_level()}, "
             f"{self.nb_samples} samples>"
         )

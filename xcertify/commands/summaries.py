@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def summary(run: Run, folder: Path) -> str:
     """How many inputs, what is proved of them, how long it took, and where it is."""
-    from xcertify.runs.proved import NUMBERS, Rows, headline_of, level_of
+    from xcertify.runs.proved import NUMBERS, Rows, headline_of
 
     rows = Rows.of(run.table([n for n in ("input", "error", *NUMBERS) if n in run.columns]))
     nb, nb_failed = len(rows.numbers), int(rows.failed.sum())
@@ -26,7 +26,7 @@ def summary(run: Run, folder: Path) -> str:
         how = "sampled: " if headline.sampled else "proved:  "
         lines += [f"{how}{proved:,} of {known.sum():,} ({share:.1%}): {headline.proved}"]
         if headline.sampled:
-            lines += [f"level:   {level_of(certificate)}"]
+            lines += [f"level:   {certificate.describe_level()}"]
         medians = {"certified": rows.certified[known], "an attack": rows.attacked[known]}
         said = [f"{name} {_median(values)}" for name, values in medians.items() if _any(values)]
         if said:

@@ -216,7 +216,7 @@ def _with_legend(figure: Figure, certificate: Any) -> Figure:
         columnspacing=1.2,
         title=(
             f"of the smoothed map, for every input within l2 {certificate.radius:.3g}; "
-            f"confidence {certificate.confidence:.4g}"
+            f"{certificate.describe_level()}"
         ),
         title_fontsize=7,
     )

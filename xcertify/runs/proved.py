@@ -112,13 +112,6 @@ def headline_of(certificate: Any) -> Headline:
     return HEADLINES.get(type(certificate).__name__, _OTHER)
 
 
-def level_of(certificate: Any) -> str:
-    """How surely a certificate from samples holds, in words."""
-    nb_inputs = certificate.nb_inputs
-    of_what = "of each input" if nb_inputs == 1 else f"of {nb_inputs:,} inputs together"
-    return f"confidence {1 - certificate.alpha:.6g} {of_what}"
-
-
 @dataclass(frozen=True)
 class Rows:
     """The numbers of all inputs of a run, or of some; N of them.

@@ -19,7 +19,7 @@ from xcertify.certificates import SmoothedCertificate
 from xcertify.plots import plot_certified_pixels
 from xcertify.runs.curves import curves
 from xcertify.runs.pictures import as_png, input_of, is_drawn, picture
-from xcertify.runs.proved import NUMBERS, Headline, Rows, headline_of, level_of
+from xcertify.runs.proved import NUMBERS, Headline, Rows, headline_of
 
 if TYPE_CHECKING:
     from xcertify.runs.folder import Run
@@ -98,7 +98,7 @@ def _content(run: Run) -> dict[str, Any]:
         "region": None if certificate is None else _region(certificate, settings["settings"]),
         "certificate": certificate,
         "headline": headline,
-        "level": level_of(certificate) if headline and headline.sampled else None,
+        "level": certificate.describe_level() if headline and headline.sampled else None,
         "nb_inputs": settings["source"]["nb_inputs"],
         "nb_rows": len(rows.numbers),
         "nb_errors": int(rows.failed.sum()),
