@@ -113,7 +113,9 @@ class SmoothedMapAttack(Settings):
         (model, inputs, targets) -> maps (B, *map) of TensorFlow operations, differentiable, see
         `xcertify.attacks.maps`. None: the maps that are attacked have no derivative, and the
         magnitude of the model's gradient is climbed in their place (a transfer), beside random
-        directions; where even that has another number of entries, random directions only.
+        directions; where even that has another number of entries, random directions only. That
+        finds far less: maps of RISE are flipped for all images where their own derivative is
+        climbed, and for one in five by the transfer (`benchmarks/statistical_attacks.py`).
     sigma
         Standard deviation of the noise, in units of the inputs as the model takes them.
     k
