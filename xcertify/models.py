@@ -25,7 +25,7 @@ from xcertify.keras_graph import (
 )
 from xcertify.tracing import NeedsValues
 
-_PIXELS = ("uint8", "uint16")
+PIXELS = ("uint8", "uint16")
 
 
 def check_model(model: Any) -> None:
@@ -321,7 +321,7 @@ def as_input(x: Any, tensor: keras.KerasTensor) -> tf.Tensor:
     """
     dtype = tf.as_dtype(tensor.dtype)
     x = tf.convert_to_tensor(x)
-    if dtype.name in _PIXELS:
+    if dtype.name in PIXELS:
         return x if x.dtype.is_floating else tf.cast(x, tf.float32)
     if dtype.is_integer and x.dtype.is_floating:
         x = tf.round(x)

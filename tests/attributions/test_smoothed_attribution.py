@@ -15,8 +15,10 @@ from xcertify.attributions import (
     MarginGradientRange,
     Occlusion,
     RandomMap,
+    Rise,
     Saliency,
     SmoothedAttribution,
+    SufficientReason,
 )
 from xcertify.perturbation import Perturbation
 from xcertify.regions import Ball
@@ -420,6 +422,19 @@ def test_explainers_with_a_range_of_their_own(images, model):
 def test_maps_that_are_none(function, message, images, model):
     with pytest.raises(ValueError, match=message):
         SmoothedAttribution(function, nb_samples=3, model=model).certify(images)
+
+
+def test_words_take_no_noise():
+    words = keras.Input((5,), dtype="int32")
+    of_words = keras.Model(words, L.Dense(3)(L.Flatten()(L.Embedding(9, 2)(words))))
+    with pytest.raises(ValueError, match=r"real numbers.*behind\(model, layer\).*int32"):
+        SmoothedAttribution(Rise(of_words)).certify(np.ones((1, 5), int))
+
+
+def test_an_explainer_that_refuses_a_noisy_point(images, model):
+    explainer = SmoothedAttribution(SufficientReason(model, epsilon=0.01), sigma=3.0, nb_samples=50)
+    with pytest.raises(ValueError, match="must explain every noisy point, for the targets of the"):
+        explainer.certify(images)
 
 
 def test_a_constant_map_is_all_out(images, model):

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
 from xcertify.attributions.base import Certifying, Explainer
 from xcertify.attributions.map_changes import BoundedMaps
 from xcertify.logits import classes_of, weights_of
+from xcertify.models import PIXELS
 from xcertify.perturbation import as_outside
 from xcertify.regions import valid_range
 from xcertify.sampling import Draw, Streams, normal_draws, sampled
@@ -150,6 +152,13 @@ class NoisyExplainer(Certifying):
         model = getattr(self.explainer, "model", self.model)
         if model is not self.model:  # the explainer was given another one
             self.model = model
+        kinds = [tf.as_dtype(tensor.dtype) for tensor in getattr(self.model, "inputs", None) or ()]
+        if any(kind.is_integer and kind.name not in PIXELS for kind in kinds):
+            raise ValueError(
+                f"the model must take real numbers, to which noise can be added: of words explain "
+                f"what is behind their embedding, behind(model, layer). "
+                f"Received: inputs of {kinds[0].name}"
+            )
         return super()._prepare(inputs, targets)
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
@@ -249,7 +258,14 @@ class NoisyExplainer(Certifying):
         def maps_of(points: np.ndarray, which: np.ndarray) -> np.ndarray:
             points = explainer.perturbation.inside(points) if cuts else points
             own = explainer._resolve(points, targets[which]) if once is None else once[which]
-            return _as_maps(explainer._explain(points, own), points)
+            try:
+                found = explainer._explain(points, own)
+            except ValueError as error:
+                raise ValueError(
+                    f"the explainer must explain every noisy point, for the targets of the input, "
+                    f"and does not: {error}"
+                ) from error
+            return _as_maps(found, points)
 
         return maps_of
 

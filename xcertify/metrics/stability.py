@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xcertify.checks import whole_number
+from xcertify.checks import positive, whole_number
 from xcertify.inputs import evaluate_in_batches
 from xcertify.logits import classes_of, logits_of
 from xcertify.metrics.base import Metric, MetricResult
@@ -231,7 +231,7 @@ class Stability(Metric):
         _check_word("keeps", keeps, KEEPS)
         if isinstance(top, (bool, str)) or not 0 < top <= 1:
             raise ValueError(f"top must be a share in ]0, 1]. Received: {top!r}")
-        nb_samples_for(error, delta)  # refuses what does not fit, as all below
+        nb_samples_for(positive("error", error), positive("delta", delta))
         kept_levels(keep, levels)
         self.radius, self.steps = whole_number("radius", radius), steps
         self.error, self.delta, self.together = error, delta, together
