@@ -127,6 +127,10 @@ class Certificate:
             f"{len(nothing)} inputs: {how}, by method={self.method!r}"
         )
 
+    def describe_level(self) -> str:
+        """How surely it holds, in words, where it is from samples; "" where it is proved."""
+        return ""
+
     @property
     def _changes(self) -> tuple[np.ndarray, ...]:
         """The arguments of `times_wider`: what is proved, what is attained, and roundings."""

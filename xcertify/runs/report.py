@@ -98,7 +98,7 @@ def _content(run: Run) -> dict[str, Any]:
         "region": None if certificate is None else _region(certificate, settings["settings"]),
         "certificate": certificate,
         "headline": headline,
-        "level": certificate.describe_level() if headline and headline.sampled else None,
+        "level": "" if certificate is None else certificate.describe_level(),
         "nb_inputs": settings["source"]["nb_inputs"],
         "nb_rows": len(rows.numbers),
         "nb_errors": int(rows.failed.sum()),

@@ -84,8 +84,8 @@ def check_cosines(
         findings.refute(short, "other samples show a shorter map than it rests on")
     if attack and certificate.attacked is not None:
         findings.attained[:] = again.attacked
-        room = _ATTACKED_ROUNDED * (1 + certificate.attacked)
-        findings.compare("attacked", certificate.attacked, again.attacked, room)
+        reached = _ATTACKED_ROUNDED * (1 + certificate.attacked)
+        findings.compare("attacked", certificate.attacked, again.attacked, reached)
 
 
 def _explainer(kind: type, certificate: Any, model: keras.Model, findings: Findings) -> Any:
