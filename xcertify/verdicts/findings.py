@@ -47,7 +47,8 @@ class Verdict:
     that as many independent ones do not contradict it at the level 1e-6. What float32 rounds, at
     most a hundred units in the last place of the terms of a bound, may be between both bounds; a
     prediction that is said to stay is proved to stay. Of "refuted": a point in the region,
-    evaluated in float64 with all roundings; of a certificate from samples, those of that level.
+    evaluated in float64 with all roundings; of a certificate from samples, other samples at that
+    level, or a point of an attack that flips what is certified, at the level of the certificate.
     **No guarantee** that other statements, such as `seconds` or contributions, are as they were.
     """
 
