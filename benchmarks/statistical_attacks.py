@@ -258,14 +258,15 @@ class Case:
 
 def tables(rows: list[Row]) -> str:
     """What was flipped within the certified radius; and at which radii something was."""
-    inside, outside = [], []
+    certified, inside, outside = [], [], []
     for row in rows:
         who = [f"{row['network']} ({row['accuracy']:.1%})", row["explainer"], row["derivative"]]
         shares = [f"{row[name]:.1%}" for name in ("certified in", "certified out", "abstained")]
         counts = [row[name] for name in ("certified pixels", "flipped", "seem flipped")]
         lowest = f"{row['lowest share before']:.3f}, {row['lowest share']:.3f}"
         others = [row[name] for name in ("shown pixels", "shown flipped", "within own radius")]
-        inside.append([*who, row["images"], *shares, *counts, lowest, *others])
+        certified.append([*who, row["images"], *shares])
+        inside.append([*who, *counts, lowest, *others])
         radii = sorted(np.inf if radius is None else radius for radius in row["attacked radii"])
         ends = f"{radii[0]:.3f}, {radii[len(radii) // 2]:.3f}"
         found = f"{np.isfinite(radii).sum()} of {len(radii)}"
@@ -274,13 +275,15 @@ def tables(rows: list[Row]) -> str:
             for one in row["further"].values()
         ]
         outside.append([*who, f"{row['radius']:.3f}", ends, found, *further, row["seconds"]])
-    who = ["network (accuracy)", "explainer", "derivative"]
-    first = [*who, "images", "certified in", "out", "abstained", "certified pixels", "flipped"]
-    first += ["seem flipped", "lowest share of an image's certified pixels: at it, attacked"]
-    first += ["others whose majority is known", "of these flipped", "flips within own radius"]
+    who = ["network", "explainer", "derivative"]
+    zeroth = [*who, "images", "certified in", "certified out", "abstained"]
+    first = [*who, "certified pixels", "flipped", "seem flipped"]
+    first += ["lowest share of an image's certified pixels: there, attacked"]
+    first += ["others that are known", "of these flipped", "within own radius"]
     second = [*who, "certified radius", "attacked radius: least, median", "images attacked"]
     second += [f"images (pixels) flipped at {times:g} times" for times in FURTHER]
-    return f"{_table(first, inside)}\n\n{_table([*second, 'seconds'], outside)}"
+    parts = (zeroth, certified), (first, inside), ([*second, "seconds"], outside)
+    return "\n\n".join(_table(*part) for part in parts)
 
 
 def _table(names: list[str], rows: list[list[Any]]) -> str:

@@ -179,6 +179,7 @@ def tables(rows: list[Row]) -> str:
                 f"| {row['network']}, {shape} | `{row['explainer']}` | {row['images']} | "
                 f"{row['cpu']:.2g} | {row['clock']:.2g} | {1024 * row['GiB']:.0f} |"
             )
+    lines += ["", "Open: abstained from; overlap: `overlap`; kept: `expected_overlap`."]
     return "\n".join(lines)
 
 
@@ -196,7 +197,8 @@ def _summary(rows: list[Row]) -> Iterator[str]:
                 f"{percents(row)}{images} | {row['overlap']:.2f}"
             )
     yield f"### K {USUAL_TOP:.0%}, sigma {sigma}\n"
-    yield f"| explainer | {' | '.join(f'{name}: in / out / open | overlap' for name in networks)} |"
+    heads = (f"{name}: in / out / open | {name}: overlap" for name in networks)
+    yield f"| explainer | {' | '.join(heads)} |"
     yield "| --- " * (1 + 2 * len(networks)) + "|"
     for name, of_networks in cells.items():
         line = " | ".join(of_networks.get(network, " | ") for network in networks)
@@ -210,7 +212,8 @@ def percents(row: Row) -> str:
 
 def _shares(rows: list[Row]) -> Iterator[str]:
     """Lines of a table: percents of pixels and both overlaps, for each K."""
-    heads = (f"K {top:.0%}: in / out / open | overlap | expected" for top in TOPS)
+    names = ("in / out / open", "overlap", "kept")
+    heads = (f"K {top:.0%}: {name}" for top in TOPS for name in names)
     yield f"| explainer | sigma, radius | {' | '.join(heads)} |"
     yield "| --- " * (2 + 3 * len(TOPS)) + "|"
     groups: dict[tuple[str, float], list[Row]] = {}

@@ -71,17 +71,17 @@ def run(quick: bool) -> Iterator[Row]:
 def tables(rows: list[Row]) -> str:
     """A line for each network and deviation; percents of pixels."""
     names = list(dict.fromkeys(row["explainer"] for row in rows))
-    heads = " | ".join(f"`{name}`: in / out / open | overlap" for name in names)
+    heads = " | ".join(f"`{name}`: in / out / open; overlap" for name in names)
     lines = [
         f"| network, {rows[0]['images']} images each | accuracy | sigma | class kept | {heads} |",
-        "| --- " * (4 + 2 * len(names)) + "|",
+        "| --- " * (4 + len(names)) + "|",
     ]
     groups: dict[tuple[str, str, float], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["network"], row["cure"], row["sigma"]), []).append(row)
     for (network, cure, sigma), group in groups.items():
         accuracy = group[0]["accuracy"]
-        cells = [f"{percents(row)} | {row['overlap']:.2f}" for row in group]
+        cells = [f"{percents(row)}; {row['overlap']:.2f}" for row in group]
         lines.append(
             f"| {network}{', ' if cure else ''}{cure} | "
             f"{'' if accuracy is None else f'{accuracy:.1%}'} | {sigma} | "

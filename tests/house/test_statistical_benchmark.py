@@ -1,6 +1,7 @@
 """The benchmark of certificates from samples stores what it measures, and prints what is stored."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,6 +14,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import statistical
 import statistical_maps
 import statistical_noise
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -166,6 +169,13 @@ def test_a_line_for_each_network_and_deviation():
     cured = row | {"cure": "blur", "accuracy": 0.5, "in": 0.2, "open": 0.6}
     lines = statistical_noise.tables([row, cured]).splitlines()
     assert lines[2:] == [
-        "| net |  | 0.15 | 50% | 10.0 / 20.0 / 70.0 | 0.12 |",
-        "| net, blur | 50.0% | 0.15 | 50% | 20.0 / 20.0 / 60.0 | 0.12 |",
+        "| net |  | 0.15 | 50% | 10.0 / 20.0 / 70.0; 0.12 |",
+        "| net, blur | 50.0% | 0.15 | 50% | 20.0 / 20.0 / 60.0; 0.12 |",
     ]
+
+
+def test_the_page_is_what_is_stored():
+    """No number of it is copied by hand."""
+    generator = runpy.run_path(str(ROOT / "docs" / "generate_statistical.py"))
+    current = generator["PAGE"].read_text()
+    assert current == generator["page"](), "run: python docs/generate_statistical.py"
