@@ -68,6 +68,12 @@ def main() -> None:
     save(plots.plot_gradient_certificate(certificate), "certified-gradient")
     print(f"CertifiedGradient: signs proved {np.mean(certificate.signs != 0, axis=(1, 2, 3))}")
 
+    gradients = attributions.IntegratedGradients(model, steps=20)
+    smoothed = attributions.SmoothedAttribution(gradients, sigma=0.25, clip=CLIP)
+    certificate = smoothed.certify(digits[:3], classes[:3])
+    save(plots.plot_certified_pixels(certificate, certificate.votes), "certified-pixels")
+    print(f"SmoothedAttribution: {certificate}")
+
     draw_deviation(model, digits[:4], classes[:4])
     draw_reasons((images, labels), (test_images, test_labels))
     draw_applicants()
