@@ -18,7 +18,9 @@ from xcertify.regions import as_column
 
 _PATIENCE = 10  # steps in a row over which a loss that has settled stays the same
 _SMALL = 32 * 32 * 3  # the size down to which the paper's settings are taken as they are
-_FIRST_VALUES = 0.01  # masks begin at random between 0 and this
+_FIRST_VALUES = 0.01  # masks begin at random between 0 and this, as in the paper
+_DECAYS = 0.9, 0.999  # of Adam
+_SMALLEST = 1e-8  # added to what Adam divides by
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Descent:
         n, (*shape) float32.
     nb_at_once
         Most masked copies that are held at once, kept and removed together.
+    start
+        Value of all masks at first. None: random, near 0.
     """
 
     losses_at: Callable
@@ -49,29 +53,38 @@ class Descent:
     tolerance: float
     nb_at_once: int
     seed: int
+    start: float | None
+    optimizer: str
 
     def learn(
         self, inputs: np.ndarray, classes: np.ndarray, progress: tqdm
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of inputs for classes (N,), and minus their last velocities, (N, *shape) each.
+        """Masks of inputs for classes (N,), and where they were heading, (N, *shape) each.
 
         An input that has settled is left out of all further steps. `progress` counts the steps of
         each input.
         """
         generator = np.random.default_rng(self.seed)
-        first = generator.uniform(0, _FIRST_VALUES, inputs.shape[1:]).astype(np.float32)
-        masks = np.repeat(first[None], len(inputs), axis=0)
-        velocity = np.zeros_like(masks)
+        masks = np.repeat(self._first(inputs.shape[1:], generator)[None], len(inputs), axis=0)
+        velocity, squares = np.zeros_like(masks), np.zeros_like(masks)
         losses = np.full((self.steps, len(inputs)), np.nan)
         active = np.arange(len(inputs))
         for step in range(self.steps):
             losses[step, active], gradient = self.mean_losses(
                 inputs[active], masks[active], classes[active], generator
             )
-            velocity[active] *= self.momentum
-            velocity[active] += gradient / as_column(_lengths(gradient), gradient)
-            rate = np.float32(self.learning_rate)
-            masks[active] = np.clip(masks[active] - rate * velocity[active], 0, 1)
+            if self.optimizer == "adam":
+                for sums, values, decay in zip(
+                    (velocity, squares), (gradient, gradient**2), _DECAYS
+                ):
+                    sums[active] = decay * sums[active] + np.float32(1 - decay) * values
+                first, second = (1 - decay ** (step + 1) for decay in _DECAYS)
+                move = velocity[active] / first / (np.sqrt(squares[active] / second) + _SMALLEST)
+            else:
+                velocity[active] *= self.momentum
+                velocity[active] += gradient / as_column(_lengths(gradient), gradient)
+                move = velocity[active]
+            masks[active] = np.clip(masks[active] - np.float32(self.learning_rate) * move, 0, 1)
             settled = self._settled(losses[: step + 1, active])
             nb_left = self.steps - step - 1
             progress.update(len(active) + int(settled.sum()) * nb_left)
@@ -79,6 +92,12 @@ class Descent:
             if not len(active):
                 break
         return masks, -velocity
+
+    def _first(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        """The mask from which all inputs begin, (*shape) float32."""
+        if self.start is None:
+            return generator.uniform(0, _FIRST_VALUES, shape).astype(np.float32)
+        return np.full(shape, self.start, np.float32)
 
     def mean_losses(
         self,
@@ -117,14 +136,17 @@ class Descent:
         return np.ptp(losses[-_PATIENCE:], axis=0) <= self.tolerance
 
 
-def for_size(learning_rate: float | None, sparsity: float | None, size: int) -> tuple[float, float]:
+def for_size(
+    learning_rate: float | None, sparsity: float | None, size: int, optimizer: str = "sgd"
+) -> tuple[float, float]:
     """Learning rate and sparsity for inputs of so many entries.
 
     None is 0.1 and 1e-4, as in the paper; of inputs smaller than 32x32x3 = 3072 as if they were
-    enlarged to that size, ``0.1 sqrt(size / 3072)`` and ``1e-4 * 3072 / size``.
+    enlarged to that size, ``0.1 sqrt(size / 3072)`` and ``1e-4 * 3072 / size``. Steps of "adam" are
+    of each entry, and their length, 0.1, does not follow the size.
     """
     if learning_rate is None:
-        learning_rate = 0.1 * min(1, size / _SMALL) ** 0.5
+        learning_rate = 0.1 if optimizer == "adam" else 0.1 * min(1, size / _SMALL) ** 0.5
     if sparsity is None:
         sparsity = 1e-4 * max(1, _SMALL / size)
     return learning_rate, sparsity

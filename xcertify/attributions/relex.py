@@ -29,6 +29,7 @@ from xcertify.radii import Interval, compare_radii
 from xcertify.regions import Ball, as_norm
 
 FORMS = ("mask", "pull")
+OPTIMIZERS = ("sgd", "adam")
 
 
 class RelEx(Certifying, ClassExplainer):
@@ -56,9 +57,10 @@ class RelEx(Certifying, ClassExplainer):
     learning_rate
         Length of a step, before momentum: the gradient of each mask is divided by its Euclidean
         norm. None: the paper's 0.1, for inputs smaller than 32x32x3 times
-        ``sqrt(size / 3072)``: their masks move as those of inputs enlarged to that size.
+        ``sqrt(size / 3072)``: their masks move as those of inputs enlarged to that size. With
+        ``optimizer="adam"`` about the length of a step of each value; None: 0.1.
     momentum
-        Share of the last step that is made again, in [0, 1[.
+        Share of the last step that is made again, in [0, 1[. Of ``optimizer="sgd"`` only.
     noise
         Standard deviation of the noise, as a share of the range (max - min) of each input.
     sparsity
@@ -75,7 +77,15 @@ class RelEx(Certifying, ClassExplainer):
     form
         What `explain` shows. "mask": the mask, as in the paper; most of its values are 0, and say
         nothing of an order among them. "pull": where the descent was heading at its end, minus its
-        velocity; signed, not cut to [0, 1], so that all features have a rank.
+        velocity (with "adam" minus its mean of past gradients); signed, not cut to [0, 1], so that
+        all features have a rank.
+    start
+        Value of every mask at first, in [0, 1]. "paper": random between 0 and 0.01. From there
+        some descents end before what the mask keeps has the class, see the page of RelEx for
+        measurements.
+    optimizer
+        "sgd": steps along the gradient divided by its length, with momentum, as in the paper.
+        "adam": Adam (Kingma & Ba, 2015) with decays 0.9 and 0.999.
     tolerance
         A mask is left alone once its loss has stayed within this range for 10 steps; 0: never.
     reducer
@@ -97,7 +107,7 @@ class RelEx(Certifying, ClassExplainer):
         Most masked copies that are held at once, be they kept or removed; the masks, and as many
         gradients and velocities, are held for as many inputs.
     seed
-        Of the first masks and of the noise, which all inputs share.
+        Of the noise, and of the first masks of ``start="paper"``; all inputs share them.
     verbose
         Whether to show a progress bar.
 
@@ -141,6 +151,8 @@ class RelEx(Certifying, ClassExplainer):
         neutral_value: Any = 0.0,
         form: str = "mask",
         *,
+        start: float | str = 0.1,
+        optimizer: str = "sgd",
         tolerance: float = 0.01,
         reducer: str | None = "mean",
         norm: float = np.inf,
@@ -155,6 +167,8 @@ class RelEx(Certifying, ClassExplainer):
     ) -> None:
         if form not in FORMS:
             raise ValueError(f"form must be 'mask' or 'pull'. Received: {form!r}")
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be 'sgd' or 'adam'. Received: {optimizer!r}")
         check_reducer(reducer)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1[. Received: {momentum!r}")
@@ -163,6 +177,8 @@ class RelEx(Certifying, ClassExplainer):
             positive(name, value, or_zero=True)
         if learning_rate is not None:
             positive("learning_rate", learning_rate)
+        if start != "paper" and (isinstance(start, (bool, str)) or not 0 <= start <= 1):
+            raise ValueError(f"start must be a number in [0, 1], or 'paper'. Received: {start!r}")
         super().__init__(model, batch_size=batch_size, seed=seed, verbose=verbose)
         self.nb_samples = whole_number("nb_samples", nb_samples)
         self.steps = whole_number("steps", steps)
@@ -170,6 +186,7 @@ class RelEx(Certifying, ClassExplainer):
         self.learning_rate, self.momentum, self.noise = learning_rate, momentum, noise
         self.sparsity, self.background = sparsity, background
         self.neutral_value, self.form = neutral_value, form
+        self.start, self.optimizer = start, optimizer
         self.tolerance, self.reducer = tolerance, reducer
         self.norm, self.clip, self.method = as_norm(norm), clip, method
         self.outside = as_outside(outside)
@@ -293,7 +310,9 @@ class RelEx(Certifying, ClassExplainer):
             (shape, tf.float32),  # neutral value
             ((), tf.float32),  # background
         )
-        rate, sparsity = for_size(self.learning_rate, self.sparsity, math.prod(shape))
+        rate, sparsity = for_size(
+            self.learning_rate, self.sparsity, math.prod(shape), self.optimizer
+        )
         return Descent(
             losses_at,
             nb_samples=self.nb_samples,
@@ -307,6 +326,8 @@ class RelEx(Certifying, ClassExplainer):
             tolerance=self.tolerance,
             nb_at_once=self._nb_at_once,
             seed=self.seed,
+            start=None if self.start == "paper" else float(self.start),
+            optimizer=self.optimizer,
         )
 
     def _losses_at(self, *tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
