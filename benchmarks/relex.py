@@ -56,6 +56,7 @@ RELEVANCE, NORM = "relevance R", "mean l1 norm of the masks"
 TABLES = {OWN: 2, CLEAN: 2, RELEVANCE: 3, NORM: 0}  # title -> decimals
 RELEX = {
     "RelEx": {},
+    'RelEx, start="paper"': {"start": "paper"},
     "RelEx, 100 steps": {"steps": 100, "tolerance": 0},
     "RelEx, without the batch": {"nb_samples": 1},
 }
@@ -174,7 +175,7 @@ class Remembered(RelEx):
     learned: ClassVar[dict[tuple, tuple[np.ndarray, np.ndarray]]] = {}
 
     def _learn(self, inputs: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        settings = id(self.model), self.steps, self.nb_samples, self.tolerance
+        settings = id(self.model), self.steps, self.nb_samples, self.tolerance, self.start
         key = *settings, inputs.tobytes(), classes.tobytes()
         if key not in self.learned:
             self.learned[key] = super()._learn(inputs, classes)

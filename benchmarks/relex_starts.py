@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -88,14 +89,14 @@ def main() -> None:
         if arguments.tables:
             stored = json.loads(path.read_text())
         else:
-            stored = measured(part, arguments)
-            if arguments.save:
-                write(path, stored)
+            for stored in measured(part, arguments):  # more with each network
+                if arguments.save:
+                    write(path, stored)
         print(shown(part, stored), flush=True)
 
 
-def measured(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The rows of a part, and on what they were measured."""
+def measured(part: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rows of a part so far, and on what they were measured, after each network."""
     about = {
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {n: version(n) for n in VERSIONS},
@@ -117,7 +118,7 @@ def measured(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
             for row in study(model, chosen, radii, STARTS[part], others):
                 rows.append({"data": name, "seed": seed, "accuracy": right} | row)
                 print(rows[-1], flush=True)
-    return about | {"seconds": round(time.perf_counter() - clock, 1), "rows": rows}
+            yield about | {"seconds": round(time.perf_counter() - clock, 1), "rows": rows}
 
 
 def trained(
@@ -201,6 +202,8 @@ def shown(part: str, stored: dict[str, Any]) -> str:
     blocks = []
     for name, (*_, radii) in DATA.items():
         rows = [row for row in stored["rows"] if row["data"] == name]
+        if not rows:
+            continue
         columns = ["clean", *radii]
         nets = ", ".join(f"{a:.1%}" for a in dict.fromkeys(row["accuracy"] for row in rows))
         left = []

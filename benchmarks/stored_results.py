@@ -491,7 +491,8 @@ def relex_masks() -> Results:
     found = {}
     for name in ("dense", "pooled", "single"):
         for form in ("mask", "pull"):
-            explainer = RelEx(model_of(name), nb_samples=3, steps=8, tolerance=0.0, form=form)
+            settings = {"nb_samples": 3, "steps": 8, "tolerance": 0.0, "start": "paper"}
+            explainer = RelEx(model_of(name), **settings, form=form)
             found[f"{name}/{form}"] = explainer.explain(inputs_of(name))
     return found
 

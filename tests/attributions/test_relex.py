@@ -50,8 +50,13 @@ def naive_mask(model, x, label, *, nb_samples, steps, learning_rate, neutral, se
     """Equation 11 and descent with momentum of one input, one copy after the other."""
     momentum, noise = settings.get("momentum", 0.99), settings.get("noise", 0.1)
     background, sparsity = settings.get("background", 1.0), settings.get("sparsity", 1e-3)
+    start, adam = settings.get("start", 0.1), None
     generator = np.random.default_rng(seed)
-    mask = tf.constant(generator.uniform(0, 0.01, x.shape).astype("float32"))
+    mask = tf.fill(x.shape, np.float32(start if start != "paper" else 0))
+    if start == "paper":
+        mask = tf.constant(generator.uniform(0, 0.01, x.shape).astype("float32"))
+    if settings.get("optimizer") == "adam":
+        adam, variable = keras.optimizers.Adam(learning_rate, epsilon=1e-8), keras.Variable(mask)
     velocity = tf.zeros_like(mask)
     for _ in range(steps):
         copies = [x]
@@ -67,6 +72,12 @@ def naive_mask(model, x, label, *, nb_samples, steps, learning_rate, neutral, se
                 terms = -tf.math.log(kept) - background * tf.math.log(1 - lost)
                 loss += terms / len(copies)
         gradient = tape.gradient(loss, mask)
+        if adam is not None:  # Keras' own steps
+            variable.assign(mask)
+            adam.apply([gradient], [variable])
+            mask = tf.clip_by_value(variable.value, 0, 1)
+            velocity = 0.9 * velocity + 0.1 * gradient
+            continue
         velocity = momentum * velocity + gradient / tf.norm(gradient)
         mask = tf.clip_by_value(mask - learning_rate * velocity, 0, 1)
     return mask.numpy(), -velocity.numpy()
@@ -78,6 +89,10 @@ def naive_mask(model, x, label, *, nb_samples, steps, learning_rate, neutral, se
         ({}, 0.0),
         ({"background": 0.3, "sparsity": 0.05, "momentum": 0.5, "noise": 0.4}, 0.25),
         ({"nb_samples": 1, "seed": 3}, np.float32([0.2, 0.7])),
+        ({"start": "paper", "seed": 2}, 0.0),
+        ({"start": 0.75, "momentum": 0.0}, 0.1),
+        ({"start": 0.5, "optimizer": "adam"}, 0.0),
+        ({"start": 1, "optimizer": "adam", "background": 0.0, "nb_samples": 1}, 0.3),
     ],
 )
 def test_masks_by_a_naive_loop(model, images, settings, neutral):
@@ -177,6 +192,40 @@ def test_defaults_follow_the_size(model, size, rate, sparsity):
     np.testing.assert_allclose([descent.learning_rate, descent.sparsity], [rate, sparsity])
     chosen = RelEx(model, learning_rate=0.5, sparsity=0.0)._descent((size,))
     assert (chosen.learning_rate, chosen.sparsity) == (0.5, 0)
+
+
+def test_steps_of_adam_do_not_follow_the_size(model):
+    descent = RelEx(model, optimizer="adam")._descent((768,))
+    np.testing.assert_allclose([descent.learning_rate, descent.sparsity], [0.1, 4e-4])
+
+
+def test_first_steps_by_hand():
+    """Logits 2 x0 and 0: only the first feature of (1, 1) moves the loss, and upwards."""
+    model = affine([[2.0, 0.0], [0.0, 0.0]], [0.0, 0.0])
+    settings = {"nb_samples": 1, "steps": 1, "background": 0.0, "sparsity": 0.0}
+    settings |= {"learning_rate": 0.05, "tolerance": 0}
+    for start, first in [(0.0, 0.05), (0.3, 0.35), (0.98, 1.0)]:
+        for optimizer in ("sgd", "adam"):
+            explainer = RelEx(model, **settings, start=start, optimizer=optimizer)
+            np.testing.assert_allclose(explainer.masks([[1.0, 1.0]], [0]), [[first, start]], 1e-5)
+    near_0 = RelEx(model, **settings, start="paper", seed=7).masks([[1.0, 1.0]], [0])
+    drawn = np.random.default_rng(7).uniform(0, 0.01, 2)
+    np.testing.assert_allclose(near_0, drawn[None] + [0.05, 0], rtol=1e-5)
+
+
+def test_a_start_near_0_stays_where_the_slope_points_away():
+    """Class 0 has its evidence only above 1/8 of the feature: below, every step goes down."""
+    layer = {"activation": "relu"}
+    model = keras.Sequential([keras.Input((1,)), L.Dense(2, **layer), L.Dense(2)])
+    model.layers[0].set_weights([np.float32([[1, 8]]), np.float32([0, -1])])
+    model.layers[1].set_weights([np.float32([[-2, 0], [2, 0]]), np.float32([-0.5, 0])])
+    masks = {
+        start: RelEx(model, nb_samples=1, background=0.0, start=start).masks([[1.0]], [0])
+        for start in ("paper", 0.5)
+    }
+    kept = {s: ClassRetrieval(model, [[1.0]], [0]).evaluate(mask) for s, mask in masks.items()}
+    assert kept == {"paper": 0, 0.5: 1}
+    assert masks["paper"] == 0
 
 
 def test_the_evidence_is_found_for_any_class():
@@ -336,6 +385,10 @@ def test_kept_regions_hold_every_image_in_exact_arithmetic(norm):
         ({"noise": -1.0}, "noise must be a number of at least 0"),
         ({"sparsity": np.nan}, "sparsity must be a number of at least 0"),
         ({"form": "velocity"}, "form must be 'mask' or 'pull'"),
+        ({"start": 1.5}, r"start must be a number in \[0, 1\], or 'paper'. Received: 1.5"),
+        ({"start": "zero"}, "start must be a number .* Received: 'zero'"),
+        ({"start": np.nan}, "start must be a number"),
+        ({"optimizer": "rmsprop"}, "optimizer must be 'sgd' or 'adam'"),
         ({"reducer": "median"}, "reducer must be one of"),
         ({"largest_radius": 0}, "largest_radius must be a number above 0"),
     ],
