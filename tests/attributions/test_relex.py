@@ -50,15 +50,13 @@ def naive_mask(model, x, label, *, nb_samples, steps, learning_rate, neutral, se
     """Equation 11 and descent with momentum of one input, one copy after the other."""
     momentum, noise = settings.get("momentum", 0.99), settings.get("noise", 0.1)
     background, sparsity = settings.get("background", 1.0), settings.get("sparsity", 1e-3)
-    start, adam = settings.get("start", 0.1), None
+    start, adam = settings.get("start", 0.1), settings.get("optimizer") == "adam"
     generator = np.random.default_rng(seed)
     mask = tf.fill(x.shape, np.float32(start if start != "paper" else 0))
     if start == "paper":
         mask = tf.constant(generator.uniform(0, 0.01, x.shape).astype("float32"))
-    if settings.get("optimizer") == "adam":
-        adam, variable = keras.optimizers.Adam(learning_rate, epsilon=1e-8), keras.Variable(mask)
-    velocity = tf.zeros_like(mask)
-    for _ in range(steps):
+    velocity, squares = tf.zeros_like(mask), tf.zeros_like(mask)
+    for step in range(1, steps + 1):
         copies = [x]
         if nb_samples > 1:
             draws = generator.standard_normal((nb_samples, *x.shape), np.float32)
@@ -72,11 +70,12 @@ def naive_mask(model, x, label, *, nb_samples, steps, learning_rate, neutral, se
                 terms = -tf.math.log(kept) - background * tf.math.log(1 - lost)
                 loss += terms / len(copies)
         gradient = tape.gradient(loss, mask)
-        if adam is not None:  # Keras' own steps
-            variable.assign(mask)
-            adam.apply([gradient], [variable])
-            mask = tf.clip_by_value(variable.value, 0, 1)
+        if adam:  # Algorithm 1 of Kingma & Ba
             velocity = 0.9 * velocity + 0.1 * gradient
+            squares = 0.999 * squares + 0.001 * gradient**2
+            first, second = velocity / (1 - 0.9**step), squares / (1 - 0.999**step)
+            mask -= learning_rate * first / (tf.sqrt(second) + 1e-8)
+            mask = tf.clip_by_value(mask, 0, 1)
             continue
         velocity = momentum * velocity + gradient / tf.norm(gradient)
         mask = tf.clip_by_value(mask - learning_rate * velocity, 0, 1)
