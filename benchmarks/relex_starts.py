@@ -204,7 +204,8 @@ def shown(part: str, stored: dict[str, Any]) -> str:
         rows = [row for row in stored["rows"] if row["data"] == name]
         if not rows:
             continue
-        columns = ["clean", *radii]
+        there = {row["radius"] for row in rows}
+        columns = [radius for radius in ("clean", *radii) if radius in there]
         nets = ", ".join(f"{a:.1%}" for a in dict.fromkeys(row["accuracy"] for row in rows))
         left = []
         for radius in columns:
@@ -237,7 +238,7 @@ def shown(part: str, stored: dict[str, Any]) -> str:
         "\n".join(blocks)
         + f"\n*`python benchmarks/relex_starts.py {part}`, {stored['nb_images']} images for each "
         f"network, commit {stored['commit']}; {versions}; {stored['processor']}, load "
-        f"{stored['load']} at its beginning; {stored['seconds']:g} s.*\n"
+        f"{stored['load']} at its beginning; {stored['seconds']:g} s.{stored.get('note', '')}*\n"
     )
 
 
