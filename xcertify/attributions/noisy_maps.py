@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
 from xcertify.attributions.base import Certifying, Explainer
-from xcertify.attributions.map_changes import BoundedMaps
 from xcertify.logits import classes_of, weights_of
 from xcertify.models import PIXELS
 from xcertify.perturbation import as_outside
@@ -269,16 +268,10 @@ class NoisyExplainer(Certifying):
 
         return maps_of
 
-    @property
-    def _as_operations(self) -> Explanation | None:
-        """The maps as TensorFlow operations with a derivative, for attacks; None: not known."""
-        if not isinstance(self.explainer, BoundedMaps):
-            return None
-        try:
-            self.explainer._refuse_other_maps()
-        except ValueError:
-            return None
-        return self.explainer._maps_by
+    def _climbed_maps(self, shape: tuple[int, ...]) -> Explanation | None:
+        """The maps of the explainer, not smoothed, as `_as_operations` gives them."""
+        known = isinstance(self.explainer, Explainer)
+        return self.explainer._as_operations(shape) if known else None
 
     def _check_ranges(self, shape: tuple[int, ...]) -> None:
         """Refuse an explainer with a valid range that noisy points may leave."""

@@ -79,7 +79,9 @@ class SmoothedAttribution(NoisyExplainer):
     attack
         Whether `certify` also attacks the smoothed map within the radius, by `SmoothedMapAttack`
         with as many samples for a test, which takes some ten times as long: the other end of
-        `interval`, an estimate.
+        `interval`, an estimate. It climbs the maps themselves of explainers of gradients,
+        `GradCAM`, `Rise` (its first 128 masks) and `Occlusion` (of at most 128 patches), else the
+        model's gradient in their place, which finds less.
     clip
         What noisy points are cut to before they are explained, (low, high). The cut is part of the
         function that is smoothed: the certificate holds for all perturbations, clipped or not.
@@ -254,10 +256,10 @@ class SmoothedAttribution(NoisyExplainer):
 
         k = top_size(chosen[0].size, self.top)
         attack = self._derive(
-            ("attack", k, alpha),
+            ("attack", k, alpha, region.shape),
             lambda: SmoothedMapAttack(
                 self.model,
-                self._as_operations,
+                self._climbed_maps(region.shape),
                 sigma=self.sigma,
                 k=k,
                 clip=self.clip,

@@ -72,7 +72,8 @@ class UniformlySmoothedAttribution(NoisyExplainer):
         ``alpha / nb_inputs``. None: those of the call.
     attack
         Whether `certify` also looks for a point within epsilon whose smoothed map is turned
-        farthest: the other end of `interval`. Gradient explainers of this package are attacked by
+        farthest: the other end of `interval`. Explainers of gradients, `GradCAM`, `Rise` (by its
+        first 128 masks) and `Occlusion` (of at most 128 patches) are attacked by
         `xcertify.attacks.SmoothedCosineAttack`, others by what it finds for the magnitude of the
         gradient; beside both, random directions are tried.
     clip
@@ -263,8 +264,9 @@ class UniformlySmoothedAttribution(NoisyExplainer):
 
     def _climbed_explanation(self, shape: tuple[int, ...], nb_entries: int) -> Explanation | None:
         """What is climbed for maps of so many entries: the maps themselves, or the gradient."""
-        if self._as_operations is not None:
-            return self._as_operations
+        own = self._climbed_maps(shape)
+        if own is not None:
+            return own
         if nb_entries == math.prod(shape):
             return _gradient_sizes
         return _largest_gradient_sizes if nb_entries == math.prod(shape[:-1]) else None
