@@ -260,6 +260,23 @@ def gradient_by(tape: tf.GradientTape, value: tf.Tensor, points: tf.Tensor) -> t
     return tf.convert_to_tensor(gradient)
 
 
+def has_gradient(model: Callable, shape: tuple[int, ...]) -> bool:
+    """Whether the outputs of a function have a gradient by its inputs, as `gradient_by` needs it.
+
+    Parameters
+    ----------
+    model
+        Of TensorFlow operations, (B, *shape) -> outputs; evaluated at 0.
+    shape
+        Of one input.
+    """
+    points = tf.zeros((1, *shape))
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        score = tf.reduce_sum(model(points))
+    return tape.gradient(score, points) is not None
+
+
 class Run:
     """One evaluation of a Sequential or functional model at inference, on tensors.
 

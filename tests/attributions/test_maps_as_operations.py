@@ -163,3 +163,34 @@ def test_attacks_of_the_smoothed_map_climb_them(name):
     certified = found.certified_in | found.certified_out
     assert not (found.flipped & certified).any()
     assert found.flipped.sum() > other.flipped.sum()
+
+
+def steps(points):
+    """Logits of a model without a gradient."""
+    positive = tf.cast(points > 0.5, tf.float32)
+    return tf.stack([tf.reduce_sum(positive, axis=1), positive[:, 0]], axis=1)
+
+
+@pytest.mark.parametrize("kind", [SmoothedAttribution, UniformlySmoothedAttribution])
+@pytest.mark.filterwarnings("ignore::xcertify.VacuousWarning")
+def test_models_without_a_gradient_are_attacked_by_chance(kind):
+    explainer = Rise(steps, nb_samples=10)
+    assert explainer._as_operations((4,)) is None
+    assert Occlusion(steps)._as_operations((4,)) is None
+    inputs = np.random.default_rng(0).random((3, 4), np.float32)
+    certificate = kind(explainer, nb_samples=60, attack=True).certify(inputs, [0, 1, 0])
+    assert certificate.attacked.shape == (3,)
+    assert (certificate.attacked <= certificate.certified).all()
+
+
+@pytest.mark.filterwarnings("ignore::xcertify.VacuousWarning")
+def test_directions_of_smoothed_maps_of_masks_are_climbed():
+    """They are turned much farther than by way of the model's gradient."""
+    explainer = EXPLAINERS["Rise"](net(last=None, seed=3))
+    settings = {"noise_radius": 2.0, "epsilon": 1.0, "nb_samples": 400, "attack": True}
+    climbed = UniformlySmoothedAttribution(explainer, **settings)
+    transferred = UniformlySmoothedAttribution(explainer, **settings)
+    transferred._climbed_maps = lambda shape: None
+    images, _ = given()
+    found, other = (one.certify(images).attacked.mean() for one in (climbed, transferred))
+    assert found > 4 * other

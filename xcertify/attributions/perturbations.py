@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.maps import Explanation, flat
-from xcertify.attributions.base import OperatorExplainer
+from xcertify.attributions.base import Explainer, OperatorExplainer
 from xcertify.checks import one_number, whole_number, whole_numbers
 from xcertify.inputs import in_batches, spread_value
-from xcertify.models import gradient_by
+from xcertify.models import gradient_by, has_gradient
 from xcertify.operators import Operator
 from xcertify.progress import progress_bar
 
@@ -85,6 +85,11 @@ class MaskExplainer(OperatorExplainer):
             kept = kept[..., tf.newaxis]
         points = kept * tf.gather(inputs, sample) + (1 - kept) * tf.gather(values, sample)
         return self._scores_at(points, tf.gather(weights, sample))
+
+    def _is_derived(self, kind: type[Explainer], shape: tuple[int, ...]) -> bool:
+        """Whether maps are those of a class, of logits that have a gradient."""
+        own = type(self)._explain is kind._explain and self._strips_head
+        return own and has_gradient(self._logits_at, shape)
 
     def _maps_by(
         self,
@@ -203,8 +208,7 @@ class Occlusion(MaskExplainer):
 
     def _as_operations(self, shape: tuple[int, ...]) -> Explanation | None:
         patches = self._patches(shape)
-        own = type(self)._explain is Occlusion._explain and self._strips_head
-        if not own or len(patches) > _NB_CLIMBED:
+        if len(patches) > _NB_CLIMBED or not self._is_derived(Occlusion, shape):
             return None
         value = spread_value("occlusion_value", self.occlusion_value, (1, *shape), per_sample=False)
         masks = np.concatenate([np.ones_like(patches[:1]), 1 - patches])  # nothing is covered first
@@ -313,7 +317,7 @@ class Rise(MaskExplainer):
 
     def _as_operations(self, shape: tuple[int, ...]) -> Explanation | None:
         """See `Explainer`: of the first masks alone, where there are very many."""
-        if type(self)._explain is not Rise._explain or not self._strips_head:
+        if not self._is_derived(Rise, shape):
             return None
         value = spread_value("mask_value", self.mask_value, (1, *shape), per_sample=False)
         masks = self._random_masks(shape)(slice(_NB_CLIMBED))

@@ -20,6 +20,7 @@ from xcertify.attributions.noisy_maps import NoisyExplainer, normal_noise, scale
 from xcertify.certificates import Certificate
 from xcertify.certificates.cosines import NOISES, CosineCertificate, Noise
 from xcertify.checks import positive, whole_number
+from xcertify.models import has_gradient
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval
 from xcertify.regions import Ball, Norm, as_norm
@@ -75,7 +76,7 @@ class UniformlySmoothedAttribution(NoisyExplainer):
         farthest: the other end of `interval`. Explainers of gradients, `GradCAM`, `Rise` (by its
         first 128 masks) and `Occlusion` (of at most 128 patches) are attacked by
         `xcertify.attacks.SmoothedCosineAttack`, others by what it finds for the magnitude of the
-        gradient; beside both, random directions are tried.
+        gradient, where the model has one; beside both, random directions are tried.
     clip
         What noisy points are cut to before they are explained, (low, high). The cut is part of the
         function that is smoothed. None: noisy points leave the range of images.
@@ -265,7 +266,7 @@ class UniformlySmoothedAttribution(NoisyExplainer):
     def _climbed_explanation(self, shape: tuple[int, ...], nb_entries: int) -> Explanation | None:
         """What is climbed for maps of so many entries: the maps themselves, or the gradient."""
         own = self._climbed_maps(shape)
-        if own is not None:
+        if own is not None or not has_gradient(self._logits_at, shape):
             return own
         if nb_entries == math.prod(shape):
             return _gradient_sizes
