@@ -450,6 +450,8 @@ def test_ties_are_reported(rows, ranked):
         ({"delta": 0}, "delta must be"),
         ({"nb_samples": 50}, "nb_samples must be at least"),
         ({"nb_inputs": 0}, "nb_inputs"),
+        ({"nb_inputs": 2}, "nb_inputs must be at least the number of inputs"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"search": "best"}, "bisection, sequence. Received: 'best'"),
         ({"distribution": "normal"}, "uniform, corners"),
         ({"distribution": "corners", "norm": 2}, "norm=np.inf"),

@@ -340,6 +340,11 @@ class ProbableSize(Metric):
         self.share, self.delta = _probability("share", share), _probability("delta", delta)
         self.nb_samples = whole_number("nb_samples", nb_samples)
         self.nb_inputs = None if nb_inputs is None else whole_number("nb_inputs", nb_inputs)
+        if 1 < self._nb_sharing < len(self.inputs):
+            raise ValueError(
+                f"nb_inputs must be at least the number of inputs, {len(self.inputs)}, or 1 for a "
+                f"level of each. Received: {nb_inputs}"
+            )
         self.search, self.groups, self.grid_size, self.steps = search, groups, grid_size, steps
         self.attack, self.nb_steps, self.restarts = attack, nb_steps, restarts
         Ball(self.inputs, epsilon, norm, clip)  # refuses what does not fit
