@@ -424,6 +424,17 @@ def test_maps_that_are_none(function, message, images, model):
         SmoothedAttribution(function, nb_samples=3, model=model).certify(images)
 
 
+def test_numbers_in_float32_are_not_computed_with_in_float32(model, images, tmp_path):
+    settings = {"sigma": 0.1, "tau": 0.7, "alpha": 0.01, "top": 0.3}
+    rounded = {name: np.float32(value) for name, value in settings.items()}
+    certificate = SmoothedAttribution(Saliency(model), **rounded).certify(images)
+    exact = {name: float(value) for name, value in rounded.items()}
+    same(certificate, SmoothedAttribution(Saliency(model), **exact).certify(images))
+    assert certificate.radius <= exact["sigma"] * stats.norm.ppf(exact["tau"])
+    certificate.save(tmp_path / "certificate.npz")
+    same(type(certificate).load(tmp_path / "certificate.npz"), certificate)
+
+
 def test_words_take_no_noise():
     words = keras.Input((5,), dtype="int32")
     of_words = keras.Model(words, L.Dense(3)(L.Flatten()(L.Embedding(9, 2)(words))))

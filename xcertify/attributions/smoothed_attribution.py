@@ -172,7 +172,8 @@ class SmoothedAttribution(NoisyExplainer):
                 f"correction must be one of {', '.join(map(repr, CORRECTIONS))}. "
                 f"Received: {correction!r}"
             )
-        self.sigma, self.top, self.tau, self.alpha = positive("sigma", sigma), top, tau, alpha
+        self.sigma = float(positive("sigma", sigma))  # not float32, that rounds what follows
+        self.top, self.tau, self.alpha = float(top), float(tau), float(alpha)
         self.nb_samples = whole_number("nb_samples", nb_samples)
         self.nb_choosing = whole_number("nb_choosing", nb_choosing)
         self.nb_inputs = None if nb_inputs is None else whole_number("nb_inputs", nb_inputs)

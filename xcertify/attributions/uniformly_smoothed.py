@@ -167,9 +167,10 @@ class UniformlySmoothedAttribution(NoisyExplainer):
         for name, value in (("threshold", threshold), ("alpha", alpha)):
             if not positive(name, value) < 1:
                 raise ValueError(f"{name} must be above 0 and below 1. Received: {value!r}")
-        self.noise_radius = positive("noise_radius", noise_radius)
-        self.epsilon = positive("epsilon", epsilon, or_zero=True)
-        self.norm, self.noise, self.threshold, self.alpha = 2, noise, threshold, alpha
+        self.noise_radius = float(positive("noise_radius", noise_radius))
+        self.epsilon = float(positive("epsilon", epsilon, or_zero=True))
+        self.norm, self.noise = 2, noise
+        self.threshold, self.alpha = float(threshold), float(alpha)
         self.nb_samples = whole_number("nb_samples", nb_samples)
         self.nb_choosing = whole_number("nb_choosing", nb_choosing)
         self.nb_inputs = None if nb_inputs is None else whole_number("nb_inputs", nb_inputs)
