@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
 from xcertify.attributions.base import Certifying, Explainer
 from xcertify.logits import classes_of, weights_of
-from xcertify.models import PIXELS
+from xcertify.models import takes_words
 from xcertify.perturbation import as_outside
 from xcertify.regions import valid_range
 from xcertify.sampling import Draw, Streams, normal_draws, sampled
@@ -151,12 +150,11 @@ class NoisyExplainer(Certifying):
         model = getattr(self.explainer, "model", self.model)
         if model is not self.model:  # the explainer was given another one
             self.model = model
-        kinds = [tf.as_dtype(tensor.dtype) for tensor in getattr(self.model, "inputs", None) or ()]
-        if any(kind.is_integer and kind.name not in PIXELS for kind in kinds):
+        if takes_words(self.model):
             raise ValueError(
                 f"the model must take real numbers, to which noise can be added: of words explain "
                 f"what is behind their embedding, behind(model, layer). "
-                f"Received: inputs of {kinds[0].name}"
+                f"Received: inputs of {self.model.inputs[0].dtype}"
             )
         return super()._prepare(inputs, targets)
 

@@ -24,7 +24,7 @@ from xcertify.metrics.explanations import (
     step_counts,
 )
 from xcertify.metrics.sufficient_size import is_tied
-from xcertify.models import refuse_channels_first
+from xcertify.models import refuse_channels_first, takes_words
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval, RadiusSearch
 from xcertify.reasons import Features
@@ -336,6 +336,11 @@ class ProbableSize(Metric):
             raise ValueError(f"search must be one of {', '.join(SEARCHES)}. Received: {search!r}")
         self.epsilon, self.norm, self.clip = epsilon, as_norm(norm), clip
         as_distribution(distribution, self.norm)
+        if isinstance(distribution, str) and takes_words(model):
+            raise ValueError(
+                f"distribution must be a function that draws words, (generator, region, count) -> "
+                f"points, for a model of whole numbers. Received: {distribution!r}"
+            )
         self.distribution = distribution
         self.share, self.delta = _probability("share", share), _probability("delta", delta)
         self.nb_samples = whole_number("nb_samples", nb_samples)
