@@ -162,7 +162,7 @@ class Case:
     def votes(self, numbers: np.ndarray, points: np.ndarray) -> np.ndarray:
         """In how many fresh noisy maps of each point each pixel is in the top set."""
         targets = self.certificate.targets[numbers]
-        return self.smoothed._votes(points, targets, "attack", NB_SAMPLES)
+        return self.smoothed.votes(points, targets, purpose="attack")
 
     def row(self, nb_of_radii: int) -> Row:
         """What was measured."""

@@ -255,6 +255,45 @@ def test_xplique(images, model):
     assert expected.origin.in_words == ()
 
 
+def test_votes_at_points_are_those_that_everything_is_made_of(model, images):
+    explainer = SmoothedAttribution(Saliency(model), 0.1, nb_samples=40, tau=0.6)
+    certificate = explainer.certify(images)
+    votes = explainer.votes(images, purpose="test")
+    assert votes.dtype == np.int64 and votes.max() <= 40
+    np.testing.assert_array_equal(votes, 40 * certificate.votes)
+    np.testing.assert_array_equal((votes / 40).astype(np.float32), explainer.explain(images))
+    first = explainer.votes(images, purpose="choose", nb_samples=10)
+    np.testing.assert_array_equal(first > 5, certificate.chosen)
+    # rows of the certificate stand for the class of the input; other words, other noise
+    again = explainer.votes(images, certificate.targets, purpose="test")
+    np.testing.assert_array_equal(again, votes)
+    others = explainer.votes(images, certificate.targets)
+    assert (others != votes).any() and abs(others - votes).max() < 30
+    with pytest.raises(ValueError, match="nb_samples must be a whole number"):
+        explainer.votes(images, nb_samples=0)
+    with pytest.raises(ValueError, match="inputs must have the shape"):
+        explainer.votes(images[:, 1:])
+
+
+def test_votes_of_known_shares_also_outside_of_the_range():
+    explainer = plain(sigma=0.5, top=0.5, clip=(-9.0, 9.0))
+    votes = explainer.votes(POINTS + np.float32([10, 0]), nb_samples=50)
+    np.testing.assert_array_equal(votes, [[50, 0]] * 4)  # 9 against less, of the cut points
+    votes = explainer.votes(POINTS, nb_samples=4000)
+    share = true_shares(POINTS, 0.5)
+    np.testing.assert_allclose(votes / 4000, share, atol=4 * 0.5 / np.sqrt(4000))
+
+
+def test_votes_of_models_with_channels_first(model, images):
+    first = keras.Input((2, 6, 5))
+    moved = keras.Model(first, model(L.Permute((2, 3, 1))(first)))
+    settings = {"sigma": 0.1, "nb_samples": 40, "tau": 0.6}
+    explainer = SmoothedAttribution(Saliency(moved), **settings)
+    certificate = explainer.certify(np.moveaxis(images, -1, 1))
+    found = explainer.votes(certificate.region.center, certificate.targets, purpose="test")
+    np.testing.assert_array_equal(found, 40 * certificate.votes)
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 

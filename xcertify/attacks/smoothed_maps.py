@@ -156,8 +156,13 @@ class SmoothedMapAttack(Settings):
 
     Examples
     --------
-    >>> attack = SmoothedMapAttack(model, input_gradient, sigma=0.25, k=20)
-    >>> attack(Ball(images, 0.1, norm=2), weights, chosen, votes, nb_samples=1000).flipped
+    >>> explainer = SmoothedAttribution(Saliency(model, reducer=None), sigma=0.25, top=0.2)
+    >>> found = explainer.certify(images)
+    >>> def votes(numbers, points):
+    ...     return explainer.votes(points, found.targets[numbers], nb_samples=500, purpose="attack")
+    >>> k = round(0.2 * found.chosen[0].size)
+    >>> attack = SmoothedMapAttack(model, sigma=0.25, k=k)
+    >>> attack(found.region, found.targets, found.chosen, votes, nb_samples=500).flipped
     """
 
     def __init__(

@@ -147,6 +147,11 @@ class NoisyExplainer(Certifying):
         super()._construct_with(changes)
 
     def _prepare(self, inputs: Any, targets: Any) -> tuple[np.ndarray, Any]:
+        self._follow_explainer()
+        return super()._prepare(inputs, targets)
+
+    def _follow_explainer(self) -> None:
+        """Take the model that the explainer has now; refuse one to whose inputs no noise fits."""
         model = getattr(self.explainer, "model", self.model)
         if model is not self.model:  # the explainer was given another one
             self.model = model
@@ -156,7 +161,6 @@ class NoisyExplainer(Certifying):
                 f"what is behind their embedding, behind(model, layer). "
                 f"Received: inputs of {self.model.inputs[0].dtype}"
             )
-        return super()._prepare(inputs, targets)
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights (N, K) of the outputs, before any noise; of a class a one-hot row."""
