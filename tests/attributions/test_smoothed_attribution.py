@@ -255,6 +255,16 @@ def test_xplique(images, model):
     assert expected.origin.in_words == ()
 
 
+def test_rise_of_xplique_shares_its_masks_in_a_call(images, model):
+    xplique = pytest.importorskip("xplique.attributions")
+    rise = xplique.Rise(model, nb_samples=4, grid_size=2)
+    explainer = SmoothedAttribution(rise, nb_samples=3)
+    with pytest.raises(ValueError, match="draws are the same for all points.*batch_size=1"):
+        explainer.explain(images[:1])
+    explainer.batch_size = 1
+    assert explainer.explain(images[:1]).shape == (1, 6, 5, 1)
+
+
 def test_votes_at_points_are_those_that_everything_is_made_of(model, images):
     explainer = SmoothedAttribution(Saliency(model), 0.1, nb_samples=40, tau=0.6)
     certificate = explainer.certify(images)
@@ -430,6 +440,14 @@ def test_explainers_whose_maps_depend_on_the_batch(images, model):
             explainer.explain(images)
         explainer.batch_size = 1
         assert explainer.explain(images).shape[:3] == (4, 6, 5)
+
+    def by_mean_where_bright(inputs, targets):
+        bright = np.mean(inputs, axis=(1, 2, 3), keepdims=True) > 0.2
+        return bright * by_mean(inputs, targets)
+
+    explainer = SmoothedAttribution(by_mean_where_bright, nb_samples=5, model=model)
+    with pytest.raises(ValueError, match="independent of the batch"):
+        explainer.explain(np.concatenate([0 * images[:1], images]))  # of the first all are 0
     maps = SmoothedAttribution(own_draws, 0.1, nb_samples=50, model=model).explain(images)
     assert 0 < maps.mean() <= 0.2
 

@@ -27,6 +27,7 @@ _BYTES = 2**28  # of noisy points, their maps and copies of both
 _NB_BYTES = 32  # of each feature
 _DIFFERENT = 0.01  # of what a map varies by: what no rounding makes of it,
 _ROUNDED = 1e-5  # unless it is less than this share of its length
+_RISE_OF_XPLIQUE = ("xplique.attributions.rise", "Rise")
 
 
 class NoisyExplainer(Certifying):
@@ -304,12 +305,15 @@ class NoisyExplainer(Certifying):
         """
         if self._nb_points(inputs.shape[1:]) == 1:
             return True
-        generator = self._streams(inputs[:1], "check")[0]
-        first, other = self._points(inputs, noise)(generator, 0, 2)
-        alone = [maps_of(one[None], np.zeros(1, int))[0] for one in (first, first, other)]
-        together = maps_of(np.stack([first, first, other]), np.zeros(3, int))
+        for n in range(len(inputs)):
+            generator, which = self._streams(inputs[n : n + 1], "check")[0], np.full(3, n)
+            first, other = self._points(inputs, noise)(generator, n, 2)
+            alone = [maps_of(one[None], which[:1])[0] for one in (first, first, other)]
+            together = maps_of(np.stack([first, first, other]), which)
+            if any(map(np.ptp, (*alone, *together))):  # maps of one value would tell nothing
+                break
         if _differ(*alone[:2]):
-            depends = not _differ(*together[:2])
+            depends = _shares_masks(self.explainer) or not _differ(*together[:2])
             why = "its random draws are the same for all points of a batch"
         else:
             depends = any(map(_differ, alone, together))
@@ -338,6 +342,15 @@ def _of_this_package() -> tuple[type, ...]:
     """The explainers that `of_model` knows by name."""
     known = importlib.import_module("xcertify.attributions")
     return tuple(getattr(known, name) for name in known.__all__)
+
+
+def _shares_masks(explainer: Any) -> bool:
+    """Whether it is Xplique's Rise: one call has the same masks, at random places, for all points.
+
+    So that its maps are not independent, although they differ.
+    """
+    kinds = type(explainer).__mro__
+    return any((kind.__module__, kind.__name__) == _RISE_OF_XPLIQUE for kind in kinds)
 
 
 def _as_maps(found: Any, points: np.ndarray) -> np.ndarray:
