@@ -557,3 +557,32 @@ def test_series_and_tables():
         certificate = SmoothedAttribution(Saliency(model), 0.05).certify(inputs)
         assert certificate.chosen.shape == inputs.shape and not certificate.vacuous.any()
         assert isinstance(certificate.region, Ball)
+
+
+def test_maps_of_outputs_are_weighted_as_rows_are(images):
+    """A place of a map of outputs, and the same one in a row."""
+    inputs = keras.Input(SHAPE)
+    places = keras.layers.Conv2D(3, 3, padding="same")(L.Conv2D(2, 2, activation="tanh")(inputs))
+    dense, flat = keras.Model(inputs, places), keras.Model(inputs, L.Flatten()(places))
+    weights = np.zeros((len(images), *places.shape[1:]), "float32")
+    weights[:, 2, 1, 2] = 1.0
+    for kind in (Saliency, Rise):
+        settings = {"nb_samples": 30} if kind is Rise else {}
+        of_map, of_row = (
+            SmoothedAttribution(kind(net, **settings), nb_samples=30, top=0.4, tau=0.5001)
+            for net in (dense, flat)
+        )
+        rows = weights.reshape(len(images), -1)
+        expected = of_row.certify(images, rows)
+        certificate = of_map.certify(images, weights)
+        np.testing.assert_array_equal(certificate.counts, expected.counts)
+        assert certificate.certified_out.any()
+        np.testing.assert_array_equal(of_map.explain(images, weights), of_row.explain(images, rows))
+
+
+def test_an_attack_holds_no_more_points_than_maps_of_one_take(model):
+    """A mean of ten gradients takes ten points."""
+    for steps, nb_points in ((10, 51), (1000, 1)):
+        explainer = SmoothedAttribution(attributions.IntegratedGradients(model, steps=steps))
+        assert explainer._nb_climbed(SHAPE) == nb_points
+    assert SmoothedAttribution(Saliency(model))._nb_climbed(SHAPE) == 512

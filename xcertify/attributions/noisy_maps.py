@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
-from xcertify.attributions.base import Certifying, Explainer
+from xcertify.attributions.base import Certifying, Explainer, ScoreExplainer
+from xcertify.attributions.map_changes import BoundedMaps
 from xcertify.logits import classes_of, weights_of
 from xcertify.models import takes_words
 from xcertify.perturbation import as_outside
@@ -234,6 +235,12 @@ class NoisyExplainer(Certifying):
             return self._nb_at_once
         return min(self._nb_at_once, max(1, _BYTES // (_NB_BYTES * math.prod(shape))))
 
+    def _nb_climbed(self, shape: tuple[int, ...]) -> int:
+        """Most points whose maps an attack holds at once: one map may be a mean of many."""
+        explainer = self.explainer
+        nb_each = len(explainer._mean(shape)) if isinstance(explainer, BoundedMaps) else 1
+        return max(1, self._nb_points(shape) // nb_each)
+
     def _points(self, inputs: np.ndarray, noise: Draw) -> Draw:
         """Draws of noisy points, cut to `clip`."""
         limits = None
@@ -254,7 +261,11 @@ class NoisyExplainer(Certifying):
         if not isinstance(explainer, Explainer):
             explain = getattr(explainer, "explain", explainer)
             return lambda points, which: _as_maps(explain(points, targets[which]), points)
-        once = None if explainer._resolves_at_inputs else explainer._resolve(inputs, targets)
+        once: Any = targets  # weights of a score are what `_resolve` gave
+        if explainer._resolves_at_inputs:
+            once = None
+        elif not isinstance(explainer, ScoreExplainer):
+            once = explainer._resolve(inputs, targets)
         cuts = vars(explainer).get("outside") == "clip"
 
         def maps_of(points: np.ndarray, which: np.ndarray) -> np.ndarray:

@@ -320,7 +320,7 @@ class SmoothedAttribution(NoisyExplainer):
                 k=k,
                 clip=self.clip,
                 alpha=alpha,
-                batch_size=self._nb_points(region.shape),
+                batch_size=self._nb_climbed(region.shape),
                 seed=self.seed,
             ),
         )

@@ -258,7 +258,7 @@ class UniformlySmoothedAttribution(NoisyExplainer):
                 explanation,
                 self._draws(region.shape),
                 clip=self.clip,
-                batch_size=self._nb_points(region.shape),
+                batch_size=self._nb_climbed(region.shape),
                 seed=self.seed,
             ),
         )
