@@ -50,6 +50,9 @@ setup(
         # releases need a newer protobuf than TensorFlow 2.18 and 2.19 can have, undeclared too.
         "importlib_resources",
         "tensorflow-metadata>=1.17.3,<1.18",
+        # Later releases need Python 3.11. An index that does not say so sets pip to try older
+        # releases of everything else for many minutes.
+        'etils>=1.6,<1.8; python_version < "3.11"',
         "numpy>=1.26",
         "matplotlib>=3.8",
         "tqdm",
