@@ -23,6 +23,7 @@ EXTRAS = {
     ],
     "docs": [
         *("mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"),
+        "mike>=2.1,<3",  # a site for each version
         "latex2mathml>=3.77,<4",  # formulas, while the site is built
     ],
     "benchmark": [*EXAMPLES, "xai", "psutil"],  # the table Adult
@@ -73,6 +74,7 @@ setup(
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )
