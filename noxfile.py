@@ -1,51 +1,87 @@
 """The tests on every supported version: ``pip install nox && nox`` (``nox --list`` names them).
 
 Each session makes an environment of its own. TensorFlow 2.21 goes without Xplique, which takes
-TensorFlow up to 2.20: the tests beside it are skipped there.
+TensorFlow up to 2.20: the tests beside it are skipped there. What follows ``--`` goes to pytest:
+``nox --session oldest -- tests/bounds``.
 """
+
+import shutil
+from pathlib import Path
 
 import nox
 
+nox.needs_version = ">=2025.2.9"  # sessions that require others
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["newest", "oldest"]
 
-# TensorFlow -> the versions of Python that it supports and the oldest Keras that goes with it
+# TensorFlow -> the versions of Python that it supports
 SUPPORTED = {
-    "2.18": (["3.10", "3.11", "3.12"], "3.10"),
-    "2.19": (["3.10", "3.11", "3.12"], "3.10"),
-    "2.20": (["3.10", "3.11", "3.12", "3.13"], "3.10"),
-    "2.21": (["3.10", "3.11", "3.12", "3.13"], "3.10"),
+    "2.18": ["3.10", "3.11", "3.12"],
+    "2.19": ["3.10", "3.11", "3.12"],
+    "2.20": ["3.10", "3.11", "3.12", "3.13"],
+    "2.21": ["3.10", "3.11", "3.12", "3.13"],
 }
 TESTS = ["pytest>=8", "pytest-xdist>=3.6", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 EVERY = [
-    nox.param(python, tensorflow, keras, id=f"python{python}-tensorflow{tensorflow}-keras{keras}")
-    for tensorflow, (pythons, oldest) in SUPPORTED.items()
+    nox.param(python, tensorflow, age, id=f"python{python}-tensorflow{tensorflow}-{age}")
+    for tensorflow, pythons in SUPPORTED.items()
     for python in pythons
-    for keras in (oldest, "newest")
+    for age in ("oldest", "newest")
 ]
+DIST = Path("dist")
 
 
-def run_tests(session: nox.Session, tensorflow: str, keras: str) -> None:
-    """Install these versions and run the default tests."""
-    pins = [f"tensorflow=={tensorflow}.*"] + ([] if keras == "newest" else [f"keras=={keras}.*"])
+def run_tests(session: nox.Session, python: str, tensorflow: str, age: str) -> None:
+    """Install TensorFlow with the oldest or newest Keras and NumPy that go with it, and test."""
+    pins = [f"tensorflow=={tensorflow}.*"]
+    if age == "oldest":  # NumPy 2.1 is the first for Python 3.13
+        pins += ["keras==3.10.*", "numpy==2.1.*" if python == "3.13" else "numpy==1.26.*"]
     session.install(".[demo]", *TESTS, *pins)
     session.run("pytest", *session.posargs)
 
 
-@nox.session(venv_backend="venv")
-@nox.parametrize("python,tensorflow,keras", EVERY)
-def every(session: nox.Session, tensorflow: str, keras: str) -> None:
+@nox.session
+@nox.parametrize("python,tensorflow,age", EVERY)
+def every(session: nox.Session, tensorflow: str, age: str) -> None:
     """All that go together, a session each: ``nox --session every``; hours."""
-    run_tests(session, tensorflow, keras)
+    run_tests(session, session.python, tensorflow, age)
 
 
 @nox.session(python="3.13")
 def newest(session: nox.Session) -> None:
     """The newest of everything."""
-    run_tests(session, "2.21", "newest")
+    run_tests(session, session.python, "2.21", "newest")
 
 
 @nox.session(python="3.10")
 def oldest(session: nox.Session) -> None:
     """The oldest of everything."""
-    run_tests(session, "2.18", "3.10")
+    run_tests(session, session.python, "2.18", "oldest")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, in which a warning is an error."""
+    session.install(".[docs]")
+    site = session.create_tmp()
+    # not --quiet: with it, --strict lets warnings pass
+    environment = {"NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", "build", "--strict", "--site-dir", site, env=environment)
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """Wheel and source archive in ``dist``, checked."""
+    session.install("build", "twine>=6")
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(DIST))
+    session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
+
+
+@nox.session(requires=["dist"])
+def wheel(session: nox.Session) -> None:
+    """The demonstration, from the wheel alone in an empty environment."""
+    (path,) = DIST.resolve().glob("*.whl")
+    session.install(f"{path}[demo]")
+    session.chdir(session.create_tmp())
+    session.run("xcertify", "demo")

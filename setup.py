@@ -23,6 +23,7 @@ EXTRAS = {
     ],
     "docs": [
         *("mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter"),
+        "mike>=2.1,<3",  # a site for each version
         "latex2mathml>=3.77,<4",  # formulas, while the site is built
     ],
     "benchmark": [*EXAMPLES, "xai", "psutil"],  # the table Adult
@@ -50,6 +51,9 @@ setup(
         # releases need a newer protobuf than TensorFlow 2.18 and 2.19 can have, undeclared too.
         "importlib_resources",
         "tensorflow-metadata>=1.17.3,<1.18",
+        # Later releases need Python 3.11. An index that does not say so sets pip to try older
+        # releases of everything else for many minutes.
+        'etils>=1.6,<1.8; python_version < "3.11"',
         "numpy>=1.26",
         "matplotlib>=3.8",
         "tqdm",
@@ -70,6 +74,7 @@ setup(
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

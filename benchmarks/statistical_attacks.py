@@ -16,9 +16,8 @@ is one of the certified pixels flipped (fewer images, bisection from the certifi
 times that; and how many at 2 and 4 times it)? Of each flip, also of those of larger radii, it is
 asked whether it is within the pixel's own certified radius.
 
-Maps of gradients are climbed by their own derivative. Rise has none in the package: it is attacked
-as any explainer is, by way of the model's gradient ("transfer"), and by its derivative, with its
-masks as TensorFlow operations, which shows what the transfer misses.
+Maps are climbed by their own derivative. Those of Rise are also attacked as those of an explainer
+without one are, by way of the model's gradient ("transfer"), which shows what that misses.
 """
 
 from __future__ import annotations
@@ -29,10 +28,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from xcertify.attacks import SmoothedMapAttack, SmoothedMapResult
-from xcertify.attacks.maps import Explanation
 from xcertify.attributions import (
     GradientInput,
     IntegratedGradients,
@@ -121,21 +118,6 @@ def run(quick: bool) -> Iterator[Row]:
         yield about | case.row(nb_of_radii)
 
 
-def operations_of(explainer: Any, shape: tuple[int, ...]) -> Explanation:
-    """The maps of an explainer of this file as TensorFlow operations with a derivative."""
-    if not isinstance(explainer, Rise):
-        return explainer._maps_by
-    masks = explainer._random_masks(shape)(slice(None))  # (V, H, W)
-
-    def maps(model: Callable, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        masked = tf.reshape(inputs[:, None] * masks[..., None], (-1, *shape))  # (B V, H, W, C)
-        weights = tf.repeat(targets, len(masks), axis=0)
-        scores = tf.reshape(tf.reduce_sum(model(masked) * weights, axis=1), (-1, len(masks)))
-        return tf.tensordot(scores, masks / np.maximum(masks.sum(axis=0), 1e-4), 1)[..., None]
-
-    return maps
-
-
 class Case:
     """Certificates of an explainer's smoothed maps, and attacks on them.
 
@@ -166,7 +148,7 @@ class Case:
         self.certified = self.certificate.certified_in | self.certificate.certified_out
         self.attack = SmoothedMapAttack(
             explainer.model,
-            operations_of(explainer, inputs.shape[1:]) if derived else None,
+            explainer._as_operations(inputs.shape[1:]) if derived else None,
             sigma=SIGMA,
             k=max(1, round(TOP * self.certified[0].size)),
             steps=steps,
@@ -180,7 +162,7 @@ class Case:
     def votes(self, numbers: np.ndarray, points: np.ndarray) -> np.ndarray:
         """In how many fresh noisy maps of each point each pixel is in the top set."""
         targets = self.certificate.targets[numbers]
-        return self.smoothed._votes(points, targets, "attack", NB_SAMPLES)
+        return self.smoothed.votes(points, targets, purpose="attack")
 
     def row(self, nb_of_radii: int) -> Row:
         """What was measured."""

@@ -103,7 +103,7 @@ def run(name, model, targets):
     settings = WORK.get(name, {}) | ({"latent_layer": "conv"} if name == "EVAHybrid" else {})
     region = Ball(INPUTS, 0.02)
     if name in EXPLAINERS:
-        explainer = getattr(attributions, name)(model, **settings)
+        explainer = getattr(attributions, name).of_model(model, **settings)
         maps = explainer.explain(INPUTS, targets)
         assert maps.shape[0] == 3 and np.isfinite(maps).all()
         if hasattr(explainer, "certify"):

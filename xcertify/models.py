@@ -25,7 +25,7 @@ from xcertify.keras_graph import (
 )
 from xcertify.tracing import NeedsValues
 
-PIXELS = ("uint8", "uint16")
+_PIXELS = ("uint8", "uint16")
 
 
 def check_model(model: Any) -> None:
@@ -260,6 +260,23 @@ def gradient_by(tape: tf.GradientTape, value: tf.Tensor, points: tf.Tensor) -> t
     return tf.convert_to_tensor(gradient)
 
 
+def has_gradient(model: Callable, shape: tuple[int, ...]) -> bool:
+    """Whether the outputs of a function have a gradient by its inputs, as `gradient_by` needs it.
+
+    Parameters
+    ----------
+    model
+        Of TensorFlow operations, (B, *shape) -> outputs; evaluated at 0.
+    shape
+        Of one input.
+    """
+    points = tf.zeros((1, *shape))
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        score = tf.reduce_sum(model(points))
+    return tape.gradient(score, points) is not None
+
+
 class Run:
     """One evaluation of a Sequential or functional model at inference, on tensors.
 
@@ -312,6 +329,12 @@ class Run:
         return operation(*args, **kwargs)
 
 
+def takes_words(model: Any) -> bool:
+    """Whether a Keras model takes whole numbers that are no pixels: words, or categories."""
+    kinds = [tf.as_dtype(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()]
+    return any(kind.is_integer and kind.name not in _PIXELS for kind in kinds)
+
+
 def as_input(x: Any, tensor: keras.KerasTensor) -> tf.Tensor:
     """Inputs in the type that a Keras input asks for.
 
@@ -321,7 +344,7 @@ def as_input(x: Any, tensor: keras.KerasTensor) -> tf.Tensor:
     """
     dtype = tf.as_dtype(tensor.dtype)
     x = tf.convert_to_tensor(x)
-    if dtype.name in PIXELS:
+    if dtype.name in _PIXELS:
         return x if x.dtype.is_floating else tf.cast(x, tf.float32)
     if dtype.is_integer and x.dtype.is_floating:
         x = tf.round(x)

@@ -220,6 +220,33 @@ def test_maps_of_another_size_are_attacked_by_random_directions(net, images):
     assert (result.counts == 50).all()
 
 
+def steps_of(inputs):
+    """Logits of a function that has no gradient."""
+    return tf.stack([tf.cast(inputs[:, 0] > 0.5, tf.float32), tf.zeros_like(inputs[:, 0])], axis=1)
+
+
+def of_arrays(inputs):
+    classes = np.asarray(inputs)[:, 0] > 0.5
+    return np.stack([classes, ~classes], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("model", [steps_of, of_arrays])
+def test_models_without_a_gradient_are_attacked_by_random_directions(model):
+    inputs = np.full((2, 3), 0.4, np.float32)
+    attack = SmoothedMapAttack(model, sigma=SIGMA, k=1, nb_directions=4)
+    seen = []
+
+    def votes(numbers, points):
+        seen.append(np.linalg.norm(points - inputs[numbers], axis=1))
+        return np.zeros((len(points), 3), int)
+
+    attack(Ball(inputs, 0.2, 2), np.ones((2, 2)), np.zeros((2, 3), bool), votes, nb_samples=9)
+    np.testing.assert_allclose(seen[0], [0] * 2 + [0.2] * 8, rtol=1e-5)
+    given = SmoothedMapAttack(model, input_gradient, sigma=SIGMA, k=1)  # which cannot be climbed
+    with pytest.raises(ValueError, match="no gradient by its inputs"):
+        given(Ball(inputs, 0.2, 2), np.ones((2, 2)), np.ones((2, 3), bool), votes, nb_samples=9)
+
+
 def test_arguments_are_checked(net, images):
     for settings, message in (
         ({"sigma": 0}, "sigma must be a number above 0"),

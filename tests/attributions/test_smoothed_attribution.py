@@ -255,6 +255,55 @@ def test_xplique(images, model):
     assert expected.origin.in_words == ()
 
 
+def test_rise_of_xplique_shares_its_masks_in_a_call(images, model):
+    xplique = pytest.importorskip("xplique.attributions")
+    rise = xplique.Rise(model, nb_samples=4, grid_size=2)
+    explainer = SmoothedAttribution(rise, nb_samples=3)
+    with pytest.raises(ValueError, match="draws are the same for all points.*batch_size=1"):
+        explainer.explain(images[:1])
+    explainer.batch_size = 1
+    assert explainer.explain(images[:1]).shape == (1, 6, 5, 1)
+
+
+def test_votes_at_points_are_those_that_everything_is_made_of(model, images):
+    explainer = SmoothedAttribution(Saliency(model), 0.1, nb_samples=40, tau=0.6)
+    certificate = explainer.certify(images)
+    votes = explainer.votes(images, purpose="test")
+    assert votes.dtype == np.int64 and votes.max() <= 40
+    np.testing.assert_array_equal(votes, 40 * certificate.votes)
+    np.testing.assert_array_equal((votes / 40).astype(np.float32), explainer.explain(images))
+    first = explainer.votes(images, purpose="choose", nb_samples=10)
+    np.testing.assert_array_equal(first > 5, certificate.chosen)
+    # rows of the certificate stand for the class of the input; other words, other noise
+    again = explainer.votes(images, certificate.targets, purpose="test")
+    np.testing.assert_array_equal(again, votes)
+    others = explainer.votes(images, certificate.targets)
+    assert (others != votes).any() and abs(others - votes).max() < 30
+    with pytest.raises(ValueError, match="nb_samples must be a whole number"):
+        explainer.votes(images, nb_samples=0)
+    with pytest.raises(ValueError, match="inputs must have the shape"):
+        explainer.votes(images[:, 1:])
+
+
+def test_votes_of_known_shares_also_outside_of_the_range():
+    explainer = plain(sigma=0.5, top=0.5, clip=(-9.0, 9.0))
+    votes = explainer.votes(POINTS + np.float32([10, 0]), nb_samples=50)
+    np.testing.assert_array_equal(votes, [[50, 0]] * 4)  # 9 against less, of the cut points
+    votes = explainer.votes(POINTS, nb_samples=4000)
+    share = true_shares(POINTS, 0.5)
+    np.testing.assert_allclose(votes / 4000, share, atol=4 * 0.5 / np.sqrt(4000))
+
+
+def test_votes_of_models_with_channels_first(model, images):
+    first = keras.Input((2, 6, 5))
+    moved = keras.Model(first, model(L.Permute((2, 3, 1))(first)))
+    settings = {"sigma": 0.1, "nb_samples": 40, "tau": 0.6}
+    explainer = SmoothedAttribution(Saliency(moved), **settings)
+    certificate = explainer.certify(np.moveaxis(images, -1, 1))
+    found = explainer.votes(certificate.region.center, certificate.targets, purpose="test")
+    np.testing.assert_array_equal(found, 40 * certificate.votes)
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 
@@ -391,6 +440,14 @@ def test_explainers_whose_maps_depend_on_the_batch(images, model):
             explainer.explain(images)
         explainer.batch_size = 1
         assert explainer.explain(images).shape[:3] == (4, 6, 5)
+
+    def by_mean_where_bright(inputs, targets):
+        bright = np.mean(inputs, axis=(1, 2, 3), keepdims=True) > 0.2
+        return bright * by_mean(inputs, targets)
+
+    explainer = SmoothedAttribution(by_mean_where_bright, nb_samples=5, model=model)
+    with pytest.raises(ValueError, match="independent of the batch"):
+        explainer.explain(np.concatenate([0 * images[:1], images]))  # of the first all are 0
     maps = SmoothedAttribution(own_draws, 0.1, nb_samples=50, model=model).explain(images)
     assert 0 < maps.mean() <= 0.2
 
@@ -422,6 +479,17 @@ def test_explainers_with_a_range_of_their_own(images, model):
 def test_maps_that_are_none(function, message, images, model):
     with pytest.raises(ValueError, match=message):
         SmoothedAttribution(function, nb_samples=3, model=model).certify(images)
+
+
+def test_numbers_in_float32_are_not_computed_with_in_float32(model, images, tmp_path):
+    settings = {"sigma": 0.1, "tau": 0.7, "alpha": 0.01, "top": 0.3}
+    rounded = {name: np.float32(value) for name, value in settings.items()}
+    certificate = SmoothedAttribution(Saliency(model), **rounded).certify(images)
+    exact = {name: float(value) for name, value in rounded.items()}
+    same(certificate, SmoothedAttribution(Saliency(model), **exact).certify(images))
+    assert certificate.radius <= exact["sigma"] * stats.norm.ppf(exact["tau"])
+    certificate.save(tmp_path / "certificate.npz")
+    same(type(certificate).load(tmp_path / "certificate.npz"), certificate)
 
 
 def test_words_take_no_noise():
@@ -489,3 +557,32 @@ def test_series_and_tables():
         certificate = SmoothedAttribution(Saliency(model), 0.05).certify(inputs)
         assert certificate.chosen.shape == inputs.shape and not certificate.vacuous.any()
         assert isinstance(certificate.region, Ball)
+
+
+def test_maps_of_outputs_are_weighted_as_rows_are(images):
+    """A place of a map of outputs, and the same one in a row."""
+    inputs = keras.Input(SHAPE)
+    places = keras.layers.Conv2D(3, 3, padding="same")(L.Conv2D(2, 2, activation="tanh")(inputs))
+    dense, flat = keras.Model(inputs, places), keras.Model(inputs, L.Flatten()(places))
+    weights = np.zeros((len(images), *places.shape[1:]), "float32")
+    weights[:, 2, 1, 2] = 1.0
+    for kind in (Saliency, Rise):
+        settings = {"nb_samples": 30} if kind is Rise else {}
+        of_map, of_row = (
+            SmoothedAttribution(kind(net, **settings), nb_samples=30, top=0.4, tau=0.5001)
+            for net in (dense, flat)
+        )
+        rows = weights.reshape(len(images), -1)
+        expected = of_row.certify(images, rows)
+        certificate = of_map.certify(images, weights)
+        np.testing.assert_array_equal(certificate.counts, expected.counts)
+        assert certificate.certified_out.any()
+        np.testing.assert_array_equal(of_map.explain(images, weights), of_row.explain(images, rows))
+
+
+def test_an_attack_holds_no_more_points_than_maps_of_one_take(model):
+    """A mean of ten gradients takes ten points."""
+    for steps, nb_points in ((10, 51), (1000, 1)):
+        explainer = SmoothedAttribution(attributions.IntegratedGradients(model, steps=steps))
+        assert explainer._nb_climbed(SHAPE) == nb_points
+    assert SmoothedAttribution(Saliency(model))._nb_climbed(SHAPE) == 512

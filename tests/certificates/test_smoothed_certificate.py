@@ -206,3 +206,9 @@ def test_a_range_of_noisy_points_is_not_one_of_the_regions(tmp_path):
     assert certificate.origin.settings["clip"] == [-np.inf, 1.0] and certificate.region.clip is None
     certificate.save(tmp_path / "certificate.npz")
     assert load(tmp_path / "certificate.npz").origin == certificate.origin
+
+
+def test_none_of_its_inputs():
+    none = smoothed()[np.zeros(N, bool)]
+    assert len(none) == 0 and none.overlap.shape == (0,)
+    assert repr(none).startswith("<SmoothedCertificate: of 0 maps 0.0% of the pixels certified")

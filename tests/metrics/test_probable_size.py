@@ -450,6 +450,8 @@ def test_ties_are_reported(rows, ranked):
         ({"delta": 0}, "delta must be"),
         ({"nb_samples": 50}, "nb_samples must be at least"),
         ({"nb_inputs": 0}, "nb_inputs"),
+        ({"nb_inputs": 2}, "nb_inputs must be at least the number of inputs"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"search": "best"}, "bisection, sequence. Received: 'best'"),
         ({"distribution": "normal"}, "uniform, corners"),
         ({"distribution": "corners", "norm": 2}, "norm=np.inf"),
@@ -473,3 +475,22 @@ def test_bad_sets_and_classes_are_refused(rows, ranked):
     labels[2] = (labels[2] + 1) % 3
     with pytest.raises(ValueError, match="sample 2"):
         ProbableSize(model, rows, labels).evaluate(ranked)
+
+
+def test_words_are_drawn_by_a_function():
+    words = keras.Input((3,), dtype="int32")
+    values = keras.layers.Flatten()(keras.layers.Embedding(4, 1, name="values")(words))
+    model = keras.Model(words, keras.layers.Dense(2, name="logits")(values))
+    model.get_layer("values").set_weights([np.arange(4.0)[:, None]])
+    kernel = [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]  # class 0 unless the first word is 0
+    model.get_layer("logits").set_weights([np.array(kernel), np.array([0.0, 0.5])])
+    inputs, settings = np.array([[2, 1, 3]] * 2), {"epsilon": 3, "clip": (0, 3), "attack": False}
+    with pytest.raises(ValueError, match="function that draws words.* 'uniform'"):
+        ProbableSize(model, inputs, **settings)
+
+    def any_word(generator, region, count):
+        return generator.integers(0, 4, (count, 3))
+
+    metric = ProbableSize(model, inputs, distribution=any_word, share=0.9, **settings)
+    found = metric.detailed_evaluate(np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]))
+    np.testing.assert_array_equal(found.interval.certified, [1, 3])

@@ -64,6 +64,24 @@ def test_certificates_of_a_run_are_those_of_one_call(whole, model):
     assert recheck(certificate, model).confirmed.all()
 
 
+def test_maps_beside_certificates_take_no_samples_of_their_own(model, tmp_path, monkeypatch):
+    inputs = np.stack(Inputs().read(0, NB_INPUTS).inputs)
+    explainer = SmoothedAttribution(
+        GradientInput(model), nb_samples=60, alpha=0.05, tau=0.6, batch_size=64
+    )
+    expected, drawn = explainer.explain(inputs), []
+    votes = SmoothedAttribution._votes
+
+    def counted(self, inputs, targets, purpose, *others):
+        drawn.append((purpose, len(inputs)))
+        return votes(self, inputs, targets, purpose, *others)
+
+    monkeypatch.setattr(SmoothedAttribution, "_votes", counted)
+    found = run(job(tmp_path / "run", model, batch=NB_INPUTS), verbose=False)
+    assert sorted(drawn) == [("choose", NB_INPUTS), ("test", NB_INPUTS)]
+    np.testing.assert_array_equal(found.maps(), expected)  # of the same batches
+
+
 @pytest.mark.parametrize("changes", [{"batch": 1}, {"batch": 7}, {"batch": NB_INPUTS}])
 def test_batches_change_nothing_but_roundings(whole, model, tmp_path, changes):
     found = run(job(tmp_path / "run", model, **changes), verbose=False)

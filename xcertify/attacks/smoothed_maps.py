@@ -24,7 +24,7 @@ from xcertify.attacks.minimal import MinimalResult
 from xcertify.attacks.roundings import distances_of
 from xcertify.checks import nb_at_once, positive, whole_number
 from xcertify.logits import logits_of
-from xcertify.models import channels_last_layer, is_graph
+from xcertify.models import channels_last_layer, has_gradient, is_graph
 from xcertify.radii import RadiusSearch
 from xcertify.regions import Ball, Region, as_column, valid_range
 from xcertify.settings import Settings
@@ -113,9 +113,10 @@ class SmoothedMapAttack(Settings):
         (model, inputs, targets) -> maps (B, *map) of TensorFlow operations, differentiable, see
         `xcertify.attacks.maps`. None: the maps that are attacked have no derivative, and the
         magnitude of the model's gradient is climbed in their place (a transfer), beside random
-        directions; where even that has another number of entries, random directions only. That
-        finds far less: maps of RISE are flipped for all images where their own derivative is
-        climbed, and for one in five by the transfer (`benchmarks/statistical_attacks.py`).
+        directions; where even that has another number of entries, or the model has no gradient,
+        random directions only. That finds far less: maps of RISE are flipped for all images where
+        their own derivative is climbed, and for one in five by the transfer
+        (`benchmarks/statistical_attacks.py`).
     sigma
         Standard deviation of the noise, in units of the inputs as the model takes them.
     k
@@ -155,8 +156,13 @@ class SmoothedMapAttack(Settings):
 
     Examples
     --------
-    >>> attack = SmoothedMapAttack(model, input_gradient, sigma=0.25, k=20)
-    >>> attack(Ball(images, 0.1, norm=2), weights, chosen, votes, nb_samples=1000).flipped
+    >>> explainer = SmoothedAttribution(Saliency(model, reducer=None), sigma=0.25, top=0.2)
+    >>> found = explainer.certify(images)
+    >>> def votes(numbers, points):
+    ...     return explainer.votes(points, found.targets[numbers], nb_samples=500, purpose="attack")
+    >>> k = round(0.2 * found.chosen[0].size)
+    >>> attack = SmoothedMapAttack(model, sigma=0.25, k=k)
+    >>> attack(found.region, found.targets, found.chosen, votes, nb_samples=500).flipped
     """
 
     def __init__(
@@ -390,6 +396,9 @@ class SmoothedMapAttack(Settings):
         """What is climbed for maps of so many entries: as given, or a gradient if one fits."""
         if self.explanation is not None:
             return self.explanation
+        logits = self._climbed()[1]
+        if not self._derive(("has gradient", shape), lambda: has_gradient(logits, shape)):
+            return None
         for size, axis in ((math.prod(shape), None), (math.prod(shape[:-1]), -1)):
             if nb_entries == size:
                 return partial(_gradient_sizes, axis)

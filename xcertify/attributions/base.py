@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xcertify.attacks.maps import Explanation
 from xcertify.attributions.before import says_nothing
 from xcertify.batches import most_at_once
 from xcertify.bounds import Verifier
@@ -223,6 +224,13 @@ class Explainer(Settings):
     def _warn_before(self, region: Region) -> bool:
         """Whether bounds over regions are known to say nothing, and said to, before any work."""
         return False
+
+    def _as_operations(self, shape: tuple[int, ...]) -> Explanation | None:
+        """Maps of inputs of a shape as TensorFlow operations with a derivative, for attacks.
+
+        None: no such operations are known.
+        """
+        return None
 
     @abstractmethod
     def _explain(self, inputs: np.ndarray, targets: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xcertify.attacks.maps import Explanation, flat
 from xcertify.attributions.base import OperatorExplainer
 from xcertify.inputs import in_batches
 from xcertify.keras_graph import layer_output
@@ -85,6 +86,12 @@ class GradCAM(OperatorExplainer):
         )
         pieces = zip(in_batches(inputs, self._nb_at_once), in_batches(weights, self._nb_at_once))
         return np.concatenate([maps_of(*piece) for piece in pieces])
+
+    def _as_operations(self, shape: tuple[int, ...]) -> Explanation | None:
+        """See `Explainer`: of the model itself, its kinks included."""
+        if type(self)._explain is not GradCAM._explain or not self._strips_head:
+            return None
+        return lambda model, inputs, targets: self._maps(inputs, flat(targets))
 
     def _maps(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         evaluate = self._derive("channels and outputs", self._channels_and_outputs)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks import CriterionAttack
+from xcertify.attacks.maps import Explanation
 from xcertify.attacks.roundings import relative_allowance
 from xcertify.attributions.base import REDUCERS, ScoreExplainer, reduce_channels
 from xcertify.attributions.gradient_means import GradientMean, bound_explanations
@@ -215,6 +216,13 @@ class BoundedMaps(ScoreExplainer):
                     f"bounds of maps are of those of logits: leave {name} out, a softmax or "
                     f"sigmoid at the end is passed by anyway. Received: {name}={value!r}"
                 )
+
+    def _as_operations(self, shape: tuple[int, ...]) -> Explanation | None:
+        try:
+            self._refuse_other_maps()
+        except ValueError:
+            return None
+        return self._maps_by
 
     def _maps_by(self, model: Any, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """The maps as TensorFlow operations, in the form that `xcertify.attacks` takes."""

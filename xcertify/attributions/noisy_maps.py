@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from xcertify.attacks.maps import Explanation
-from xcertify.attributions.base import Certifying, Explainer
+from xcertify.attributions.base import Certifying, Explainer, ScoreExplainer
 from xcertify.attributions.map_changes import BoundedMaps
 from xcertify.logits import classes_of, weights_of
-from xcertify.models import PIXELS
+from xcertify.models import takes_words
 from xcertify.perturbation import as_outside
 from xcertify.regions import valid_range
 from xcertify.sampling import Draw, Streams, normal_draws, sampled
@@ -29,6 +28,7 @@ _BYTES = 2**28  # of noisy points, their maps and copies of both
 _NB_BYTES = 32  # of each feature
 _DIFFERENT = 0.01  # of what a map varies by: what no rounding makes of it,
 _ROUNDED = 1e-5  # unless it is less than this share of its length
+_RISE_OF_XPLIQUE = ("xplique.attributions.rise", "Rise")
 
 
 class NoisyExplainer(Certifying):
@@ -149,17 +149,20 @@ class NoisyExplainer(Certifying):
         super()._construct_with(changes)
 
     def _prepare(self, inputs: Any, targets: Any) -> tuple[np.ndarray, Any]:
+        self._follow_explainer()
+        return super()._prepare(inputs, targets)
+
+    def _follow_explainer(self) -> None:
+        """Take the model that the explainer has now; refuse one to whose inputs no noise fits."""
         model = getattr(self.explainer, "model", self.model)
         if model is not self.model:  # the explainer was given another one
             self.model = model
-        kinds = [tf.as_dtype(tensor.dtype) for tensor in getattr(self.model, "inputs", None) or ()]
-        if any(kind.is_integer and kind.name not in PIXELS for kind in kinds):
+        if takes_words(self.model):
             raise ValueError(
                 f"the model must take real numbers, to which noise can be added: of words explain "
                 f"what is behind their embedding, behind(model, layer). "
-                f"Received: inputs of {kinds[0].name}"
+                f"Received: inputs of {self.model.inputs[0].dtype}"
             )
-        return super()._prepare(inputs, targets)
 
     def _resolve(self, inputs: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
         """Weights (N, K) of the outputs, before any noise; of a class a one-hot row."""
@@ -232,6 +235,12 @@ class NoisyExplainer(Certifying):
             return self._nb_at_once
         return min(self._nb_at_once, max(1, _BYTES // (_NB_BYTES * math.prod(shape))))
 
+    def _nb_climbed(self, shape: tuple[int, ...]) -> int:
+        """Most points whose maps an attack holds at once: one map may be a mean of many."""
+        explainer = self.explainer
+        nb_each = len(explainer._mean(shape)) if isinstance(explainer, BoundedMaps) else 1
+        return max(1, self._nb_points(shape) // nb_each)
+
     def _points(self, inputs: np.ndarray, noise: Draw) -> Draw:
         """Draws of noisy points, cut to `clip`."""
         limits = None
@@ -252,7 +261,11 @@ class NoisyExplainer(Certifying):
         if not isinstance(explainer, Explainer):
             explain = getattr(explainer, "explain", explainer)
             return lambda points, which: _as_maps(explain(points, targets[which]), points)
-        once = None if explainer._resolves_at_inputs else explainer._resolve(inputs, targets)
+        once: Any = targets  # weights of a score are what `_resolve` gave
+        if explainer._resolves_at_inputs:
+            once = None
+        elif not isinstance(explainer, ScoreExplainer):
+            once = explainer._resolve(inputs, targets)
         cuts = vars(explainer).get("outside") == "clip"
 
         def maps_of(points: np.ndarray, which: np.ndarray) -> np.ndarray:
@@ -269,16 +282,10 @@ class NoisyExplainer(Certifying):
 
         return maps_of
 
-    @property
-    def _as_operations(self) -> Explanation | None:
-        """The maps as TensorFlow operations with a derivative, for attacks; None: not known."""
-        if not isinstance(self.explainer, BoundedMaps):
-            return None
-        try:
-            self.explainer._refuse_other_maps()
-        except ValueError:
-            return None
-        return self.explainer._maps_by
+    def _climbed_maps(self, shape: tuple[int, ...]) -> Explanation | None:
+        """The maps of the explainer, not smoothed, as `_as_operations` gives them."""
+        known = isinstance(self.explainer, Explainer)
+        return self.explainer._as_operations(shape) if known else None
 
     def _check_ranges(self, shape: tuple[int, ...]) -> None:
         """Refuse an explainer with a valid range that noisy points may leave."""
@@ -309,12 +316,15 @@ class NoisyExplainer(Certifying):
         """
         if self._nb_points(inputs.shape[1:]) == 1:
             return True
-        generator = self._streams(inputs[:1], "check")[0]
-        first, other = self._points(inputs, noise)(generator, 0, 2)
-        alone = [maps_of(one[None], np.zeros(1, int))[0] for one in (first, first, other)]
-        together = maps_of(np.stack([first, first, other]), np.zeros(3, int))
+        for n in range(len(inputs)):
+            generator, which = self._streams(inputs[n : n + 1], "check")[0], np.full(3, n)
+            first, other = self._points(inputs, noise)(generator, n, 2)
+            alone = [maps_of(one[None], which[:1])[0] for one in (first, first, other)]
+            together = maps_of(np.stack([first, first, other]), which)
+            if any(map(np.ptp, (*alone, *together))):  # maps of one value would tell nothing
+                break
         if _differ(*alone[:2]):
-            depends = not _differ(*together[:2])
+            depends = _shares_masks(self.explainer) or not _differ(*together[:2])
             why = "its random draws are the same for all points of a batch"
         else:
             depends = any(map(_differ, alone, together))
@@ -343,6 +353,15 @@ def _of_this_package() -> tuple[type, ...]:
     """The explainers that `of_model` knows by name."""
     known = importlib.import_module("xcertify.attributions")
     return tuple(getattr(known, name) for name in known.__all__)
+
+
+def _shares_masks(explainer: Any) -> bool:
+    """Whether it is Xplique's Rise: one call has the same masks, at random places, for all points.
+
+    So that its maps are not independent, although they differ.
+    """
+    kinds = type(explainer).__mro__
+    return any((kind.__module__, kind.__name__) == _RISE_OF_XPLIQUE for kind in kinds)
 
 
 def _as_maps(found: Any, points: np.ndarray) -> np.ndarray:

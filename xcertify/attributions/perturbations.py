@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.attributions.base import OperatorExplainer
+from xcertify.attacks.maps import Explanation, flat
+from xcertify.attributions.base import Explainer, OperatorExplainer
 from xcertify.checks import one_number, whole_number, whole_numbers
 from xcertify.inputs import in_batches, spread_value
+from xcertify.models import gradient_by, has_gradient
 from xcertify.operators import Operator
 from xcertify.progress import progress_bar
+
+_NB_CLIMBED = 128  # most masks of a map that is derived: each is evaluated for every step
 
 
 class MaskExplainer(OperatorExplainer):
@@ -81,6 +86,64 @@ class MaskExplainer(OperatorExplainer):
         points = kept * tf.gather(inputs, sample) + (1 - kept) * tf.gather(values, sample)
         return self._scores_at(points, tf.gather(weights, sample))
 
+    def _is_derived(self, kind: type[Explainer], shape: tuple[int, ...]) -> bool:
+        """Whether maps are those of a class, of logits that have a gradient."""
+        own = type(self)._explain is kind._explain and self._strips_head
+        return own and has_gradient(self._logits_at, shape)
+
+    def _maps_by(
+        self,
+        masks: np.ndarray,
+        shares: np.ndarray,
+        value: np.ndarray,
+        model: Callable,
+        inputs: tf.Tensor,
+        targets: tf.Tensor,
+    ) -> tf.Tensor:
+        """Maps ``sum_v score(x behind masks[v]) shares[v]`` as TensorFlow operations.
+
+        One mask at a time, evaluated again for the derivative, so that memory holds as much as for
+        V = 1.
+
+        Parameters
+        ----------
+        masks, shares
+            (V, *features).
+        value
+            What masked features become, (*shape).
+        model, inputs, targets
+            Logits, (B, *shape) and weights of logits (B, K), as `xcertify.attacks` gives them.
+        """
+        pairs = tf.constant(masks), tf.constant(shares.reshape(len(shares), -1))
+        of_image = inputs.shape.rank == 4
+
+        def scores(points: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+            mask = mask[..., tf.newaxis] if of_image else mask
+            logits = tf.cast(model(mask * points + (1 - mask) * value), tf.float32)
+            return tf.reduce_sum(flat(logits * targets), axis=1)
+
+        @tf.custom_gradient
+        def summed(points: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+            def add(total: tf.Tensor, pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+                return total + scores(points, pair[0])[:, tf.newaxis] * pair[1]
+
+            def derive(upstream: tf.Tensor, variables: Any = None) -> Any:
+                def add_gradient(total: tf.Tensor, pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+                    by_scores = tf.linalg.matvec(upstream, pair[1])
+                    with tf.GradientTape(watch_accessed_variables=False) as tape:
+                        tape.watch(points)
+                        score = tf.reduce_sum(scores(points, pair[0]) * by_scores)
+                    return total + gradient_by(tape, score, points)
+
+                nothing = tf.zeros_like(points)
+                gradient = tf.foldl(add_gradient, pairs, nothing, parallel_iterations=1)
+                return gradient if variables is None else (gradient, [None] * len(variables))
+
+            nothing = tf.zeros((tf.shape(points)[0], pairs[1].shape[1]))
+            return tf.foldl(add, pairs, nothing, parallel_iterations=1), derive
+
+        return tf.reshape(summed(inputs), (-1, *_map_shape(inputs.shape[1:])))
+
 
 class Occlusion(MaskExplainer):
     """Occlusion: how much the logit falls when a patch is covered.
@@ -142,6 +205,15 @@ class Occlusion(MaskExplainer):
             )
         )
         return as_maps(maps, inputs)
+
+    def _as_operations(self, shape: tuple[int, ...]) -> Explanation | None:
+        patches = self._patches(shape)
+        if len(patches) > _NB_CLIMBED or not self._is_derived(Occlusion, shape):
+            return None
+        value = spread_value("occlusion_value", self.occlusion_value, (1, *shape), per_sample=False)
+        masks = np.concatenate([np.ones_like(patches[:1]), 1 - patches])  # nothing is covered first
+        shares = np.concatenate([patches.sum(axis=0, keepdims=True), -patches])
+        return partial(self._maps_by, masks, shares, value)
 
     def _patches(self, shape: tuple[int, ...]) -> np.ndarray:
         """Patches, (V, *features), 1 where the input is covered."""
@@ -243,6 +315,14 @@ class Rise(MaskExplainer):
         scores, visible = map(sum, zip(*sums))
         return as_maps(scores / np.maximum(visible, 1e-4), inputs)
 
+    def _as_operations(self, shape: tuple[int, ...]) -> Explanation | None:
+        """See `Explainer`: of the first masks alone, where there are very many."""
+        if not self._is_derived(Rise, shape):
+            return None
+        value = spread_value("mask_value", self.mask_value, (1, *shape), per_sample=False)
+        masks = self._random_masks(shape)(slice(_NB_CLIMBED))
+        return partial(self._maps_by, masks, masks / np.maximum(masks.sum(axis=0), 1e-4), value)
+
     def _random_masks(self, shape: tuple[int, ...]) -> Callable[[slice], np.ndarray]:
         """A function that gives some of the masks, (V, *features), always the same ones."""
         features = shape[:2]
@@ -280,4 +360,9 @@ def _enlarge(coarse: np.ndarray, axis: int, size: int, shifts: np.ndarray) -> np
 
 def as_maps(maps: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     """Flat maps (N, features) as (N, H, W, 1) for images, else the shape of the inputs."""
-    return maps.reshape((*inputs.shape[:-1], 1) if inputs.ndim == 4 else inputs.shape)
+    return maps.reshape(len(inputs), *_map_shape(inputs.shape[1:]))
+
+
+def _map_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """(H, W, 1) of images, else the shape of the inputs."""
+    return (*shape[:-1], 1) if len(shape) == 3 else tuple(shape)

@@ -21,6 +21,7 @@ from xcertify.certificates.smoothed import (
     top_size,
 )
 from xcertify.checks import positive, whole_number
+from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval
 from xcertify.regions import Ball
@@ -79,7 +80,9 @@ class SmoothedAttribution(NoisyExplainer):
     attack
         Whether `certify` also attacks the smoothed map within the radius, by `SmoothedMapAttack`
         with as many samples for a test, which takes some ten times as long: the other end of
-        `interval`, an estimate.
+        `interval`, an estimate. It climbs the maps themselves of explainers of gradients,
+        `GradCAM`, `Rise` (its first 128 masks) and `Occlusion` (of at most 128 patches), else the
+        model's gradient in their place, which finds less.
     clip
         What noisy points are cut to before they are explained, (low, high). The cut is part of the
         function that is smoothed: the certificate holds for all perturbations, clipped or not.
@@ -170,7 +173,8 @@ class SmoothedAttribution(NoisyExplainer):
                 f"correction must be one of {', '.join(map(repr, CORRECTIONS))}. "
                 f"Received: {correction!r}"
             )
-        self.sigma, self.top, self.tau, self.alpha = positive("sigma", sigma), top, tau, alpha
+        self.sigma = float(positive("sigma", sigma))  # not float32, that rounds what follows
+        self.top, self.tau, self.alpha = float(top), float(tau), float(alpha)
         self.nb_samples = whole_number("nb_samples", nb_samples)
         self.nb_choosing = whole_number("nb_choosing", nb_choosing)
         self.nb_inputs = None if nb_inputs is None else whole_number("nb_inputs", nb_inputs)
@@ -180,6 +184,60 @@ class SmoothedAttribution(NoisyExplainer):
     def radius(self) -> float:
         """``sigma * Phi^-1(tau)``, rounded down: the Euclidean radius of certificates."""
         return float(self.sigma * _DOWN * normal_quantile(self.tau))
+
+    def votes(
+        self,
+        points: Any,
+        targets: Any = None,
+        *,
+        nb_samples: int | None = None,
+        purpose: str = "votes",
+    ) -> np.ndarray:
+        """In how many noisy maps of each point each entry is in the top set.
+
+        Parameters
+        ----------
+        points
+            (N, *shape), channels last, as regions of certificates and points of attacks are. They
+            may be outside of `clip`: noisy points are cut to it, these are not.
+        targets
+            As for `explain`; of points near inputs those of the certificate, since without targets
+            it is the class that is predicted at the *point*.
+        nb_samples
+            Number of maps; None: that of the settings.
+        purpose
+            In words, what for: the noise of a point depends on `seed`, on these words and on the
+            point itself. The same words give the same noise again; other ones give noise that is
+            independent of it, as whoever has chosen a point by its votes needs to judge it.
+            "choose" and "test" are what `certify` looks at, "attack" and "judge" its attack.
+
+        Returns
+        -------
+        votes
+            (N, *map) int64, from 0 to `nb_samples`.
+
+        Raises
+        ------
+        ValueError
+            As `explain`, but for points outside of `clip`.
+
+        No guarantee
+        ------------
+        Counts of samples, of one point each: of the noise in general they tell by a test alone
+        (`xcertify.statistics.binomial_lower`), and of points nearby nothing. `certify` makes a
+        certificate of them.
+
+        Examples
+        --------
+        >>> counts = explainer.votes(found.points, certificate.targets, purpose="judge anew")
+        """
+        count = self.nb_samples if nb_samples is None else whole_number("nb_samples", nb_samples)
+        self._follow_explainer()
+        shape = input_shape_of(self.model) if self._start is None else None
+        points, targets = as_arrays(points, targets, shape)
+        with self._progress(len(points) * count) as progress:
+            found = self._votes(points, self._resolve(points, targets), purpose, count, progress)
+        return found.astype(np.int64)
 
     def _region(self, inputs: np.ndarray) -> Ball:
         return Ball(inputs, self.radius, 2)
@@ -254,15 +312,15 @@ class SmoothedAttribution(NoisyExplainer):
 
         k = top_size(chosen[0].size, self.top)
         attack = self._derive(
-            ("attack", k, alpha),
+            ("attack", k, alpha, region.shape),
             lambda: SmoothedMapAttack(
                 self.model,
-                self._as_operations,
+                self._climbed_maps(region.shape),
                 sigma=self.sigma,
                 k=k,
                 clip=self.clip,
                 alpha=alpha,
-                batch_size=self._nb_points(region.shape),
+                batch_size=self._nb_climbed(region.shape),
                 seed=self.seed,
             ),
         )

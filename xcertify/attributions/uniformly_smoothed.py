@@ -20,6 +20,7 @@ from xcertify.attributions.noisy_maps import NoisyExplainer, normal_noise, scale
 from xcertify.certificates import Certificate
 from xcertify.certificates.cosines import NOISES, CosineCertificate, Noise
 from xcertify.checks import positive, whole_number
+from xcertify.models import has_gradient
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval
 from xcertify.regions import Ball, Norm, as_norm
@@ -72,9 +73,10 @@ class UniformlySmoothedAttribution(NoisyExplainer):
         ``alpha / nb_inputs``. None: those of the call.
     attack
         Whether `certify` also looks for a point within epsilon whose smoothed map is turned
-        farthest: the other end of `interval`. Gradient explainers of this package are attacked by
+        farthest: the other end of `interval`. Explainers of gradients, `GradCAM`, `Rise` (by its
+        first 128 masks) and `Occlusion` (of at most 128 patches) are attacked by
         `xcertify.attacks.SmoothedCosineAttack`, others by what it finds for the magnitude of the
-        gradient; beside both, random directions are tried.
+        gradient, where the model has one; beside both, random directions are tried.
     clip
         What noisy points are cut to before they are explained, (low, high). The cut is part of the
         function that is smoothed. None: noisy points leave the range of images.
@@ -165,9 +167,10 @@ class UniformlySmoothedAttribution(NoisyExplainer):
         for name, value in (("threshold", threshold), ("alpha", alpha)):
             if not positive(name, value) < 1:
                 raise ValueError(f"{name} must be above 0 and below 1. Received: {value!r}")
-        self.noise_radius = positive("noise_radius", noise_radius)
-        self.epsilon = positive("epsilon", epsilon, or_zero=True)
-        self.norm, self.noise, self.threshold, self.alpha = 2, noise, threshold, alpha
+        self.noise_radius = float(positive("noise_radius", noise_radius))
+        self.epsilon = float(positive("epsilon", epsilon, or_zero=True))
+        self.norm, self.noise = 2, noise
+        self.threshold, self.alpha = float(threshold), float(alpha)
         self.nb_samples = whole_number("nb_samples", nb_samples)
         self.nb_choosing = whole_number("nb_choosing", nb_choosing)
         self.nb_inputs = None if nb_inputs is None else whole_number("nb_inputs", nb_inputs)
@@ -255,7 +258,7 @@ class UniformlySmoothedAttribution(NoisyExplainer):
                 explanation,
                 self._draws(region.shape),
                 clip=self.clip,
-                batch_size=self._nb_points(region.shape),
+                batch_size=self._nb_climbed(region.shape),
                 seed=self.seed,
             ),
         )
@@ -263,8 +266,9 @@ class UniformlySmoothedAttribution(NoisyExplainer):
 
     def _climbed_explanation(self, shape: tuple[int, ...], nb_entries: int) -> Explanation | None:
         """What is climbed for maps of so many entries: the maps themselves, or the gradient."""
-        if self._as_operations is not None:
-            return self._as_operations
+        own = self._climbed_maps(shape)
+        if own is not None or not has_gradient(self._logits_at, shape):
+            return own
         if nb_entries == math.prod(shape):
             return _gradient_sizes
         return _largest_gradient_sizes if nb_entries == math.prod(shape[:-1]) else None

@@ -306,11 +306,11 @@ class SmoothedCertificate(Certificate):
         For every point of the ball: certified_in pixels are in both, certified_out ones in none. 0,
         which says nothing, with ``correction="benjamini-yekutieli"``.
         """
+        pixels = tuple(range(1, self.chosen.ndim))
         certified_in, certified_out = (
-            flags.reshape(len(flags), -1).sum(axis=1)
-            for flags in (self.certified_in, self.certified_out)
+            flags.sum(axis=pixels) for flags in (self.certified_in, self.certified_out)
         )
-        most = self.certified_out[0].size - certified_out
+        most = math.prod(self.chosen.shape[1:]) - certified_out
         least = np.where(most > 0, certified_in / np.maximum(most, 1), 1.0)
         return least * (self.correction != "benjamini-yekutieli")
 
@@ -377,15 +377,15 @@ class SmoothedCertificate(Certificate):
         )
 
     def __repr__(self) -> str:
-        known = (float(flags.mean()) for flags in (self.certified_in, self.certified_out))
-        inside, outside = known
+        known = (self.certified_in, self.certified_out)
+        inside, outside = (flags.sum() / max(flags.size, 1) for flags in known)
         attacked = ""
         if self.attacked is not None:
-            attacked = f", an attack flipped {self.attacked.mean():.1%}"
+            attacked = f", an attack flipped {self.attacked.sum() / max(len(self), 1):.1%}"
         return (
             f"<SmoothedCertificate: of {len(self)} maps {inside + outside:.1%} of the pixels "
             f"certified ({inside:.1%} in the top {self.top:.0%}, {outside:.1%} out of it)"
             f"{attacked}, on {self.region}; noise {self.sigma:g}, overlap at least "
-            f"{np.median(self.overlap):.3g} (median); {self.describe_level()}, "
+            f"{np.median(self.overlap) if len(self) else 1:.3g} (median); {self.describe_level()}, "
             f"{self.nb_samples} samples>"
         )

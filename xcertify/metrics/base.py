@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xcertify.batches import most_at_once
+from xcertify.checks import whole_number
 from xcertify.inputs import as_arrays, input_shape_of
 from xcertify.metrics.scores import Score
 from xcertify.models import channels_last_layer
@@ -132,7 +133,8 @@ class Metric(Settings):
         most_at_once(model, batch_size)
         self.model, self.operator, self.activation = model, operator, activation
         self.inputs, self.targets = inputs_of(model, inputs, targets)
-        self.batch_size, self.seed, self.verbose = batch_size, seed, verbose
+        self.batch_size, self.verbose = batch_size, verbose
+        self.seed = whole_number("seed", seed, least=0)
 
     @property
     def _nb_at_once(self) -> int:

@@ -81,13 +81,14 @@ def as_distribution(distribution: Any, norm: float) -> Distribution:
             )
         held = region.lower == region.upper
         points = np.where(held, region.center, points).astype(region.center.dtype)
-        if not np.allclose(region.project(points[:, None])[:, 0], points, 1e-5, 1e-6):
+        inside = region.project(points[:, None])[:, 0]  # but for roundings, the same
+        if not np.allclose(inside, points, 1e-5, 1e-6):
             raise ValueError(
                 f"the distribution must give points of the region, {region.describe()}: give the "
                 f"region that they are from, such as epsilon=1, clip=(0, 1) for all images of "
                 f"that range. Received: points from {points.min():.4g} to {points.max():.4g}"
             )
-        return points
+        return inside
 
     return of_user
 

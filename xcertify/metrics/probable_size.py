@@ -24,7 +24,7 @@ from xcertify.metrics.explanations import (
     step_counts,
 )
 from xcertify.metrics.sufficient_size import is_tied
-from xcertify.models import refuse_channels_first
+from xcertify.models import refuse_channels_first, takes_words
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval, RadiusSearch
 from xcertify.reasons import Features
@@ -336,10 +336,20 @@ class ProbableSize(Metric):
             raise ValueError(f"search must be one of {', '.join(SEARCHES)}. Received: {search!r}")
         self.epsilon, self.norm, self.clip = epsilon, as_norm(norm), clip
         as_distribution(distribution, self.norm)
+        if isinstance(distribution, str) and takes_words(model):
+            raise ValueError(
+                f"distribution must be a function that draws words, (generator, region, count) -> "
+                f"points, for a model of whole numbers. Received: {distribution!r}"
+            )
         self.distribution = distribution
         self.share, self.delta = _probability("share", share), _probability("delta", delta)
         self.nb_samples = whole_number("nb_samples", nb_samples)
         self.nb_inputs = None if nb_inputs is None else whole_number("nb_inputs", nb_inputs)
+        if 1 < self._nb_sharing < len(self.inputs):
+            raise ValueError(
+                f"nb_inputs must be at least the number of inputs, {len(self.inputs)}, or 1 for a "
+                f"level of each. Received: {nb_inputs}"
+            )
         self.search, self.groups, self.grid_size, self.steps = search, groups, grid_size, steps
         self.attack, self.nb_steps, self.restarts = attack, nb_steps, restarts
         Ball(self.inputs, epsilon, norm, clip)  # refuses what does not fit
