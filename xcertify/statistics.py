@@ -246,6 +246,9 @@ def lower_by_bets(draws: Any, alpha: float, *, least: float = 0.0) -> np.ndarray
     which it is 1 / alpha: larger than the expectation with that probability at most. For draws that
     vary little it is close to their mean, which the limit of `mean_lower` is not.
 
+    Source: Waudby-Smith and Ramdas, Estimating Means of Bounded Random Variables by Betting, 2024,
+    of whose bets these are the simplest.
+
     Parameters
     ----------
     draws
@@ -259,9 +262,6 @@ def lower_by_bets(draws: Any, alpha: float, *, least: float = 0.0) -> np.ndarray
     -------
     numpy.ndarray
         (...): from `least` to 1, rounded down.
-
-    Source: Waudby-Smith and Ramdas, Estimating Means of Bounded Random Variables by Betting, 2024,
-    of whose bets these are the simplest.
     """
     draws = _within("draws", draws)
     wanted = math.log(len(_BETS) / float(_between("alpha", alpha))) * (1 + _OUTWARD)
