@@ -16,6 +16,7 @@ from xcertify.statistics import (
     binomial_tail,
     binomial_upper,
     incomplete_beta,
+    lower_by_bets,
     mean_lower,
     nb_samples_for,
     normal_cdf,
@@ -288,3 +289,21 @@ def test_a_sampled_volume():
 def test_what_makes_no_sense_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_limits_by_bets():
+    """One draw of 1 against m: the mean of 1 - s + s / m over the bets reaches 1 / alpha."""
+    shares = np.array([0.15, 0.35, 0.7, 0.97])
+    mean = float(shares.mean())  # 1 - mean + mean / m = 1 / alpha
+    for alpha in (0.05, 0.5):
+        found = float(lower_by_bets([1.0], alpha))
+        exact = mean / (1 / alpha - 1 + mean)
+        assert exact * (1 - 1e-9) <= found <= exact
+    assert lower_by_bets([[0.0, 0.0], [1.0, 0.0]], 0.05, least=0.5).tolist() == [0.5] * 2
+    generator = np.random.default_rng(0)
+    draws = generator.beta(8.0, 2.0, (4000, 60))  # of the mean 0.8
+    limits = lower_by_bets(draws, 0.05)
+    assert (limits > 0.8).mean() <= 0.05
+    assert (limits > mean_lower(draws.mean(axis=1), 60, 0.05)).mean() > 0.9
+    with pytest.raises(ValueError, match="draws must be from 0 to 1"):
+        lower_by_bets([1.5], 0.05)

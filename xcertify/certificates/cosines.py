@@ -40,7 +40,6 @@ Interpretation in Deep Learning, 2019.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,7 +48,7 @@ import numpy as np
 from xcertify.certificates.base import Certificate
 from xcertify.certificates.forms import FLOATS, Form, refuse_inputs
 from xcertify.regions import describe_span
-from xcertify.statistics import normal_cdf, shared_volume
+from xcertify.statistics import lower_by_bets, normal_cdf, shared_volume
 
 __all__ = [
     "NOISES",
@@ -64,7 +63,6 @@ __all__ = [
 NOISES = ("uniform", "gaussian")
 
 _OUTWARD = 1e-9  # what shares are rounded up by: far more than their error
-_BETS = (0.15, 0.35, 0.7, 0.97)  # shares below 1: no draw loses everything
 _FARTHEST = 8.0  # standard deviations, beyond which nothing is certified of normal noise
 _NB_HALVINGS = 60
 
@@ -194,15 +192,8 @@ def length_limit(projections: Any, alpha: float) -> np.ndarray:
     """Lower limit of the length of E g, from n independent draws of w.g.
 
     For a vector w of length 1 (at most) that was fixed before, |E g| >= E w.g, and for maps no
-    longer than 1, x = (1 + w.g) / 2 is from 0 to 1. If its expectation is m, then for every share s
-
-        E of the product of (1 - s + s x_i / m) over i = 1, ..., n is 1:
-
-    what a player may expect who begins with 1 and bets the share s of all he has on each draw. The
-    mean of these products over some fixed shares has the same expectation, so that it reaches
-    1 / alpha with a probability of at most alpha (Markov). It falls with m. The limit is the m for
-    which it is 1 / alpha: larger than the expectation with that probability at most. For draws that
-    vary little it is close to their mean, which the limit of `mean_lower` is not.
+    longer than 1, (1 + w.g) / 2 is from 0 to 1: its expectation is bounded by bets, see
+    `xcertify.statistics.lower_by_bets`.
 
     Parameters
     ----------
@@ -215,19 +206,9 @@ def length_limit(projections: Any, alpha: float) -> np.ndarray:
     -------
     numpy.ndarray
         (...): from 0 to 1, rounded down.
-
-    Source: Waudby-Smith and Ramdas, Estimating Means of Bounded Random Variables by Betting, 2024,
-    of whose bets these are the simplest.
     """
     draws = np.clip((np.asarray(projections, np.float64) + 1) / 2, 0.0, 1.0)
-    wanted = math.log(len(_BETS) / alpha) * (1 + _OUTWARD)
-    low, high = np.full(draws.shape[:-1], 0.5), np.full(draws.shape[:-1], 1.0)  # lengths 0 and 1
-    for _ in range(_NB_HALVINGS):
-        middle = (low + high) / 2
-        odds = draws / middle[..., None] - 1
-        won = np.logaddexp.reduce([np.log1p(share * odds).sum(axis=-1) for share in _BETS])
-        low, high = np.where(won >= wanted, middle, low), np.where(won >= wanted, high, middle)
-    return 2 * low - 1
+    return 2 * lower_by_bets(draws, alpha, least=0.5) - 1  # no length is below 0
 
 
 def _angle_of_uniform(length: np.ndarray, unshared: np.ndarray) -> np.ndarray:
