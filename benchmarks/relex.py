@@ -56,7 +56,7 @@ RELEVANCE, NORM = "relevance R", "mean l1 norm of the masks"
 TABLES = {OWN: 2, CLEAN: 2, RELEVANCE: 3, NORM: 0}  # title -> decimals
 RELEX = {
     "RelEx": {},
-    'RelEx, start="paper"': {"start": "paper"},
+    "RelEx, start=0.1": {"start": 0.1},
     "RelEx, 100 steps": {"steps": 100, "tolerance": 0},
     "RelEx, without the batch": {"nb_samples": 1},
 }

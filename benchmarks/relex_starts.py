@@ -238,7 +238,7 @@ def shown(part: str, stored: dict[str, Any]) -> str:
         "\n".join(blocks)
         + f"\n*`python benchmarks/relex_starts.py {part}`, {stored['nb_images']} images for each "
         f"network, commit {stored['commit']}; {versions}; {stored['processor']}, load "
-        f"{stored['load']} at its beginning; {stored['seconds']:g} s.{stored.get('note', '')}*\n"
+        f"{stored['load']} at its beginning; {stored['seconds']:g} s.*\n"
     )
 
 
