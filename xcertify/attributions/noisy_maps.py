@@ -186,6 +186,24 @@ class NoisyExplainer(Certifying):
         """Generators of the inputs for one purpose."""
         return Streams(self.seed, inputs, purpose)
 
+    def _nb_sharing(self, nb_inputs: int) -> int:
+        """How many inputs share the level, of a call with so many; see the setting `nb_inputs`."""
+        shared = vars(self)["nb_inputs"]
+        shared = nb_inputs if shared is None else shared
+        if 1 < shared < nb_inputs:
+            raise ValueError(
+                f"nb_inputs must be at least the number of inputs, {nb_inputs}, or 1 for a level "
+                f"of each. Received: {shared}"
+            )
+        return shared
+
+    @property
+    def _clip_sides(self) -> np.ndarray | None:
+        """`clip` as certificates hold it, (2,) or (2, *input) float64; None: nothing is cut."""
+        if self.clip is None:
+            return None
+        return np.stack(np.broadcast_arrays(*(np.asarray(side, np.float64) for side in self.clip)))
+
     def _noisy_maps(
         self,
         inputs: np.ndarray,

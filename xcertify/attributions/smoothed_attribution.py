@@ -248,12 +248,7 @@ class SmoothedAttribution(NoisyExplainer):
 
     def _certify(self, region: Ball, targets: np.ndarray) -> SmoothedCertificate:
         inputs = region.center
-        nb_images = len(inputs) if self.nb_inputs is None else self.nb_inputs
-        if 1 < nb_images < len(inputs):
-            raise ValueError(
-                f"nb_inputs must be at least the number of inputs, {len(inputs)}, or 1 for a level "
-                f"of each. Received: {nb_images}"
-            )
+        nb_images = self._nb_sharing(len(inputs))
         with self._progress(len(inputs) * (self.nb_choosing + self.nb_samples)) as progress:
             first = self._votes(inputs, targets, "choose", self.nb_choosing, progress)
             chosen = first > self.nb_choosing / 2
@@ -291,7 +286,7 @@ class SmoothedAttribution(NoisyExplainer):
             correction=self.correction,
             nb_inputs=nb_images,
             seed=int(self.seed),
-            clip=None if self.clip is None else _as_pair(self.clip),
+            clip=self._clip_sides,
             flipped=flipped,
         )
 
@@ -366,8 +361,3 @@ class SmoothedAttribution(NoisyExplainer):
                 f"{type(self).__name__}: {what}. Try more samples, a smaller tau, a larger top "
                 f"share, a smaller sigma, or an explainer whose maps change less under noise"
             )
-
-
-def _as_pair(clip: tuple[Any, Any]) -> np.ndarray:
-    """(2,) or (2, *input) float64: both sides of a valid range."""
-    return np.stack(np.broadcast_arrays(*(np.asarray(side, np.float64) for side in clip)))

@@ -185,22 +185,13 @@ class UniformlySmoothedAttribution(NoisyExplainer):
 
     def _certify(self, region: Ball, targets: np.ndarray) -> CosineCertificate:
         inputs = region.center
-        nb_inputs = len(inputs) if self.nb_inputs is None else self.nb_inputs
-        if 1 < nb_inputs < len(inputs):
-            raise ValueError(
-                f"nb_inputs must be at least the number of inputs, {len(inputs)}, or 1 for a level "
-                f"of each. Received: {nb_inputs}"
-            )
+        nb_inputs = self._nb_sharing(len(inputs))
         with self._progress(len(inputs) * (self.nb_choosing + self.nb_samples)) as progress:
             first, _ = self._means(inputs, targets, "choose", self.nb_choosing, progress)
             projections = np.empty((len(inputs), self.nb_samples))
             means, squares = self._means(
                 inputs, targets, "test", self.nb_samples, progress, _unit(first), projections
             )
-        clip = None
-        if self.clip is not None:
-            sides = (np.asarray(side, np.float64) for side in self.clip)
-            clip = np.stack(np.broadcast_arrays(*sides))
         certificate = CosineCertificate(
             region=region,
             method="sampling",
@@ -217,7 +208,7 @@ class UniformlySmoothedAttribution(NoisyExplainer):
             nb_samples=self.nb_samples,
             nb_choosing=self.nb_choosing,
             seed=int(self.seed),
-            clip=clip,
+            clip=self._clip_sides,
         )
         certified = 1 - certificate.cosine_within(certificate.epsilon)
         attacked = self._attacked(region, targets, means, squares) if self.attack else None
