@@ -20,7 +20,8 @@ import tensorflow as tf
 from xcertify.attacks.roundings import margin_with_allowance
 from xcertify.inputs import evaluate_in_batches
 from xcertify.logits import logits_of, two_classes, weights_of
-from xcertify.models import gradient_by
+from xcertify.models import channels_last_layer, gradient_by, is_graph
+from xcertify.smoothing import SmoothCopy
 
 Explanation = Callable[[Callable, tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -152,3 +153,17 @@ def as_target_maps(target_maps: Any, maps: np.ndarray) -> np.ndarray:
 def flat(maps: tf.Tensor) -> tf.Tensor:
     """Maps (B, *map) as rows, (B, S)."""
     return tf.reshape(maps, [tf.shape(maps)[0], -1])
+
+
+def climbed_copy(model: Any) -> tuple[SmoothCopy | None, Callable]:
+    """A copy with softplus for ReLU, if a model has any, and the logits that an attack climbs."""
+    copy = SmoothCopy(model) if is_graph(model) else None
+    copy = copy if copy is not None and copy.differs else None
+    return copy, logits_of(model if copy is None else copy.model, channels_last_layer(model))
+
+
+def free_variable(dtype: tf.DType, rank: int | None = None) -> tf.Variable:
+    """A variable of any size, and of any rank if none is given, which is traced once."""
+    shape = tf.TensorShape(None if rank is None else [None] * rank)
+    value = tf.zeros([1] * (1 if rank is None else rank), dtype)
+    return tf.Variable(value, shape=shape, trainable=False)

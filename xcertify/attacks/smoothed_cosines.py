@@ -11,10 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
-from xcertify.attacks.maps import Explanation, flat
+from xcertify.attacks.maps import Explanation, climbed_copy, flat, free_variable
 from xcertify.checks import nb_at_once, whole_number
-from xcertify.logits import logits_of
-from xcertify.models import channels_last_layer, is_graph
 from xcertify.regions import Region, valid_range
 from xcertify.sampling import Draw
 from xcertify.settings import Settings
@@ -89,7 +87,9 @@ class SmoothedCosineAttack(Settings):
         self.batch_size, self.seed = batch_size, seed
         nb_at_once(batch_size)
         # Variables, so that a call with other samples does not compile anew; one call at a time.
-        self._draws, self._targets, self._directions = (_free(rank) for rank in (None, None, 2))
+        self._draws, self._targets, self._directions = (
+            free_variable(tf.float32, rank) for rank in (None, None, 2)
+        )
         self._lock = threading.Lock()
 
     def __call__(self, region: Region, targets: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -143,14 +143,7 @@ class SmoothedCosineAttack(Settings):
 
     def _climbed(self) -> tuple[SmoothCopy | None, Callable]:
         """A copy with softplus for ReLU, if the model has any, and the logits that are climbed."""
-
-        def make() -> tuple[SmoothCopy | None, Callable]:
-            copy = SmoothCopy(self.model) if is_graph(self.model) else None
-            copy = copy if copy is not None and copy.differs else None
-            start = channels_last_layer(self.model)
-            return copy, logits_of(self.model if copy is None else copy.model, start)
-
-        return self._derive("climbed", make)
+        return self._derive("climbed", lambda: climbed_copy(self.model))
 
     def _make_ascent(self) -> PGD:
         return PGD(
@@ -159,9 +152,3 @@ class SmoothedCosineAttack(Settings):
             step_size=self.step_size,
             batch_size=max(1, nb_at_once(self.batch_size) // self.nb_draws),
         )
-
-
-def _free(rank: int | None) -> tf.Variable:
-    """A variable of any size, which is traced once."""
-    shape = tf.TensorShape(None if rank is None else [None] * rank)
-    return tf.Variable(tf.zeros([1] * (1 if rank is None else rank)), shape=shape, trainable=False)

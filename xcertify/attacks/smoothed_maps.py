@@ -19,12 +19,11 @@ import numpy as np
 import tensorflow as tf
 
 from xcertify.attacks.ascent import PGD
-from xcertify.attacks.maps import Explanation, flat, input_gradient
+from xcertify.attacks.maps import Explanation, climbed_copy, flat, free_variable, input_gradient
 from xcertify.attacks.minimal import MinimalResult
 from xcertify.attacks.roundings import distances_of
 from xcertify.checks import nb_at_once, positive, whole_number
-from xcertify.logits import logits_of
-from xcertify.models import channels_last_layer, has_gradient, is_graph
+from xcertify.models import has_gradient
 from xcertify.radii import RadiusSearch
 from xcertify.regions import Ball, Region, as_column, valid_range
 from xcertify.settings import Settings
@@ -196,8 +195,8 @@ class SmoothedMapAttack(Settings):
         self.alpha, self.batch_size, self.seed = alpha, batch_size, seed
         nb_at_once(batch_size)
         # Variables, so that a call with other samples does not compile anew; one call at a time.
-        self._draws, self._targets = _free(tf.float32), _free(tf.float32)
-        self._chosen, self._aims = _free(tf.bool, 2), _free(tf.bool, 2)
+        self._draws, self._targets = free_variable(tf.float32), free_variable(tf.float32)
+        self._chosen, self._aims = free_variable(tf.bool, 2), free_variable(tf.bool, 2)
         self._lock = threading.Lock()
 
     def __call__(
@@ -406,14 +405,7 @@ class SmoothedMapAttack(Settings):
 
     def _climbed(self) -> tuple[SmoothCopy | None, Callable]:
         """A copy with softplus for ReLU, if the model has any, and the logits that are climbed."""
-
-        def make() -> tuple[SmoothCopy | None, Callable]:
-            copy = SmoothCopy(self.model) if is_graph(self.model) else None
-            copy = copy if copy is not None and copy.differs else None
-            start = channels_last_layer(self.model)
-            return copy, logits_of(self.model if copy is None else copy.model, start)
-
-        return self._derive("climbed", make)
+        return self._derive("climbed", lambda: climbed_copy(self.model))
 
     @property
     def _nb_rounds(self) -> int:
@@ -472,11 +464,3 @@ def _weakest(aimed: np.ndarray, shares: np.ndarray, number: int) -> list[np.ndar
     for place, mask in enumerate(alone):
         np.put_along_axis(mask, order[:, place, None], True, axis=1)
     return [mask & aimed for mask in alone]
-
-
-def _free(dtype: tf.DType, rank: int | None = None) -> tf.Variable:
-    """A variable of any size, which is traced once."""
-    shape = tf.TensorShape(None if rank is None else [None] * rank)
-    return tf.Variable(
-        tf.zeros([1] * (1 if rank is None else rank), dtype), shape=shape, trainable=False
-    )
