@@ -51,6 +51,7 @@ OF_SMOOTHED = {"explainer": lambda inputs, targets: inputs[..., :1], "nb_inputs"
 OTHER_VALUES = {
     "CORGI": {"k2": 4, "attack": "sum"},
     "GreedyAS": {"clip": (-1.0, 2.0)},
+    "RelEx": {"start": 0.5},
     "SmoothedAttribution": OF_SMOOTHED | {"tau": 0.55},
     "UniformlySmoothedAttribution": OF_SMOOTHED | {"norm": 2.0},  # the only one
 }
