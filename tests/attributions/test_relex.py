@@ -50,7 +50,7 @@ def naive_mask(model, x, label, *, nb_samples, steps, learning_rate, neutral, se
     """Equation 11 and descent with momentum of one input, one copy after the other."""
     momentum, noise = settings.get("momentum", 0.99), settings.get("noise", 0.1)
     background, sparsity = settings.get("background", 1.0), settings.get("sparsity", 1e-3)
-    start, adam = settings.get("start", "paper"), settings.get("optimizer") == "adam"
+    start, adam = settings.get("start", 0.1), settings.get("optimizer") == "adam"
     generator = np.random.default_rng(seed)
     mask = tf.fill(x.shape, np.float32(start if start != "paper" else 0))
     if start == "paper":
@@ -88,7 +88,7 @@ def naive_mask(model, x, label, *, nb_samples, steps, learning_rate, neutral, se
         ({}, 0.0),
         ({"background": 0.3, "sparsity": 0.05, "momentum": 0.5, "noise": 0.4}, 0.25),
         ({"nb_samples": 1, "seed": 3}, np.float32([0.2, 0.7])),
-        ({"start": 0.1, "seed": 2}, 0.0),
+        ({"start": "paper", "seed": 2}, 0.0),
         ({"start": 0.75, "momentum": 0.0}, 0.1),
         ({"start": 0.5, "optimizer": "adam"}, 0.0),
         ({"start": 1, "optimizer": "adam", "background": 0.0, "nb_samples": 1}, 0.3),
