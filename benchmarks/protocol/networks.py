@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import keras
 
+from protocol import colour_networks
 from protocol.pieces import Context
 from xcertify.commands.networks import convolutional_net, dense_net, fit
 from xcertify.datasets import Images
@@ -52,4 +53,15 @@ def digits_network(context: Context, kind: str, seed: int, train: Images) -> ker
         f"mnist-{kind}_{seed}",
         lambda: build((28, 28, 1), 10, seed),
         lambda model: fit(model, *train, seed, nb_epochs),
+    )
+
+
+def colour_network(context: Context, seed: int, train: Images) -> keras.Model:
+    """A CNN of CIFAR-10."""
+    nb_epochs = 1 if context.quick else 80
+    return network(
+        context,
+        f"cifar10-cnn_{seed}",
+        lambda: colour_networks.build(seed),
+        lambda model: colour_networks.train(model, train, seed, nb_epochs, context.progress),
     )

@@ -45,8 +45,11 @@ def recorded(run: Callable[[], Sequence[Row]], **said: Any) -> Record:
 def write(path: Path, record: Record) -> None:
     """Store what was measured, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps(row, default=_of_numpy) for row in record["rows"]]  # each in a line
+    about = json.dumps({name: value for name, value in record.items() if name != "rows"}, indent=1)
+    listed = ",\n  ".join(rows)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1, default=_of_numpy) + "\n")
+    part.write_text(f'{about[:-2]},\n "rows": [\n  {listed}\n ]\n}}\n')
     part.replace(path)
 
 

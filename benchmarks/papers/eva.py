@@ -1,0 +1,238 @@
+"""EVA beside other explainers, by all metrics: Tables 1 and 2 of its paper, on fresh images.
+
+Source: Fel et al., Don't Lie to Me! Robust and Efficient Explainability with Verified Perturbation
+Analysis, CVPR 2023.
+
+Of each method the setting is taken whose rank among all settings of that method is best on
+validation images, on average over Deletion, Insertion and MuFidelity (a random image and a black
+one as baseline) and both sides of Robustness-Sr. Slow methods explain fewer images: the first ones.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from protocol.data import split
+from protocol.networks import SEEDS, VALIDATION_SEED, colour_network, digits_network
+from protocol.pieces import Context, Piece, Records
+from protocol.records import Row
+
+from papers.eva_methods import CLIP, GREEDY, SLOW, Settings, methods
+from papers.eva_tables import BLACK, RANDOM, blocks_of_results, chosen
+from xcertify.attacks import PGD
+from xcertify.attributions import EVA
+from xcertify.bounds import UnsupportedLayerError
+from xcertify.commands.benchmark.bench import Bench
+from xcertify.commands.networks import accuracy, predict
+from xcertify.commands.timing import timed
+from xcertify.datasets import Images
+from xcertify.regions import Ball
+
+NETS = ("dense", "cnn", "colour")
+NB_CHOOSING = {"dense": 100, "cnn": 100, "colour": 50}
+NB_FRESH = {"dense": 500, "cnn": 500, "colour": 200}
+SECONDS = 60.0  # for a setting on validation images
+SECONDS_FRESH = 150.0  # for a method on fresh ones
+NB_GREEDY = {"dense": 8, "cnn": 4}  # images of Greedy-AS
+QUICK = ("EVA, crown-ibp", "EVA, default", "Control", "Saliency", "Occlusion", "Random")
+RADII = (0.01, 0.02, 0.03, 0.05, 0.1)
+METHODS = ("ibp", "crown-ibp", "crown", "decomon:forward-ibp", "decomon:crown")
+
+
+def pieces(quick: bool) -> list[Piece]:
+    """Settings are chosen, then each network is measured, then what bounds cost."""
+    found = []
+    for net in NETS[:1] if quick else NETS:
+        found.append(Piece(f"validation-{net}", partial(choose, net), 20))
+        for seed in SEEDS[:1] if quick or net == "colour" else SEEDS:
+            found.append(Piece(f"fresh-{net}-{seed}", partial(report, net, seed), 15))
+            if net in NB_GREEDY and not quick:
+                found.append(Piece(f"greedy-{net}-{seed}", partial(greedy, net, seed), 10))
+        if net != "colour":
+            found.append(Piece(f"radii-{net}", partial(radii, net), 2))
+            found.append(Piece(f"cost-{net}", partial(cost, net), 3))
+    return found
+
+
+def blocks(records: Records) -> dict[str, str]:
+    """What the pages show."""
+    return blocks_of_results(records)
+
+
+# --- networks and images -------------------------------------------------------------------------
+
+
+def images_of(net: str, context: Context) -> tuple[Images, Images, Images]:
+    """To train on, to choose on, and to report."""
+    return split("cifar10" if net == "colour" else "mnist", context)
+
+
+def network_of(net: str, seed: int, context: Context) -> keras.Model:
+    """The network of a seed, trained unless it is kept."""
+    train = images_of(net, context)[0]
+    if net == "colour":
+        return colour_network(context, seed, train)
+    return digits_network(context, net, seed, train)
+
+
+# --- explainers ----------------------------------------------------------------------------------
+
+
+def choose(net: str, context: Context) -> list[Row]:
+    """Mean scores of all settings on validation images."""
+    images, _ = images_of(net, context)[1]
+    images = images[: 8 if context.quick else NB_CHOOSING[net]]
+    model = network_of(net, VALIDATION_SEED, context)
+    bench = Bench(model, images, VALIDATION_SEED, 2 if context.quick else SECONDS)
+    rows = []
+    for method, settings in methods_of(net, context).items():
+        for setting in context.progress(settings, method):
+            row = measured(bench, method, setting, settings[setting], VALIDATION_SEED)
+            if "scores" in row:
+                means = {name: round(float(np.mean(s)), 5) for name, s in row["scores"].items()}
+                row["scores"] = means
+            rows.append(row)
+    return rows
+
+
+def report(net: str, seed: int, context: Context) -> list[Row]:
+    """Scores of all methods, as chosen, for each fresh image; what takes minutes is left out."""
+    nb_images = 10 if context.quick else NB_FRESH[net]
+    taken = {m: s for m, s in methods_of(net, context).items() if m not in GREEDY}
+    return scores(net, seed, context, taken, nb_images, 3 if context.quick else SECONDS_FRESH)
+
+
+def greedy(net: str, seed: int, context: Context) -> list[Row]:
+    """Scores of Greedy-AS for a few images."""
+    taken = {m: s for m, s in methods_of(net, context).items() if m in GREEDY}
+    return scores(net, seed, context, taken, NB_GREEDY[net], 1e9)
+
+
+def scores(
+    net: str,
+    seed: int,
+    context: Context,
+    taken: dict[str, Settings],
+    nb_images: int,
+    seconds: float,
+) -> list[Row]:
+    """A row for each method, with the scores of each image."""
+    images, labels = images_of(net, context)[2]
+    model = network_of(net, seed, context)
+    bench = Bench(model, images[:nb_images], seed, seconds)
+    of_all: Row = {"network": net, "seed": seed, "accuracy": accuracy(model, images, labels)}
+    settings = chosen(context.records, net)
+    rows = []
+    for method in context.progress(taken, f"{net}, network {seed}"):
+        setting = settings.get(method)
+        if setting is None:
+            rows.append(of_all | {"method": method, "failed": "on validation images"})
+            continue
+        make = taken[method][setting]
+        rows.append(of_all | measured(bench, method, setting, make, seed))
+    return rows
+
+
+def methods_of(net: str, context: Context) -> dict[str, Settings]:
+    """All methods, or some with two settings in a small run."""
+    found = methods(of_digits=net != "colour")
+    if net == "colour":
+        found = {method: s for method, s in found.items() if method not in SLOW}
+    if context.quick:
+        found = {
+            m: dict(list(s.items())[1:3] or s) for m, s in found.items() if m.startswith(QUICK)
+        }
+    return found
+
+
+def measured(
+    bench: Bench,
+    method: str,
+    setting: str,
+    make: Callable[[keras.Model, int], Any],
+    seed: int,
+) -> Row:
+    """Scores (images,) by all metrics, or why there are none."""
+    about: Row = {"method": method, "setting": setting}
+    try:
+        maps, times = bench.explain(make(bench.model, seed))
+    except UnsupportedLayerError as error:
+        return about | {"failed": f"refused: {str(error).splitlines()[0]}"}
+    except Exception as error:
+        traceback.print_exc()
+        return about | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    found = {name: result.scores for name, result in bench.evaluate(maps).items()}
+    return about | {
+        "images": times.nb_images,
+        "ms": round(times.per_image * 1e3, 3),
+        "scores": {name: np.round(np.float64(found[name]), 4) for name in (*RANDOM, *BLACK)},
+    }
+
+
+# --- bounds --------------------------------------------------------------------------------------
+
+
+def radii(net: str, context: Context) -> list[Row]:
+    """How many classes are proved to be constant, and how many an attack changes."""
+    images, _ = images_of(net, context)[2]
+    images = images[: 10 if context.quick else 100]
+    model = network_of(net, SEEDS[0], context)
+    classes = predict(model, images)
+    attack = PGD(model, steps=40, restarts=2)
+    rows = []
+    for epsilon in context.progress(RADII, f"radii, {net}"):
+        certificate = EVA(model, epsilon=epsilon, clip=CLIP, batch_size=64).certify(images)
+        points = attack(Ball(images, epsilon, clip=CLIP), classes).points
+        rows.append(
+            {
+                "network": net,
+                "epsilon": epsilon,
+                "images": len(images),
+                "proved": int(np.sum(certificate.robust)),
+                "changed": int(np.sum(predict(model, points) != classes)),
+            }
+        )
+    return rows
+
+
+def cost(net: str, context: Context) -> list[Row]:
+    """Proved overlap, and time of a map with 12x12 cells, of each method of bounds and mode."""
+    images, _ = images_of(net, context)[2]
+    images = images[: 2 if context.quick else 20]
+    model = network_of(net, SEEDS[0], context)
+    forward = best_time(partial(model.predict_on_batch, images)) / len(images)
+    rows = []
+    for method in context.progress(METHODS[:2] if context.quick else METHODS, f"cost, {net}"):
+        for mode in ("one-pass", "exact"):
+            about: Row = {"network": net, "method": method, "mode": mode, "forward": forward}
+            if mode == "one-pass" and method not in ("crown", "crown-ibp"):
+                rows.append(about | {"failed": "no linear bounds"})
+            else:
+                rows.append(about | cost_of(model, images, method, mode))
+    return rows
+
+
+def cost_of(model: keras.Model, images: np.ndarray, method: str, mode: str) -> Row:
+    """Of as many images as a call of eight seconds has; the best of three calls."""
+    explainer = EVA(model, epsilon=0.01, clip=CLIP, grid_size=12, method=method, mode=mode)
+    try:
+        explainer.certify(images[:1])
+    except UnsupportedLayerError:
+        return {"failed": "refused"}
+    seconds = best_time(partial(explainer.explain, images[:1]), repeats=1)
+    part = images[: max(1, min(len(images), int(8 / seconds)))]
+    if len(part) > 1:
+        seconds = best_time(partial(explainer.explain, part)) / len(part)
+    overlap = float(np.mean(explainer.certify(part).overlap))
+    return {"images": len(part), "ms": seconds * 1e3, "overlap": overlap}
+
+
+def best_time(function: Callable[[], object], repeats: int = 3) -> float:
+    """Seconds of the fastest of some calls, after one that compiles."""
+    function()
+    return min(timed(function)[1] for _ in range(repeats))

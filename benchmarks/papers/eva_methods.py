@@ -1,0 +1,164 @@
+"""The methods that EVA is compared with, and the settings of each that are tried on validation.
+
+Every method has six settings to choose from, or as many as it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+
+from xcertify import attributions
+from xcertify.attributions import EVA, EVAHybrid, GreedyAS, MarginGradientRange, SampledEVA
+from xcertify.commands.benchmark.candidates import _latent_layer, _XpliqueExplainer
+
+CLIP = (0.0, 1.0)
+GRID = 12  # cells of the paper
+MANY: dict[str, Any] = {"batch_size": 2048}
+GREEDY = ("Greedy-AS", "Greedy-AS of the complement")  # slow: on few images, by themselves
+SLOW = ("EVA exact", "EVA exact, as in the paper", *GREEDY)
+CONTROL = "Control: margin gradient x range"
+DEFAULT = "EVA, default settings"
+
+# setting in words -> what makes the explainer of a model, for a seed
+Settings = dict[str, Callable[[keras.Model, int], Any]]
+
+
+def methods(of_digits: bool) -> dict[str, Settings]:
+    """Method -> its settings; radii are those of digits, or of colour images."""
+    radii = (0.01, 0.02, 0.05, 0.1) if of_digits else (0.002, 0.005, 0.01, 0.02)
+    found = _of_eva(radii) | _of_others(radii)
+    if not of_digits:
+        found["Grad-CAM"] = {"-": partial(_seeded, attributions.GradCAM)}
+        found["Grad-CAM++"] = {"-": partial(_seeded, attributions.GradCAMPP)}
+    return found
+
+
+def _of_eva(radii: tuple[float, ...]) -> dict[str, Settings]:
+    """EVA in its forms, and the control, which costs a gradient and proves nothing."""
+    low, small, middle, large = radii
+    six = [(small, 0), (small, 2), (middle, 0), (middle, 2), (large, 2), (low, 2)]
+    three = [(low, 2), (small, 2), (middle, 2), (large, 2), (small, 0), (middle, 0)]
+
+    def of(kind: type, pairs: list[tuple[float, float]], **more: Any) -> Settings:
+        return {
+            f"ε {epsilon:g}, T {temperature:g}": partial(
+                _without_seed, kind, epsilon=epsilon, temperature=temperature, clip=CLIP, **more
+            )
+            for epsilon, temperature in pairs
+        }
+
+    fast: dict[str, Any] = {"batch_size": 64}
+    exact: dict[str, Any] = {"mode": "exact", "grid_size": GRID}
+    whole = CLIP[1] - CLIP[0]
+    return {
+        DEFAULT: {"-": partial(_without_seed, EVA, clip=CLIP, **fast)},
+        "EVA, crown": of(EVA, six, **fast),
+        "EVA, crown-ibp": of(EVA, six, method="crown-ibp", **fast),
+        f"EVA, crown, {GRID}x{GRID}": of(EVA, six, grid_size=GRID, **fast),
+        CONTROL: of(MarginGradientRange, [*six[:4], (whole, 0), (whole, 2)]),
+        "EVA exact": of(EVA, three, **exact),
+        "EVA exact, as in the paper": {
+            f"ε {epsilon:g}": partial(
+                *(_without_seed, EVA),
+                **exact | {"epsilon": epsilon, "clip": CLIP},
+                overlap="separate",
+                temperature=0,
+            )
+            for epsilon in (*radii, 0.5)
+        },
+        "EVA sampled": _with_seed(of(SampledEVA, three, grid_size=GRID), SampledEVA),
+        "EVA hybrid": {
+            f"ε {epsilon:g}, T {temperature:g}": partial(_hybrid, epsilon, temperature)
+            for epsilon, temperature in three
+        },
+    }
+
+
+def _of_others(radii: tuple[float, ...]) -> dict[str, Settings]:
+    """Published methods, Xplique's own where ours has none."""
+    gradients = {"-": partial(_seeded, attributions.Saliency)}
+    found = {
+        "Saliency": gradients,
+        "Gradient x input": {"-": partial(_seeded, attributions.GradientInput)},
+        "SmoothGrad": {
+            f"noise {noise:g}": partial(_seeded, attributions.SmoothGrad, noise=noise)
+            for noise in (0.01, 0.03, 0.05, 0.1, 0.2, 0.3)
+        },
+        "Integrated gradients": {
+            f"from {value:g}": partial(
+                _seeded, attributions.IntegratedGradients, baseline_value=value
+            )
+            for value in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+        },
+        "Occlusion": {
+            f"patch {size}, stride {stride}, by {value:g}": partial(
+                *(_seeded, attributions.Occlusion),
+                patch_size=size,
+                patch_stride=stride,
+                occlusion_value=value,
+                **MANY,
+            )
+            for size, stride, value in (
+                *((1, 1, 0), (3, 1, 0), (3, 3, 0), (5, 2, 0), (3, 1, 0.5), (3, 1, 1)),
+            )
+        },
+        "RISE": {
+            f"grid {grid}, kept {share:g}": partial(
+                *(_seeded, attributions.Rise),
+                grid_size=grid,
+                preservation_probability=share,
+                nb_samples=1000,
+                **MANY,
+            )
+            for grid, share in ((4, 0.5), (7, 0.5), (7, 0.3), (7, 0.7), (10, 0.5), (14, 0.5))
+        },
+        "Random map": {"-": partial(_seeded, attributions.RandomMap)},
+    }
+    for name in ("VarGrad", "SobolAttributionMethod", "HsicAttributionMethod"):
+        found[f"Xplique {name}"] = {"-": partial(_xplique, name)}
+    for name in GREEDY:
+        found[name] = {
+            f"share {share:g}, added with {chance:g}": partial(
+                *(_seeded, GreedyAS),
+                complement=name != GREEDY[0],
+                share=share,
+                probability=chance,
+                nb_subsets=1000,
+                clip=CLIP,
+                **MANY,
+            )
+            for share, chance in ((0.05, 0.2), (0.05, 0.4), (0.1, 0.2))
+        }
+    return found
+
+
+def _seeded(kind: type, model: keras.Model, seed: int, **settings: Any) -> Any:
+    return kind(model, seed=seed, **settings)
+
+
+def _without_seed(kind: type, model: keras.Model, seed: int, **settings: Any) -> Any:
+    return kind(model, **settings)
+
+
+def _with_seed(settings: Settings, kind: type) -> Settings:
+    return {name: partial(_seeded, kind, **make.keywords) for name, make in settings.items()}
+
+
+def _hybrid(epsilon: float, temperature: float, model: keras.Model, seed: int) -> Any:
+    """Cut before the last but one layer that has weights."""
+    return EVAHybrid(
+        *(model, _latent_layer(model)),
+        epsilon=epsilon,
+        temperature=temperature,
+        clip=CLIP,
+        grid_size=GRID,
+        seed=seed,
+    )
+
+
+def _xplique(name: str, model: keras.Model, seed: int) -> Any:
+    return _XpliqueExplainer(model, name)

@@ -1,0 +1,296 @@
+"""Tables of EVA and of the methods that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from protocol.intervals import Mean, compare, holm, mean_interval
+from protocol.networks import SEEDS
+from protocol.pieces import Records
+from protocol.records import Row, where
+from protocol.tables import number, table, with_interval
+from scipy.stats import rankdata
+
+from papers.eva_methods import CONTROL, DEFAULT, GREEDY
+from xcertify.commands.benchmark.bench import HIGHER_IS_BETTER, NAMED, OTHERS
+
+RANDOM = ("Deletion, random", "Insertion, random", "MuFidelity, random", NAMED, OTHERS)
+BLACK = ("Deletion, black", "Insertion, black", "MuFidelity, black")
+HEADS = {NAMED: "Sr ↓", OTHERS: "complement ↑"}
+TITLES = {"dense": "dense nets", "cnn": "CNNs", "colour": "CIFAR-10, CNN"}
+# Table 1 of the paper: Deletion, Insertion, MuFidelity, Robustness-Sr; MNIST and CIFAR-10
+PAPER = {
+    "Saliency": ((0.193, 0.633, 0.378, 0.071), (0.171, 0.172, -0.021, 0.026)),
+    "Gradient x input": ((0.222, 0.611, 0.107, 0.074), (0.200, 0.143, -0.018, 0.095)),
+    "SmoothGrad": ((0.185, 0.621, 0.331, 0.070), (0.174, 0.181, 0.092, 0.048)),
+    "Xplique VarGrad": ((0.207, 0.555, 0.216, 0.077), (0.183, 0.211, -0.012, 0.193)),
+    "Integrated gradients": ((0.209, 0.615, 0.108, 0.074), (0.194, 0.171, -0.016, 0.154)),
+    "Occlusion": ((0.247, 0.545, 0.137, 0.082), (0.217, 0.290, 0.105, 0.232)),
+    "Grad-CAM": (None, (0.297, 0.282, 0.056, 0.195)),
+    "Grad-CAM++": (None, (0.270, 0.326, 0.102, 0.094)),
+    "RISE": ((0.248, 0.558, 0.133, 0.093), (0.196, 0.273, 0.157, 0.385)),
+    "Greedy-AS": ((0.260, 0.497, 0.110, 0.061), (0.205, 0.264, -0.003, 0.013)),
+    "EVA, crown": ((0.089, 0.736, 0.428, 0.069), (0.164, 0.290, 0.352, 0.025)),
+}
+
+
+class Scores(NamedTuple):
+    """Scores (networks, images) of a method, the same first images of all networks."""
+
+    setting: str
+    ms: float
+    values: dict[str, np.ndarray]
+
+    @property
+    def nb_images(self) -> int:
+        """Of each network."""
+        return self.values[NAMED].shape[1]
+
+    def first(self, column: str, nb_images: int) -> np.ndarray:
+        """Of the first images."""
+        return self.values[column][:, :nb_images]
+
+
+def blocks_of_results(records: Records) -> dict[str, str]:
+    """All blocks, of what is stored; a piece that was not run is said to be missing."""
+    found = {"settings": settings_table(records), "paper": paper_table(records)}
+    for net in TITLES:
+        scores = scores_of(records, net)
+        found[f"fresh-{net}"] = fresh_tables(records, net, scores)
+        found[f"control-{net}"] = control_table(scores)
+        found[f"greedy-{net}"] = greedy_table(scores)
+        found[f"in-short-{net}"] = in_short(net, scores)
+        found[f"radii-{net}"] = radii_table(records.rows(f"radii-{net}"))
+        found[f"cost-{net}"] = cost_table(records.rows(f"cost-{net}"))
+    return found
+
+
+# --- what is stored ------------------------------------------------------------------------------
+
+
+def chosen(records: Records, net: str) -> dict[str, str]:
+    """Method -> the setting whose mean rank over all columns is best on validation images."""
+    best = {}
+    rows = [row for row in records.rows(f"validation-{net}") if "scores" in row]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        ranks = np.zeros(len(own))
+        for column in (*RANDOM, *BLACK):
+            values = np.array([row["scores"][column] for row in own])
+            ranks += rankdata(-values if _higher(column) else values)
+        best[method] = own[int(np.argmin(ranks))]["setting"]
+    return best
+
+
+def scores_of(records: Records, net: str) -> dict[str, Scores]:
+    """Method -> scores on fresh images, of the networks that are stored."""
+    rows = [*records.rows(f"fresh-{net}"), *records.rows(f"greedy-{net}")]
+    found = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method and "scores" in row]
+        if not own:
+            continue
+        nb_images = min(row["images"] for row in own)
+        values = {
+            column: np.array([row["scores"][column][:nb_images] for row in own])
+            for column in (*RANDOM, *BLACK)
+        }
+        ms = float(np.mean([row["ms"] for row in own]))
+        found[method] = Scores(own[0]["setting"], ms, values)
+    return found
+
+
+def _higher(column: str) -> bool:
+    return HIGHER_IS_BETTER[column.partition(", ")[0]]
+
+
+def _head(column: str) -> str:
+    metric = column.partition(", ")[0]
+    return HEADS.get(column) or f"{metric} {'↑' if _higher(column) else '↓'}"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def settings_table(records: Records) -> str:
+    """What was chosen on validation images, and of how many settings."""
+    picks = {net: chosen(records, net) for net in TITLES}
+    tried = {net: records.rows(f"validation-{net}") for net in TITLES}
+    lines = []
+    for method in dict.fromkeys(m for of_net in picks.values() for m in of_net):
+        counts = [sum(row["method"] == method for row in rows) for rows in tried.values()]
+        lines.append([method, max(counts), *(of_net.get(method, "") for of_net in picks.values())])
+    return table(["method", "settings tried", *TITLES.values()], lines)
+
+
+def fresh_tables(records: Records, net: str, scores: dict[str, Scores]) -> str:
+    """All methods, with a table for each baseline."""
+    names = records.names(f"fresh-{net}")
+    if not names:
+        return f"*{TITLES[net]}: not run yet.*"
+    rows = records.rows(f"fresh-{net}")
+    failed = {row["method"]: row["failed"] for row in rows if "failed" in row}
+    accuracies = dict.fromkeys((row["seed"], row["accuracy"]) for row in rows)
+    right = ", ".join(f"{value:.1%}" for _, value in accuracies)
+    most = max(s.nb_images for s in scores.values())
+    first = _marked(scores, RANDOM, most)
+    second = _marked(scores, BLACK, most)
+    for line, found in zip(second, scores.values()):
+        line.append(_milliseconds(found.ms))
+    lines = [[method, reason, *[""] * len(RANDOM)] for method, reason in failed.items()]
+    where_run = f"*{len(names)} of {1 if net == 'colour' else len(SEEDS)} networks, {right} right. "
+    where_run += f"First of them: {where(records[names[0]])}.*"
+    return (
+        f"A random image as baseline; *Sr* and *complement*: Robustness-Sr.\n\n"
+        f"{table(['method', 'images', *map(_head, RANDOM)], [*first, *lines])}\n\n"
+        f"A black image as baseline, and times.\n\n"
+        f"{table(['method', 'images', *map(_head, BLACK), 'ms per image'], second)}\n\n"
+        f"{where_run}"
+    )
+
+
+def _marked(scores: dict[str, Scores], columns: Sequence[str], most: int) -> list[list[str]]:
+    """Lines; best, and what a paired test does not tell from it, are marked."""
+    complete = [method for method, found in scores.items() if found.nb_images == most]
+    marks: dict[tuple[str, str], str] = {}
+    for column in columns:
+        sign = -1 if _higher(column) else 1
+        best = min(complete, key=lambda m, c=column, s=sign: s * scores[m].values[c].mean())
+        others = [method for method in complete if method != best]
+        tests = [compare(scores[m].values[column], scores[best].values[column]) for m in others]
+        told = holm([test.p_value for test in tests])
+        marks[best, column] = "**"
+        marks |= {(m, column): "_" for m, different in zip(others, told) if not different}
+    lines = []
+    for method, found in scores.items():
+        line = [method, str(found.nb_images)]
+        for column in columns:
+            mean = mean_interval(found.values[column])
+            mark = marks.get((method, column), "")
+            half = number((mean.high - mean.low) / 2)
+            line.append(f"{mark}{number(mean.mean)}{mark} ± {half}")
+        lines.append(line)
+    return lines
+
+
+def control_table(scores: dict[str, Scores]) -> str:
+    """EVA beside the control, which proves nothing: paired differences."""
+    lines = []
+    for method in scores:
+        if not method.startswith("EVA, ") or CONTROL not in scores:
+            continue
+        nb_images = min(scores[method].nb_images, scores[CONTROL].nb_images)
+        for column, test, verdict in differences(scores, method, CONTROL, nb_images):
+            pair = [scores[m].first(column, nb_images).mean() for m in (method, CONTROL)]
+            metric = f"{_head(column)}{', black' if column in BLACK else ''}"
+            lines.append([method, metric, *map(number, pair), with_interval(test), verdict])
+    header = ["method", "metric", "score", "control", "difference (95 % interval)", "EVA is"]
+    return table(header, lines) if lines else "*Not run yet.*"
+
+
+def differences(
+    scores: dict[str, Scores], method: str, other: str, nb_images: int
+) -> list[tuple[str, Mean, str]]:
+    """Column, paired difference, and whether the method is better, worse, or not told apart.
+
+    Holm's correction is over the columns.
+    """
+    columns = (*RANDOM, *BLACK)
+    tests = [
+        compare(scores[method].first(c, nb_images), scores[other].first(c, nb_images))
+        for c in columns
+    ]
+    told = holm([test.p_value for test in tests])
+    found = []
+    for column, test, different in zip(columns, tests, told):
+        better = (test.mean > 0) == _higher(column)
+        verdict = ("better" if better else "worse") if different else "not told apart"
+        found.append((column, test, verdict))
+    return found
+
+
+def in_short(net: str, scores: dict[str, Scores]) -> str:
+    """Where the best form of EVA is better than the control, and where not, in a sentence."""
+    if DEFAULT not in scores or CONTROL not in scores:
+        return f"{TITLES[net]}: not run yet"
+    nb_images = min(scores[DEFAULT].nb_images, scores[CONTROL].nb_images)
+    parts: dict[str, list[str]] = {"better": [], "not told apart": [], "worse": []}
+    for column, _, verdict in differences(scores, DEFAULT, CONTROL, nb_images):
+        name = HEADS.get(column, column.replace(", random", "")).rstrip(" ↑↓")
+        parts[verdict].append(name.replace(", ", " "))
+    said = [f"{verdict} in {', '.join(names)}" for verdict, names in parts.items() if names]
+    return f"{TITLES[net]}: {'; '.join(said)}"
+
+
+def greedy_table(scores: dict[str, Scores]) -> str:
+    """All fast methods on the images that Greedy-AS explained."""
+    there = [method for method in GREEDY if method in scores]
+    if not there:
+        return "*Not run yet.*"
+    nb_images = min(scores[method].nb_images for method in there)
+    lines = []
+    for method, found in scores.items():
+        if not method.startswith(("EVA, ", "Control", "Greedy")):
+            continue
+        line = [method]
+        for column in (NAMED, OTHERS):
+            line.append(with_interval(mean_interval(found.first(column, nb_images))))
+            rival = there[0] if column == NAMED else there[-1]
+            if method in GREEDY:
+                line.append("")
+                continue
+            test = compare(found.first(column, nb_images), scores[rival].first(column, nb_images))
+            line.append(with_interval(test))
+        lines.append([*line, _milliseconds(found.ms)])
+    nb_networks = len(scores[there[0]].values[NAMED])
+    header = ["method", "Sr ↓", "minus Greedy-AS", "complement ↑"]
+    header += ["minus Greedy-AS of the complement", "ms per image"]
+    return f"{nb_images} images for each of {nb_networks} networks.\n\n{table(header, lines)}"
+
+
+def radii_table(rows: list[Row]) -> str:
+    """Shares of classes that are proved to be constant, and that an attack changes."""
+    if not rows:
+        return "*Not run yet.*"
+    cells = [f"{row['proved']} / {row['changed']}" for row in rows]
+    header = [f"of {rows[0]['images']}", *(f"ε {row['epsilon']:g}" for row in rows)]
+    return table(header, [["proved / changed", *cells]])
+
+
+def cost_table(rows: list[Row]) -> str:
+    """What a map costs, and how tight its bounds are."""
+    lines = []
+    most = max((row.get("images", 0) for row in rows), default=0)
+    for row in rows:
+        line = [f"`{row['method']}`", row["mode"]]
+        if "failed" in row:
+            lines.append([*line, row["failed"], "", ""])
+            continue
+        few = "" if row["images"] == most else f" (of {row['images']})"
+        passes = row["ms"] / row["forward"] / 1e3
+        lines.append([*line, f"{row['overlap']:.2f}{few}", f"{row['ms']:.2f}", f"{passes:,.0f}"])
+    header = ["bounds", "mode", "overlap", "ms per image", "forward passes"]
+    return table(header, lines) if rows else "*Not run yet.*"
+
+
+def paper_table(records: Records) -> str:
+    """Table 1 of the paper beside ours."""
+    lines = []
+    for place, net in ((0, "dense"), (1, "colour")):
+        scores = scores_of(records, net)
+        for method, told in PAPER.items():
+            if told[place] is None:
+                continue
+            theirs = " / ".join(number(value) for value in told[place][:3])
+            ours = "not run yet"
+            if method in scores:
+                values = scores[method].values
+                ours = " / ".join(number(values[column].mean()) for column in RANDOM[:3])
+            lines.append(["MNIST" if place == 0 else "CIFAR-10", method, theirs, ours])
+    return table(["data", "method", "paper", "here"], lines)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
