@@ -22,7 +22,7 @@ from protocol.networks import SEEDS, VALIDATION_SEED, colour_network, digits_net
 from protocol.pieces import Context, Piece, Records
 from protocol.records import Row
 
-from papers.eva_methods import CLIP, GREEDY, SLOW, Settings, methods
+from papers.eva_methods import CLIP, GROUPS, SLOW, Settings, methods
 from papers.eva_tables import BLACK, RANDOM, blocks_of_results, chosen
 from xcertify.attacks import PGD
 from xcertify.attributions import EVA
@@ -36,9 +36,17 @@ from xcertify.regions import Ball
 NETS = ("dense", "cnn", "colour")
 NB_CHOOSING = {"dense": 100, "cnn": 100, "colour": 50}
 NB_FRESH = {"dense": 500, "cnn": 500, "colour": 200}
-SECONDS = 60.0  # for a setting on validation images
-SECONDS_FRESH = 150.0  # for a method on fresh ones
-NB_GREEDY = {"dense": 8, "cnn": 4}  # images of Greedy-AS
+# The first fresh images that slow methods explain; on validation images a setting has a fifth
+NB_SLOW = {
+    "EVA exact": {"dense": 100, "cnn": 10},
+    "EVA exact, as in the paper": {"dense": 100, "cnn": 10},
+    "EVA hybrid": {"dense": 200, "cnn": 100, "colour": 50},
+    "EVA sampled": {"dense": 200, "cnn": 100, "colour": 50},
+    "Xplique SobolAttributionMethod": {"dense": 200, "cnn": 100, "colour": 50},
+    "Xplique HsicAttributionMethod": {"dense": 50, "cnn": 50, "colour": 20},
+    "Greedy-AS": {"dense": 8, "cnn": 5},
+    "Greedy-AS of the complement": {"dense": 8, "cnn": 5},
+}
 QUICK = ("EVA, crown-ibp", "EVA, default", "Control", "Saliency", "Occlusion", "Random")
 RADII = (0.01, 0.02, 0.03, 0.05, 0.1)
 METHODS = ("ibp", "crown-ibp", "crown", "decomon:forward-ibp", "decomon:crown")
@@ -48,11 +56,13 @@ def pieces(quick: bool) -> list[Piece]:
     """Settings are chosen, then each network is measured, then what bounds cost."""
     found = []
     for net in NETS[:1] if quick else NETS:
-        found.append(Piece(f"validation-{net}", partial(choose, net), 20))
+        groups = GROUPS[:2] if quick or net == "colour" else GROUPS
+        for group in groups:
+            found.append(Piece(f"validation-{net}-{group}", partial(choose, net, group), 12))
         for seed in SEEDS[:1] if quick or net == "colour" else SEEDS:
-            found.append(Piece(f"fresh-{net}-{seed}", partial(report, net, seed), 15))
-            if net in NB_GREEDY and not quick:
-                found.append(Piece(f"greedy-{net}-{seed}", partial(greedy, net, seed), 10))
+            for group in groups:
+                run = partial(report, net, seed, group)
+                found.append(Piece(f"fresh-{net}-{seed}-{group}", run, 10))
         if net != "colour":
             found.append(Piece(f"radii-{net}", partial(radii, net), 2))
             found.append(Piece(f"cost-{net}", partial(cost, net), 3))
@@ -83,70 +93,50 @@ def network_of(net: str, seed: int, context: Context) -> keras.Model:
 # --- explainers ----------------------------------------------------------------------------------
 
 
-def choose(net: str, context: Context) -> list[Row]:
-    """Mean scores of all settings on validation images."""
+def choose(net: str, group: str, context: Context) -> list[Row]:
+    """Mean scores of all settings on validation images; those of Greedy-AS on a few."""
     images, _ = images_of(net, context)[1]
     images = images[: 8 if context.quick else NB_CHOOSING[net]]
-    model = network_of(net, VALIDATION_SEED, context)
-    bench = Bench(model, images, VALIDATION_SEED, 2 if context.quick else SECONDS)
+    bench = Bench(network_of(net, VALIDATION_SEED, context), images, VALIDATION_SEED, 0)
     rows = []
-    for method, settings in methods_of(net, context).items():
+    for method, settings in methods_of(net, group, context).items():
+        nb_images = -(-NB_SLOW.get(method, {}).get(net, 10**6) // 5)
         for setting in context.progress(settings, method):
-            row = measured(bench, method, setting, settings[setting], VALIDATION_SEED)
+            row = measured(bench, method, setting, settings[setting], nb_images)
             if "scores" in row:
-                means = {name: round(float(np.mean(s)), 5) for name, s in row["scores"].items()}
-                row["scores"] = means
+                row["scores"] = {n: round(float(np.mean(s)), 5) for n, s in row["scores"].items()}
             rows.append(row)
     return rows
 
 
-def report(net: str, seed: int, context: Context) -> list[Row]:
-    """Scores of all methods, as chosen, for each fresh image; what takes minutes is left out."""
-    nb_images = 10 if context.quick else NB_FRESH[net]
-    taken = {m: s for m, s in methods_of(net, context).items() if m not in GREEDY}
-    return scores(net, seed, context, taken, nb_images, 3 if context.quick else SECONDS_FRESH)
-
-
-def greedy(net: str, seed: int, context: Context) -> list[Row]:
-    """Scores of Greedy-AS for a few images."""
-    taken = {m: s for m, s in methods_of(net, context).items() if m in GREEDY}
-    return scores(net, seed, context, taken, NB_GREEDY[net], 1e9)
-
-
-def scores(
-    net: str,
-    seed: int,
-    context: Context,
-    taken: dict[str, Settings],
-    nb_images: int,
-    seconds: float,
-) -> list[Row]:
-    """A row for each method, with the scores of each image."""
+def report(net: str, seed: int, group: str, context: Context) -> list[Row]:
+    """A row for each method, as chosen, with its scores of each fresh image."""
     images, labels = images_of(net, context)[2]
     model = network_of(net, seed, context)
-    bench = Bench(model, images[:nb_images], seed, seconds)
+    bench = Bench(model, images[: 10 if context.quick else NB_FRESH[net]], seed, 0)
     of_all: Row = {"network": net, "seed": seed, "accuracy": accuracy(model, images, labels)}
     settings = chosen(context.records, net)
     rows = []
-    for method in context.progress(taken, f"{net}, network {seed}"):
+    taken = methods_of(net, group, context)
+    for method in context.progress(taken, f"{net}, network {seed}, {group}"):
         setting = settings.get(method)
         if setting is None:
             rows.append(of_all | {"method": method, "failed": "on validation images"})
             continue
+        nb_images = NB_SLOW.get(method, {}).get(net, 10**6)
         make = taken[method][setting]
-        rows.append(of_all | measured(bench, method, setting, make, seed))
+        rows.append(of_all | measured(bench, method, setting, make, nb_images))
     return rows
 
 
-def methods_of(net: str, context: Context) -> dict[str, Settings]:
-    """All methods, or some with two settings in a small run."""
-    found = methods(of_digits=net != "colour")
+def methods_of(net: str, group: str, context: Context) -> dict[str, Settings]:
+    """The methods of a group, or some with two settings in a small run."""
+    found = methods(group, of_digits=net != "colour")
     if net == "colour":
         found = {method: s for method, s in found.items() if method not in SLOW}
     if context.quick:
-        found = {
-            m: dict(list(s.items())[1:3] or s) for m, s in found.items() if m.startswith(QUICK)
-        }
+        some = {method: s for method, s in found.items() if method.startswith(QUICK)}
+        found = {method: dict(list(s.items())[1:3] or s) for method, s in some.items()}
     return found
 
 
@@ -155,21 +145,25 @@ def measured(
     method: str,
     setting: str,
     make: Callable[[keras.Model, int], Any],
-    seed: int,
+    nb_images: int,
 ) -> Row:
-    """Scores (images,) by all metrics, or why there are none."""
+    """Scores (images,) of the first images by all metrics, or why there are none."""
     about: Row = {"method": method, "setting": setting}
+    images, classes = bench.images[:nb_images], bench.classes[:nb_images]
     try:
-        maps, times = bench.explain(make(bench.model, seed))
+        explainer = make(bench.model, bench.seed)
+        explainer.explain(images[:1], classes[:1])  # compiles
+        maps, seconds = timed(explainer.explain, images, classes)
     except UnsupportedLayerError as error:
         return about | {"failed": f"refused: {str(error).splitlines()[0]}"}
     except Exception as error:
         traceback.print_exc()
         return about | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    maps = np.asarray(maps)
     found = {name: result.scores for name, result in bench.evaluate(maps).items()}
     return about | {
-        "images": times.nb_images,
-        "ms": round(times.per_image * 1e3, 3),
+        "images": len(images),
+        "ms": round(seconds / len(images) * 1e3, 3),
         "scores": {name: np.round(np.float64(found[name]), 4) for name in (*RANDOM, *BLACK)},
     }
 

@@ -18,8 +18,9 @@ from xcertify.commands.benchmark.candidates import _latent_layer, _XpliqueExplai
 CLIP = (0.0, 1.0)
 GRID = 12  # cells of the paper
 MANY: dict[str, Any] = {"batch_size": 2048}
-GREEDY = ("Greedy-AS", "Greedy-AS of the complement")  # slow: on few images, by themselves
-SLOW = ("EVA exact", "EVA exact, as in the paper", *GREEDY)
+GROUPS = ("eva", "others", "greedy")
+GREEDY = ("Greedy-AS", "Greedy-AS of the complement")
+SLOW = ("EVA exact", "EVA exact, as in the paper")
 CONTROL = "Control: margin gradient x range"
 DEFAULT = "EVA, default settings"
 
@@ -27,10 +28,13 @@ DEFAULT = "EVA, default settings"
 Settings = dict[str, Callable[[keras.Model, int], Any]]
 
 
-def methods(of_digits: bool) -> dict[str, Settings]:
+def methods(group: str, of_digits: bool) -> dict[str, Settings]:
     """Method -> its settings; radii are those of digits, or of colour images."""
-    radii = (0.01, 0.02, 0.05, 0.1) if of_digits else (0.002, 0.005, 0.01, 0.02)
-    found = _of_eva(radii) | _of_others(radii)
+    if group == "eva":
+        return _of_eva((0.01, 0.02, 0.05, 0.1) if of_digits else (0.002, 0.005, 0.01, 0.02))
+    if group == "greedy":
+        return _of_greedy()
+    found = _of_others()
     if not of_digits:
         found["Grad-CAM"] = {"-": partial(_seeded, attributions.GradCAM)}
         found["Grad-CAM++"] = {"-": partial(_seeded, attributions.GradCAMPP)}
@@ -78,7 +82,7 @@ def _of_eva(radii: tuple[float, ...]) -> dict[str, Settings]:
     }
 
 
-def _of_others(radii: tuple[float, ...]) -> dict[str, Settings]:
+def _of_others() -> dict[str, Settings]:
     """Published methods, Xplique's own where ours has none."""
     gradients = {"-": partial(_seeded, attributions.Saliency)}
     found = {
@@ -120,6 +124,12 @@ def _of_others(radii: tuple[float, ...]) -> dict[str, Settings]:
     }
     for name in ("VarGrad", "SobolAttributionMethod", "HsicAttributionMethod"):
         found[f"Xplique {name}"] = {"-": partial(_xplique, name)}
+    return found
+
+
+def _of_greedy() -> dict[str, Settings]:
+    """Greedy-AS for either side of Robustness-Sr: thousands of attacks for an image."""
+    found: dict[str, Settings] = {}
     for name in GREEDY:
         found[name] = {
             f"share {share:g}, added with {chance:g}": partial(

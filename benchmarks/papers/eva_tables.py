@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from protocol.intervals import Mean, compare, holm, mean_interval
-from protocol.networks import SEEDS
 from protocol.pieces import Records
 from protocol.records import Row, where
 from protocol.tables import number, table, with_interval
@@ -41,6 +40,7 @@ class Scores(NamedTuple):
 
     setting: str
     ms: float
+    seeds: tuple[int, ...]  # of the networks
     values: dict[str, np.ndarray]
 
     @property
@@ -48,9 +48,15 @@ class Scores(NamedTuple):
         """Of each network."""
         return self.values[NAMED].shape[1]
 
-    def first(self, column: str, nb_images: int) -> np.ndarray:
-        """Of the first images."""
-        return self.values[column][:, :nb_images]
+    def beside(self, other: Scores, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of both, of the networks and first images that both have."""
+        nb_images = min(self.nb_images, other.nb_images)
+        seeds = sorted(set(self.seeds) & set(other.seeds))
+        own, others = (
+            scores.values[column][[scores.seeds.index(seed) for seed in seeds], :nb_images]
+            for scores in (self, other)
+        )
+        return own, others
 
 
 def blocks_of_results(records: Records) -> dict[str, str]:
@@ -86,7 +92,7 @@ def chosen(records: Records, net: str) -> dict[str, str]:
 
 def scores_of(records: Records, net: str) -> dict[str, Scores]:
     """Method -> scores on fresh images, of the networks that are stored."""
-    rows = [*records.rows(f"fresh-{net}"), *records.rows(f"greedy-{net}")]
+    rows = records.rows(f"fresh-{net}")
     found = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method and "scores" in row]
@@ -98,7 +104,8 @@ def scores_of(records: Records, net: str) -> dict[str, Scores]:
             for column in (*RANDOM, *BLACK)
         }
         ms = float(np.mean([row["ms"] for row in own]))
-        found[method] = Scores(own[0]["setting"], ms, values)
+        seeds = tuple(row["seed"] for row in own)
+        found[method] = Scores(own[0]["setting"], ms, seeds, values)
     return found
 
 
@@ -134,13 +141,11 @@ def fresh_tables(records: Records, net: str, scores: dict[str, Scores]) -> str:
     failed = {row["method"]: row["failed"] for row in rows if "failed" in row}
     accuracies = dict.fromkeys((row["seed"], row["accuracy"]) for row in rows)
     right = ", ".join(f"{value:.1%}" for _, value in accuracies)
-    most = max(s.nb_images for s in scores.values())
-    first = _marked(scores, RANDOM, most)
-    second = _marked(scores, BLACK, most)
+    first, second = _marked(scores, RANDOM), _marked(scores, BLACK)
     for line, found in zip(second, scores.values()):
         line.append(_milliseconds(found.ms))
     lines = [[method, reason, *[""] * len(RANDOM)] for method, reason in failed.items()]
-    where_run = f"*{len(names)} of {1 if net == 'colour' else len(SEEDS)} networks, {right} right. "
+    where_run = f"*Networks: {right} right. "
     where_run += f"First of them: {where(records[names[0]])}.*"
     return (
         f"A random image as baseline; *Sr* and *complement*: Robustness-Sr.\n\n"
@@ -151,15 +156,16 @@ def fresh_tables(records: Records, net: str, scores: dict[str, Scores]) -> str:
     )
 
 
-def _marked(scores: dict[str, Scores], columns: Sequence[str], most: int) -> list[list[str]]:
+def _marked(scores: dict[str, Scores], columns: Sequence[str]) -> list[list[str]]:
     """Lines; best, and what a paired test does not tell from it, are marked."""
-    complete = [method for method, found in scores.items() if found.nb_images == most]
+    most = max((len(s.seeds), s.nb_images) for s in scores.values())
+    complete = [m for m, found in scores.items() if (len(found.seeds), found.nb_images) == most]
     marks: dict[tuple[str, str], str] = {}
     for column in columns:
         sign = -1 if _higher(column) else 1
         best = min(complete, key=lambda m, c=column, s=sign: s * scores[m].values[c].mean())
         others = [method for method in complete if method != best]
-        tests = [compare(scores[m].values[column], scores[best].values[column]) for m in others]
+        tests = [compare(*scores[m].beside(scores[best], column)) for m in others]
         told = holm([test.p_value for test in tests])
         marks[best, column] = "**"
         marks |= {(m, column): "_" for m, different in zip(others, told) if not different}
@@ -181,27 +187,21 @@ def control_table(scores: dict[str, Scores]) -> str:
     for method in scores:
         if not method.startswith("EVA, ") or CONTROL not in scores:
             continue
-        nb_images = min(scores[method].nb_images, scores[CONTROL].nb_images)
-        for column, test, verdict in differences(scores, method, CONTROL, nb_images):
-            pair = [scores[m].first(column, nb_images).mean() for m in (method, CONTROL)]
+        for column, test, verdict in differences(scores[method], scores[CONTROL]):
+            pair = [v.mean() for v in scores[method].beside(scores[CONTROL], column)]
             metric = f"{_head(column)}{', black' if column in BLACK else ''}"
             lines.append([method, metric, *map(number, pair), with_interval(test), verdict])
     header = ["method", "metric", "score", "control", "difference (95 % interval)", "EVA is"]
     return table(header, lines) if lines else "*Not run yet.*"
 
 
-def differences(
-    scores: dict[str, Scores], method: str, other: str, nb_images: int
-) -> list[tuple[str, Mean, str]]:
-    """Column, paired difference, and whether the method is better, worse, or not told apart.
+def differences(own: Scores, others: Scores) -> list[tuple[str, Mean, str]]:
+    """Column, paired difference, and whether the first is better, worse, or not told apart.
 
     Holm's correction is over the columns.
     """
     columns = (*RANDOM, *BLACK)
-    tests = [
-        compare(scores[method].first(c, nb_images), scores[other].first(c, nb_images))
-        for c in columns
-    ]
+    tests = [compare(*own.beside(others, column)) for column in columns]
     told = holm([test.p_value for test in tests])
     found = []
     for column, test, different in zip(columns, tests, told):
@@ -215,9 +215,8 @@ def in_short(net: str, scores: dict[str, Scores]) -> str:
     """Where the best form of EVA is better than the control, and where not, in a sentence."""
     if DEFAULT not in scores or CONTROL not in scores:
         return f"{TITLES[net]}: not run yet"
-    nb_images = min(scores[DEFAULT].nb_images, scores[CONTROL].nb_images)
     parts: dict[str, list[str]] = {"better": [], "not told apart": [], "worse": []}
-    for column, _, verdict in differences(scores, DEFAULT, CONTROL, nb_images):
+    for column, _, verdict in differences(scores[DEFAULT], scores[CONTROL]):
         name = HEADS.get(column, column.replace(", random", "")).rstrip(" ↑↓")
         parts[verdict].append(name.replace(", ", " "))
     said = [f"{verdict} in {', '.join(names)}" for verdict, names in parts.items() if names]
@@ -229,25 +228,22 @@ def greedy_table(scores: dict[str, Scores]) -> str:
     there = [method for method in GREEDY if method in scores]
     if not there:
         return "*Not run yet.*"
-    nb_images = min(scores[method].nb_images for method in there)
+    rivals = (scores[there[0]], scores[there[-1]])
     lines = []
     for method, found in scores.items():
         if not method.startswith(("EVA, ", "Control", "Greedy")):
             continue
         line = [method]
-        for column in (NAMED, OTHERS):
-            line.append(with_interval(mean_interval(found.first(column, nb_images))))
-            rival = there[0] if column == NAMED else there[-1]
-            if method in GREEDY:
-                line.append("")
-                continue
-            test = compare(found.first(column, nb_images), scores[rival].first(column, nb_images))
-            line.append(with_interval(test))
+        for column, rival in zip((NAMED, OTHERS), rivals):
+            values, theirs = found.beside(rival, column)
+            line.append(with_interval(mean_interval(values)))
+            line.append("" if method in GREEDY else with_interval(compare(values, theirs)))
         lines.append([*line, _milliseconds(found.ms)])
-    nb_networks = len(scores[there[0]].values[NAMED])
+    nb_images = ", ".join(str(scores[method].nb_images) for method in there)
     header = ["method", "Sr ↓", "minus Greedy-AS", "complement ↑"]
     header += ["minus Greedy-AS of the complement", "ms per image"]
-    return f"{nb_images} images for each of {nb_networks} networks.\n\n{table(header, lines)}"
+    said = f"{nb_images} images for each of {len(rivals[0].seeds)} networks."
+    return f"{said}\n\n{table(header, lines)}"
 
 
 def radii_table(rows: list[Row]) -> str:

@@ -99,8 +99,8 @@ class Context:
     quick: bool = False
 
     def progress(self, things: Iterable[T], what: str) -> Iterator[T]:
-        """The things, with a bar that is gone at the end."""
-        return iter(tqdm(things, what, leave=False, dynamic_ncols=True))
+        """The things, with a bar on a terminal that is gone at the end."""
+        return iter(tqdm(things, what, leave=False, dynamic_ncols=True, disable=None))
 
 
 def run_piece(piece: Piece, context: Context) -> Record:
