@@ -329,7 +329,10 @@ CALLS: dict[str, Callable[[Case], Cell]] = {
         "EVAHybrid",
         lambda case: {"latent_layer": case.latent, "grid_size": 4, "nb_samples": 8} | around(case),
     ),
-    "RelEx": explainer("RelEx", lambda case: {"nb_samples": 4, "steps": 10, "clip": case.clip}),
+    "RelEx": explainer(
+        "RelEx",
+        lambda case: {"nb_samples": 4, "steps": 10, "start": "paper", "clip": case.clip},
+    ),
     "crown-ibp": bounds("crown-ibp"),
     "info": info,
 }

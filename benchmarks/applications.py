@@ -15,7 +15,7 @@ measured again. Calls:
   what `xcertify info` prints;
 - `GradCAM`, `CORGI().explain`, an attack (`PGD`, 10 steps), a metric (`Deletion`, 10 steps),
   `EVAHybrid` (behind the layer that is pooled; 4 x 4 cells, 8 samples) and `RelEx` (4 noisy copies,
-  10 steps; of more they take as many times as long), each of one image;
+  10 steps from the paper's start; of more they take as many times as long), each of one image;
 - *ibp*: bounds of all logits; *crown-ibp*: of the margins of the five largest logits. Their mean
   width, in brackets that of what corners and an attack attained; *outside*: how many of these
   values, in float64, lie outside of the bounds;

@@ -490,7 +490,7 @@ def jobs(quick: bool) -> Iterator[Job]:
         return lambda: explainer.certify(inputs)
 
     def relex(model: keras.Model, inputs: np.ndarray) -> Callable[[], Any]:
-        explainer = RelEx(model, nb_samples=50, steps=50)
+        explainer = RelEx(model, nb_samples=50, steps=50, start="paper")
         return lambda: explainer.explain(inputs)
 
     net = GAP if quick else CIFAR
@@ -503,7 +503,7 @@ def jobs(quick: bool) -> Iterator[Job]:
     yield Job("EVA, exact", DENSE, of_net(DENSE, eva("exact")), small, 2)
     yield Job("`decomon:crown`", DENSE, of_net(DENSE, bounds("decomon:crown")), small, small)
     yield Job("`crown`", DENSE, of_net(DENSE, bounds("crown")), small, small)
-    yield Job("RelEx, 50 steps, 50 copies", GAP, relex, 2 if quick else 20, 2)
+    yield Job('`RelEx(start="paper")`, 50 steps, 50 copies', GAP, relex, 2 if quick else 20, 2)
     yield Job("CORGI, k=3, `crown-ibp`", GAP, corgi, 2, 1)
     if not quick:
         yield Job("`crown`", GAP, of_net(GAP, bounds("crown")), small, 1)

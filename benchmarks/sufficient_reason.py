@@ -381,7 +381,7 @@ def orders(model: keras.Model) -> dict[str, Any]:
     """What `SufficientReason` takes as an order, by names."""
     eva, saliency = EVA(model, EPSILON, clip=CLIP), Saliency(model)
     found = {"contribution to the bound": None, "EVA": eva, "saliency": saliency}
-    found |= {"RelEx": RelEx(model, clip=CLIP), "random": RandomMap(model)}
+    found |= {"RelEx": RelEx(model, start="paper", clip=CLIP), "random": RandomMap(model)}
     return found | {"the smallest of contribution, EVA and saliency": [None, eva, saliency]}
 
 
