@@ -21,6 +21,7 @@ from protocol.pieces import Context, Piece
 from protocol.records import Row
 
 from papers.corgi_figures import figures
+from papers.corgi_linear import linear_radii, shares
 from papers.corgi_tables import blocks
 from xcertify.attacks import PGD
 from xcertify.attributions import CORGI
@@ -36,30 +37,31 @@ QUICK_CLASSES = (3,)
 EPOCHS = 80
 # form, method, images of each class; the first ones are the same, so that forms are paired
 FORMS = (
-    ("per-channel", "ibp", 24),
+    ("per-channel", "ibp", 16),
     ("per-channel", "crown-ibp", 4),
-    ("map", "crown-ibp", 24),
-    ("pairwise", "crown-ibp", 24),
-    ("per-channel", "crown", 8),
-    ("map", "crown", 8),
-    ("pairwise", "crown", 16),
+    ("map", "crown-ibp", 16),
+    ("pairwise", "crown-ibp", 16),
+    ("per-channel", "crown", 5),
+    ("map", "crown", 5),
+    ("pairwise", "crown", 10),
 )
 TIGHTEST = ("pairwise", "crown")
-NB_COUNTED = 4  # images of each class whose unstable neurons are counted
+NB_COUNTED = 2  # images of each class whose unstable neurons are counted
+NB_SHARES = 24  # images of each class whose channels are looked at
 KS = range(1, 51, 2)
 K2S = (15, 16, 17, 18, 20, 23, 27, 33, 40)
 VISIBLE = 0.07  # the paper's largest radius
 
 
 def pieces(quick: bool) -> list[Piece]:
-    """Every class of every network, then one sign."""
-    seeds, classes = (SEEDS[:1], QUICK_CLASSES) if quick else (SEEDS, CLASSES)
+    """Every class of every network, one sign, and how channels take part."""
+    seeds, classes = seeds_of(quick), classes_of(quick)
     measured = [
-        Piece(f"signs-{seed}-{class_}", partial(radii, seed=seed, class_=class_), 6)
+        Piece(f"signs-{seed}-{class_}", partial(radii, seed=seed, class_=class_), 4)
         for seed in seeds
         for class_ in classes
     ]
-    return [*measured, Piece("one-sign", one_sign, 4)]
+    return [*measured, Piece("one-sign", one_sign, 4), Piece("channels", channels, 3)]
 
 
 def radii(context: Context, seed: int, class_: int) -> list[Row]:
@@ -118,48 +120,6 @@ def attacked(
     return explainer._attacked(attack, maps, Ball(inputs, as_column(proved, inputs)))
 
 
-def linear_radii(explainer: CORGI, inputs: np.ndarray, targets: np.ndarray) -> dict[str, list]:
-    """Radii by form, (N,) each, of the networks that are linear with the gradients at the inputs.
-
-    Where no activation bends, bounds are exact but for what a form leaves out, so that the ratios
-    of these radii are what forms differ by when nothing is lost inside the network. With gradients
-    ``G_k[s]`` of the channels, a cell s moves by the radius times ``sum_k |w_k| ||G_k[s]||_1``
-    ("per-channel"), or times ``||sum_k w_k G_k[s]||_1`` ("map").
-    """
-    activation = explainer._activation
-    weights = activation.target_rows(targets)
-    nb_cells, nb_channels = activation.nb_cells, activation.shape[2]
-
-    @tf.function
-    def channels_and_gradients(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            tape.watch(image)
-            channels = tf.reshape(activation.models.body(image, training=False), [-1])
-        gradients = tape.jacobian(channels, image)
-        shape = [nb_cells, nb_channels]
-        return tf.reshape(channels, shape), tf.reshape(gradients, [*shape, -1])
-
-    found: dict[str, list] = {"per-channel": [], "map": [], "pairwise": []}
-    for image, row in zip(inputs, weights):
-        channels, gradients = (
-            array.numpy() for array in channels_and_gradients(tf.constant(image[None]))
-        )
-        values = channels @ row
-        order = np.argsort(-values, kind="stable")
-        top, rest = order[:K], order[K:]
-        gaps = values[top][:, None] - values[rest]
-        of_map = np.einsum("skd,k->sd", gradients, row)
-        moves = {
-            "per-channel": np.abs(gradients).sum(axis=2) @ np.abs(row),
-            "map": np.abs(of_map).sum(axis=1),
-        }
-        for form, move in moves.items():
-            found[form].append(float((gaps / (move[top][:, None] + move[rest])).min()))
-        pairs = [np.abs(of_map[cell] - of_map[rest]).sum(axis=1) for cell in top]
-        found["pairwise"].append(float((gaps / np.array(pairs)).min()))
-    return found
-
-
 def nb_unstable(model: keras.Model, inputs: np.ndarray, radius: np.ndarray) -> dict[str, list]:
     """Number of ReLUs of each convolution whose input may change its sign within radii, (N,) each.
 
@@ -190,7 +150,7 @@ def one_sign(context: Context) -> list[Row]:
     """Other k and k2, and the paper's attack, for the first network's image of middle radius."""
     data = images_of(context)
     model = trained(context, SEEDS[0], data.train)
-    class_ = classes_of(context)[-1]
+    class_ = classes_of(context.quick)[-1]
     stored = context.records[f"signs-{SEEDS[0]}-{class_}"]["rows"]
     [radius] = [row["radius"] for row in stored if (row.get("form"), row.get("method")) == TIGHTEST]
     one = int(np.argsort(radius)[len(radius) // 2])
@@ -264,6 +224,21 @@ def worst(
     return attack(Ball(image, radius, clip=(0.0, 1.0))).points
 
 
+def channels(context: Context) -> list[Row]:
+    """By which channels the cells move that are the first to change places, in all networks."""
+    data = images_of(context)
+    rows: list[Row] = []
+    for seed in seeds_of(context.quick):
+        model = trained(context, seed, data.train)
+        explainer = CORGI(model, K, attack=None)
+        for class_ in classes_of(context.quick):
+            images = data.fresh[0][data.fresh[1] == class_][: 2 if context.quick else NB_SHARES]
+            targets = np.argmax(model.predict(images, verbose=0), axis=1)
+            found = shares(explainer, images, targets) | linear_radii(explainer, images, targets)
+            rows.append({"seed": seed, "class": class_} | found)
+    return rows
+
+
 def images_of(context: Context) -> Split:
     """Signs; digits of 14x14 pixels in small runs."""
     if not context.quick:
@@ -271,9 +246,14 @@ def images_of(context: Context) -> Split:
     return Split(*((images[:, ::2, ::2], labels) for images, labels in digits()))
 
 
-def classes_of(context: Context) -> tuple[int, ...]:
+def classes_of(quick: bool) -> tuple[int, ...]:
     """Which classes are explained."""
-    return QUICK_CLASSES if context.quick else CLASSES
+    return QUICK_CLASSES if quick else CLASSES
+
+
+def seeds_of(quick: bool) -> tuple[int, ...]:
+    """Of which networks."""
+    return SEEDS[:1] if quick else SEEDS
 
 
 def trained(context: Context, seed: int, train: Images) -> keras.Model:

@@ -8,7 +8,7 @@ import numpy as np
 from protocol.intervals import mean_interval
 from protocol.pieces import Records
 from protocol.records import Row
-from protocol.tables import table
+from protocol.tables import table, with_interval
 from scipy.stats import spearmanr
 
 SMALLEST = 1e-6  # the smallest radius that is tested; counts where nothing is proved
@@ -32,6 +32,7 @@ def blocks(records: Records) -> dict[str, str]:
     if not rows:
         return {}
     signs = records["one-sign"]["rows"] if "one-sign" in records else []
+    of_channels = records["channels"]["rows"] if "channels" in records else []
     return (
         {
             "networks": networks(rows),
@@ -40,6 +41,7 @@ def blocks(records: Records) -> dict[str, str]:
             "linear": linear(rows),
             "unstable": unstable(rows),
         }
+        | ({"channels": channels(of_channels)} if of_channels else {})
         | paper(rows, signs)
         | sweeps(signs)
     )
@@ -217,6 +219,37 @@ def linear(rows: Sequence[Row]) -> str:
         "map",
         "pairwise",
         "correlation",
+    ]
+    return table(header, lines)
+
+
+def channels(rows: Sequence[Row]) -> str:
+    """How channels take part, and the linear ratio on more images."""
+    lines = []
+    for class_ in classes_of(rows):
+        found = {
+            key: stacked(rows, key, **{"class": class_})
+            for key in ("per-channel", "map", "pairwise", "channels", "cosine", "negative")
+        }
+        lines.append(
+            [
+                class_,
+                found["map"].size,
+                geometric(found["map"] / found["per-channel"]),
+                geometric(found["pairwise"] / found["per-channel"]),
+                geometric(found["channels"], ".1f"),
+                with_interval(mean_interval(found["cosine"]), 2),
+                with_interval(mean_interval(found["negative"]), 2),
+            ]
+        )
+    header = [
+        "class",
+        "images",
+        "map / per-channel, linear",
+        "pairwise / per-channel, linear",
+        "channels that take part",
+        "cosine",
+        "of negative weight",
     ]
     return table(header, lines)
 
