@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student  # scipy comes with mlxtend
+from scipy.optimize import brentq  # scipy comes with mlxtend
+from scipy.stats import t as student
 
 LEVEL = 0.05
+Half = Callable[[float], float]  # level -> half of the interval's width
 
 
 class Mean(NamedTuple):
@@ -33,36 +35,58 @@ def mean_interval(values: np.ndarray, level: float = LEVEL) -> Mean:
 
     Notes
     -----
-    ``value[s, i] = mean + network[s] + image[i] + rest[s, i]``, random effects: the variance of the
-    mean is ``(M_s + M_i - M_r) / (S I)`` with the mean squares of a two-way analysis of variance,
-    and its degrees of freedom are Satterthwaite's. With three networks and a real difference among
-    them the interval is wide: three are few.
+    ``value[s, i] = mean + network[s] + image[i] + rest[s, i]``, random effects with mean squares
+    ``M_s, M_i, M_r`` of S networks and I images. Half of the interval is the larger one of
+
+    - ``t(free) sqrt(M_s + M_i - M_r)``, with Satterthwaite's degrees of freedom, and
+    - ``sqrt(t(S - 1)^2 (M_s - M_r) + t(I - 1)^2 M_i)``,
+
+    divided by ``sqrt(S I)``; either alone holds the truth too seldom for some networks and images.
+    With three networks that differ it is wide: three are few.
     """
     values = np.atleast_2d(np.asarray(values, np.float64))
-    nb_nets, nb_images = values.shape
     mean = float(values.mean())
-    if nb_images == 1 and nb_nets == 1:
+    if values.size == 1:
         return Mean(mean, float("nan"), float("nan"), float("nan"))
-    if nb_nets == 1 or nb_images == 1:
-        flat = values.ravel()
-        error, free = flat.std(ddof=1) / np.sqrt(flat.size), flat.size - 1.0
-    else:
-        of_net, of_image = values.mean(1, keepdims=True), values.mean(0, keepdims=True)
-        rest = values - of_net - of_image + mean
-        free_s, free_i = nb_nets - 1, nb_images - 1
-        squares = [
-            nb_images * np.sum((of_net - mean) ** 2) / free_s,
-            nb_nets * np.sum((of_image - mean) ** 2) / free_i,
-            -np.sum(rest**2) / (free_s * free_i),
-        ]
-        total = max(sum(squares), *squares[:2])  # not below what one of the effects gives alone
-        parts = np.array(squares) ** 2 / np.array([free_s, free_i, free_s * free_i])
-        free = total**2 / parts.sum() if parts.sum() > 0 else float(free_i)
-        error = np.sqrt(total / values.size)
-    half = float(student.ppf(1 - level / 2, free) * error)
-    if error == 0:
+    half = _half_of_one(values.ravel()) if 1 in values.shape else _half_of_both(values)
+    width = half(level)
+    if width == 0:
         return Mean(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    return Mean(mean, mean - half, mean + half, float(2 * student.sf(abs(mean) / error, free)))
+    return Mean(mean, mean - width, mean + width, _p_value(half, abs(mean)))
+
+
+def _half_of_one(values: np.ndarray) -> Half:
+    """Student's, of independent values."""
+    error = values.std(ddof=1) / np.sqrt(values.size)
+    return lambda level: float(student.ppf(1 - level / 2, values.size - 1) * error)
+
+
+def _half_of_both(values: np.ndarray) -> Half:
+    """Of networks and images, both drawn; see `mean_interval`."""
+    mean = values.mean()
+    of_net, of_image = values.mean(1, keepdims=True), values.mean(0, keepdims=True)
+    rest = values - of_net - of_image + mean
+    free = np.array([len(values) - 1, values.shape[1] - 1])
+    both = values.size * np.array([np.mean((e - mean) ** 2) for e in (of_net, of_image)]) / free
+    left = np.sum(rest**2) / free.prod()
+    total = max(both.sum() - left, both.max())
+    parts = np.sum(both**2 / free) + left**2 / free.prod()
+    of_total = total**2 / parts if parts > 0 else 1.0
+    weights = np.array([max(both[0] - left, 0.0), both[1]])
+
+    def half(level: float) -> float:
+        first = student.ppf(1 - level / 2, of_total) ** 2 * total
+        second = student.ppf(1 - level / 2, free) ** 2 @ weights
+        return float(np.sqrt(max(first, second) / values.size))
+
+    return half
+
+
+def _p_value(half: Half, distance: float, least: float = 1e-12) -> float:
+    """The level at which the interval just reaches 0."""
+    if half(least) <= distance:
+        return least
+    return float(np.exp(brentq(lambda log: half(np.exp(log)) - distance, np.log(least), 0.0)))
 
 
 def compare(values: np.ndarray, others: np.ndarray) -> Mean:
