@@ -1,70 +1,45 @@
 """RobustnessSr of all values at once, against loops of single attacks, in one run.
 
-    python benchmarks/robustness.py
-    python benchmarks/robustness.py --model cnn.keras --inputs digits.npz
-
 20 digits, 9 shares of the features, both sides: 360 values. All ways use the same number of steps
 and restarts. "The same attack" looks for the smallest perturbation of one value at a time, with its
 starts side by side or one after the other; "bisections" is the loop of the metric's paper, PGD
 within a radius that is halved until it is known to 1/1000 of the largest. Loops are timed on the
-first 18 values and scaled to 360. Wall times, and in brackets processor times.
+first 18 values and scaled to 360.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Callable
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 
 from xcertify.attacks import PGD, MinimalPerturbation
-from xcertify.commands.networks import convolutional_net, fit, on_images
-from xcertify.datasets import load_digits
 from xcertify.metrics import RobustnessSr
 from xcertify.metrics.robustness import FRACTIONS
 from xcertify.regions import Ball, Box
 
 NB_HALVINGS = 10
+WAYS = ("all at once", "loop of the same attack", "one start at a time", "loop of bisected PGD")
 
 
-def main() -> None:
-    """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", help="a saved Keras model; default: train a CNN")
-    parser.add_argument("--inputs", help=".npz file with the inputs as x, for --model")
-    arguments = parser.parse_args()
-    if arguments.model:
-        model = on_images(keras.models.load_model(arguments.model), (28, 28, 1))
-        images = np.load(arguments.inputs)["x"].reshape(-1, 28, 28, 1)[:20]
-    else:
-        images, labels = load_digits()
-        model = convolutional_net(images.shape[1:], 10)
-        fit(model, images, labels)
-        images = images[::250]
+def seconds_of_ways(model: keras.Model, images: np.ndarray, restarts: int) -> dict[str, list]:
+    """Way -> seconds on the clock and of the processor."""
     maps = np.random.default_rng(0).random(images.shape[:3])
-    print("| restarts | all at once | loop of the same attack | one start at a time | bisections |")
-    print("| --- | --- | --- | --- | --- |")
-    for restarts in (1, 4):
-        metric = RobustnessSr(model, images, restarts=restarts)
-        metric.evaluate_both(maps)  # compiles
-        together = timed(metric.evaluate_both, maps)
-        settings = {"steps": metric.steps, "restarts": restarts}
-        cells = ["{:.2f} s ({:.2f} s)".format(*together)]
-        for single in (
-            same_attack(model, settings),
-            same_attack(model, settings | {"batch_size": 1}),
-            bisection(model, settings),
-        ):
-            single(images[:1], np.zeros(images[:1].shape, bool))
-            alone = timed(loop, single, images[0], maps[0]) * len(images)
-            cell = "{:.1f} s, {:.0f} times ({:.1f} s, {:.0f} times)"
-            cells.append(cell.format(*np.stack([alone, alone / together], axis=1).ravel()))
-        print(f"| {restarts} | {' | '.join(cells)} |", flush=True)
+    metric = RobustnessSr(model, images, restarts=restarts)
+    metric.evaluate_both(maps)  # compiles
+    settings = {"steps": metric.steps, "restarts": restarts}
+    singles = (
+        same_attack(model, settings),
+        same_attack(model, settings | {"batch_size": 1}),
+        bisection(model, settings),
+    )
+    found = {WAYS[0]: timed(metric.evaluate_both, maps).tolist()}
+    for way, single in zip(WAYS[1:], singles):
+        single(images[:1], np.zeros(images[:1].shape, bool))
+        found[way] = (timed(loop, single, images[0], maps[0]) * len(images)).tolist()
+    return found
 
 
 def same_attack(model: keras.Model, settings: dict[str, int]) -> Callable:
@@ -106,7 +81,3 @@ def timed(function: Callable, *arguments: object) -> np.ndarray:
     start = np.array([time.perf_counter(), time.process_time()])
     function(*arguments)
     return np.array([time.perf_counter(), time.process_time()]) - start
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,9 @@ from networks import NETWORKS, sequential
 from xcertify.attributions import CertifiedGradient
 from xcertify.bounds import UnsupportedLayerError, Verifier
 from xcertify.regions import Ball
+from xcertify.targets import margin_rows
 from xcertify.training import (
+    AdversarialLoss,
     CertifiedWidth,
     GradientDifference,
     GradientNorm,
@@ -17,6 +19,7 @@ from xcertify.training import (
     LinearRamp,
     RegularizedModel,
     Regularizer,
+    WorstCaseLoss,
 )
 
 L = keras.layers
@@ -95,6 +98,78 @@ def test_heuristics_by_hand():
     np.testing.assert_allclose(change.mean(), (4 + 16 + 36) * 0.09 / 3, rtol=0.1)
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", ["max_pooling", "batch_normalization", "dense_gelu", "residual"])
+def test_the_worst_loss_is_that_of_the_intervals(name):
+    model, labels = NETWORKS[name](), np.array([0, 2, 1, 0])
+    x, one_hot = batch(model.input_shape[1:]), np.eye(3, dtype="f4")[labels]
+    worst = Verifier(model, "ibp").bound_rows(Ball(x, 0.05), margin_rows(labels, 3))[1]
+    expected = np.log1p(np.exp(worst).sum(axis=1))
+    np.testing.assert_allclose(
+        penalties(WorstCaseLoss(0.05), model, x, one_hot), expected, rtol=1e-4
+    )
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_worst_loss_of_a_single_output_and_of_one_without_a_last_layer():
+    model = sequential((4,), L.Dense(5, "relu"), L.Dense(1, "sigmoid"))
+    x, targets = batch((4,)), np.array([[0.0], [1.0], [1.0], [0.0]])
+    lower, upper = Verifier(model, "ibp", strip_head=True).bound_outputs(Ball(x, 0.1))
+    worst = np.where(targets > 0, -lower, upper)[:, 0]
+    found = penalties(WorstCaseLoss(0.1), model, x, targets)
+    np.testing.assert_allclose(found, np.log1p(np.exp(worst)), rtol=1e-4)
+
+    model = sequential((4,), L.Dense(3, "relu"))  # nothing to merge the margins with
+    lower, upper = Verifier(model, "ibp").bound_outputs(Ball(x, 0.1))
+    worst = upper - lower[:, :1]
+    worst[:, 0] = 0
+    found = penalties(WorstCaseLoss(0.1), model, x, np.eye(3)[[0, 0, 0, 0]])
+    np.testing.assert_allclose(found, np.log(np.exp(worst).sum(axis=1)), rtol=1e-4)
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_adversarial_loss_is_above_that_of_the_input_and_below_the_worst():
+    model, labels = NETWORKS["max_pooling"](), np.array([0, 2, 1, 0])
+    x, one_hot = batch(model.input_shape[1:]), np.eye(3, dtype="f4")[labels]
+    plain = keras.losses.categorical_crossentropy(one_hot, model(x), from_logits=True).numpy()
+    at_input = penalties(AdversarialLoss(0.0), model, x, one_hot)
+    np.testing.assert_allclose(at_input, plain, rtol=1e-4)
+    attacked = penalties(AdversarialLoss(0.1), model, x, one_hot)
+    assert (attacked > plain).all()
+    assert (attacked <= penalties(WorstCaseLoss(0.1), model, x, one_hot)).all()
+    held = penalties(AdversarialLoss(0.1, clip=(x[0], x[0])), model, x[:1], one_hot[:1])
+    np.testing.assert_allclose(held, plain[:1], rtol=1e-4)
+
+
+def test_a_linear_model_attacked_by_hand():
+    model = sequential((3,), L.Dense(1))
+    x, targets = batch((3,)), np.array([[0.0], [1.0], [1.0], [0.0]])
+    kernel, bias = model.get_weights()
+    worst = (1 - 2 * targets) * (x @ kernel + bias) + 0.2 * np.abs(kernel).sum()
+    expected = np.log1p(np.exp(worst))[:, 0]
+    for regularizer in (AdversarialLoss(0.2), WorstCaseLoss(0.2)):
+        found = penalties(regularizer, model, x, targets)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("regularizer", [WorstCaseLoss(0.3), AdversarialLoss(0.3, clip=(-1, 1))])
+def test_training_makes_predictions_robust(regularizer):
+    generator = np.random.default_rng(0)
+    x = generator.uniform(-1, 1, (400, 2)).astype("f4")
+    labels = (x.sum(axis=1) > 0).astype(int)
+
+    def logs(alpha):
+        keras.utils.set_random_seed(1)
+        model = sequential((2,), L.Dense(16, "relu"), L.Dense(2))
+        trained = RegularizedModel(model, regularizer, alpha)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        trained.compile(keras.optimizers.Adam(0.01), loss)
+        trained.fit(x, labels, epochs=10, verbose=0, callbacks=[LinearRamp(5)])
+        return trained.evaluate(x, labels, verbose=0, return_dict=True)[regularizer.name]
+
+    assert logs(1.0) < 0.9 * logs(0.0)
+
+
 def test_the_loss_is_that_of_the_model_and_the_penalty():
     model = sequential((3,), L.Dense(4, "relu"), L.Dense(2, "softmax"))
     x, labels = batch((3,)), np.array([0, 1, 1, 0])
@@ -162,6 +237,10 @@ def test_settings_are_checked():
         RegularizedModel(model, GradientNorm(), alpha=-1)
     with pytest.raises(ValueError, match="nb_epochs must be at least 1"):
         LinearRamp(0)
+    with pytest.raises(ValueError, match="steps must be a whole number"):
+        AdversarialLoss(0.1, steps=0)
+    with pytest.raises(ValueError, match="clip must be"):
+        AdversarialLoss(0.1, clip=(1, 0)).prepare(model)
     with pytest.raises(UnsupportedLayerError, match="jumps"):
         RegularizedModel(NETWORKS["parametric_activations"](), CertifiedWidth(0.1))
     with pytest.raises(UnsupportedLayerError, match="alpha of the layer"):

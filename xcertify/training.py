@@ -1,7 +1,8 @@
 """Training of models whose explanations are robust, as an ordinary Keras workflow.
 
 A regulariser is added to the loss of a model: the proved width of the input gradient over a region
-(Wicker et al.), or one of the heuristics that it is compared with.
+(Wicker et al.), one of the heuristics that it is compared with, or what makes predictions robust:
+the loss at the worst logits that intervals allow, or at the worst point that an attack finds.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xcertify.bounds import GradientInterval
+from xcertify.bounds import GradientInterval, MarginInterval
+from xcertify.checks import whole_number
 from xcertify.logits import logits_of
+from xcertify.regions import valid_range
 
 LOSSES = ("logit", "cross-entropy")
 REDUCTIONS = ("mean", "sum")
@@ -235,6 +238,152 @@ class GradientDifference(Regularizer):
         return self._reduce(change**2)
 
 
+class WorstCaseLoss(Regularizer):
+    """Cross-entropy of the worst logits that intervals allow: certified training of predictions.
+
+    Where it is small the label is proved to be predicted in the region. Gowal et al. take
+    ``kappa * loss + (1 - kappa) * worst_case_loss``, of which `RegularizedModel` takes the same
+    shares with ``alpha = (1 - kappa) / kappa``: 1 for their 0.5.
+
+    Parameters
+    ----------
+    epsilon
+        l_inf radius of the region of inputs, in units of the inputs.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        When it meets a model that `Verifier` refuses.
+
+    No guarantee
+    ------------
+    Bounds in training are those of the method "ibp" without rounding terms, and of the network
+    as it is used (moving statistics, no dropout). They say nothing of explanations. Certify the
+    trained model with `Verifier`, and its explanations with `CertifiedGradient`.
+
+    References
+    ----------
+    Gowal et al.: On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust
+    Models, 2018, with the last layer merged with the margins ("elision", section 3).
+
+    Examples
+    --------
+    >>> trained = RegularizedModel(model, WorstCaseLoss(epsilon=0.025), alpha=1.0)
+    >>> trained.compile("adam", "sparse_categorical_crossentropy")
+    >>> trained.fit(images, labels, epochs=20, callbacks=[LinearRamp(10)])
+    """
+
+    name = "worst_case_loss"
+
+    def __init__(self, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = _radius("epsilon", epsilon)
+
+    @property
+    def radii(self) -> list[keras.Variable]:
+        """See `Regularizer`."""
+        return [self.epsilon]
+
+    def prepare(self, model: keras.Model) -> None:
+        """See `Regularizer`."""
+        self._bounds = MarginInterval(model)
+
+    def __call__(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """See `Regularizer`."""
+        epsilon = tf.cast(self.epsilon, inputs.dtype)
+        if targets.shape[-1] == 1:
+            rows = (1 - 2 * targets)[:, None]  # the logit counts against its label
+        else:
+            rows = tf.eye(targets.shape[-1]) - targets[:, None]
+        worst = self._bounds(inputs - epsilon, inputs + epsilon, tf.cast(rows, inputs.dtype))
+        if targets.shape[-1] == 1:
+            return tf.nn.softplus(worst)[:, 0]
+        return tf.reduce_logsumexp(worst, axis=1)
+
+
+class AdversarialLoss(Regularizer):
+    """Cross-entropy at the worst point that sign steps find near the input: adversarial training.
+
+    Parameters
+    ----------
+    epsilon
+        l_inf distance of the points, in units of the inputs.
+    steps
+        Number of steps, each of 2.5 / steps of the distance, from a random point.
+    clip
+        Lowest and highest valid values of the inputs, (low, high), numbers or arrays of the shape
+        of one input, which the points keep to; None: no limits.
+    seed
+        Of the random points.
+
+    Raises
+    ------
+    ValueError
+        For a radius below 0, fewer than one step, or a clip that is no range.
+
+    No guarantee
+    ------------
+    The attack may miss the worst point, and of explanations it knows nothing.
+
+    References
+    ----------
+    Madry et al.: Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
+
+    Examples
+    --------
+    >>> trained = RegularizedModel(model, AdversarialLoss(0.025, clip=(0, 1)), alpha=1.0)
+    >>> trained.compile("adam", "sparse_categorical_crossentropy")
+    >>> trained.fit(images, labels, epochs=20, callbacks=[LinearRamp(10)])
+    """
+
+    name = "adversarial_loss"
+
+    def __init__(
+        self,
+        epsilon: float,
+        *,
+        steps: int = 5,
+        clip: tuple[Any, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.epsilon, self.seed = _radius("epsilon", epsilon), keras.random.SeedGenerator(seed)
+        self.steps, self.clip = whole_number("steps", steps), clip
+
+    @property
+    def radii(self) -> list[keras.Variable]:
+        """See `Regularizer`."""
+        return [self.epsilon]
+
+    def prepare(self, model: keras.Model) -> None:
+        """See `Regularizer`."""
+        super().prepare(model)
+        shape = tuple(model.input_shape[1:])
+        self._limits = None if self.clip is None else valid_range(self.clip, shape, "float32")
+
+    def __call__(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """See `Regularizer`."""
+        epsilon = tf.cast(self.epsilon, inputs.dtype)
+        share = keras.random.uniform(tf.shape(inputs), -1, 1, inputs.dtype, seed=self.seed)
+        points = inputs + epsilon * share
+        for _ in range(self.steps):
+            with tf.GradientTape() as tape:
+                tape.watch(points)
+                loss = tf.reduce_sum(self._loss(points, targets))
+            points += 2.5 / self.steps * epsilon * tf.sign(tape.gradient(loss, points))
+            points = tf.clip_by_value(points, inputs - epsilon, inputs + epsilon)
+        if self._limits is not None:
+            points = tf.clip_by_value(points, *self._limits)
+        return self._loss(tf.stop_gradient(points), targets)
+
+    def _loss(self, points: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """(B,)."""
+        logits = self.logits(points)
+        if logits.shape[-1] == 1:
+            return tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)[:, 0]
+        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+
 class RegularizedModel(keras.Model):
     """A model that is trained with ``loss + alpha * mean(penalty)``; compile and fit it as usual.
 
@@ -248,7 +397,8 @@ class RegularizedModel(keras.Model):
         Built Keras classifier, with or without a softmax or sigmoid at its end. Its weights are
         trained in place, and it is what is used, saved and certified afterwards.
     regularizer
-        `CertifiedWidth`, `GradientNorm`, `HessianNorm` or `GradientDifference`.
+        `CertifiedWidth`, `GradientNorm`, `HessianNorm`, `GradientDifference`, `WorstCaseLoss`,
+        `AdversarialLoss`, or one of your own.
     alpha
         Weight of the penalty.
 
@@ -257,7 +407,7 @@ class RegularizedModel(keras.Model):
     ValueError
         For a negative alpha.
     UnsupportedLayerError
-        For a model that cannot be bounded, with `CertifiedWidth`.
+        For a model that cannot be bounded, with `CertifiedWidth` and `WorstCaseLoss`.
 
     No guarantee
     ------------

@@ -21,6 +21,7 @@ from protocol.data import split
 from protocol.networks import SEEDS, VALIDATION_SEED, colour_network, digits_network
 from protocol.pieces import Context, Piece, Records
 from protocol.records import Row
+from robustness import seconds_of_ways
 
 from papers.eva_methods import CLIP, GROUPS, SLOW, Settings, methods
 from papers.eva_tables import BLACK, RANDOM, blocks_of_results, chosen
@@ -66,6 +67,8 @@ def pieces(quick: bool) -> list[Piece]:
         if net != "colour":
             found.append(Piece(f"radii-{net}", partial(radii, net), 2))
             found.append(Piece(f"cost-{net}", partial(cost, net), 3))
+    if not quick:
+        found.append(Piece("robustness", robustness, 3))
     return found
 
 
@@ -224,6 +227,16 @@ def cost_of(model: keras.Model, images: np.ndarray, method: str, mode: str) -> R
         seconds = best_time(partial(explainer.explain, part)) / len(part)
     overlap = float(np.mean(explainer.certify(part).overlap))
     return {"images": len(part), "ms": seconds * 1e3, "overlap": overlap}
+
+
+def robustness(context: Context) -> list[Row]:
+    """What Robustness-Sr of 20 digits costs on a CNN, at once and by loops."""
+    images, _ = images_of("cnn", context)[2]
+    model = network_of("cnn", SEEDS[0], context)
+    return [
+        {"restarts": restarts, "seconds": seconds_of_ways(model, images[:20], restarts)}
+        for restarts in context.progress((1, 4), "robustness")
+    ]
 
 
 def best_time(function: Callable[[], object], repeats: int = 3) -> float:

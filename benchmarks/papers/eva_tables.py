@@ -61,7 +61,11 @@ class Scores(NamedTuple):
 
 def blocks_of_results(records: Records) -> dict[str, str]:
     """All blocks, of what is stored; a piece that was not run is said to be missing."""
-    found = {"settings": settings_table(records), "paper": paper_table(records)}
+    found = {
+        "settings": settings_table(records),
+        "paper": paper_table(records),
+        "robustness": robustness_table(records.rows("robustness")),
+    }
     for net in TITLES:
         scores = scores_of(records, net)
         found[f"fresh-{net}"] = fresh_tables(records, net, scores)
@@ -269,6 +273,16 @@ def cost_table(rows: list[Row]) -> str:
         lines.append([*line, f"{row['overlap']:.2f}{few}", f"{row['ms']:.2f}", f"{passes:,.0f}"])
     header = ["bounds", "mode", "overlap", "ms per image", "forward passes"]
     return table(header, lines) if rows else "*Not run yet.*"
+
+
+def robustness_table(rows: list[Row]) -> str:
+    """Processor time of Robustness-Sr, at once and by loops."""
+    lines = []
+    for row in rows:
+        first = next(iter(row["seconds"].values()))[1]
+        cells = [f"{cpu:.1f} s, {cpu / first:.0f} times" for _, cpu in row["seconds"].values()]
+        lines.append([row["restarts"], *cells])
+    return table(["restarts", *rows[0]["seconds"]], lines) if rows else "*Not run yet.*"
 
 
 def paper_table(records: Records) -> str:

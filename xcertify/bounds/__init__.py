@@ -8,7 +8,7 @@ from xcertify.bounds.branching.decision import Decision
 from xcertify.bounds.branching.proof import ProofTree
 from xcertify.bounds.branching.radius import decided_radii
 from xcertify.bounds.coverage import LayerCoverage, Work, coverage_of, work_of
-from xcertify.bounds.gradient_interval import GradientInterval
+from xcertify.bounds.gradient_interval import GradientInterval, MarginInterval
 from xcertify.bounds.graph.activations import smooth_rectifier
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.linear_bounds import LinearBounds
@@ -43,6 +43,7 @@ __all__ = [
     "GradientInterval",
     "LayerCoverage",
     "LinearBounds",
+    "MarginInterval",
     "ProofTree",
     "UnsupportedLayerError",
     "Verifier",

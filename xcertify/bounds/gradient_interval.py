@@ -1,4 +1,4 @@
-"""Interval bounds of input gradients as a differentiable function: what training makes narrow."""
+"""Interval bounds of gradients and of margins as differentiable functions: what training uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import keras
 from xcertify.bounds.graph.backpropagation import gradient_graph
 from xcertify.bounds.graph.weights import check_weights
 from xcertify.bounds.network import Network
-from xcertify.bounds.propagation.differentiable import Sides, gradient_sides
+from xcertify.bounds.propagation.differentiable import Sides, gradient_sides, upper_rows
 from xcertify.keras_graph import layers_of
 
 
@@ -59,3 +59,40 @@ class GradientInterval:
             Relative radius of all weights and biases, a scalar.
         """
         return gradient_sides(self._graph, lower, upper, rows, gamma)
+
+
+class MarginInterval:
+    """Upper bounds of rows of a model's logits, such as margins, over boxes; differentiable.
+
+    They are those of the method "ibp" of `Verifier.bound_rows` up to roundings, where a dense
+    layer is the last: it is merged with the rows.
+
+    Parameters
+    ----------
+    model
+        A built Sequential or functional model; a softmax or sigmoid at its end is left out.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        For a model that cannot be bounded.
+
+    No guarantee
+    ------------
+    Roundings are not covered.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._graph = Network(model).graph()
+
+    def __call__(self, lower: Any, upper: Any, rows: Any) -> Any:
+        """Upper bounds (N, S) of rows (N, S, K) over boxes with sides (N, *input), in their type.
+
+        Parameters
+        ----------
+        lower, upper
+            Sides of the boxes, (N, *input).
+        rows
+            (N, S, K): what the logits are weighted with.
+        """
+        return upper_rows(self._graph, lower, upper, rows)

@@ -1,4 +1,4 @@
-"""Interval bounds of gradients in plain float32, to be differentiated: the bounds that train.
+"""Interval bounds of gradients and logits in plain float32: the bounds that train.
 
 The same graphs and the same rules of functions as in the engine, without reference values and
 without error terms. They agree with the method "ibp" up to roundings, cost about as much as a
@@ -18,7 +18,14 @@ from xcertify.bounds.graph.backpropagation import GradientGraph
 from xcertify.bounds.graph.derivatives import Gate
 from xcertify.bounds.graph.graph import Graph
 from xcertify.bounds.graph.maximum import Largest
-from xcertify.bounds.graph.operations import Affine, Elementwise, Enclosure, Operation, Options
+from xcertify.bounds.graph.operations import (
+    Affine,
+    Elementwise,
+    Enclosure,
+    Operation,
+    Options,
+    Relaxed,
+)
 from xcertify.bounds.graph.products import Product
 from xcertify.bounds.graph.standardization import Standardized
 
@@ -48,6 +55,40 @@ def gradient_sides(graph: GradientGraph, lower: Any, upper: Any, rows: Any, gamm
     sides[graph.seed] = (rows, rows)
     _propagate(graph.intervals, sides, [graph.output], gamma)
     return sides[graph.output]
+
+
+def upper_rows(network: Graph, lower: Any, upper: Any, rows: Any) -> Any:
+    """Upper bounds (N, S) of rows of the logits over boxes, in the type of the boxes.
+
+    An affine operation at the end is merged with the rows: it is the same for all of them, which
+    intervals of the logits would forget.
+
+    Parameters
+    ----------
+    network
+        With logits of shape (K,).
+    lower, upper
+        Sides of the boxes, (N, *input).
+    rows
+        (N, S, K).
+
+    No guarantee
+    ------------
+    Roundings are not covered.
+    """
+    sides, target, constant = {0: (lower, upper)}, network.output, 0.0
+    last, parents = network.nodes[target].operation, network.nodes[target].parents
+    if isinstance(last, Affine) and last.nb_inputs == 1:
+        (target,) = parents
+        if last.bias is not None:
+            constant = ops.sum(rows * ops.cast(last.bias(), rows.dtype), axis=-1)
+        shape = network.nodes[target].shape
+        rows = last.pull_back(rows[:, None], Relaxed(), [shape])[0][:, 0]
+    _propagate(network, sides, [target], 0.0)
+    low, up = (side[:, None] for side in sides[target])
+    products = ops.maximum(rows, 0) * up + ops.minimum(rows, 0) * low
+    flat = ops.reshape(products, (*ops.shape(products)[:2], -1))
+    return ops.sum(flat, axis=-1) + constant
 
 
 def _propagate(graph: Graph, sides: dict[int, Sides], targets: list[int], gamma: Any) -> None:
