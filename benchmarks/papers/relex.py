@@ -278,8 +278,8 @@ def table_of_starts(records: Records, name: str, case: Case) -> str:
     lines = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
         own = [row | {"method": setting} for row in rows if row["setting"] == setting]
-        shown = '`start="paper"`' if setting == PAPER else f"`{setting.partition(',')[0]}`"
-        shown += setting.partition(",")[2]
+        told, _, optimizer = setting.removeprefix("RelEx, ").partition(", ")
+        shown = f"`{told}`, {optimizer}" if optimizer else f"`{told}`"
         lines.append(
             [
                 shown,

@@ -21,7 +21,7 @@ from xcertify.regions import Ball
 
 CLEAN = "clean"
 TRAINED_EPSILON = 4 / 255  # of adversarial training
-NB_EPOCHS = {"mnist": 10, "gtsrb": 10, "cifar10": 80}
+NB_EPOCHS = {"mnist": 20, "gtsrb": 10, "cifar10": 80}
 NB_CLASSES = {"mnist": 10, "gtsrb": 43, "cifar10": 10}
 _COLOUR = {f"{of_255}/255": of_255 / 255 for of_255 in (2, 4, 8)}
 
@@ -126,12 +126,11 @@ def network_of(context: Context, case: Case, seed: int, train: Images) -> keras.
     )
     if case.data == "mnist":
         build = partial(pooled_net, seed)
-    rate = 3e-3 if case.data == "mnist" else 1e-3
     standard = network(
         context,
         f"relex-{case.data}_{seed}",
         build,
-        lambda model: fit(model, *train, seed, nb_epochs, learning_rate=rate),
+        lambda model: fit(model, *train, seed, nb_epochs),
     )
     if not case.attacked:
         return standard
