@@ -13,6 +13,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from protocol.pieces import Context, Piece, Records
 from protocol.records import Row
 from robustness import seconds_of_ways
 
+from papers.eva_figures import draw_scores
 from papers.eva_methods import CLIP, GROUPS, SLOW, Settings, methods
 from papers.eva_tables import BLACK, RANDOM, blocks_of_results, chosen
 from xcertify.attacks import PGD
@@ -75,6 +77,11 @@ def pieces(quick: bool) -> list[Piece]:
 def blocks(records: Records) -> dict[str, str]:
     """What the pages show."""
     return blocks_of_results(records)
+
+
+def figures(records: Records, folder: Path) -> None:
+    """Pictures of the scores."""
+    draw_scores(records, folder)
 
 
 # --- networks and images -------------------------------------------------------------------------

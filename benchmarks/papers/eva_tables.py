@@ -117,7 +117,8 @@ def _higher(column: str) -> bool:
     return HIGHER_IS_BETTER[column.partition(", ")[0]]
 
 
-def _head(column: str) -> str:
+def head(column: str) -> str:
+    """Of a column of a table."""
     metric = column.partition(", ")[0]
     return HEADS.get(column) or f"{metric} {'↑' if _higher(column) else '↓'}"
 
@@ -153,9 +154,9 @@ def fresh_tables(records: Records, net: str, scores: dict[str, Scores]) -> str:
     where_run += f"First of them: {where(records[names[0]])}.*"
     return (
         f"A random image as baseline; *Sr* and *complement*: Robustness-Sr.\n\n"
-        f"{table(['method', 'images', *map(_head, RANDOM)], [*first, *lines])}\n\n"
+        f"{table(['method', 'images', *map(head, RANDOM)], [*first, *lines])}\n\n"
         f"A black image as baseline, and times.\n\n"
-        f"{table(['method', 'images', *map(_head, BLACK), 'ms per image'], second)}\n\n"
+        f"{table(['method', 'images', *map(head, BLACK), 'ms per image'], second)}\n\n"
         f"{where_run}"
     )
 
@@ -193,7 +194,7 @@ def control_table(scores: dict[str, Scores]) -> str:
             continue
         for column, test, verdict in differences(scores[method], scores[CONTROL]):
             pair = [v.mean() for v in scores[method].beside(scores[CONTROL], column)]
-            metric = f"{_head(column)}{', black' if column in BLACK else ''}"
+            metric = f"{head(column)}{', black' if column in BLACK else ''}"
             lines.append([method, metric, *map(number, pair), with_interval(test), verdict])
     header = ["method", "metric", "score", "control", "difference (95 % interval)", "EVA is"]
     return table(header, lines) if lines else "*Not run yet.*"
