@@ -60,6 +60,15 @@ def oldest(session: nox.Session) -> None:
 
 
 @nox.session
+def reproduce(session: nox.Session) -> None:
+    """What the documentation shows of each paper, small, with nothing else to download."""
+    session.install(".[benchmark]")
+    script = str(Path("benchmarks/reproduce.py").resolve())
+    session.chdir(session.create_tmp())
+    session.run("python", script, "all", "--quick", "--models", "models", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, in which a warning is an error."""
     session.install(".[docs]")
