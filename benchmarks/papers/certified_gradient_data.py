@@ -51,7 +51,7 @@ class Experiment:
     nb_inputs
         Fresh inputs that are attacked and certified.
     nb_drawn
-        How many of them the figure shows.
+        How many of them the figure shows, of the first network.
     nb_chosen
         Validation inputs that settings are chosen on.
     class_weight
@@ -64,8 +64,8 @@ class Experiment:
     nb_epochs: int
     batch_size: int = 100
     nb_inputs: int = 100
-    nb_drawn: int = 15
-    nb_chosen: int = 100
+    nb_drawn: int = 25
+    nb_chosen: int = 50
     class_weight: dict[int, float] | None = None
 
 
@@ -171,31 +171,35 @@ EXPERIMENTS = {
         "German Credit",
         table_parts(load_german, 200),
         lambda: tabular_net(60),
-        nb_epochs=40,
+        nb_epochs=20,
         batch_size=32,
         class_weight={0: 2.319, 1: 1.0},
     ),
     "adult": Experiment(
-        "Adult", table_parts(load_adult, 2000), lambda: tabular_net(64), nb_epochs=8
+        "Adult",
+        table_parts(load_adult, 2000),
+        lambda: tabular_net(64),
+        nb_epochs=6,
+        batch_size=256,
     ),
-    "mnist-dense": Experiment("MNIST, dense net", digits_parts, dense_images, nb_epochs=8),
+    "mnist-dense": Experiment("MNIST, dense net", digits_parts, dense_images, nb_epochs=6),
     "mnist-cnn": Experiment(
         "MNIST, CNN",
         digits_parts,
         lambda: convolutional(10),
-        nb_epochs=8,
+        nb_epochs=5,
         nb_inputs=50,
-        nb_drawn=12,
-        nb_chosen=40,
+        nb_drawn=20,
+        nb_chosen=30,
     ),
     "pneumonia": Experiment(
         "PneumoniaMNIST",
         pneumonia_parts,
         lambda: convolutional(2),
-        nb_epochs=12,
+        nb_epochs=10,
         nb_inputs=50,
-        nb_drawn=12,
-        nb_chosen=40,
+        nb_drawn=20,
+        nb_chosen=30,
         class_weight={0: 3.0, 1: 1.0},
     ),
 }

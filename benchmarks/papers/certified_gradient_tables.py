@@ -220,15 +220,14 @@ def figures(records: Records, folder: Path) -> None:
 
 
 def curves(records: Records, name: str) -> Figure:
-    """Shares of inputs that `crown` proves, for growing radii."""
+    """Shares of inputs that `crown` proves of the first network, for growing radii."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     for training, mark in zip(TRAININGS, MARKS):
-        rows = rows_of(records, name, training)
+        rows = [row for row in rows_of(records, name, training) if "curves" in row]
         if not rows:
             continue
-        shares = np.mean([row["curves"] for row in rows], axis=0)
-        for axis, line in zip(axes, shares.T):
+        for axis, line in zip(axes, np.transpose(rows[0]["curves"])):
             axis.semilogx(RADII, line, marker=mark, label=training, markersize=5)
     for axis, title in zip(axes, PANELS):
         axis.set_title(title, fontsize=9)
