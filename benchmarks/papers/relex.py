@@ -205,22 +205,25 @@ def chosen_start(records: Records) -> str:
 
 
 def blocks(records: Records) -> dict[str, str]:
-    """What the page of RelEx shows."""
+    """What the page of RelEx shows; of pieces that were not run, that they were not."""
     found = relex_studies.blocks(records)
+    shown = [name for name in CASES if rows_of(records, name)]
     if records.names("validation-"):
         found["choice"] = table_of_choice(records)
-    for name, case in CASES.items():
+    for name in CASES:
         if f"validation-{name}" in records:
-            found[f"validation-{name}"] = table_of_starts(records, name, case)
+            found[f"validation-{name}"] = table_of_starts(records, name, CASES[name])
+    for name in shown:
         rows = rows_of(records, name)
-        if rows:
-            found[f"fresh-{name}"] = table_of_methods(rows, case, records, name)
-            found[f"tests-{name}"] = table_of_tests(rows, case)
-    shown = [name for name in CASES if rows_of(records, name)]
+        found[f"fresh-{name}"] = table_of_methods(rows, CASES[name], records, name)
+        found[f"tests-{name}"] = table_of_tests(rows, CASES[name])
     if shown:
         found["goals"] = table_of_goals(records, shown)
     if {"gtsrb", "gtsrb-attacked"} <= set(shown):
         found["paper"] = table_of_paper(records)
+    expected = [f"{part}-{name}" for part in ("validation", "fresh", "tests") for name in CASES]
+    for name in (*expected, *relex_studies.TABLES, "choice", "goals", "paper"):
+        found.setdefault(name, f"*Not measured yet: {name}.*")
     return found
 
 

@@ -394,12 +394,14 @@ def table_of_cost(rows: Sequence[Row]) -> str:
 # --- shown ---------------------------------------------------------------------------------------
 
 
+TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
+    "attacks-on-maps": table_of_attacks,
+    "any-class": table_of_classes,
+    "radii": table_of_radii,
+    "cost": table_of_cost,
+}
+
+
 def blocks(records: Records) -> dict[str, str]:
     """The tables of what was measured."""
-    tables: dict[str, Callable[[Sequence[Row]], str]] = {
-        "attacks-on-maps": table_of_attacks,
-        "any-class": table_of_classes,
-        "radii": table_of_radii,
-        "cost": table_of_cost,
-    }
-    return {name: shown(records[name]["rows"]) for name, shown in tables.items() if name in records}
+    return {name: shown(records[name]["rows"]) for name, shown in TABLES.items() if name in records}
