@@ -54,7 +54,7 @@ def train(
     model: keras.Model,
     train: tuple[np.ndarray, np.ndarray],
     seed: int,
-    nb_epochs: int = 80,
+    nb_epochs: int = 60,
     progress: Callable[[Iterable[int], str], Iterable[int]] | None = None,
 ) -> None:
     """Train by stochastic gradient descent on images that are shifted, mirrored and cut.

@@ -58,7 +58,7 @@ def digits_network(context: Context, kind: str, seed: int, train: Images) -> ker
 
 def colour_network(context: Context, seed: int, train: Images) -> keras.Model:
     """A CNN of CIFAR-10."""
-    nb_epochs = 1 if context.quick else 80
+    nb_epochs = 1 if context.quick else 60
     return network(
         context,
         f"cifar10-cnn_{seed}",
