@@ -9,9 +9,8 @@ from functools import partial
 import keras
 import numpy as np
 import tensorflow as tf
-from protocol import colour_networks
 from protocol.data import split
-from protocol.networks import VALIDATION_SEED, network
+from protocol.networks import VALIDATION_SEED, colour_network, network
 from protocol.pieces import Context
 
 from xcertify.attacks import PGD
@@ -21,8 +20,8 @@ from xcertify.regions import Ball
 
 CLEAN = "clean"
 TRAINED_EPSILON = 4 / 255  # of adversarial training
-NB_EPOCHS = {"mnist": 20, "gtsrb": 10, "cifar10": 80}
-NB_CLASSES = {"mnist": 10, "gtsrb": 43, "cifar10": 10}
+NB_EPOCHS = {"mnist": 20, "gtsrb": 10}
+NB_CLASSES = {"mnist": 10, "gtsrb": 43}
 _COLOUR = {f"{of_255}/255": of_255 / 255 for of_255 in (2, 4, 8)}
 
 
@@ -113,14 +112,9 @@ def measured(context: Context, case: Case, seed: int) -> Measured:
 
 def network_of(context: Context, case: Case, seed: int, train: Images) -> keras.Model:
     """The network of a case."""
-    nb_epochs = 1 if context.quick else NB_EPOCHS[case.data]
     if case.data == "cifar10":
-        return network(
-            context,
-            f"{colour_networks.NAME}_{seed}",
-            lambda: colour_networks.build(seed),
-            lambda model: colour_networks.train(model, train, seed, nb_epochs, context.progress),
-        )
+        return colour_network(context, seed, train)
+    nb_epochs = 1 if context.quick else NB_EPOCHS[case.data]
     build: Callable[[], keras.Model] = partial(
         convolutional_net, train[0].shape[1:], NB_CLASSES[case.data], seed
     )
