@@ -37,16 +37,17 @@ QUICK_CLASSES = (3,)
 EPOCHS = 80
 # form, method, images of each class; the first ones are the same, so that forms are paired
 FORMS = (
-    ("per-channel", "ibp", 16),
+    ("per-channel", "ibp", 24),
     ("per-channel", "crown-ibp", 4),
-    ("map", "crown-ibp", 16),
-    ("pairwise", "crown-ibp", 16),
-    ("per-channel", "crown", 5),
-    ("map", "crown", 5),
-    ("pairwise", "crown", 10),
+    ("map", "crown-ibp", 24),
+    ("pairwise", "crown-ibp", 24),
+    ("per-channel", "crown", 8),
+    ("map", "crown", 8),
+    ("pairwise", "crown", 12),
 )
+LARGEST = 0.1  # of the radii that are tested; the smallest is its millionth
 TIGHTEST = ("pairwise", "crown")
-NB_COUNTED = 2  # images of each class whose unstable neurons are counted
+NB_COUNTED = 4  # images of each class whose unstable neurons are counted
 NB_SHARES = 24  # images of each class whose channels are looked at
 KS = range(1, 51, 2)
 K2S = (15, 16, 17, 18, 20, 23, 27, 33, 40)
@@ -54,14 +55,16 @@ VISIBLE = 0.07  # the paper's largest radius
 
 
 def pieces(quick: bool) -> list[Piece]:
-    """Every class of every network, one sign, and how channels take part."""
-    seeds, classes = seeds_of(quick), classes_of(quick)
-    measured = [
-        Piece(f"signs-{seed}-{class_}", partial(radii, seed=seed, class_=class_), 4)
-        for seed in seeds
-        for class_ in classes
-    ]
-    return [*measured, Piece("one-sign", one_sign, 4), Piece("channels", channels, 3)]
+    """Both classes and the channels of every network, and one sign of the first."""
+    found = []
+    for seed in seeds_of(quick):
+        for class_ in classes_of(quick):
+            run = partial(radii, seed=seed, class_=class_)
+            found.append(Piece(f"signs-{seed}-{class_}", run, 4))
+        if seed == SEEDS[0]:
+            found.append(Piece("one-sign", one_sign, 3))
+        found.append(Piece(f"channels-{seed}", partial(channels, seed=seed), 1))
+    return found
 
 
 def radii(context: Context, seed: int, class_: int) -> list[Row]:
@@ -87,7 +90,7 @@ def radii_of_class(
     found = {}
     for form, method, count in context.progress(FORMS, f"class {said['class']}"):
         inputs = images[: 2 if context.quick else count]
-        explainer = CORGI(model, K, form=form, method=method, attack=None, batch_size=20)
+        explainer = explainer_of(model, form, method, None)
         start = time.process_time()
         radius = explainer.certify(inputs).radius
         seconds = (time.process_time() - start) / len(inputs)
@@ -98,12 +101,11 @@ def radii_of_class(
     proved = np.max(padded, axis=0)  # by any form: attacks are tried within it first
     inputs = images[:nb_images]
     targets = np.argmax(model.predict(inputs, verbose=0), axis=1)
-    explainer = CORGI(model, K, form=TIGHTEST[0], method=TIGHTEST[1], batch_size=20)
     few = len(found["per-channel", "crown"])
     for attack, count in (("gap", nb_images), ("sum", few)):
+        explainer = explainer_of(model, *TIGHTEST, attack)
         start = time.process_time()
-        some = inputs[:count], targets[:count], proved[:count]
-        distances = attacked(explainer, attack, *some)
+        distances = attacked(explainer, inputs[:count], targets[:count], proved[:count])
         seconds = (time.process_time() - start) / count
         yield said | {"attack": attack, "attacked": distances, "seconds": seconds}
     yield said | {"linear": linear_radii(explainer, inputs[:few], targets[:few])}
@@ -112,12 +114,19 @@ def radii_of_class(
         yield said | {"unstable within": form, "counts": counts}
 
 
+def explainer_of(model: keras.Model, form: str, method: str, attack: str | None) -> CORGI:
+    """CORGI with the settings that are fixed."""
+    settings = {"attack": attack, "largest_radius": LARGEST, "batch_size": 24}
+    return CORGI(model, K, form=form, method=method, **settings)
+
+
 def attacked(
-    explainer: CORGI, attack: str, inputs: np.ndarray, targets: np.ndarray, proved: np.ndarray
+    explainer: CORGI, inputs: np.ndarray, targets: np.ndarray, proved: np.ndarray
 ) -> np.ndarray:
-    """Distances (N,) at which an attack moves a cell out; it is first tried within `proved`."""
+    """Distances (N,) at which its attack moves a cell out; it is first tried within `proved`."""
     maps = explainer._ranked_maps(inputs, targets)
-    return explainer._attacked(attack, maps, Ball(inputs, as_column(proved, inputs)))
+    region = Ball(inputs, as_column(proved, inputs))
+    return explainer._attacked(explainer.attack, maps, region)
 
 
 def nb_unstable(model: keras.Model, inputs: np.ndarray, radius: np.ndarray) -> dict[str, list]:
@@ -155,7 +164,7 @@ def one_sign(context: Context) -> list[Row]:
     [radius] = [row["radius"] for row in stored if (row.get("form"), row.get("method")) == TIGHTEST]
     one = int(np.argsort(radius)[len(radius) // 2])
     image = data.fresh[0][data.fresh[1] == class_][one : one + 1]
-    explainer = CORGI(model, K, form=TIGHTEST[0], method=TIGHTEST[1])
+    explainer = explainer_of(model, *TIGHTEST, "gap")
     ks, k2s = (KS[:2], K2S[:2]) if context.quick else (KS, K2S)
     settings = [("k", k, None) for k in ks] + [("k2", K, k2) for k2 in k2s]
     rows: list[Row] = []
@@ -224,18 +233,17 @@ def worst(
     return attack(Ball(image, radius, clip=(0.0, 1.0))).points
 
 
-def channels(context: Context) -> list[Row]:
-    """By which channels the cells move that are the first to change places, in all networks."""
+def channels(context: Context, seed: int) -> list[Row]:
+    """By which channels the cells of a network move that are the first to change places."""
     data = images_of(context)
+    model = trained(context, seed, data.train)
+    explainer = explainer_of(model, *TIGHTEST, None)
     rows: list[Row] = []
-    for seed in seeds_of(context.quick):
-        model = trained(context, seed, data.train)
-        explainer = CORGI(model, K, attack=None)
-        for class_ in classes_of(context.quick):
-            images = data.fresh[0][data.fresh[1] == class_][: 2 if context.quick else NB_SHARES]
-            targets = np.argmax(model.predict(images, verbose=0), axis=1)
-            found = shares(explainer, images, targets) | linear_radii(explainer, images, targets)
-            rows.append({"seed": seed, "class": class_} | found)
+    for class_ in context.progress(classes_of(context.quick), "channels"):
+        images = data.fresh[0][data.fresh[1] == class_][: 2 if context.quick else NB_SHARES]
+        targets = np.argmax(model.predict(images, verbose=0), axis=1)
+        found = shares(explainer, images, targets) | linear_radii(explainer, images, targets)
+        rows.append({"seed": seed, "class": class_} | found)
     return rows
 
 

@@ -11,7 +11,7 @@ from protocol.records import Row
 from protocol.tables import table, with_interval
 from scipy.stats import spearmanr
 
-SMALLEST = 1e-6  # the smallest radius that is tested; counts where nothing is proved
+SMALLEST = 1e-7  # the smallest radius that is tested; counts where nothing is proved
 ASKED = 1.8  # of map / per-channel, by "crown"
 OUTLIER = 20.0  # ratios above it are left out by the paper
 FORMS = (
@@ -32,7 +32,7 @@ def blocks(records: Records) -> dict[str, str]:
     if not rows:
         return {}
     signs = records["one-sign"]["rows"] if "one-sign" in records else []
-    of_channels = records["channels"]["rows"] if "channels" in records else []
+    of_channels = records.rows("channels-")
     return (
         {
             "networks": networks(rows),
