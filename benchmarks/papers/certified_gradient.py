@@ -47,8 +47,8 @@ from papers.certified_gradient_data import (
     Setting,
     as_bits,
     tabular_net,
-    train,
     trained_network,
+    trainer,
     two_moons,
 )
 from papers.certified_gradient_tables import blocks, figures
@@ -290,7 +290,7 @@ def moons(context: Context) -> list[Row]:
         alpha = 0.5 if epsilon or gamma else 0.0
         nb_epochs = 1 if context.quick else experiment.nb_epochs
         examples = points[:800], labels[:800]
-        train(model, experiment, examples, CertifiedWidth(epsilon, gamma), alpha, nb_epochs)
+        trainer(model, experiment, CertifiedWidth(epsilon, gamma), alpha)(examples, nb_epochs)
         certificate = CertifiedGradient(model, 0.05).certify(points[800:850])
         logits = model.predict(grid, 5000, verbose=0)
         shares = 255 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
@@ -316,15 +316,15 @@ def bias(context: Context, name: str) -> list[Row]:
     rows = []
     for training in context.progress(BIASED, "training"):
         make: Callable = TRAININGS[training][0]
-        setting = chosen(context.records, name, training)
+        setting, model = chosen(context.records, name, training), experiment.build()
+        train = trainer(model, experiment, make(setting), setting["alpha"])
         for seed in SEEDS:
             for share in SHARES:
                 flipped = np.random.default_rng(seed).random(len(gender)) < share
                 given = np.where(flipped, gender, labels).astype(int)
                 keras.utils.set_random_seed(seed)
-                model = experiment.build()
-                examples = inputs, given
-                train(model, experiment, examples, make(setting), setting["alpha"], BIAS_EPOCHS)
+                model.set_weights(experiment.build().get_weights())
+                train((inputs, given), BIAS_EPOCHS)
                 explainer.model.set_weights(model.get_weights())
                 maps = np.abs(explainer.explain(parts.fresh[0][:200]))
                 of_gender = maps[:, sensitive].sum(axis=1) / maps.sum(axis=1)

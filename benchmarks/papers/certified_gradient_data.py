@@ -241,26 +241,33 @@ TRAININGS: dict[str, tuple[Callable[[Setting], Regularizer], list[Setting]]] = {
 }
 
 
-def train(
-    model: keras.Model,
-    experiment: Experiment,
-    examples: Images,
-    regularizer: Regularizer,
-    alpha: float,
-    nb_epochs: int,
-) -> None:
-    """Train a model in place."""
+Trainer = Callable[[Images, int], None]
+
+
+def trainer(
+    model: keras.Model, experiment: Experiment, regularizer: Regularizer, alpha: float
+) -> Trainer:
+    """What trains a model in place, on (examples, nb_epochs); compiled once for several calls."""
     trained = RegularizedModel(model, regularizer, alpha)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    trained.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
-    trained.fit(
-        *examples,
-        batch_size=experiment.batch_size,
-        epochs=nb_epochs,
-        class_weight=experiment.class_weight,
-        callbacks=[LinearRamp(max(1, nb_epochs // 2))],
-        verbose=0,
-    )
+    optimizer = keras.optimizers.Adam(1e-3)
+    trained.compile(optimizer, loss, jit_compile=False)
+    optimizer.build(trained.trainable_variables)
+    start = [np.array(variable) for variable in optimizer.variables]
+
+    def train(examples: Images, nb_epochs: int) -> None:
+        for variable, value in zip(optimizer.variables, start):
+            variable.assign(value)
+        trained.fit(
+            *examples,
+            batch_size=experiment.batch_size,
+            epochs=nb_epochs,
+            class_weight=experiment.class_weight,
+            callbacks=[LinearRamp(max(1, nb_epochs // 2))],
+            verbose=0,
+        )
+
+    return train
 
 
 def trained_network(
@@ -277,7 +284,7 @@ def trained_network(
     def fit(model: keras.Model) -> None:
         keras.utils.set_random_seed(seed)
         nb_epochs = 1 if context.quick else experiment.nb_epochs
-        train(model, experiment, examples, make(setting), setting["alpha"], nb_epochs)
+        trainer(model, experiment, make(setting), setting["alpha"])(examples, nb_epochs)
 
     words = [f"{key}{value:g}" for key, value in setting.items()]
     title = "-".join([f"certified-gradient-{name}", training.replace(" ", "-"), *words])

@@ -81,11 +81,12 @@ def test_tables_of_rows(tmp_path):
             for seed in (1, 2, 3)
         }
         | {
-            "bias-german": [
+            f"bias-{name}": [
                 {"training": "standard", "seed": seed, "induced": share, "share": share / 2}
                 for seed in (1, 2, 3)
                 for share in (0.0, 1.0)
             ]
+            for name in ("german", "adult")
         },
     )
     found = tables.blocks(records)
