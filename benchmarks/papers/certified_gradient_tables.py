@@ -189,7 +189,8 @@ def paper(records: Records) -> str:
     """What the paper says beside what was measured; the reasons are in the documentation."""
 
     def of(name: str, training: str, what: str) -> float:
-        return 100 * values(rows_of(records, name, training), what).mean()
+        rows = rows_of(records, name, training)
+        return 100 * values(rows, what).mean() if rows else float("nan")
 
     def each(text: Callable[[str], str]) -> str:
         titles = {name: experiment.title for name, experiment in EXPERIMENTS.items()}
@@ -197,7 +198,7 @@ def paper(records: Records) -> str:
         return "; ".join(f"{titles[name]}: {text(name)}" for name in run) or NOT_RUN
 
     def most(name: str, what: str) -> float:
-        return max(of(name, training, what) for training in TRAININGS if training != OURS)
+        return np.nanmax([of(name, training, what) for training in TRAININGS if training != OURS])
 
     proved = "inputs untargeted {}"
     lines = [

@@ -77,6 +77,7 @@ def test_tables_of_rows(tmp_path):
                 row("standard", seed, "0000"),
                 row("adversarial", seed, "0010"),
                 row("certified explanations", seed, "1111"),
+                row("certified predictions", seed, "0110"),
             ]
             for seed in (1, 2, 3)
         }
@@ -93,6 +94,7 @@ def test_tables_of_rows(tmp_path):
     assert "| standard | 0 (0 to 0) / 0 (0 to 0) |" in found["explanations-german"]
     assert "| certified explanations | 100 (100 to 100)" in found["predictions"]
     assert "+75 (" in found["differences"]
+    assert "German Credit: 100 %, 50 %" in found["paper"]  # ours, and the most of any other
     assert found["bias-german"].splitlines()[-1] == "| standard | 0 (0 to 0) | 50 (50 to 50) |"
     assert found["explanations-adult"] == tables.NOT_RUN
     tables.figures(records, tmp_path)
