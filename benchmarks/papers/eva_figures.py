@@ -19,7 +19,7 @@ OTHER = "#777777"
 def draw_scores(records: Records, folder: Path) -> None:
     """A picture for each kind of network that is stored: means with their intervals."""
     for net in TITLES:
-        scores = scores_of(records, net)
+        scores = scores_of(records, net, RANDOM)
         if not scores:
             continue
         most = max(found.nb_images for found in scores.values())

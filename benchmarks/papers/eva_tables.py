@@ -67,11 +67,10 @@ def blocks_of_results(records: Records) -> dict[str, str]:
         "robustness": robustness_table(records.rows("robustness")),
     }
     for net in TITLES:
-        scores = scores_of(records, net)
-        found[f"fresh-{net}"] = fresh_tables(records, net, scores)
-        found[f"control-{net}"] = control_table(scores)
-        found[f"greedy-{net}"] = greedy_table(scores)
-        found[f"in-short-{net}"] = in_short(net, scores)
+        found[f"fresh-{net}"] = fresh_tables(records, net)
+        found[f"control-{net}"] = control_table(records, net)
+        found[f"greedy-{net}"] = greedy_table(records, net)
+        found[f"in-short-{net}"] = in_short(records, net)
         found[f"radii-{net}"] = radii_table(records.rows(f"radii-{net}"))
         found[f"cost-{net}"] = cost_table(records.rows(f"cost-{net}"))
     return found
@@ -80,36 +79,36 @@ def blocks_of_results(records: Records) -> dict[str, str]:
 # --- what is stored ------------------------------------------------------------------------------
 
 
-def chosen(records: Records, net: str) -> dict[str, str]:
-    """Method -> the setting whose mean rank over all columns is best on validation images."""
+def chosen(records: Records, net: str, columns: Sequence[str]) -> dict[str, str]:
+    """Method -> the setting whose mean rank over columns is best on validation images."""
     best = {}
     rows = [row for row in records.rows(f"validation-{net}") if "scores" in row]
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         ranks = np.zeros(len(own))
-        for column in (*RANDOM, *BLACK):
+        for column in columns:
             values = np.array([row["scores"][column] for row in own])
             ranks += rankdata(-values if _higher(column) else values)
         best[method] = own[int(np.argmin(ranks))]["setting"]
     return best
 
 
-def scores_of(records: Records, net: str) -> dict[str, Scores]:
-    """Method -> scores on fresh images, of the networks that are stored."""
-    rows = records.rows(f"fresh-{net}")
+def scores_of(records: Records, net: str, columns: Sequence[str]) -> dict[str, Scores]:
+    """Method -> scores on fresh images of the setting that was chosen by these columns."""
+    settings = chosen(records, net, columns)
+    rows = [row for row in records.rows(f"fresh-{net}") if "scores" in row]
     found = {}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method and "scores" in row]
+    for method, setting in settings.items():
+        own = [row for row in rows if (row["method"], row["setting"]) == (method, setting)]
         if not own:
             continue
         nb_images = min(row["images"] for row in own)
         values = {
             column: np.array([row["scores"][column][:nb_images] for row in own])
-            for column in (*RANDOM, *BLACK)
+            for column in columns
         }
         ms = float(np.mean([row["ms"] for row in own]))
-        seeds = tuple(row["seed"] for row in own)
-        found[method] = Scores(own[0]["setting"], ms, seeds, values)
+        found[method] = Scores(setting, ms, tuple(row["seed"] for row in own), values)
     return found
 
 
@@ -127,37 +126,42 @@ def head(column: str) -> str:
 
 
 def settings_table(records: Records) -> str:
-    """What was chosen on validation images, and of how many settings."""
-    picks = {net: chosen(records, net) for net in TITLES}
-    tried = {net: records.rows(f"validation-{net}") for net in TITLES}
+    """What was chosen on validation images for the tables of both baselines, of how many."""
+    picks = {
+        f"{title}, {name}": chosen(records, net, columns)
+        for net, title in TITLES.items()
+        for name, columns in (("random", RANDOM), ("black", BLACK))
+    }
+    rows = [row for net in TITLES for row in records.rows(f"validation-{net}-")]
     lines = []
-    for method in dict.fromkeys(m for of_net in picks.values() for m in of_net):
-        counts = [sum(row["method"] == method for row in rows) for rows in tried.values()]
-        lines.append([method, max(counts), *(of_net.get(method, "") for of_net in picks.values())])
-    return table(["method", "settings tried", *TITLES.values()], lines)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        tried = {row["setting"] for row in rows if row["method"] == method}
+        if tried != {"-"}:
+            lines.append([method, *(of_net.get(method, "") for of_net in picks.values())])
+    return table(["method", *picks], lines)
 
 
-def fresh_tables(records: Records, net: str, scores: dict[str, Scores]) -> str:
+def fresh_tables(records: Records, net: str) -> str:
     """All methods, with a table for each baseline."""
     names = records.names(f"fresh-{net}")
     if not names:
         return f"*{TITLES[net]}: not run yet.*"
     rows = records.rows(f"fresh-{net}")
     failed = {row["method"]: row["failed"] for row in rows if "failed" in row}
-    accuracies = dict.fromkeys((row["seed"], row["accuracy"]) for row in rows)
-    right = ", ".join(f"{value:.1%}" for _, value in accuracies)
-    first, second = _marked(scores, RANDOM), _marked(scores, BLACK)
-    for line, found in zip(second, scores.values()):
+    right = ", ".join(
+        f"{v:.1%}" for _, v in dict.fromkeys((r["seed"], r["accuracy"]) for r in rows)
+    )
+    first, second = (scores_of(records, net, columns) for columns in (RANDOM, BLACK))
+    black = _marked(second, BLACK)
+    for line, found in zip(black, second.values()):
         line.append(_milliseconds(found.ms))
     lines = [[method, reason, *[""] * len(RANDOM)] for method, reason in failed.items()]
-    where_run = f"*Networks: {right} right. "
-    where_run += f"First of them: {where(records[names[0]])}.*"
     return (
         f"A random image as baseline; *Sr* and *complement*: Robustness-Sr.\n\n"
-        f"{table(['method', 'images', *map(head, RANDOM)], [*first, *lines])}\n\n"
+        f"{table(['method', 'images', *map(head, RANDOM)], [*_marked(first, RANDOM), *lines])}\n\n"
         f"A black image as baseline, and times.\n\n"
-        f"{table(['method', 'images', *map(head, BLACK), 'ms per image'], second)}\n\n"
-        f"{where_run}"
+        f"{table(['method', 'images', *map(head, BLACK), 'ms per image'], black)}\n\n"
+        f"*Networks: {right} right. The first piece: {where(records[names[0]])}.*"
     )
 
 
@@ -186,18 +190,21 @@ def _marked(scores: dict[str, Scores], columns: Sequence[str]) -> list[list[str]
     return lines
 
 
-def control_table(scores: dict[str, Scores]) -> str:
+def control_table(records: Records, net: str) -> str:
     """EVA beside the control, which proves nothing: paired differences."""
     lines = []
-    for method in scores:
-        if not method.startswith("EVA, ") or CONTROL not in scores:
-            continue
-        for column, test, verdict in differences(scores[method], scores[CONTROL]):
-            pair = [v.mean() for v in scores[method].beside(scores[CONTROL], column)]
-            metric = f"{head(column)}{', black' if column in BLACK else ''}"
-            lines.append([method, metric, *map(number, pair), with_interval(test), verdict])
+    for columns in (RANDOM, BLACK):
+        scores = scores_of(records, net, columns)
+        for method in scores:
+            if not method.startswith("EVA, ") or CONTROL not in scores:
+                continue
+            for column, test, verdict in differences(scores[method], scores[CONTROL]):
+                pair = [v.mean() for v in scores[method].beside(scores[CONTROL], column)]
+                metric = f"{head(column)}{', black' if column in BLACK else ''}"
+                cells = [*map(number, pair), with_interval(test), verdict]
+                lines.append([method, metric, *cells])
     header = ["method", "metric", "score", "control", "difference (95 % interval)", "EVA is"]
-    return table(header, lines) if lines else "*Not run yet.*"
+    return table(header, sorted(lines, key=lambda line: line[0])) if lines else "*Not run yet.*"
 
 
 def differences(own: Scores, others: Scores) -> list[tuple[str, Mean, str]]:
@@ -205,7 +212,7 @@ def differences(own: Scores, others: Scores) -> list[tuple[str, Mean, str]]:
 
     Holm's correction is over the columns.
     """
-    columns = (*RANDOM, *BLACK)
+    columns = tuple(own.values)
     tests = [compare(*own.beside(others, column)) for column in columns]
     told = holm([test.p_value for test in tests])
     found = []
@@ -216,20 +223,23 @@ def differences(own: Scores, others: Scores) -> list[tuple[str, Mean, str]]:
     return found
 
 
-def in_short(net: str, scores: dict[str, Scores]) -> str:
-    """Where the best form of EVA is better than the control, and where not, in a sentence."""
-    if DEFAULT not in scores or CONTROL not in scores:
-        return f"{TITLES[net]}: not run yet"
+def in_short(records: Records, net: str) -> str:
+    """Where EVA as it comes is better than the control at its best, and where not."""
     parts: dict[str, list[str]] = {"better": [], "not told apart": [], "worse": []}
-    for column, _, verdict in differences(scores[DEFAULT], scores[CONTROL]):
-        name = HEADS.get(column, column.replace(", random", "")).rstrip(" ↑↓")
-        parts[verdict].append(name.replace(", ", " "))
+    for columns in (RANDOM, BLACK):
+        scores = scores_of(records, net, columns)
+        if DEFAULT not in scores or CONTROL not in scores:
+            return f"{TITLES[net]}: not run yet"
+        for column, _, verdict in differences(scores[DEFAULT], scores[CONTROL]):
+            name = HEADS.get(column, column.replace(", random", "")).rstrip(" ↑↓")
+            parts[verdict].append(name.replace(", ", " "))
     said = [f"{verdict} in {', '.join(names)}" for verdict, names in parts.items() if names]
     return f"{TITLES[net]}: {'; '.join(said)}"
 
 
-def greedy_table(scores: dict[str, Scores]) -> str:
+def greedy_table(records: Records, net: str) -> str:
     """All fast methods on the images that Greedy-AS explained."""
+    scores = scores_of(records, net, RANDOM)
     there = [method for method in GREEDY if method in scores]
     if not there:
         return "*Not run yet.*"
@@ -290,7 +300,7 @@ def paper_table(records: Records) -> str:
     """Table 1 of the paper beside ours."""
     lines = []
     for place, net in ((0, "dense"), (1, "colour")):
-        scores = scores_of(records, net)
+        scores = scores_of(records, net, RANDOM)
         for method, told in PAPER.items():
             if told[place] is None:
                 continue
