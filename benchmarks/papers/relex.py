@@ -49,6 +49,11 @@ STEPS = 32  # of the curves of relevance
 LEAST_KEPT, LARGEST = 0.98, 1.5
 # Of many starts and of large networks fewer noisy copies are drawn than the 50 of the default.
 FEW_COPIES = 10
+PICTURE = """\
+![Attacked digits, and their masks from both starts](images/relex-masks.png)
+
+*Digits attacked at .1, with the class of the clean image and the one that the network sees now;
+below them the masks from both starts, and the class of what they keep.*"""
 TABLE_1 = {  # of the paper: R at .07, .1, .3 and 1 in its normalised units
     "RelEx": ((0.94, 0.95, 0.96, 0.97), (0.78, 0.66, 0.60, 0.56)),
     "Saliency": ((0.03, 0.03, 0.04, 0.03), (0.40, 0.37, 0.22, 0.14)),
@@ -216,13 +221,18 @@ def blocks(records: Records) -> dict[str, str]:
     for name in shown:
         rows = rows_of(records, name)
         found[f"fresh-{name}"] = table_of_methods(rows, CASES[name], records, name)
-        found[f"tests-{name}"] = table_of_tests(rows, CASES[name])
+        found[f"tests-{name}"] = table_of_tests(rows, CASES[name]) + (
+            f"\n\n![Retrieval, relevance and size of masks, {CASES[name].title}]"
+            f"(images/relex-{name}.png)"
+        )
     if shown:
         found["goals"] = table_of_goals(records, shown)
+    if "pictures" in records:
+        found["pictures"] = PICTURE
     if {"gtsrb", "gtsrb-attacked"} <= set(shown):
         found["paper"] = table_of_paper(records)
     expected = [f"{part}-{name}" for part in ("validation", "fresh", "tests") for name in CASES]
-    for name in (*expected, *relex_studies.TABLES, "choice", "goals", "paper"):
+    for name in (*expected, *relex_studies.TABLES, "choice", "goals", "paper", "pictures"):
         found.setdefault(name, f"*Not measured yet: {name}.*")
     return found
 
