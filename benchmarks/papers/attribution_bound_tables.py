@@ -176,7 +176,7 @@ def sizes(rows: Sequence[Row]) -> str:
     """How many networks, images and attacks a table is of."""
     nb_networks, nb_images = len({row["seed"] for row in rows}), len(rows[0]["mean"])
     networks = f"{nb_networks} network{'s' * (nb_networks > 1)} of each training"
-    return f"{networks}, {nb_images} images, {rows[0]['attacks']} attacks of each image."
+    return f"{networks}, {nb_images} image{'s' * (nb_images > 1)}, {rows[0]['attacks']} attacks of each image."
 
 
 def turned(rows: Sequence[Row]) -> str:
@@ -276,19 +276,37 @@ def accuracies(deviations: dict[str, dict[str, list[Row]]]) -> str:
 
 def totals(deviations: dict[str, dict[str, list[Row]]]) -> str:
     """How many samples were attacked, and how many are beyond, in all."""
-    header = ("norm, data", "attacked samples", "beyond T_e", "beyond c T_e")
+    header = (
+        "norm, data",
+        "attacked samples",
+        "beyond T_e",
+        "beyond c T_e",
+        "the paper's attacks",
+        "of these beyond T_e",
+        "and beyond c T_e",
+    )
     lines = []
     for name, of_kind in deviations.items():
         for kind, title in (("l2", "l2"), ("linf", "l_inf"), ("attributions", "l2, Table 2")):
             rows = of_kind[kind]
             if rows:
-                shares = [share(rows, key) for key in ("beyond", "beyond_adapted")]
-                lines.append([f"{title}, {TITLES[name]}", f"{attacked(rows):,}", *shares])
+                lines.append([f"{title}, {TITLES[name]}", *counts(rows)])
     every = [row for of_kind in deviations.values() for rows in of_kind.values() for row in rows]
     if not every:
         return MISSING
-    shares = [share(every, key) for key in ("beyond", "beyond_adapted")]
-    return table(header, [*lines, ["all", f"{attacked(every):,}", *shares]])
+    return table(header, [*lines, ["all", *counts(every)]])
+
+
+def counts(rows: Sequence[Row]) -> list[str]:
+    """How many samples are beyond the estimates, and how many of attacks that the paper runs."""
+    cells = []
+    for kind in ("", "_paper"):
+        nb_all = sum(row[f"attacks{kind}"] * len(row["mean"]) for row in rows)
+        cells.append(f"{nb_all:,}")
+        for key in ("beyond", "beyond_adapted"):
+            nb = count(rows, key + kind)
+            cells.append(f"{nb:,} ({nb / nb_all:.3%})".replace("%", " %"))
+    return cells
 
 
 def unproved(deviations: dict[str, dict[str, list[Row]]]) -> str:
