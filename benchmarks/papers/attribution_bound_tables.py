@@ -176,7 +176,8 @@ def sizes(rows: Sequence[Row]) -> str:
     """How many networks, images and attacks a table is of."""
     nb_networks, nb_images = len({row["seed"] for row in rows}), len(rows[0]["mean"])
     networks = f"{nb_networks} network{'s' * (nb_networks > 1)} of each training"
-    return f"{networks}, {nb_images} image{'s' * (nb_images > 1)}, {rows[0]['attacks']} attacks of each image."
+    images = f"{nb_images} image{'s' * (nb_images > 1)}"
+    return f"{networks}, {images}, {rows[0]['attacks']} attacks of each image."
 
 
 def turned(rows: Sequence[Row]) -> str:
