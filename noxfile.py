@@ -1,17 +1,19 @@
-"""The tests on every supported version: ``pip install nox && nox`` (``nox --list`` names them).
+"""The tests on every supported version: ``pip install nox uv && nox`` (``nox --list`` names them).
 
 Each session makes an environment of its own. TensorFlow 2.21 goes without Xplique, which takes
 TensorFlow up to 2.20: the tests beside it are skipped there. What follows ``--`` goes to pytest:
 ``nox --session oldest -- tests/bounds``.
 """
 
+import json
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nox
 
 nox.needs_version = ">=2025.2.9"  # sessions that require others
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "uv|venv"  # uv, where it is installed, takes a tenth of the time
 nox.options.sessions = ["newest", "oldest"]
 
 # TensorFlow -> the versions of Python that it supports
@@ -29,6 +31,13 @@ EVERY = [
     for age in ("oldest", "newest")
 ]
 DIST = Path("dist")
+RESULTS = Path("benchmarks/results/versions")
+VERSIONS = """
+import json, platform
+from importlib.metadata import version
+found = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+print(json.dumps({"python": platform.python_version()} | found))
+"""
 
 
 def run_tests(session: nox.Session, python: str, tensorflow: str, age: str) -> None:
@@ -37,7 +46,31 @@ def run_tests(session: nox.Session, python: str, tensorflow: str, age: str) -> N
     if age == "oldest":  # NumPy 2.1 is the first for Python 3.13
         pins += ["keras==3.10.*", "numpy==2.1.*" if python == "3.13" else "numpy==1.26.*"]
     session.install(".[demo]", *TESTS, *pins)
-    session.run("pytest", *session.posargs)
+    report = Path(session.create_tmp()).resolve() / "report.xml"
+    report.unlink(missing_ok=True)  # of an earlier run
+    try:
+        session.run("pytest", f"--junit-xml={report}", *session.posargs)
+    finally:
+        store_result(session, f"python{python}-tensorflow{tensorflow}-{age}", report)
+
+
+def store_result(session: nox.Session, name: str, report: Path) -> None:
+    """Keep how many tests passed, and with which versions, for the table of the documentation."""
+    if not report.exists():
+        return
+    versions = json.loads(session.run("python", "-c", VERSIONS, silent=True))
+    suite = next(ElementTree.parse(report).getroot().iter("testsuite"))
+    counts = {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")}
+    commit = session.run("git", "rev-parse", "--short=10", "HEAD", silent=True, external=True)
+    about = {
+        **versions,
+        **counts,
+        "of": " ".join(word for word in session.posargs if word.startswith("tests")) or "all",
+        "seconds": round(float(suite.get("time"))),
+        "commit": commit.strip(),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 @nox.session
@@ -87,7 +120,7 @@ def dist(session: nox.Session) -> None:
     session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
 
 
-@nox.session(requires=["dist"])
+@nox.session(requires=["dist"], venv_backend="venv")  # with the pip that comes with Python
 def wheel(session: nox.Session) -> None:
     """The demonstration, from the wheel alone in an empty environment."""
     (path,) = DIST.resolve().glob("*.whl")

@@ -30,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from protocol.data import NotAtHand
 from protocol.pieces import Context, Piece, Records, run_piece
 from protocol.tables import DOCS, filled
+from protocol.versions import versions_table
 
 from xcertify.commands.quiet import without_tracing_advice
 
@@ -138,7 +139,7 @@ def blocks_of(paper: str, records: Records) -> dict[str, str]:
 
 def pages() -> dict[Path, str]:
     """The pages of the documentation as they must be."""
-    blocks = {}
+    blocks = {"versions": versions_table(FOLDER.parent / "versions")}
     for paper in PAPERS:
         blocks |= blocks_of(paper, Records(FOLDER / paper))
     return {path: filled(path.read_text(), blocks) for path in sorted(DOCS.rglob("*.md"))}
