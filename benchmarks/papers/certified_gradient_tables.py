@@ -57,7 +57,9 @@ def values(rows: Sequence[Row], what: str) -> np.ndarray:
 
 
 def cell(found: Mean) -> str:
-    """A share in per cent, and in brackets its interval, as far as shares go."""
+    """A share in per cent, and in brackets its interval, as far as shares go, unless all agree."""
+    if found.low == found.high:
+        return f"{100 * found.mean:.0f}"
     low, high = (f"{100 * min(max(side, 0.0), 1.0):.0f}" for side in (found.low, found.high))
     return f"{100 * found.mean:.0f} ({low} to {high})"
 
