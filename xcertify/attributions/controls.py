@@ -9,8 +9,13 @@ import numpy as np
 
 from xcertify.attributions.base import Explainer
 from xcertify.attributions.gradients import GradientExplainer
+from xcertify.attributions.perturbations import as_maps
+from xcertify.attributions.rounds import scores_in_rounds
+from xcertify.checks import whole_number
+from xcertify.grid import grid_cells
 from xcertify.logits import classes_of
 from xcertify.perturbation import as_outside
+from xcertify.regions import Region
 from xcertify.targets import margin_rows
 
 
@@ -32,6 +37,8 @@ class MarginGradientRange(GradientExplainer):
         What becomes of inputs outside `clip`, as for `EVA`.
     temperature
         T, as for `EVA`; 0 for the margin to the strongest other class alone.
+    nb_rounds
+        As for `EVA`, with gradients at the far end of each region in the place of lines over it.
 
     No guarantee
     ------------
@@ -49,6 +56,7 @@ class MarginGradientRange(GradientExplainer):
         clip: tuple[Any, Any] | None = None,
         temperature: float = 2.0,
         *,
+        nb_rounds: int = 1,
         outside: str = "error",
         batch_size: int | None = 512,
         seed: int = 0,
@@ -56,6 +64,7 @@ class MarginGradientRange(GradientExplainer):
     ) -> None:
         super().__init__(model, reducer="sum", batch_size=batch_size, seed=seed, verbose=verbose)
         self.epsilon, self.clip, self.temperature = epsilon, clip, temperature
+        self.nb_rounds = whole_number("nb_rounds", nb_rounds)
         self.outside = as_outside(outside)
 
     _resolves_at_inputs = True
@@ -74,6 +83,31 @@ class MarginGradientRange(GradientExplainer):
         gradient = self._mean_gradients(inputs, weights)
         region = self.perturbation.around(inputs)
         return np.maximum(gradient * (region.upper - inputs), gradient * (region.lower - inputs))
+
+    def _explain(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        if self.nb_rounds == 1:
+            return super()._explain(inputs, weights)
+
+        def gradients(region: Region, far: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            each = [self._mean_gradients(far, rows[:, s]) for s in range(rows.shape[1])]
+            return np.stack(each, axis=1)
+
+        logits = self._logits(inputs)
+        classes = weights.argmin(axis=1)  # -1, where those of the others are shares of 1
+        rows = weights[:, None] if weights.shape[1] == 1 else margin_rows(classes, weights.shape[1])
+        rows = np.asarray(rows, np.float32)
+        cells = grid_cells(inputs.shape[1:], None)
+        scores = scores_in_rounds(
+            gradients,
+            self.perturbation.around(inputs),
+            rows,
+            (rows @ logits[..., None].astype(np.float64))[..., 0],
+            cells,
+            clip=self.clip,
+            temperature=self.temperature,
+            nb_rounds=self.nb_rounds,
+        )
+        return as_maps(scores[:, cells], inputs)
 
 
 class RandomMap(Explainer):

@@ -6,6 +6,7 @@ Analysis, CVPR 2023.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
@@ -23,9 +24,11 @@ from xcertify.attributions.overlaps import (
     overlaps_of,
     with_cells_held,
 )
+from xcertify.attributions.rounds import scores_in_rounds
 from xcertify.attributions.useful_overlaps import Usefulness, are_flat
 from xcertify.bounds import Decision, LinearBounds, Verifier
 from xcertify.certificates import OverlapCertificate
+from xcertify.checks import whole_number
 from xcertify.grid import cells_of_entries, grid_cells
 from xcertify.models import as_rows
 from xcertify.perturbation import as_outside
@@ -229,7 +232,10 @@ class OverlapExplainer(ClassExplainer):
     def _to_map(self, overlaps: Overlaps, shape: tuple[int, ...]) -> np.ndarray:
         """Scores ``overlap(B) - overlap(B_u)`` of the cells u, at the features of each cell."""
         self._refuse_infinite(np.maximum(overlaps.full, overlaps.fixed.max(axis=1)))
-        scores = overlaps.full[:, None] - overlaps.fixed
+        return self._on_features(overlaps.full[:, None] - overlaps.fixed, shape)
+
+    def _on_features(self, scores: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Scores (N, cells) at the features of each cell: a map, as `explain` returns it."""
         maps = scores[:, self._cells(shape)]
         return maps[..., None] if len(shape) == 3 else maps
 
@@ -298,6 +304,12 @@ class EVA(OverlapExplainer, Certifying):
     method
         How to bound, a name of `Verifier`: "crown", "crown-ibp", "ibp", "decomon:crown", ...;
         "one-pass" needs "crown" or "crown-ibp".
+    nb_rounds
+        Passes behind a map of `explain`. 1: its scores are those of one pass over the whole region.
+        More (4 are mostly enough): the half of the cells through which the class is changed least
+        is held, the rest is looked at again in a region of its own, and so on, so that the map
+        ranks cells by how soon the class changes through them and stays when they are held (what
+        `RobustnessSr` measures). "one-pass" only; see `xcertify.attributions.rounds`.
     attack
         Whether `certify` also looks for points with a large overlap, by `PGD` from two starts: the
         other end of its `interval`.
@@ -336,7 +348,8 @@ class EVA(OverlapExplainer, Certifying):
     such bounds, of the overlap at the `temperature`: each bound is proved (but for the rounding of
     the logarithm of the sum), the difference is not the drop of the true overlap. Where the lines
     of the method say nothing of any cell (each line under a ReLU is constant), both bounds are
-    those of steeper lines, which are proved as well.
+    those of steeper lines, which are proved as well. **No guarantee** of the scores of several
+    rounds: the lines of each round are proved on its region, the ranking by them is a greedy one.
 
     Examples
     --------
@@ -357,6 +370,7 @@ class EVA(OverlapExplainer, Certifying):
         temperature: float = 2.0,
         method: str = "crown",
         *,
+        nb_rounds: int = 1,
         delta: Any = None,
         attack: bool = False,
         outside: str = "error",
@@ -370,6 +384,11 @@ class EVA(OverlapExplainer, Certifying):
             raise ValueError(
                 f"mode='one-pass' needs the linear bounds of method='crown' or 'crown-ibp'; with "
                 f"other methods use mode='exact'. Received: method={method!r}"
+            )
+        if whole_number("nb_rounds", nb_rounds) > 1 and mode == "exact":
+            raise ValueError(
+                f"nb_rounds above 1 need the linear bounds of mode='one-pass'. "
+                f"Received: nb_rounds={nb_rounds!r} with mode={mode!r}"
             )
         super().__init__(
             model,
@@ -386,7 +405,7 @@ class EVA(OverlapExplainer, Certifying):
             seed=seed,
             verbose=verbose,
         )
-        self.mode, self.attack = mode, attack
+        self.mode, self.nb_rounds, self.attack = mode, int(nb_rounds), attack
 
     def certify(
         self,
@@ -488,6 +507,34 @@ class EVA(OverlapExplainer, Certifying):
                 values[left] = getattr(some, name)
         words = {name: found[name].astype(str) for name in ("status", "reason")}
         return Decision(**found | words)
+
+    def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        maps = super()._explain(inputs, classes)
+        return maps if self.nb_rounds == 1 else self._in_rounds(inputs, classes)
+
+    def _in_rounds(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Maps whose scores are found in several rounds."""
+
+        def lines(region: Region, far: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            return self._verifier.linear_bounds(region, rows).upper_coefficients
+
+        overlap = replace(self._overlap(inputs, classes), form="margin")
+        values = self._values(inputs).astype(np.float64)
+        rows = np.asarray(overlap.rows(values.shape[1]), np.float32)
+        margins = (rows @ values[..., None])[..., 0]
+        if overlap.offsets is not None:
+            margins = margins + overlap.offsets
+        scores = scores_in_rounds(
+            lines,
+            self.perturbation.around(inputs),
+            rows,
+            margins,
+            self._cells(inputs.shape[1:]),
+            clip=self.clip,
+            temperature=self.temperature,
+            nb_rounds=self.nb_rounds,
+        )
+        return self._on_features(scores, inputs.shape[1:])
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         return as_rows(self._verifier.evaluate(inputs))
