@@ -148,7 +148,7 @@ def differences(records: Records) -> str:
     sure = holm([difference.p_value for *_, difference in found])
     lines: dict[tuple[str, str], list[str]] = {}
     for (title, other, _, difference), is_sure in zip(found, sure):
-        low, high = 100 * difference.low, 100 * difference.high
+        low, high = 100 * max(difference.low, -1.0), 100 * min(difference.high, 1.0)
         text = f"{100 * difference.mean:+.0f} ({low:+.0f} to {high:+.0f})"
         lines.setdefault((title, other), []).append(f"**{text}**" if is_sure else text)
     header = ("data", "against", "accuracy", *KINDS)
