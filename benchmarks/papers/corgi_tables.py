@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from protocol.intervals import mean_interval
+from protocol.networks import SEEDS
 from protocol.pieces import Records
 from protocol.records import Row
 from protocol.tables import table, with_interval
@@ -88,11 +89,14 @@ def median(values: np.ndarray, form: str = ".2f") -> str:
 
 def networks(rows: Sequence[Row]) -> str:
     """How much the networks learned."""
-    about = list({row["seed"]: row for row in rows if "right" in row}.values())
-    right = ", ".join(f"{row['right']:.1%}" for row in about)
+    about = {row["seed"]: row for row in rows if "right" in row}
+    first = next(iter(about.values()))
+    right = ", ".join(f"{row['right']:.1%}" for row in about.values())
+    missing = ", ".join(str(seed) for seed in SEEDS if seed not in about)
     return (
-        f"{len(about)} networks, trained on {about[0]['trained']:,} images; of "
-        f"{about[0]['fresh']:,} test images they classify {right} correctly"
+        f"networks of seed {', '.join(map(str, about))}, trained on {first['trained']:,} images, "
+        f"which classify {right} of {first['fresh']:,} test images correctly"
+        + (f" (not measured yet: seed {missing})" if missing else "")
     )
 
 
@@ -101,6 +105,7 @@ def radii(rows: Sequence[Row]) -> str:
     lines = []
     for class_ in classes_of(rows):
         found = attacked_of(rows, class_)
+        common = radius_of(rows, class_, "per-channel", "crown").shape[1]
         for form, method in FORMS:
             radius = radius_of(rows, class_, form, method)
             proved = radius > 0
@@ -114,8 +119,8 @@ def radii(rows: Sequence[Row]) -> str:
                     form,
                     f"`{method}`",
                     f"{proved.sum()} of {radius.size}",
-                    median(radius, ".2e"),
-                    geometric(radius, ".2e"),
+                    median(radius[:, :common], ".2e"),
+                    geometric(radius[:, :common], ".2e"),
                     f"{np.median(ratios):.2f} ({low:.2f}, {high:.2f}; {ratios.max():.2f})",
                     nb_beaten(rows, class_, form, method),
                     f"{seconds.mean():.2f}",
@@ -126,7 +131,7 @@ def radii(rows: Sequence[Row]) -> str:
         "form",
         "method",
         "proved",
-        "median radius",
+        f"median radius of the first {common}",
         "geometric mean (95 %)",
         "attacked / certified",
         "beaten",
