@@ -37,6 +37,7 @@ from papers.relex_methods import (
     VARIANTS,
     Method,
     other,
+    others,
     relex,
     settings_of,
 )
@@ -96,7 +97,7 @@ def validation(name: str, context: Context) -> list[Row]:
     for setting, settings in starts.items():
         few = {"nb_samples": FEW_COPIES, **settings}
         methods["RelEx", setting] = relex(there.model, "RelEx", few)
-    for method in OTHERS:
+    for method in others(context.quick):
         tried = list(settings_of(method, there.model))
         for setting in tried[:2] if context.quick else tried:
             methods[method, setting] = other(there.model, method, setting)
@@ -113,7 +114,7 @@ def fresh(name: str, seed: int, context: Context) -> list[Row]:
             settings = {"nb_samples": FEW_COPIES, **settings}
         told = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         methods[method, told] = relex(there.model, method, settings, with_pull=method == DEFAULT)
-    for method in OTHERS:
+    for method in others(context.quick):
         for setting in dict.fromkeys(best_settings(context.records, name, method).values()):
             methods[method, setting] = other(there.model, method, setting)
     return study(context, case, there, methods, seed)
@@ -249,6 +250,11 @@ def rows_of(records: Records, name: str) -> list[Row]:
     return rows
 
 
+def others_of(rows: Iterable[Row]) -> list[str]:
+    """The other methods in the rows."""
+    return [name for name in dict.fromkeys(row["method"] for row in rows) if name in OTHERS]
+
+
 def values(rows: Iterable[Row], method: str, radius: str, field: str) -> np.ndarray:
     """(networks, images) of a method at a radius, of the setting that is best for the field."""
     best_for = "relevance" if field == "relevance" else "kept"
@@ -339,7 +345,7 @@ def table_of_methods(rows: Sequence[Row], case: Case, records: Records, name: st
     head = ["method", "class kept", "by the clean image's mask", "mean size of masks", "R"]
     settings = "; ".join(
         f"{method} {best_settings(records, name, method)['relevance'].replace('; ', ', ')}"
-        for method in OTHERS
+        for method in others_of(rows)
     )
     return (
         f"{about(rows, case, 'fresh')}\n\n{table(head, lines)}\n\n"
@@ -354,14 +360,18 @@ def table_of_tests(rows: Sequence[Row], case: Case) -> str:
             values(rows, DEFAULT, radius, "relevance"), values(rows, method, radius, "relevance")
         )
         for radius in case.all_radii
-        for method in OTHERS
+        for method in others_of(rows)
     }
     better = dict(zip(tests, holm([test.p_value for test in tests.values()])))
     lines = []
     for radius in case.all_radii:
-        method = min(OTHERS, key=lambda name: tests[radius, name].mean)
+        method = min(others_of(rows), key=lambda name: tests[radius, name].mean)
         test = tests[radius, method]
-        ahead = [name for name in OTHERS if better[radius, name] and tests[radius, name].mean > 0]
+        below = [
+            name
+            for name in others_of(rows)
+            if better[radius, name] and tests[radius, name].mean > 0
+        ]
         own = mean_interval(values(rows, DEFAULT, radius, "relevance"))
         its = mean_interval(values(rows, method, radius, "relevance"))
         lines.append(
@@ -370,7 +380,7 @@ def table_of_tests(rows: Sequence[Row], case: Case) -> str:
                 number(own.mean),
                 f"`{method}` {number(its.mean)}",
                 f"{test.mean:+.3f} ({test.low:+.3f} to {test.high:+.3f})",
-                f"{len(ahead)} of {len(OTHERS)}",
+                f"{len(below)} of {len(others_of(rows))}",
             ]
         )
     head = [

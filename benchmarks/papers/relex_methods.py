@@ -91,6 +91,11 @@ OTHERS = (
 )
 
 
+def others(quick: bool) -> tuple[str, ...]:
+    """The other methods, of a small run some."""
+    return ("Saliency", "IntegratedGradients", "Occlusion") if quick else OTHERS
+
+
 def settings_of(name: str, model: keras.Model) -> dict[str, tuple[dict[str, Any], bool]]:
     """The settings of a method that are tried, and whether the sign of its maps counts."""
     own: list[dict[str, Any]] = {

@@ -19,7 +19,7 @@ from protocol.pieces import Context, Records
 from protocol.records import Row
 from protocol.tables import number, table
 
-from papers.relex_methods import DEFAULT, OTHERS, PAPER, VARIANTS, other, relex
+from papers.relex_methods import DEFAULT, OTHERS, PAPER, VARIANTS, other, others, relex
 from papers.relex_networks import CASES, Case, Measured, measured
 from xcertify.attacks import input_gradient, targeted_map_attack, top_k_attack
 from xcertify.attributions import RelEx
@@ -54,7 +54,7 @@ def attacks_on_maps(case: Case, best: Best, context: Context) -> list[Row]:
         "unstructured": top_k_attack(model, input_gradient, region, classes, k=nb_top).points,
     }
     methods = {name: relex(model, name, VARIANTS[name]) for name in (DEFAULT, PAPER)}
-    for name in OTHERS:
+    for name in others(context.quick):
         methods[name] = other(model, name, best(context.records, case_name(case), name)["kept"])
     rows = []
     for name, explain in context.progress(methods.items(), "attacks on maps"):
@@ -116,7 +116,7 @@ def any_class(case: Case, best: Best, context: Context) -> list[Row]:
     labels = np.tile(some.astype(int), nb_images)
     points = {"clean": there.images, "attacked": there.attacked(max(case.radii.values()))}
     methods = {name: relex(there.model, name, VARIANTS[name]) for name in (DEFAULT, PAPER)}
-    for name in OTHERS:
+    for name in others(context.quick):
         setting = best(context.records, case_name(case), name)["kept"]
         methods[name] = other(there.model, name, setting)
     rows = []
@@ -173,6 +173,8 @@ def radii(case: Case, best: Best, context: Context) -> list[Row]:
             PAPER: RelEx(there.model, start="paper").masks(images, classes),
             "no mask": np.ones_like(images),
         }
+        if context.quick:
+            del masks[PAPER]
         for title, mask in context.progress(masks.items(), f"radii, {name}"):
             found = explainer.certify(images, classes, mask)
             rows.append(
@@ -292,8 +294,9 @@ def cost(context: Context) -> list[Row]:
             ],
             10 if nb_images > 10 else nb_images,
         ),
-        "`certify` of given masks": (lambda: stopping.certify(images, labels, masks), 1),
     }
+    if not context.quick:
+        ways["`certify` of given masks"] = (lambda: stopping.certify(images, labels, masks), 1)
     rows: list[Row] = []
     for name, (way, times) in context.progress(ways.items(), "cost"):
         if "eager" not in name:
