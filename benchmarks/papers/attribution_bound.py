@@ -17,7 +17,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
@@ -226,8 +226,8 @@ def factor_at(
 
 def trained_explainer(
     context: Context, name: str, seed: int, **settings: Any
-) -> tuple[AttributionBound, Iterator[tuple[str, Row]]]:
-    """An explainer, and the ways of training, each with what is known of its network.
+) -> tuple[AttributionBound, Iterator[Row]]:
+    """An explainer, and what is known of the network of each training.
 
     The explainer's model takes the weights of the network as the iterator comes to it, so that
     graphs are compiled once. In small runs only the last one comes.
@@ -237,12 +237,12 @@ def trained_explainer(
     weights = {training: model.get_weights() for training, model in models.items()}
     explainer = AttributionBound(models["standard"], clip=(0, 1), steps=STEPS, **settings)
 
-    def in_turn() -> Iterator[tuple[str, Row]]:
+    def in_turn() -> Iterator[Row]:
         for training, values in list(weights.items())[-1 if context.quick else 0 :]:
             explainer.model.set_weights(values)
             right = explainer.model.predict(images, 500, verbose=0).argmax(axis=1) == labels
             about = {"data": name, "seed": seed, "training": training, "images": len(images)}
-            yield training, about | {"right": int(right.sum())}
+            yield about | {"right": int(right.sum())}
 
     return explainer, in_turn()
 
@@ -254,20 +254,32 @@ def l2(context: Context, name: str, seed: int) -> list[Row]:
     settings = {"attribution": attribution, "norm": 2, "method": "crown-ibp"}
     explainer, networks = trained_explainer(context, name, seed, **settings)
     attacks = Attacks(explainer, 2 if context.quick else NB_RUNS)
-    rows = []
-    for training, about in networks:
-        explainer.epsilon = L2[name][0]
+    radii = L2[name][: 1 if context.quick else None]
+
+    def measured(about: Row) -> Iterator[Row]:
+        explainer.epsilon = radii[0]
         certificate = explainer.certify(inputs)
-        radii = L2[name][: 1 if context.quick else None]
-        for epsilon in context.progress(radii, f"{name} {seed} {training}"):
+        for epsilon in context.progress(radii, f"{name} {seed} {about['training']}"):
             factor = factor_at(explainer, certificate, epsilon)
             points = attacks(certificate, epsilon, 2)
-            row = about | {"attribution": attribution, "norm": "2"}
-            row |= moved(attacks, certificate, points, epsilon, factor)
-            if (seed, epsilon) == (SEEDS[0], L2[name][0]) and name != "cifar10":
-                row |= proved(explainer, certificate, row) if training == "standard" else {}
-            rows.append(row)
-    return rows
+            row = about | moved(attacks, certificate, points, epsilon, factor)
+            if (seed, epsilon, row["training"]) == (SEEDS[0], radii[0], "standard"):
+                row |= proved(explainer, certificate, row) if name != "cifar10" else {}
+            yield row
+
+    about = {"attribution": attribution, "norm": "2"}
+    return [row for net in networks for row in attempted(measured, net | about, radii)]
+
+
+def attempted(
+    measure: Callable[[Row], Iterator[Row]], about: Row, radii: Sequence[float]
+) -> list[Row]:
+    """The rows of a network, or why there are none."""
+    try:
+        return list(measure(about))
+    except (ValueError, MemoryError, tf.errors.OpError) as error:
+        failed = f"{type(error).__name__}: {error}"[:200]
+        return [about | {"epsilon": epsilon, "failed": failed} for epsilon in radii]
 
 
 def proved(explainer: AttributionBound, certificate: DeviationCertificate, row: Row) -> Row:
@@ -291,12 +303,13 @@ def linf(context: Context, name: str, seed: int) -> list[Row]:
         settings["largest_matrix"] = 0  # products only: 3,072 features
     explainer, networks = trained_explainer(context, name, seed, **settings)
     attacks = Attacks(explainer, 2 if context.quick else NB_RUNS)
-    rows = []
-    for training, about in networks:
-        explainer.epsilon = LINF[name][0]
+    radii = LINF[name]
+
+    def measured(about: Row) -> Iterator[Row]:
+        explainer.epsilon = radii[0]
         certificate = explainer.certify(inputs)
         theorem = theorem_2(explainer, certificate, NB_WHOLE[name])
-        for epsilon in context.progress(LINF[name], f"{name} {seed} {training}"):
+        for epsilon in context.progress(radii, f"{name} {seed} {about['training']}"):
             region = Ball(inputs, epsilon, clip=(0, 1))
             found = top_k_attack(
                 explainer.network,
@@ -312,18 +325,16 @@ def linf(context: Context, name: str, seed: int) -> list[Row]:
             points = np.concatenate([attacks(certificate, epsilon, np.inf), found.points[None]])
             pairs = zip(found.maps, certificate.explanation)
             corollary = epsilon * certificate.singular_value_lower * np.sqrt(inputs[0].size)
-            rows.append(
-                about
-                | {"attribution": attribution, "norm": "inf", "whole": not colour}
-                | moved(attacks, certificate, points, epsilon, factor)
-                | {
-                    "kendall": rounded([kendalltau(*pair).statistic for pair in pairs]),
-                    "corollary": rounded(corollary),
-                    "theorem": rounded(epsilon * theorem),
-                    "reached": rounded(certificate.reached * epsilon / certificate.epsilon),
-                }
-            )
-    return rows
+            row = about | moved(attacks, certificate, points, epsilon, factor)
+            yield row | {
+                "kendall": rounded([kendalltau(*pair).statistic for pair in pairs]),
+                "corollary": rounded(corollary),
+                "theorem": rounded(epsilon * theorem),
+                "reached": rounded(certificate.reached * epsilon / certificate.epsilon),
+            }
+
+    about = {"attribution": attribution, "norm": "inf", "whole": not colour}
+    return [row for net in networks for row in attempted(measured, net | about, radii)]
 
 
 def theorem_2(
@@ -347,11 +358,15 @@ def attributions(context: Context, name: str, seed: int) -> list[Row]:
     for attribution in ATTRIBUTIONS[:1] if context.quick else ATTRIBUTIONS:
         settings = {"attribution": attribution, "norm": 2, "epsilon": epsilon}
         explainer, networks = trained_explainer(context, name, seed, **settings)
-        about = dict(networks)["TRADES"] | {"attribution": attribution, "norm": "2"}
-        certificate = explainer.certify(inputs)
-        attacks = Attacks(explainer, nb_runs)
-        points = attacks(certificate, epsilon, 2)
-        rows.append(about | moved(attacks, certificate, points, epsilon, certificate.factor))
+        *_, net = networks  # TRADES, whose weights the explainer's model then has
+
+        def measured(about: Row, explainer: AttributionBound = explainer) -> Iterator[Row]:
+            certificate = explainer.certify(inputs)
+            attacks = Attacks(explainer, nb_runs)
+            points = attacks(certificate, epsilon, 2)
+            yield about | moved(attacks, certificate, points, epsilon, certificate.factor)
+
+        rows += attempted(measured, net | {"attribution": attribution, "norm": "2"}, (epsilon,))
     return rows
 
 

@@ -55,12 +55,14 @@ def blocks(records: Records) -> dict[str, str]:
         name: {kind: records.rows(f"{name}-{kind}-") for kind in ("l2", "linf", "attributions")}
         for name in TITLES
     }
-    found = {"accuracy": accuracies(deviations), "totals": totals(deviations)}
+    found = {"accuracy": accuracies(deviations)}
     for name, of_kind in deviations.items():
         for kind, rows in of_kind.items():
             found[f"{kind}-{name}"] = distances(rows)
+            rows[:] = [row for row in rows if "failed" not in row]
             found[f"{kind}-{name}-angles"] = turned(rows)
     return found | {
+        "totals": totals(deviations),
         "steps": linf_steps(deviations),
         "unproved": unproved(deviations),
         "proofs": proofs(records.rows("proofs-")),
@@ -129,7 +131,7 @@ def median_angle(rows: Sequence[Row]) -> str:
     """The median of T_c, and how often any direction is possible."""
     angles = np.concatenate([row["angle_estimate"] for row in rows])
     vacuous = (angles > 90).mean()
-    return f"{np.median(angles):.3g}" + (f" (any: {vacuous:.0%})" if vacuous else "")
+    return f"{np.median(angles):.3g}" + (f" (any: {100 * vacuous:.0f} %)" if vacuous else "")
 
 
 def name_of(rows: Sequence[Row]) -> str:
@@ -155,6 +157,12 @@ def distances(rows: Sequence[Row]) -> str:
     lines = []
     for some in grouped(rows):
         title = [some[0][name_of(rows)], titled(some[0])[1]]
+        failures = {f"failed: {row['failed']}": None for row in some if "failed" in row}
+        if failures:
+            lines.append([*title, "; ".join(failures), *[""] * (len(header) - 3)])
+        some = [row for row in some if "failed" not in row]
+        if not some:
+            continue
         lines.append(
             [
                 *title,
@@ -174,6 +182,9 @@ def distances(rows: Sequence[Row]) -> str:
 
 def sizes(rows: Sequence[Row]) -> str:
     """How many networks, images and attacks a table is of."""
+    rows = [row for row in rows if "failed" not in row]
+    if not rows:
+        return "None was measured."
     nb_networks, nb_images = len({row["seed"] for row in rows}), len(rows[0]["mean"])
     networks = f"{nb_networks} network{'s' * (nb_networks > 1)} of each training"
     images = f"{nb_images} image{'s' * (nb_images > 1)}"
