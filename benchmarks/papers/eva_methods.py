@@ -23,6 +23,7 @@ GREEDY = ("Greedy-AS", "Greedy-AS of the complement")
 SLOW = ("EVA exact", "EVA exact, as in the paper")
 CONTROL = "Control: margin gradient x range"
 DEFAULT = "EVA, default settings"
+ROUNDS = "EVA, in rounds"
 
 # setting in words -> what makes the explainer of a model, for a seed
 Settings = dict[str, Callable[[keras.Model, int], Any]]
@@ -55,6 +56,18 @@ def _of_eva(radii: tuple[float, ...]) -> dict[str, Settings]:
             for epsilon, temperature in pairs
         }
 
+    def in_rounds(kind: type, **more: Any) -> Settings:
+        tried = [(4, small, 1), (4, small, 2), (4, small, 4), (4, middle, 2), (3, small, 2)]
+        return {
+            f"{nb} rounds, ε {epsilon:g}, T {temperature:g}": partial(
+                *(_without_seed, kind),
+                **{"nb_rounds": nb, "epsilon": epsilon, "temperature": temperature},
+                clip=CLIP,
+                **more,
+            )
+            for nb, epsilon, temperature in [*tried, (5, small, 2)]
+        }
+
     fast: dict[str, Any] = {"batch_size": 64}
     exact: dict[str, Any] = {"mode": "exact", "grid_size": GRID}
     whole = CLIP[1] - CLIP[0]
@@ -63,7 +76,10 @@ def _of_eva(radii: tuple[float, ...]) -> dict[str, Settings]:
         "EVA, crown": of(EVA, six, **fast),
         "EVA, crown-ibp": of(EVA, six, method="crown-ibp", **fast),
         f"EVA, crown, {GRID}x{GRID}": of(EVA, six, grid_size=GRID, **fast),
+        ROUNDS: in_rounds(EVA, **fast),
+        f"{ROUNDS}, crown-ibp": in_rounds(EVA, method="crown-ibp", **fast),
         CONTROL: of(MarginGradientRange, [*six[:4], (whole, 0), (whole, 2)]),
+        f"{CONTROL}, in rounds": in_rounds(MarginGradientRange),
         "EVA exact": of(EVA, three, **exact),
         "EVA exact, as in the paper": {
             f"ε {epsilon:g}": partial(

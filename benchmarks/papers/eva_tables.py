@@ -45,18 +45,18 @@ class Scores(NamedTuple):
 
     @property
     def nb_images(self) -> int:
-        """Of each network."""
-        return self.values[NAMED].shape[1]
+        """Most images of a column, of each network."""
+        return max(values.shape[1] for values in self.values.values())
 
     def beside(self, other: Scores, column: str) -> tuple[np.ndarray, np.ndarray]:
         """Scores of both, of the networks and first images that both have."""
-        nb_images = min(self.nb_images, other.nb_images)
         seeds = sorted(set(self.seeds) & set(other.seeds))
         own, others = (
-            scores.values[column][[scores.seeds.index(seed) for seed in seeds], :nb_images]
+            scores.values[column][[scores.seeds.index(seed) for seed in seeds]]
             for scores in (self, other)
         )
-        return own, others
+        nb_images = min(own.shape[1], others.shape[1])
+        return own[:, :nb_images], others[:, :nb_images]
 
 
 def blocks_of_results(records: Records) -> dict[str, str]:
@@ -102,11 +102,7 @@ def scores_of(records: Records, net: str, columns: Sequence[str]) -> dict[str, S
         own = [row for row in rows if (row["method"], row["setting"]) == (method, setting)]
         if not own:
             continue
-        nb_images = min(row["images"] for row in own)
-        values = {
-            column: np.array([row["scores"][column][:nb_images] for row in own])
-            for column in columns
-        }
+        values = {column: np.array([row["scores"][column] for row in own]) for column in columns}
         ms = float(np.mean([row["ms"] for row in own]))
         found[method] = Scores(setting, ms, tuple(row["seed"] for row in own), values)
     return found

@@ -93,7 +93,7 @@ class Bench:
                 found[f"Deletion, {name}"] = Deletion(*of, **settings)
                 found[f"Insertion, {name}"] = Insertion(*of, **settings)
                 found[f"MuFidelity, {name}"] = MuFidelity(*of, grid_size=GRID, **settings)
-            found[NAMED] = RobustnessSr(*of, restarts=1, batch_size=1024, seed=self.seed)
+            found[NAMED] = RobustnessSr(*of, batch_size=1024, seed=self.seed)
             self._metrics[nb_images] = found
         return self._metrics[nb_images]
 
