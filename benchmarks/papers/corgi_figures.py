@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from protocol.pieces import Records
 from protocol.records import Row
 
@@ -43,10 +44,11 @@ def draw_radii(rows: Sequence[Row]) -> Figure:
         one.semilogy(attacked.ravel()[order], ".", color=ATTACKED, label="attacked")
         one.semilogy(radius.ravel()[order], ".", color=CERTIFIED, label="certified")
         one.set(title=f"class {class_}", xlabel="images, in order of their radius")
+        one.yaxis.set_minor_formatter(NullFormatter())
         one.legend(frameon=False, fontsize=8)
         ratios[class_] = over(attacked, radius).ravel()
     axes[0].set_ylabel("radius (l_inf)")
-    edges = np.linspace(1, max(3, *(np.quantile(ratio, 0.98) for ratio in ratios.values())), 25)
+    edges = np.linspace(1, max(1.5, *(np.quantile(ratio, 0.98) for ratio in ratios.values())), 25)
     for colour, (class_, ratio) in zip(COLOURS, ratios.items()):
         label = f"class {class_}, median {np.median(ratio):.2f}"
         axes[-1].hist(np.minimum(ratio, edges[-1]), edges, alpha=0.6, color=colour, label=label)
