@@ -64,7 +64,7 @@ class Case:
 
 CASES = {
     "mnist": Case("mnist", "digits", {".05": 0.05, ".1": 0.1}, 40, 20, (1, 2, 3)),
-    "cifar10": Case("cifar10", "CIFAR-10", _COLOUR, 16, 8, (1,)),
+    "cifar10": Case("cifar10", "CIFAR-10", _COLOUR, 16, 6, (1,)),
     "gtsrb": Case("gtsrb", "signs", _COLOUR, 20, 12, (1,), nb_seen=20),
     "gtsrb-attacked": Case("gtsrb", "signs, adversarial training", _COLOUR, 20, 12, (1,), True, 20),
 }
