@@ -33,19 +33,20 @@ import keras
 import numpy as np
 from protocol.data import NotAtHand
 from protocol.networks import SEEDS, VALIDATION_SEED
-from protocol.pieces import Context, Piece, Records
+from protocol.pieces import Context, Piece
 from protocol.records import Row
 
 from papers.certified_gradient_data import (
     CLIP,
     EXPERIMENTS,
     GRID,
+    GROUPS,
     RADII,
     RADIUS,
     TRAININGS,
     Experiment,
-    Setting,
     as_bits,
+    chosen,
     tabular_net,
     trained_network,
     trainer,
@@ -69,7 +70,6 @@ warnings.simplefilter("ignore", VacuousWarning)  # that much cannot be proved is
 
 TAU = 0.04
 METHODS = ("ibp", "crown")
-TOLERANCE = 0.01  # accuracy on validation that a setting may cost
 NB_PREDICTED = 1000  # fresh inputs whose predictions are counted
 QUICK = ("standard", "certified predictions", "certified explanations")
 
@@ -87,7 +87,8 @@ def pieces(quick: bool) -> list[Piece]:
     for name in names:
         found.append(Piece(f"validation-{name}", partial(tried, name=name), MINUTES[name]))
         found += [
-            Piece(f"{name}-{seed}", partial(reported, name=name, seed=seed), MINUTES[name])
+            Piece(f"{name}-{group}{seed}", partial(reported, name=name, seed=seed, group=group), m)
+            for group, m in zip(GROUPS, (MINUTES[name], MINUTES[name] / 2))
             for seed in SEEDS[: 1 if quick else None]
         ]
     found.append(Piece("moons", moons, 2))
@@ -127,32 +128,11 @@ def tried(context: Context, name: str) -> list[Row]:
     return rows
 
 
-def chosen(records: Records, name: str, training: str) -> Setting:
-    """The setting with most explanations proved among those that cost little accuracy.
-
-    At most a point against standard training; the most accurate one if all cost more. Where
-    settings prove equally many, that with the smallest median of the largest changes proved.
-    """
-    settings = TRAININGS[training][1]
-    if f"validation-{name}" not in records:
-        raise NotAtHand(f"settings are not chosen: the piece validation-{name} was not run")
-    rows = records[f"validation-{name}"]["rows"]
-    rows, standard = (
-        [row for row in rows if row["training"] == which] for which in (training, "standard")
-    )
-    if not rows:  # in small runs
-        return settings[0]
-    good = [row for row in rows if row["accuracy"] >= standard[0]["accuracy"] - TOLERANCE]
-    if not good:
-        return max(rows, key=lambda row: row["accuracy"])["setting"]
-    return max(good, key=lambda row: (row["certified"], -row["change"]))["setting"]
-
-
 # --- what is reported ---------------------------------------------------------------------------
 
 
-def reported(context: Context, name: str, seed: int) -> list[Row]:
-    """All trainings, from the same initial weights, on fresh inputs."""
+def reported(context: Context, name: str, seed: int, group: str) -> list[Row]:
+    """Trainings from the same initial weights, on fresh inputs."""
     experiment = EXPERIMENTS[name]
     parts, sensitive = experiment.load(context)
     # One model takes the weights of all, so that its bounds are compiled once.
@@ -161,7 +141,8 @@ def reported(context: Context, name: str, seed: int) -> list[Row]:
     nb_inputs, nb_drawn = (4, 2) if context.quick else (experiment.nb_inputs, experiment.nb_drawn)
     inputs, labels = parts.fresh
     rows = []
-    for training in context.progress(QUICK if context.quick else list(TRAININGS), "training"):
+    trainings = [one for one in GROUPS[group] if one in QUICK or not context.quick]
+    for training in context.progress(trainings, "training"):
         setting = chosen(context.records, name, training)
         model = trained_network(context, name, training, setting, seed, parts.train)
         explainer.model.set_weights(model.get_weights())

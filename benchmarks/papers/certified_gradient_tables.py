@@ -14,7 +14,16 @@ from protocol.pieces import Records
 from protocol.records import Row, where
 from protocol.tables import number, table
 
-from papers.certified_gradient_data import EXPERIMENTS, GRID, RADII, TRAININGS, in_words, two_moons
+from papers.certified_gradient_data import (
+    EXPERIMENTS,
+    GRID,
+    GROUPS,
+    RADII,
+    TRAININGS,
+    chosen,
+    in_words,
+    two_moons,
+)
 
 KINDS = ("inputs targeted", "inputs untargeted", "weights targeted", "weights untargeted")
 PANELS = ("no targeted attack possible", "no untargeted attack possible", "certified accuracy")
@@ -45,10 +54,21 @@ def blocks(records: Records) -> dict[str, str]:
 
 
 def rows_of(records: Records, name: str, training: str) -> list[Row]:
-    """The rows of a training, one of each network."""
-    stored = [f"{name}-{seed}" for seed in SEEDS if f"{name}-{seed}" in records]
-    rows = [row for piece in stored for row in records[piece]["rows"]]
-    return [row for row in rows if row["training"] == training]
+    """The rows of a training with the setting that was chosen, one of each network."""
+    rows: dict[int, Row] = {}
+    for seed in SEEDS:
+        for piece in (f"{name}-{group}{seed}" for group in GROUPS):
+            for row in records[piece]["rows"] if piece in records else ():
+                if row["training"] == training and _is_chosen(records, name, row):
+                    rows[seed] = row
+    return list(rows.values())
+
+
+def _is_chosen(records: Records, name: str, row: Row) -> bool:
+    """Whether a row is of the setting that is taken, not of one of an earlier choice."""
+    if f"validation-{name}" not in records:
+        return False
+    return row["setting"] == chosen(records, name, row["training"])
 
 
 def values(rows: Sequence[Row], what: str) -> np.ndarray:
@@ -74,8 +94,6 @@ def shown(rows: Sequence[Row], what: str) -> str:
 
 def settings(records: Records) -> str:
     """What was tried on validation inputs, with what was taken in bold."""
-    from papers.certified_gradient import chosen
-
     lines = []
     for name, experiment in EXPERIMENTS.items():
         if f"validation-{name}" not in records:

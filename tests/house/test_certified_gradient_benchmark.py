@@ -66,13 +66,18 @@ def test_tables_of_rows(tmp_path):
     whats = [*kinds, *others, "inputs attack fails", "weights attack fails"]
 
     def row(training, seed, bits):
-        return {"training": training, "seed": seed, "curves": [[0.5] * 3] * 5} | dict.fromkeys(
-            whats, bits
-        )
+        setting = TRAININGS[training][1][0]
+        about = {"training": training, "seed": seed, "setting": setting, "curves": [[0.5] * 3] * 5}
+        return about | dict.fromkeys(whats, bits)
 
+    earlier = row("adversarial", 1, "1111") | {"setting": TRAININGS["adversarial"][1][2]}
     records = stored(
         tmp_path,
         {
+            "validation-german": [tried("standard", 0, 0.95, 0.0, 9.0)],
+            "german-robust-1": [earlier],  # of a setting that was not chosen: not shown
+        }
+        | {
             f"german-{seed}": [
                 row("standard", seed, "0000"),
                 row("adversarial", seed, "0010"),
