@@ -63,6 +63,7 @@ def blocks(records: Records) -> dict[str, str]:
             found[f"{kind}-{name}-angles"] = turned(rows)
     return found | {
         "totals": totals(deviations),
+        "in-short": in_short(deviations),
         "steps": linf_steps(deviations),
         "unproved": unproved(deviations),
         "proofs": proofs(records.rows("proofs-")),
@@ -130,8 +131,9 @@ def least_gap(rows: Sequence[Row]) -> float:
 def median_angle(rows: Sequence[Row]) -> str:
     """The median of T_c, and how often any direction is possible."""
     angles = np.concatenate([row["angle_estimate"] for row in rows])
-    vacuous = (angles > 90).mean()
-    return f"{np.median(angles):.3g}" + (f" (any: {100 * vacuous:.0f} %)" if vacuous else "")
+    vacuous, median = (angles > 90).mean(), np.median(angles)
+    share_of_any = f" (any: {100 * vacuous:.0f} %)" if vacuous else ""
+    return ("-" if median > 90 else f"{median:.3g}") + share_of_any
 
 
 def name_of(rows: Sequence[Row]) -> str:
@@ -307,6 +309,23 @@ def totals(deviations: dict[str, dict[str, list[Row]]]) -> str:
     if not every:
         return MISSING
     return table(header, [*lines, ["all", *counts(every)]])
+
+
+def in_short(deviations: dict[str, dict[str, list[Row]]]) -> str:
+    """How often attacks go beyond, those of the paper and those that climb the deviation."""
+    every = [row for of_kind in deviations.values() for rows in of_kind.values() for row in rows]
+    if not every:
+        return MISSING
+    nb_all = attacked(every)
+    nb_paper = sum(row["attacks_paper"] * len(row["mean"]) for row in every)
+    beyond, adapted = (count(every, key) for key in ("beyond", "beyond_adapted"))
+    paper, adapted_paper = (count(every, f"{key}_paper") for key in ("beyond", "beyond_adapted"))
+    return (
+        f"Of {nb_paper:,} samples of the attacks that the paper runs, {paper:,} are beyond $T_e$ "
+        f"and {adapted_paper:,} beyond $c \\, T_e$. Of {nb_all - nb_paper:,} samples of attacks "
+        f"that climb the deviation, {beyond - paper:,} are beyond $T_e$ and "
+        f"{adapted - adapted_paper:,} beyond $c \\, T_e$."
+    )
 
 
 def counts(rows: Sequence[Row]) -> list[str]:
