@@ -226,6 +226,8 @@ def blocks(records: Records) -> dict[str, str]:
             f"\n\n![Retrieval, relevance and size of masks, {CASES[name].title}]"
             f"(images/relex-{name}.png)"
         )
+    if "mnist" in shown:
+        found["kept-from-paper"] = kept_from_paper(records)
     if shown:
         found["goals"] = table_of_goals(records, shown)
     if "pictures" in records:
@@ -233,7 +235,8 @@ def blocks(records: Records) -> dict[str, str]:
     if {"gtsrb", "gtsrb-attacked"} <= set(shown):
         found["paper"] = table_of_paper(records)
     expected = [f"{part}-{name}" for part in ("validation", "fresh", "tests") for name in CASES]
-    for name in (*expected, *relex_studies.TABLES, "choice", "goals", "paper", "pictures"):
+    expected += [*relex_studies.TABLES, "choice", "goals", "kept-from-paper", "paper", "pictures"]
+    for name in expected:
         found.setdefault(name, f"*Not measured yet: {name}.*")
     return found
 
@@ -430,6 +433,13 @@ def table_of_goals(records: Records, names: Sequence[str]) -> str:
         "where both keep the class",
     ]
     return table(head, lines)
+
+
+def kept_from_paper(records: Records) -> str:
+    """The least and the largest share of digits whose class masks from the paper's start keep."""
+    rows = rows_of(records, "mnist")
+    found = [values(rows, PAPER, radius, "kept").mean() for radius in CASES["mnist"].all_radii]
+    return f"{min(found):.0%} to {max(found):.0%}"
 
 
 def table_of_paper(records: Records) -> str:
