@@ -182,7 +182,7 @@ def best_settings(records: Records, name: str, method: str) -> dict[str, str]:
 def of_starts(records: Records) -> dict[str, dict[str, float]]:
     """Of each start the worst over all data and radii, and the mean R.
 
-    "kept" is the least share of classes; "size" and "loss" (of R) are relative to the paper's start.
+    "kept" is the least share of classes; "size" and "loss", of R, are beside the paper's start.
     """
     rows = [row for row in records.rows("validation-") if row["method"] == "RelEx"]
     means: dict[str, dict[tuple[str, str], Row]] = {}
