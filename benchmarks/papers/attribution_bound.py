@@ -75,9 +75,9 @@ def pieces(quick: bool) -> list[Piece]:
     found = []
     for name in DATA[:1] if quick else DATA:
         for seed in (VALIDATION_SEED,) if name == "cifar10" else seeds:  # one that is shared
-            about = {"name": name, "seed": seed}
-            found.append(Piece(f"{name}-l2-{seed}", partial(l2, **about), 4))
-            found.append(Piece(f"{name}-linf-{seed}", partial(linf, **about), 4))
+            about, more = {"name": name, "seed": seed}, 2 if name == "cifar10" else 0
+            found.append(Piece(f"{name}-l2-{seed}", partial(l2, **about), 2 + 3 * more))
+            found.append(Piece(f"{name}-linf-{seed}", partial(linf, **about), 2 + more))
             found.append(Piece(f"{name}-attributions-{seed}", partial(attributions, **about), 2))
     for seed in seeds:
         found.append(Piece(f"proofs-{seed}", partial(proofs, seed), 2))

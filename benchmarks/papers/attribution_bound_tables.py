@@ -176,7 +176,7 @@ def distances(rows: Sequence[Row]) -> str:
                 f"**{share(some, 'beyond_adapted')}**"
                 if count(some, "beyond_adapted")
                 else share(some, "beyond_adapted"),
-                f"{least_gap(some):.1e}",
+                f"{least_gap(some):.2g}",
             ]
         )
     return f"{sizes(rows)}\n\n{table(header, lines)}"
@@ -253,7 +253,9 @@ def linf_steps(deviations: dict[str, dict[str, list[Row]]]) -> str:
                     *titled(some[0]),
                     mean(some, "kendall"),
                     shown(mean_interval(ratios["corollary"])),
-                    shown(mean_interval(ratios["theorem"])),
+                    shown(mean_interval(ratios["theorem"]))
+                    if ratios["theorem"].size > 2
+                    else f"{ratios['theorem'].mean():.3g}",
                     beyond_both(some),
                     shown(mean_interval(1 / ratios["reached"])),
                     "whole" if some[0]["whole"] else "products",
