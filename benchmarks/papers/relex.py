@@ -81,7 +81,8 @@ def pieces(quick: bool) -> list[Piece]:
     for name, (study, minutes) in studies.items():
         found.append(Piece(name, partial(study, CASES[studied], best_settings), minutes))
     found.append(Piece("pictures", partial(relex_studies.pictures, CASES["mnist"]), 1))
-    return [*found, Piece("cost", relex_studies.cost, 4)]
+    found.append(Piece("cost", relex_studies.cost, 4))
+    return found if quick else [*found, Piece("memory", relex_studies.memory, 2)]
 
 
 # --- measured ------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -304,7 +302,7 @@ def cost(context: Context) -> list[Row]:
         seconds = times * timed(way)
         about = {"way": name, "images": nb_images, "steps": steps}
         rows.append(about | {"wall": seconds[0], "processor": seconds[1]})
-    return rows if context.quick else rows + memory()
+    return rows
 
 
 def timed(way: Callable[[], object]) -> np.ndarray:
@@ -357,8 +355,8 @@ def eager(model: keras.Model, image: np.ndarray, label: int, steps: int = 50) ->
     return mask.numpy()
 
 
-def memory() -> list[Row]:
-    """Growth of the peak of memory with `batch_size`, each in a process of its own."""
+def memory(context: Context) -> list[Row]:
+    """Growth of the peak of memory with `batch_size`, each in a process of its own (Linux only)."""
     processes = multiprocessing.get_context("spawn")
     rows = []
     for batch_size in (8, 32, 100, 200):
@@ -370,28 +368,32 @@ def memory() -> list[Row]:
 
 def peaks(batch_size: int) -> tuple[float, float]:
     """The peak of memory, in MiB, of one step without copies, and of two with 50 of them."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
     model = convolutional_net((224, 224, 3), 10)
     images = np.random.default_rng(0).uniform(0, 1, (2, 224, 224, 3)).astype(np.float32)
     RelEx(model, nb_samples=1, steps=1, batch_size=2).masks(images, [0, 1])  # what any call takes
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     RelEx(model, steps=2, batch_size=batch_size).masks(images, [0, 1])
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return before / unit, after / unit
+    return before, peak()
+
+
+def peak() -> float:
+    """The largest resident memory so far, in MiB; that of `resource` counts the parent's, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (size,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(size) / 2**10
 
 
 def table_of_cost(rows: Sequence[Row]) -> str:
-    """Seconds, and below them memory."""
-    ways = [row for row in rows if "way" in row]
-    lines = [[row["way"], f"{row['processor']:.1f}", f"{row['wall']:.1f}"] for row in ways]
-    grown = ", ".join(
-        f"{row['after'] - row['before']:.0f} MiB for `batch_size={row['batch_size']}`"
-        for row in rows
-        if "batch_size" in row
-    )
-    peaks_ = f"\n\nTwo images of 224x224x3 with 50 copies: the peak of memory grows by {grown}."
-    head = [f"{ways[0]['images']} digits", "seconds of the processor", "on the clock"]
-    return table(head, lines) + (peaks_ if grown else "")
+    """Seconds of each way."""
+    lines = [[row["way"], f"{row['processor']:.1f}", f"{row['wall']:.1f}"] for row in rows]
+    return table([f"{rows[0]['images']} digits", "seconds of the processor", "on the clock"], lines)
+
+
+def table_of_memory(rows: Sequence[Row]) -> str:
+    """Growth of the peak."""
+    lines = [[row["batch_size"], f"{row['after'] - row['before']:.0f}"] for row in rows]
+    head = ["`batch_size`, of two images of 224x224x3 with 50 copies", "growth of the peak, MiB"]
+    return table(head, lines)
 
 
 # --- shown ---------------------------------------------------------------------------------------
@@ -402,6 +404,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "any-class": table_of_classes,
     "radii": table_of_radii,
     "cost": table_of_cost,
+    "memory": table_of_memory,
 }
 
 
