@@ -53,12 +53,17 @@ def blocks(records: Records) -> dict[str, str]:
 # --- what is stored -----------------------------------------------------------------------------
 
 
+def seeds_of(records: Records, name: str) -> list[int]:
+    """Of which networks all trainings are stored."""
+    return [seed for seed in SEEDS if all(f"{name}-{group}{seed}" in records for group in GROUPS)]
+
+
 def rows_of(records: Records, name: str, training: str) -> list[Row]:
     """The rows of a training with the setting that was chosen, one of each network."""
     rows: dict[int, Row] = {}
-    for seed in SEEDS:
-        for piece in (f"{name}-{group}{seed}" for group in GROUPS):
-            for row in records[piece]["rows"] if piece in records else ():
+    for seed in seeds_of(records, name):
+        for group in GROUPS:
+            for row in records[f"{name}-{group}{seed}"]["rows"]:
                 if row["training"] == training and _is_chosen(records, name, row):
                     rows[seed] = row
     return list(rows.values())
@@ -147,7 +152,9 @@ def explanations(records: Records, name: str) -> str:
     if not lines:
         return NOT_RUN
     picture = _picture(name, "Shares of inputs that crown proves, against the radius")
-    return f"{table(('training', *KINDS), lines)}\n\n{picture}"
+    nb_seeds = len(seeds_of(records, name))
+    fewer = f"\n\n(so far {nb_seeds} of {len(SEEDS)} networks)" if nb_seeds < len(SEEDS) else ""
+    return f"{table(('training', *KINDS), lines)}{fewer}\n\n{picture}"
 
 
 def differences(records: Records) -> str:
