@@ -217,7 +217,8 @@ def tightness_table(records: Records, net: str) -> str:
         lines.append([method, *cells])
     names = records.names(f"tightness-{net}")
     header = ["method", "width", "overlap", "margin", "ms per image", "passes"]
-    return f"{table(header, lines)}\n\n*{len(names)} networks; {where(records[names[0]])}.*"
+    measured = f"Networks measured: {len(names)} of {len(SEEDS)}. The first: "
+    return f"{table(header, lines)}\n\n*{measured}{where(records[names[0]])}.*"
 
 
 def corners_table(records: Records) -> str:

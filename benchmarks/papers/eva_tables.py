@@ -157,7 +157,8 @@ def fresh_tables(records: Records, net: str) -> str:
         f"{table(['method', 'images', *map(head, RANDOM)], [*_marked(first, RANDOM), *lines])}\n\n"
         f"A black image as baseline, and times.\n\n"
         f"{table(['method', 'images', *map(head, BLACK), 'ms per image'], black)}\n\n"
-        f"*Networks: {right} right. The first piece: {where(records[names[0]])}.*"
+        f"*Networks measured: {len(accuracies)} of {1 if net == 'colour' else len(SEEDS)}, {right} "
+        f"right. The first piece: {where(records[names[0]])}.*"
     )
 
 
