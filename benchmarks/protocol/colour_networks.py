@@ -136,15 +136,15 @@ def augmented(
     """
     nb_images, height, width, _ = images.shape
     grey = np.asarray(MEANS, images.dtype)
-    mirrored = generator.random(nb_images) < 0.5
-    images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    mirrored = generator.random((nb_images, 1, 1, 1)) < 0.5
+    images = np.where(mirrored, images[:, :, ::-1], images)
     margin = [(0, 0), (shift, shift), (shift, shift), (0, 0)]
     padded = np.pad(images - grey, margin)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
     rows, columns = generator.integers(2 * shift + 1, size=(2, nb_images))
     shifted = windows[np.arange(nb_images), rows, columns].transpose(0, 2, 3, 1)
-    top = generator.integers(height, size=nb_images)[:, None] - hole // 2
-    left = generator.integers(width, size=nb_images)[:, None] - hole // 2
+    top = generator.integers(height, size=(nb_images, 1)) - hole // 2
+    left = generator.integers(width, size=(nb_images, 1)) - hole // 2
     in_rows = (np.arange(height) >= top) & (np.arange(height) < top + hole)
     in_columns = (np.arange(width) >= left) & (np.arange(width) < left + hole)
     kept = ~(in_rows[:, :, None] & in_columns[:, None, :])
