@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from protocol.intervals import Mean, compare, holm, mean_interval
+from protocol.networks import SEEDS
 from protocol.pieces import Records
 from protocol.records import Row, where
 from protocol.tables import number, table, with_interval
@@ -144,9 +145,9 @@ def fresh_tables(records: Records, net: str) -> str:
         return f"*{TITLES[net]}: not run yet.*"
     rows = records.rows(f"fresh-{net}")
     failed = {row["method"]: row["failed"] for row in rows if "failed" in row}
-    right = ", ".join(
-        f"{v:.1%}" for _, v in dict.fromkeys((r["seed"], r["accuracy"]) for r in rows)
-    )
+    accuracies = dict.fromkeys((row["seed"], row["accuracy"]) for row in rows)
+    right = ", ".join(f"{accuracy:.1%}" for _, accuracy in accuracies)
+    nb_wanted = 1 if net == "colour" else len(SEEDS)
     first, second = (scores_of(records, net, columns) for columns in (RANDOM, BLACK))
     black = _marked(second, BLACK)
     for line, found in zip(black, second.values()):
@@ -157,8 +158,8 @@ def fresh_tables(records: Records, net: str) -> str:
         f"{table(['method', 'images', *map(head, RANDOM)], [*_marked(first, RANDOM), *lines])}\n\n"
         f"A black image as baseline, and times.\n\n"
         f"{table(['method', 'images', *map(head, BLACK), 'ms per image'], black)}\n\n"
-        f"*Networks measured: {len(accuracies)} of {1 if net == 'colour' else len(SEEDS)}, {right} "
-        f"right. The first piece: {where(records[names[0]])}.*"
+        f"*Networks measured: {len(accuracies)} of {nb_wanted}, {right} right. The first piece: "
+        f"{where(records[names[0]])}.*"
     )
 
 
