@@ -3,8 +3,8 @@
     python docs/generate_gallery.py [--data-dir tensorflow_datasets]
 
 The digits and their network are those of `xcertify demo`. The traffic signs are the data set
-`gtsrb` in a folder of tensorflow_datasets, their network is that of `benchmarks/corgi.py` after 40
-epochs; without `--data-dir` their picture stays as it is. A few minutes on two cores.
+`gtsrb` in a folder of tensorflow_datasets, their network is the first that `reproduce.py corgi`
+measures; without `--data-dir` their picture stays as it is. A few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xcertify import attributions, datasets
+from xcertify import attributions
 from xcertify.commands.demo.demonstration import decided_epsilons, train
 from xcertify.commands.images import one_of_each, split_digits
 from xcertify.commands.networks import accuracy, predict
@@ -121,10 +121,15 @@ def draw_each(model: keras.Model, pooled: keras.Model, digit: np.ndarray) -> Non
 def draw_signs(data_dir: str) -> None:
     """Traffic signs in colour: where a class is and for how far that is proved, what is enough."""
     sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-    from corgi import train as train_signs
+    from papers.corgi import trained
+    from protocol.data import split
+    from protocol.networks import SEEDS
+    from protocol.pieces import Context, Records
+    from reproduce import FOLDER, MODELS
 
-    model = train_signs(*datasets.load("gtsrb", "train", data_dir=data_dir), epochs=40)
-    images, labels = datasets.load("gtsrb", "test", data_dir=data_dir)
+    context = Context("corgi", Records(FOLDER / "corgi"), MODELS, data_dir)
+    learned, _, (images, labels) = split("gtsrb", context)
+    model = trained(context, SEEDS[0], learned)
     right = predict(model, images) == labels
     chosen = [np.flatnonzero(right & (labels == sign))[2] for sign in SIGNS]
     signs, classes = images[chosen], labels[chosen]
