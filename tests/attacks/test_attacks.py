@@ -529,3 +529,26 @@ def test_bad_calls():
     nan = lambda points, samples: tf.where(samples == 1, np.nan, points[:, 0])  # noqa: E731
     with pytest.raises(ValueError, match="sample 1"):
         pgd(None, region, objective=nan)
+
+
+def test_rounded_constants_of_deep_networks_do_not_hide_what_is_found():
+    """The scale of Rescaling is an interval, which intervals alone widen to half of the logits."""
+    layers = keras.layers
+    hidden = [
+        layers.Dense(32, "relu", kernel_initializer=keras.initializers.HeNormal(seed=number))
+        for number in range(10)
+    ]
+    last = layers.Dense(3, kernel_initializer=keras.initializers.HeNormal(seed=99))
+    model = keras.Sequential([keras.Input((6,)), layers.Rescaling(1 / 255), *hidden, last])
+    inputs = np.random.default_rng(0).uniform(0, 255, (5, 6)).astype(np.float32)
+    lower, upper = Verifier(model, "ibp", dtype="float64").bound_outputs(
+        Ball(inputs.astype(np.float64), 0.0)
+    )
+    assert np.max(upper - lower) > 0.01  # the margins of nearest points are smaller
+
+    found = MinimalPerturbation(model, restarts=2)(Box(0 * inputs, 0 * inputs + 255, inputs))
+    assert np.all(np.isfinite(found.distances))
+    before, after = (
+        np.argmax(model.predict(points, verbose=0), axis=1) for points in (inputs, found.points)
+    )
+    assert np.all(before != after)

@@ -9,7 +9,8 @@ are to be expected there (`allowance`), and in real arithmetic too, where that c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -29,6 +30,9 @@ from xcertify.tracing import traced
 Exact = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _STRETCHES = (1.0, 1.0001, 1.001, 1.01)  # of perturbations that do not change the class for certain
+# How the logits of a point are bounded. Constants that a layer may round, such as the scale of
+# Rescaling, are intervals, which deep networks widen; what they leave open goes to the second.
+_METHODS = ("ibp", "crown-ibp")
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -105,8 +109,8 @@ class ClassChange:
     def __init__(self, model: Callable, exact: Exact | None = None) -> None:
         self._model, self._logits, self._exact = model, logits_of(model), exact
         self._graphs: dict[tuple, Callable] = {}
-        self._verifier: Verifier | None = None
-        self._is_read = exact is None and isinstance(model, keras.Model)
+        self._verifiers: dict[str, Verifier] = {}
+        self._methods = _METHODS if exact is None and isinstance(model, keras.Model) else ()
 
     def __call__(
         self, points: np.ndarray, classes: np.ndarray, targeted: bool = False
@@ -118,10 +122,8 @@ class ClassChange:
         changed = margin.numpy() > 0
         some = np.flatnonzero(changed)
         if len(some):
-            sides = self._sides(points[some], margin_rows(classes[some], int(nb_logits)))
-            if sides is not None:
-                lower, upper = sides
-                changed[some] = (upper < 0).all(axis=1) if targeted else (lower > 0).any(axis=1)
+            rows = np.asarray(margin_rows(classes[some], int(nb_logits)))
+            changed[some] = self._in_reality(points[some], rows, targeted)
         return changed
 
     def settle(
@@ -193,18 +195,42 @@ class ClassChange:
         raw, largest, slack = margin_with_allowance(self._model, self._logits, points, classes)
         return tf.where(targeted, -largest, largest) - slack, tf.shape(raw)[-1]
 
-    def _sides(self, points: np.ndarray, rows: Any) -> tuple[np.ndarray, np.ndarray] | None:
-        """Of the rows in real arithmetic, or None where that is not to be had."""
-        if self._exact is not None:
-            return self._exact(points, rows)
-        if self._is_read:
+    def _in_reality(self, points: np.ndarray, rows: np.ndarray, targeted: bool) -> np.ndarray:
+        """Where the change is proved in real arithmetic, or nothing can be proved, (N,) bool."""
+        changed = np.ones(len(points), bool)
+        left = np.arange(len(points))
+        for sides_at in self._sides():
             try:
-                if self._verifier is None:
-                    self._verifier = Verifier(self._model, "ibp", dtype="float64", strip_head=True)
-                return self._verifier.bound_rows(Ball(points.astype(np.float64), 0.0), rows)
+                lower, upper = sides_at(points[left], rows[left])
             except UnsupportedLayerError:
-                self._is_read = False
-        return None
+                break
+            changed[left] = (upper < 0).all(axis=1) if targeted else (lower > 0).any(axis=1)
+            same = (lower >= 0).any(axis=1) if targeted else (upper <= 0).all(axis=1)
+            left = left[~changed[left] & ~same]
+            if not len(left):
+                break
+        return changed
+
+    def _sides(self) -> Iterator[Exact]:
+        """What gives sides in real arithmetic: each is asked where the one before leaves open."""
+        if self._exact is not None:
+            yield self._exact
+        for method in self._methods:
+            yield partial(self._bounds, method)
+
+    def _bounds(
+        self, method: str, points: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of the rows at the points, by the verifier of a method."""
+        try:
+            if method not in self._verifiers:
+                self._verifiers[method] = Verifier(
+                    self._model, method, dtype="float64", strip_head=True
+                )
+            return self._verifiers[method].bound_rows(Ball(points.astype(np.float64), 0.0), rows)
+        except UnsupportedLayerError:
+            self._methods = self._methods[: self._methods.index(method)]  # not asked again
+            raise
 
 
 def nearest_of(samples: np.ndarray, distances: np.ndarray) -> np.ndarray:
