@@ -45,11 +45,11 @@ def recorded(run: Callable[[], Sequence[Row]], **said: Any) -> Record:
 def write(path: Path, record: Record) -> None:
     """Store what was measured, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps(row, default=_of_numpy) for row in record["rows"]]  # each in a line
-    about = json.dumps({name: value for name, value in record.items() if name != "rows"}, indent=1)
-    listed = ",\n  ".join(rows)
+    rows = [json.dumps(row, default=_of_numpy) for row in record["rows"]]
+    listed = ",\n  ".join(rows)  # each in a line
+    about = json.dumps(record | {"rows": []}, indent=1)
     part = path.with_suffix(".part")
-    part.write_text(f'{about[:-2]},\n "rows": [\n  {listed}\n ]\n}}\n')
+    part.write_text(about.replace('"rows": []', f'"rows": [\n  {listed}\n ]') + "\n")
     part.replace(path)
 
 
