@@ -110,7 +110,8 @@ class ClassChange:
         self._model, self._logits, self._exact = model, logits_of(model), exact
         self._graphs: dict[tuple, Callable] = {}
         self._verifiers: dict[str, Verifier] = {}
-        self._methods = _METHODS if exact is None and isinstance(model, keras.Model) else ()
+        is_read = exact is None and isinstance(model, keras.Model)
+        self._methods: tuple[str, ...] = _METHODS if is_read else ()
 
     def __call__(
         self, points: np.ndarray, classes: np.ndarray, targeted: bool = False
