@@ -69,6 +69,7 @@ def blocks_of_results(records: Records) -> dict[str, str]:
     }
     for net in TITLES:
         found[f"fresh-{net}"] = fresh_tables(records, net)
+        found[f"leaders-{net}"] = leaders(records, net)
         found[f"control-{net}"] = control_table(records, net)
         found[f"greedy-{net}"] = greedy_table(records, net)
         found[f"in-short-{net}"] = in_short(records, net)
@@ -163,8 +164,8 @@ def fresh_tables(records: Records, net: str) -> str:
     )
 
 
-def _marked(scores: dict[str, Scores], columns: Sequence[str]) -> list[list[str]]:
-    """Lines; best, and what a paired test does not tell from it, are marked."""
+def _marks(scores: dict[str, Scores], columns: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(method, column) -> mark of the best, and of what a paired test does not tell from it."""
     most = max((len(s.seeds), s.nb_images) for s in scores.values())
     complete = [m for m, found in scores.items() if (len(found.seeds), found.nb_images) == most]
     marks: dict[tuple[str, str], str] = {}
@@ -176,6 +177,28 @@ def _marked(scores: dict[str, Scores], columns: Sequence[str]) -> list[list[str]
         told = holm([test.p_value for test in tests])
         marks[best, column] = "**"
         marks |= {(m, column): "_" for m, different in zip(others, told) if not different}
+    return marks
+
+
+def leaders(records: Records, net: str) -> str:
+    """The best method of each column, and those that are not told apart from it."""
+    lines = []
+    for columns in (RANDOM, BLACK):
+        scores = scores_of(records, net, columns)
+        if not scores:
+            return "*Not run yet.*"
+        marks = _marks(scores, columns)
+        for column in columns:
+            best = next(m for (m, c), mark in marks.items() if c == column and mark == "**")
+            close = [m for (m, c), mark in marks.items() if c == column and mark == "_"]
+            metric = f"{head(column)}{', black' if column in BLACK else ''}"
+            lines.append([metric, best, "; ".join(close) or "-"])
+    return table(["metric", "best", "not told apart from it"], lines)
+
+
+def _marked(scores: dict[str, Scores], columns: Sequence[str]) -> list[list[str]]:
+    """Lines of means with half of their intervals."""
+    marks = _marks(scores, columns)
     lines = []
     for method, found in scores.items():
         line = [method, str(found.nb_images)]
