@@ -218,6 +218,16 @@ def test_settings_that_do_not_fit_are_refused():
         EVA(model, mode="exact", nb_rounds=2)
 
 
+def test_settings_that_do_not_fit_cannot_be_assigned():
+    for kind in (EVA, MarginGradientRange):
+        explainer = kind(affine(3, 2))
+        with pytest.raises(ValueError, match="nb_rounds must be a whole number above 0"):
+            explainer.nb_rounds = 0
+    explainer = EVA(affine(3, 2), nb_rounds=2)
+    with pytest.raises(ValueError, match="nb_rounds above 1 need .* mode='one-pass'"):
+        explainer.mode = "exact"
+
+
 def test_features_through_which_the_class_changes_sooner_come_first():
     """On a network that bends, several rounds are ahead of one on both sides of Robustness-Sr."""
     keras.utils.set_random_seed(3)
