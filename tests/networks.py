@@ -793,9 +793,14 @@ _AUGMENTED = {
 }
 
 
+# No network can hold it there: Keras 3.10 says that its output is its input, a circle.
+NO_NETWORK = {"RandomGrayscale"} if keras.__version__.startswith("3.10.") else set()
+
+
 @network
 def augmentations() -> keras.Model:
-    layers = [kind(**_AUGMENTED.get(kind.__name__, {})) for kind in AUGMENTATIONS]
+    kinds = [kind for kind in AUGMENTATIONS if kind.__name__ not in NO_NETWORK]
+    layers = [kind(**_AUGMENTED.get(kind.__name__, {})) for kind in kinds]
     return sequential(
         (4, 4, 3), *layers, L.Conv2D(2, 3, activation="relu"), L.Flatten(), L.Dense(2)
     )
