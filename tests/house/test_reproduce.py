@@ -69,6 +69,27 @@ def test_paired_values_are_compared_by_their_differences():
         compare(values, values[:, :3])
 
 
+def test_a_method_is_better_only_where_it_is_on_each_network():
+    """The probability of three networks is that of the one that tells least, as Student has it."""
+    values = np.random.default_rng(0).normal(1, 1, (3, 30)) * [[1.0], [2.0], [3.0]]
+    found = compare(values, np.zeros_like(values))
+    np.testing.assert_allclose(found.p_value, ttest_1samp(values, 0, axis=1).pvalue.max())
+    interval = ttest_1samp(values.mean(0), 0).confidence_interval(0.95)
+    np.testing.assert_allclose(found[:3], [values.mean(), *interval])
+    values[1] -= 10  # worse there
+    assert compare(values, np.zeros_like(values)).p_value == 1
+
+
+def test_no_difference_on_one_network_is_told_as_seldom_as_the_level_says():
+    generator = np.random.default_rng(0)
+    better = np.array([[1.0], [1.0], [0.0]])
+    told = []
+    for _ in range(2000):
+        values = better + generator.standard_normal((3, 40))
+        told.append(compare(values, np.zeros_like(values)).p_value <= 0.05)
+    assert 0.015 < np.mean(told) < 0.035  # half of it: the other networks' sign must be the same
+
+
 def test_several_hypotheses_share_one_level():
     assert holm([0.01, 0.04, 0.02]) == [True, True, True]
     assert holm([0.01, 0.04, 0.03]) == [True, False, False]
