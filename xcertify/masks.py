@@ -40,6 +40,14 @@ def check_masks(masks: Any, inputs: np.ndarray) -> np.ndarray:
     return masks
 
 
+def with_order(masks: np.ndarray, pulls: np.ndarray) -> np.ndarray:
+    """Masks (N, *shape) whose zeros are told apart by the pulls at them: numbers below 1e-6."""
+    axes = tuple(range(1, masks.ndim))
+    low, high = (end(pulls, axis=axes, keepdims=True) for end in (np.min, np.max))
+    shares = (pulls - low) / np.where(high > low, high - low, 1)
+    return np.maximum(masks, np.float32(1e-6) * shares).astype(np.float32)
+
+
 def kept_region(region: Region, masks: np.ndarray, neutral: np.ndarray) -> Region:
     """What masks keep of every point of a region: its image under ``x -> n + m (x - n)``.
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from xcertify import attributions
 from xcertify.attributions import RelEx
+from xcertify.masks import with_order
 from xcertify.metrics import as_masks
 
 BUDGET = 8
@@ -62,7 +63,8 @@ def relex(
 
     def explain(images: np.ndarray, classes: np.ndarray) -> Explained:
         masks, pulls = explainer._learn(images, classes)  # both forms of one descent
-        return Explained(masks, {name: masks} | ({PULL: pulls} if with_pull else {}))
+        maps = {name: with_order(masks, pulls)}
+        return Explained(masks, maps | ({PULL: pulls} if with_pull else {}))
 
     return explain
 

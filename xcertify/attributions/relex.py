@@ -22,7 +22,7 @@ from xcertify.bounds import Verifier
 from xcertify.certificates import MaskCertificate
 from xcertify.checks import positive, whole_number
 from xcertify.inputs import in_batches, spread_value
-from xcertify.masks import check_masks, keep
+from xcertify.masks import check_masks, keep, with_order
 from xcertify.perturbation import as_outside
 from xcertify.progress import progress_bar
 from xcertify.radii import Interval, compare_radii
@@ -75,10 +75,10 @@ class RelEx(Certifying, ClassExplainer):
         In the model's own input scale: 0 is the mean colour if inputs are standardised, and black
         if they are in [0, 1].
     form
-        What `explain` shows. "mask": the mask, as in the paper; most of its values are 0, and say
-        nothing of an order among them. "pull": where the descent was heading at its end, minus its
-        velocity (with "adam" minus its mean of past gradients); signed, not cut to [0, 1], so that
-        all features have a rank.
+        What `explain` shows. "pull": where the descent was heading at its end, minus its velocity
+        (with "adam" minus its mean of past gradients); signed, not cut to [0, 1]. "mask": the mask,
+        as in the paper, of which most values are 0; to rank these, too, numbers below 1e-6 in the
+        order of the pull stand in their place. `masks` has the zeros.
     start
         Value of every mask at first, in [0, 1]. "paper": random between 0 and 0.01, as in the
         paper. From there some descents end before what the mask keeps has the class; from 0.1
@@ -285,7 +285,8 @@ class RelEx(Certifying, ClassExplainer):
 
     def _explain(self, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
         masks, pulls = self._learn(inputs, classes)
-        return reduce_channels(masks if self.form == "mask" else pulls, self.reducer)
+        maps = with_order(masks, pulls) if self.form == "mask" else pulls
+        return reduce_channels(maps, self.reducer)
 
     def _neutral(self, shape: tuple[int, ...]) -> np.ndarray:
         return spread_value("neutral_value", self.neutral_value, (1, *shape), per_sample=False)
