@@ -26,7 +26,8 @@ from protocol.records import Row
 from robustness import seconds_of_ways
 
 from papers.eva_figures import draw_scores
-from papers.eva_methods import CLIP, GROUPS, SLOW, Settings, methods
+from papers.eva_ideas import ideas
+from papers.eva_methods import CLIP, DEFAULT, GROUPS, Settings, methods
 from papers.eva_tables import BLACK, RANDOM, blocks_of_results, chosen
 from xcertify.attacks import PGD
 from xcertify.attributions import EVA
@@ -43,12 +44,19 @@ NB_FRESH = {"dense": 500, "cnn": 500, "colour": 200}
 NB_ROBUST = 200  # images of Robustness-Sr, whose attack is the slowest part
 # The first fresh images that slow methods explain; on validation images a setting has a fifth
 NB_SLOW = {
+    DEFAULT: {"colour": 50},
+    "EVA, crown": {"colour": 50},
+    "EVA, crown, 8x8": {"colour": 50},
     "EVA exact": {"dense": 100, "cnn": 10},
     "EVA exact, as in the paper": {"dense": 100, "cnn": 10},
     "EVA hybrid": {"dense": 200, "cnn": 100, "colour": 50},
     "EVA sampled": {"dense": 200, "cnn": 100, "colour": 50},
     "Xplique SobolAttributionMethod": {"dense": 200, "cnn": 100, "colour": 50},
     "Xplique HsicAttributionMethod": {"dense": 50, "cnn": 50, "colour": 20},
+    "cells attacked, one by one": {"dense": 30, "cnn": 10},
+    "cells bounded, one by one": {"dense": 30, "cnn": 10},
+    "the same by alpha-crown": {"dense": 10, "cnn": 3},
+    "sufficient reason": {"dense": 30, "cnn": 10},
     "Greedy-AS": {"dense": 8, "cnn": 5},
     "Greedy-AS of the complement": {"dense": 8, "cnn": 5},
 }
@@ -69,6 +77,7 @@ def pieces(quick: bool) -> list[Piece]:
                 run = partial(report, net, seed, group)
                 found.append(Piece(f"fresh-{net}-{seed}-{group}", run, 10))
         if net != "colour":
+            found.append(Piece(f"ideas-{net}", partial(try_ideas, net), 6))
             found.append(Piece(f"radii-{net}", partial(radii, net), 2))
             found.append(Piece(f"cost-{net}", partial(cost, net), 3))
     if not quick:
@@ -121,6 +130,18 @@ def choose(net: str, group: str, context: Context) -> list[Row]:
     return rows
 
 
+def try_ideas(net: str, context: Context) -> list[Row]:
+    """Other maps that bounds can make, on validation images, with scores of each image."""
+    images, _ = images_of(net, context)[1]
+    model = network_of(net, VALIDATION_SEED, context)
+    bench = Bench(model, images[: 4 if context.quick else NB_CHOOSING[net]], VALIDATION_SEED, 0)
+    tried = ideas(context.quick)
+    return [
+        measured(bench, name, "-", tried[name], NB_SLOW.get(name, {}).get(net, 10**6))
+        for name in context.progress(tried, f"ideas, {net}")
+    ]
+
+
 def report(net: str, seed: int, group: str, context: Context) -> list[Row]:
     """A row for each method, as chosen, with its scores of each fresh image."""
     images, labels = images_of(net, context)[2]
@@ -144,8 +165,6 @@ def report(net: str, seed: int, group: str, context: Context) -> list[Row]:
 def methods_of(net: str, group: str, context: Context) -> dict[str, Settings]:
     """The methods of a group, or some with two settings in a small run."""
     found = methods(group, of_digits=net != "colour")
-    if net == "colour":
-        found = {method: s for method, s in found.items() if method not in SLOW}
     if context.quick:
         some = {method: s for method, s in found.items() if method.startswith(QUICK)}
         found = {method: dict(list(s.items())[1:3] or s) for method, s in some.items()}

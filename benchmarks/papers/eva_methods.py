@@ -5,11 +5,13 @@ Every method has six settings to choose from, or as many as it has.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from xcertify import attributions
 from xcertify.attributions import EVA, EVAHybrid, GreedyAS, MarginGradientRange, SampledEVA
@@ -17,10 +19,12 @@ from xcertify.commands.benchmark.candidates import _latent_layer, _XpliqueExplai
 
 CLIP = (0.0, 1.0)
 GRID = 12  # cells of the paper
+COLOUR_GRID = 8  # 12 does not divide 32
+COLOUR_RADII = (0.00005, 0.0002, 0.0005, 0.002)  # bounds say nothing of colour images farther out
 MANY: dict[str, Any] = {"batch_size": 2048}
 GROUPS = ("eva", "others", "greedy")
+EXACT = ("EVA exact", "EVA exact, as in the paper")
 GREEDY = ("Greedy-AS", "Greedy-AS of the complement")
-SLOW = ("EVA exact", "EVA exact, as in the paper")
 CONTROL = "Control: margin gradient x range"
 DEFAULT = "EVA, default settings"
 ROUNDS = "EVA, in rounds"
@@ -30,19 +34,42 @@ Settings = dict[str, Callable[[keras.Model, int], Any]]
 
 
 def methods(group: str, of_digits: bool) -> dict[str, Settings]:
-    """Method -> its settings; radii are those of digits, or of colour images."""
+    """Method -> its settings; radii and cells are those of digits, or of colour images."""
     if group == "eva":
-        return _of_eva((0.01, 0.02, 0.05, 0.1) if of_digits else (0.002, 0.005, 0.01, 0.02))
+        return _of_digits() if of_digits else _of_colours()
     if group == "greedy":
         return _of_greedy()
     found = _of_others()
     if not of_digits:
         found["Grad-CAM"] = {"-": partial(_seeded, attributions.GradCAM)}
         found["Grad-CAM++"] = {"-": partial(_seeded, attributions.GradCAMPP)}
+        cells = f"Saliency, {COLOUR_GRID}x{COLOUR_GRID}"
+        found[cells] = {"-": partial(_over_cells, found["Saliency"]["-"])}
     return found
 
 
-def _of_eva(radii: tuple[float, ...]) -> dict[str, Settings]:
+def _of_digits() -> dict[str, Settings]:
+    """All forms of EVA, and the control."""
+    return _of_eva((0.01, 0.02, 0.05, 0.1), GRID)
+
+
+def _of_colours() -> dict[str, Settings]:
+    """Forms whose bounds end within seconds an image; the control with cells, too."""
+    found = _of_eva(COLOUR_RADII, COLOUR_GRID)
+    for method in (*EXACT, ROUNDS):
+        del found[method]
+    cells = f"{COLOUR_GRID}x{COLOUR_GRID}"
+    found[f"EVA, crown-ibp, {cells}"] = {
+        setting: partial(make, grid_size=COLOUR_GRID)
+        for setting, make in found["EVA, crown-ibp"].items()
+    }
+    found[f"{CONTROL}, {cells}"] = {
+        setting: partial(_over_cells, make) for setting, make in found[CONTROL].items()
+    }
+    return found
+
+
+def _of_eva(radii: tuple[float, ...], grid: int) -> dict[str, Settings]:
     """EVA in its forms, and the control, which costs a gradient and proves nothing."""
     low, small, middle, large = radii
     six = [(small, 0), (small, 2), (middle, 0), (middle, 2), (large, 2), (low, 2)]
@@ -69,19 +96,19 @@ def _of_eva(radii: tuple[float, ...]) -> dict[str, Settings]:
         }
 
     fast: dict[str, Any] = {"batch_size": 64}
-    exact: dict[str, Any] = {"mode": "exact", "grid_size": GRID}
+    exact: dict[str, Any] = {"mode": "exact", "grid_size": grid}
     whole = CLIP[1] - CLIP[0]
     return {
         DEFAULT: {"-": partial(_without_seed, EVA, clip=CLIP, **fast)},
         "EVA, crown": of(EVA, six, **fast),
         "EVA, crown-ibp": of(EVA, six, method="crown-ibp", **fast),
-        f"EVA, crown, {GRID}x{GRID}": of(EVA, six, grid_size=GRID, **fast),
+        f"EVA, crown, {grid}x{grid}": of(EVA, six, grid_size=grid, **fast),
         ROUNDS: in_rounds(EVA, **fast),
         f"{ROUNDS}, crown-ibp": in_rounds(EVA, method="crown-ibp", **fast),
         CONTROL: of(MarginGradientRange, [*six[:4], (whole, 0), (whole, 2)]),
         f"{CONTROL}, in rounds": in_rounds(MarginGradientRange),
-        "EVA exact": of(EVA, three, **exact),
-        "EVA exact, as in the paper": {
+        EXACT[0]: of(EVA, three, **exact),
+        EXACT[1]: {
             f"ε {epsilon:g}": partial(
                 *(_without_seed, EVA),
                 **exact | {"epsilon": epsilon, "clip": CLIP},
@@ -90,9 +117,9 @@ def _of_eva(radii: tuple[float, ...]) -> dict[str, Settings]:
             )
             for epsilon in (*radii, 0.5)
         },
-        "EVA sampled": _with_seed(of(SampledEVA, three, grid_size=GRID), SampledEVA),
+        "EVA sampled": _with_seed(of(SampledEVA, three, grid_size=grid), SampledEVA),
         "EVA hybrid": {
-            f"ε {epsilon:g}, T {temperature:g}": partial(_hybrid, epsilon, temperature)
+            f"ε {epsilon:g}, T {temperature:g}": partial(_hybrid, grid, epsilon, temperature)
             for epsilon, temperature in three
         },
     }
@@ -174,17 +201,37 @@ def _with_seed(settings: Settings, kind: type) -> Settings:
     return {name: partial(_seeded, kind, **make.keywords) for name, make in settings.items()}
 
 
-def _hybrid(epsilon: float, temperature: float, model: keras.Model, seed: int) -> Any:
+def _hybrid(grid: int, epsilon: float, temperature: float, model: keras.Model, seed: int) -> Any:
     """Cut before the last but one layer that has weights."""
     return EVAHybrid(
         *(model, _latent_layer(model)),
         epsilon=epsilon,
         temperature=temperature,
         clip=CLIP,
-        grid_size=GRID,
+        grid_size=grid,
         seed=seed,
     )
 
 
 def _xplique(name: str, model: keras.Model, seed: int) -> Any:
     return _XpliqueExplainer(model, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OverCells:
+    """An explainer whose maps are averaged over cells of images, as EVA with cells is compared."""
+
+    explainer: Any
+
+    def explain(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """(N, H, W, 1): the mean over each cell, at all of its pixels."""
+        maps = np.asarray(self.explainer.explain(images, classes))
+        size = maps.shape[1] // COLOUR_GRID
+        cells = maps.reshape(len(maps), COLOUR_GRID, size, COLOUR_GRID, size, 1)
+        return np.broadcast_to(cells.mean((2, 4), keepdims=True), cells.shape).reshape(maps.shape)
+
+
+def _over_cells(
+    make: Callable[[keras.Model, int], Any], model: keras.Model, seed: int
+) -> _OverCells:
+    return _OverCells(make(model, seed))

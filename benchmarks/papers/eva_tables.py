@@ -73,6 +73,7 @@ def blocks_of_results(records: Records) -> dict[str, str]:
         found[f"control-{net}"] = control_table(records, net)
         found[f"greedy-{net}"] = greedy_table(records, net)
         found[f"in-short-{net}"] = in_short(records, net)
+        found[f"ideas-{net}"] = ideas_table(records.rows(f"ideas-{net}"))
         found[f"radii-{net}"] = radii_table(records.rows(f"radii-{net}"))
         found[f"cost-{net}"] = cost_table(records.rows(f"cost-{net}"))
     return found
@@ -280,6 +281,31 @@ def greedy_table(records: Records, net: str) -> str:
     header += ["minus Greedy-AS of the complement", "ms per image"]
     said = f"{nb_images} images for each of {len(rivals[0].seeds)} networks."
     return f"{said}\n\n{table(header, lines)}"
+
+
+def ideas_table(rows: list[Row]) -> str:
+    """Other maps that bounds can make, with what each is more or less than EVA's, paired."""
+    if not rows:
+        return "*Not run yet.*"
+    reference, *others = [row for row in rows if "scores" in row]
+    columns = (*RANDOM, *BLACK)
+    scores = {c: np.array(reference["scores"][c]) for c in columns}
+    lines = [
+        [reference["method"], reference["images"], *(number(v.mean()) for v in scores.values())]
+    ]
+    for row in others:
+        tests = []
+        for column in columns:
+            own = np.array(row["scores"][column])
+            tests.append(compare(own, scores[column][: len(own)]))
+        told = holm([test.p_value for test in tests])
+        cells = [f"**{t.mean:+.3f}**" if sure else f"{t.mean:+.3f}" for t, sure in zip(tests, told)]
+        lines.append([row["method"], row["images"], *cells])
+    lines += [
+        [row["method"], row["failed"], *[""] * len(columns)] for row in rows if "failed" in row
+    ]
+    heads = [head(c) + (", black" if c in BLACK else "") for c in columns]
+    return table(["map", "images", *heads], lines)
 
 
 def radii_table(rows: list[Row]) -> str:
