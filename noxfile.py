@@ -43,8 +43,9 @@ print(json.dumps({"python": platform.python_version()} | found))
 def run_tests(session: nox.Session, python: str, tensorflow: str, age: str) -> None:
     """Install TensorFlow with the oldest or newest Keras and NumPy that go with it, and test."""
     pins = [f"tensorflow=={tensorflow}.*"]
-    if age == "oldest":  # NumPy 2.1 is the first for Python 3.13
-        pins += ["keras==3.10.*", "numpy==2.1.*" if python == "3.13" else "numpy==1.26.*"]
+    if age == "oldest":  # TensorFlow 2.21 needs Keras 3.12, Python 3.13 NumPy 2.1
+        pins.append("keras==3.12.*" if tensorflow == "2.21" else "keras==3.10.*")
+        pins.append("numpy==2.1.*" if python == "3.13" else "numpy==1.26.*")
     session.install(".[demo]", *TESTS, *pins)
     report = Path(session.create_tmp()).resolve() / "report.xml"
     report.unlink(missing_ok=True)  # of an earlier run
