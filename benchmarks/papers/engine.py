@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -98,6 +99,7 @@ def tightness(net: str, seed: int, context: Context) -> list[Row]:
         else:
             bound = lirpa_bound(model, images, method)
             found = found_of(bound, model, images) | times(bound)
+            found["version"] = import_module("auto_LiRPA").__version__
         rows.append(about | {"method": f"auto_LiRPA {method}"} | found)
     return rows
 
