@@ -202,10 +202,13 @@ def tightness_table(records: Records, net: str) -> str:
         return "*Not run yet.*"
     place, lines = EPSILONS.index(SHOWN), []
     for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        if "failed" in own[0]:
-            lines.append([method, own[0]["failed"].partition(":")[0], "", "", "", ""])
+        of_method = [row for row in rows if row["method"] == method]
+        own = [row for row in of_method if "failed" not in row]
+        if not own:
+            lines.append([method, of_method[0]["failed"].partition(":")[0], "", "", "", ""])
             continue
+        if len(own) < len(of_method):
+            method += f" ({len(own)} of {len(of_method)} networks)"
         cells = [
             number(np.mean([row[name][place] for row in own]), digits)
             for name, digits in (("width", 3), ("overlap", 2), ("margin", 2))

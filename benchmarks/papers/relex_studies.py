@@ -254,7 +254,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             colour = "firebrick" if lost else "black"
             title = f"seen: {row[name]['seen']}"
             axes[line, column].set_title(title, fontsize=9, color=colour)
-    for line, title in enumerate(("attacked", 'start="paper"', "start=0.1")):
+    for line, title in enumerate(("attacked", 'start="paper"', "start=0.3")):
         axes[line, 0].set_ylabel(title, fontsize=9)
     for one in axes.flat:
         one.set_xticks([])

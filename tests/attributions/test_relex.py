@@ -50,7 +50,7 @@ def naive_mask(model, x, label, *, nb_samples, steps, learning_rate, neutral, se
     """Equation 11 and descent with momentum of one input, one copy after the other."""
     momentum, noise = settings.get("momentum", 0.99), settings.get("noise", 0.1)
     background, sparsity = settings.get("background", 1.0), settings.get("sparsity", 1e-3)
-    start, adam = settings.get("start", 0.1), settings.get("optimizer") == "adam"
+    start, adam = settings.get("start", 0.3), settings.get("optimizer") == "adam"
     generator = np.random.default_rng(seed)
     mask = tf.fill(x.shape, np.float32(start if start != "paper" else 0))
     if start == "paper":

@@ -33,11 +33,10 @@ def row(setting, kept, size, relevance, method="RelEx", radius="clean"):
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        ([], "b"),  # the highest R
-        ([row("b", [1, 0], [10, 10], [1, 1])], "a"),  # loses a class elsewhere
-        ([row("b", [1, 1], [15, 17], [1, 1])], "a"),  # too large elsewhere
-        ([row("b", [1, 1], [15, 15], [0.35, 0.35])], "a"),  # the lower mean over both
-        ([row("b", [1, 1], [10, 10], [0.29, 0.29])], "a"),  # worse than the paper's elsewhere
+        ([], "b"),  # the smaller masks
+        ([row("b", [1, 0], [5, 5], [1, 1])], "a"),  # loses a class elsewhere
+        ([row("b", [1, 1], [13, 13], [1, 1])], "a"),  # 1.2 and 1.3 times as large, a 1 and 1.5
+        ([row("b", [1, 1], [12, 12], [0, 0])], "b"),  # 1.2 and 1.2
     ],
 )
 def test_the_start_is_chosen_for_all_data_together(tmp_path, others, expected):
@@ -45,13 +44,11 @@ def test_the_start_is_chosen_for_all_data_together(tmp_path, others, expected):
         row(PAPER, [1, 1], [8, 12], [0.5, 0.5]),  # not chosen from
         row("a", [1, 1], [10, 10], [0.5, 0.6]),
         row("b", [1, 1], [12, 12], [0.7, 0.6]),
-        row("c", [1, 1], [12, 19], [0.9, 0.9]),
     ]
     second = [
         row(PAPER, [1, 1], [10, 10], [0.3, 0.3]),
-        row("a", [1, 1], [10, 10], [0.5, 0.5]),
+        row("a", [1, 1], [15, 15], [0.5, 0.5]),
         *(others or [row("b", [1, 1], [10, 10], [0.5, 0.5])]),
-        row("c", [1, 1], [10, 10], [0.9, 0.9]),
     ]
     assert chosen_start(stored(tmp_path, one=first, two=second)) == expected
 

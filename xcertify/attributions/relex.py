@@ -81,8 +81,8 @@ class RelEx(Certifying, ClassExplainer):
         order of the pull stand in their place. `masks` has the zeros.
     start
         Value of every mask at first, in [0, 1]. "paper": random between 0 and 0.01, as in the
-        paper. From there some descents end before what the mask keeps has the class; from 0.1
-        (default) hardly any do, with masks up to 1.4 times as large. See the page of RelEx.
+        paper. From there some descents end before what the mask keeps has the class; from 0.3
+        (default) hardly any do. See the page of RelEx.
     optimizer
         "sgd": steps along the gradient divided by its length, with momentum, as in the paper.
         "adam": Adam (Kingma & Ba, 2015) with decays 0.9 and 0.999.
@@ -151,7 +151,7 @@ class RelEx(Certifying, ClassExplainer):
         neutral_value: Any = 0.0,
         form: str = "mask",
         *,
-        start: float | str = 0.1,
+        start: float | str = 0.3,
         optimizer: str = "sgd",
         tolerance: float = 0.01,
         reducer: str | None = "mean",
