@@ -418,7 +418,8 @@ def _operations(layer: Any, kind: str, shapes: list[Shape], out: Shape) -> list[
         deviation = np.maximum(np.sqrt(variance), 1e-7)  # the epsilon of Keras
         return [_scaled(1 / deviation, -mean / deviation)]
     if kind == "Rescaling" and np.ndim(layer.scale) == np.ndim(layer.offset) == 0:
-        return [_scaled(layer.scale, layer.offset)]
+        given = layer.scale, layer.offset  # numbers of Python Keras casts to float32
+        return [_scaled(*(x if hasattr(x, "dtype") else np.float32(x) for x in given))]
     if kind == "Activation":
         return _activation(layer.activation)
     if kind == "Softmax" and layer.axis in (-1, len(shape)):

@@ -532,10 +532,10 @@ def test_bad_calls():
 
 
 def test_rounded_constants_of_deep_networks_do_not_hide_what_is_found():
-    """The scale of Rescaling is an interval, which intervals alone widen to half of the logits."""
+    """A value of GELU is an interval, which intervals alone widen beyond the margins."""
     layers = keras.layers
     hidden = [
-        layers.Dense(32, "relu", kernel_initializer=keras.initializers.HeNormal(seed=number))
+        layers.Dense(32, "gelu", kernel_initializer=keras.initializers.HeNormal(seed=number))
         for number in range(10)
     ]
     last = layers.Dense(3, kernel_initializer=keras.initializers.HeNormal(seed=99))

@@ -30,8 +30,8 @@ from xcertify.tracing import traced
 Exact = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _STRETCHES = (1.0, 1.0001, 1.001, 1.01)  # of perturbations that do not change the class for certain
-# How the logits of a point are bounded. Constants that a layer may round, such as the scale of
-# Rescaling, are intervals, which deep networks widen; what they leave open goes to the second.
+# How the logits of a point are bounded. Values of activations with constants that a network may
+# round, such as GELU, are intervals that deep networks widen; what is left open goes to the second.
 _METHODS = ("ibp", "crown-ibp")
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 

@@ -32,6 +32,7 @@ from xcertify.bounds.graph.functions import (
     SIN,
     SQRT,
     SQUARE,
+    error_of,
 )
 from xcertify.bounds.graph.relaxations import Activation
 
@@ -147,8 +148,7 @@ HARD_SIGMOID = Activation(
     lambda z: ops.minimum(ops.relu(z + 3), 6.0) / 6,
     lambda z: ops.cast(ops.logical_and(z > -3, z < 3), z.dtype) / 6,
     kinks=(-3.0, 3.0),
-    ulps=4,
-    constant_error=2.0**-23,
+    ulps=6,
     least=0.0,
 )
 
@@ -298,13 +298,18 @@ def elu(alpha: float = 1.0, scale: float = 1.0, stretch: float = 1.0) -> Activat
     def derivative(z: Any) -> Any:
         return scale * ops.where(z > 0, 1.0, below(z))
 
+    # Without slopes of its own a gradient has the room of constants alone.
+    is_exact = alpha == stretch and not error_of(alpha, scale)
+    constant_error = 0.0 if is_exact else 2.0**-20
+
     slope = Activation(
         "slope of elu",
         derivative,
         lambda z: ops.where(z > 0, 0.0, scale / stretch * below(z)),
         kinks=(0.0,),
         curvature=1.0001 * abs(scale * alpha) / stretch**3,
-        constant_error=2.0**-20,
+        ulps=32,
+        constant_error=constant_error,
         absolute_ulps=4 * abs(scale * alpha) / stretch,
     )
     return Activation(
@@ -314,7 +319,8 @@ def elu(alpha: float = 1.0, scale: float = 1.0, stretch: float = 1.0) -> Activat
         kinks=(0.0,),
         extrema=(0.0,),
         curvature=1.0001 * abs(scale * alpha) / stretch**2,
-        constant_error=2.0**-20,
+        ulps=32,
+        constant_error=constant_error,
         absolute_ulps=4 * abs(scale * alpha),  # TensorFlow takes exp(z) - 1
         slope=slope if alpha == stretch else None,
     )
@@ -371,8 +377,8 @@ def soft_shrink(threshold: float = 0.5) -> Activation:
         lambda z: ops.cast(ops.abs(z) > threshold, z.dtype),
         kinks=(-threshold, threshold),
         ulps=2,
-        constant_error=2.0**-23,
-        constant_noise=2.0**-23 * threshold,
+        constant_error=error_of(threshold),
+        constant_noise=error_of(threshold) * threshold,
     )
 
 
@@ -380,18 +386,21 @@ SELU = elu(alpha=1.6732632423543772, scale=1.0507009873554805)
 
 
 def leaky_relu(negative_slope: float | Callable[[], Any]) -> Activation:
-    """max(z, 0) + negative_slope * min(z, 0); a callable gives the current slopes (PReLU)."""
+    """max(z, 0) + negative_slope * min(z, 0); a callable gives the current slopes (PReLU).
+
+    A number is rounded to float32, in which TensorFlow takes it whatever it computes in.
+    """
 
     def slope(z: Any) -> Any:
-        return ops.cast(negative_slope() if callable(negative_slope) else negative_slope, z.dtype)
+        own = negative_slope() if callable(negative_slope) else np.float32(negative_slope)
+        return ops.cast(own, z.dtype)
 
     return Activation(
         "leaky_relu",
         lambda z: ops.where(z > 0, z, slope(z) * z),
         lambda z: ops.where(z > 0, ops.ones_like(z), slope(z) * ops.ones_like(z)),
         kinks=(0.0,),
-        ulps=2,
-        constant_error=0.0 if callable(negative_slope) else 2.0**-24,
+        ulps=3,
         uniform=not callable(negative_slope),
     )
 
@@ -462,8 +471,8 @@ def rectifier(negative_slope: float, max_value: float | None, threshold: float) 
         value,
         derivative,
         kinks=tuple(sorted(kinks)),
-        ulps=4,
-        constant_error=2.0**-23,
+        ulps=6,
+        constant_error=error_of(negative_slope, threshold, max_value or 0.0),
         continuous=not threshold,
     )
 

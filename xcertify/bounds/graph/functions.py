@@ -26,13 +26,18 @@ SQUARE = Activation(
 )
 
 
+def error_of(*numbers: float) -> float:
+    """Relative error of what is computed from numbers that a network may hold in float32."""
+    given = np.array(numbers, "float64")
+    with np.errstate(over="ignore"):
+        return 0.0 if np.array_equal(given.astype("float32"), given) else 2.0**-23
+
+
 def power(exponent: float) -> Activation:
     """z ** exponent for any exponent but 0 and 1: of negative z where it is an integer."""
     facts = _monomial(1.0, exponent)
     slope = None if exponent == 2 else _monomial(exponent, exponent - 1)
-    error = 0.0
-    if np.float32(exponent) != exponent:  # |log z| < 100 for the numbers that float32 has
-        error = 100 * abs(exponent) * 2.0**-24
+    error = 50 * abs(exponent) * error_of(exponent)  # |log z| < 100 for the numbers of float32
     return replace(facts, name="power", constant_error=error, slope=slope)
 
 
@@ -183,7 +188,7 @@ def limit(constant: float, below: bool) -> Activation:
         lambda z: ops.cast(passes(z, constant), z.dtype),
         kinks=(constant,),
         ulps=0,
-        constant_error=2.0**-23,
+        constant_error=error_of(constant),
         least=constant if below and constant >= 0 else -math.inf,
     )
 
@@ -196,6 +201,6 @@ def limits(low: float, high: float) -> Activation:
         lambda z: ops.cast(ops.logical_and(z > low, z < high), z.dtype),
         kinks=(low, high) if low < high else (low,),
         ulps=0,
-        constant_error=2.0**-23,
+        constant_error=error_of(low, high),
         least=low if low >= 0 else -math.inf,
     )

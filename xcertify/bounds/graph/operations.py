@@ -23,7 +23,6 @@ from xcertify.bounds.graph import relaxations
 from xcertify.bounds.graph.relaxations import Activation
 from xcertify.bounds.rounding import relative_error, round_down, round_up
 
-IN_FLOAT32 = 2**30  # error of numbers that Keras rounds to float32, in units of 2**-53
 _LARGEST_PART = 2**17  # places that are bounded at once
 
 
@@ -228,8 +227,7 @@ class Affine(Operation):
         Most products summed for one entry of an input in the transposed map; where entries are
         only moved, how often one is used.
     weight_error
-        Relative error of the weights in units of 2**-53 (0: stored as they are; 2**30: numbers that
-        Keras may hold in float32).
+        Relative error of the weights in units of 2**-53; 0: stored as they are.
     window
         What a location of the output sees of every input; None: everything.
     patchwise
@@ -420,8 +418,7 @@ class Constant(Affine):
         super().__init__(
             lambda inputs: ops.zeros((ops.shape(inputs)[0], *shape), inputs.dtype),
             bias=self.read,
-            nb_terms=1,  # so that errors of the values count
-            weight_error=0 if self.fixed and in_float32(values) else IN_FLOAT32,
+            nb_terms=1,  # so that roundings of the values count
             window=Window(),
         )
 
@@ -441,11 +438,6 @@ class Constant(Affine):
 def in_full(value: Any) -> Any:
     """A number of Python as one of NumPy: of the former Keras would keep float32."""
     return np.float64(value) if isinstance(value, float) else value
-
-
-def in_float32(values: np.ndarray) -> bool:
-    """Whether float32 holds all the values as they are."""
-    return bool((values.astype("float32").astype("float64") == values).all())
 
 
 class Elementwise(Operation):

@@ -19,7 +19,7 @@ from xcertify.bounds.graph import activations
 from xcertify.bounds.graph.arguments import refuse_mixing
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.masks import HIDDEN, Masked
-from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped, Scaled
+from xcertify.bounds.graph.operations import Affine, Elementwise, Reshaped, Scaled
 from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.rules.contraction import contraction_of
 from xcertify.bounds.rules.masks import along
@@ -48,8 +48,8 @@ def _attention_of_heads(layer: Any, emit: Emitter, *nodes: int) -> int | list[in
             lambda x: ops.repeat(x, parts.nb_repeats, axis=2), nb_terms_back=parts.nb_repeats
         )
         key, value = emit(repeated, key), emit(repeated, value)
-    scale = 1.0 / np.sqrt(float(parts.size))
-    query = emit(Scaled(lambda: np.float64(scale), weight_error=IN_FLOAT32), query)
+    scale = np.float32(1.0 / np.sqrt(float(parts.size)))  # as Keras holds it in any type
+    query = emit(Scaled(lambda: scale), query)
     to_scores, to_values, nb_axes = _equations(layer, len(emit.shape(query)))
     scores = contraction_of(emit, to_scores, query, key)
     returned = settings.get("return_attention_scores", False)

@@ -104,7 +104,6 @@ def _by_constant(
         weights=lambda: (ops.reshape(constant.read(), shape),),
         nb_terms=math.prod(size for letter, size in sizes.items() if letter not in result),
         nb_terms_back=math.prod(size for letter, size in sizes.items() if letter not in terms[0]),
-        weight_error=constant.weight_error,
         window=Window(mixed=mixed[0]) if along else None,
     )
     return emit(contracted, node)

@@ -9,12 +9,7 @@ import numpy as np
 from keras import ops
 
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.operations import (
-    IN_FLOAT32,
-    Affine,
-    Reshaped,
-    in_float32,
-)
+from xcertify.bounds.graph.operations import Affine, Reshaped
 from xcertify.bounds.graph.softmax import Softmax
 from xcertify.bounds.rules import merging
 from xcertify.bounds.rules.registry import register_operation
@@ -110,7 +105,6 @@ def _padding(operation: Any, emit: Emitter, node: int) -> int:
         bias=(lambda: border) if value else None,
         nb_terms=1 if value else 0,
         nb_terms_back=1,
-        weight_error=0 if in_float32(value) else IN_FLOAT32,
     )
     return emit(padded, node)
 

@@ -170,7 +170,7 @@ def product_of(emit: Emitter, nodes: Sequence[int], kind: type[Product] = Produc
     for other in others:
         first = emit(kind(), first, other)
     for constant in constants:
-        first = emit(Scaled(constant.read, weight_error=constant.weight_error), first)
+        first = emit(Scaled(constant.read), first)
     return first
 
 
@@ -193,7 +193,7 @@ def quotient_of(emit: Emitter, nodes: Sequence[int]) -> int:
         )
     first = broadcast(emit, nodes)[0]
     factor = lambda: 1 / ops.cast(divisor.read(), "float64")  # noqa: E731
-    return emit(Scaled(factor, weight_error=max(divisor.weight_error, 2)), first)
+    return emit(Scaled(factor, weight_error=2), first)
 
 
 def number_of(emit: Emitter, node: int) -> float | None:

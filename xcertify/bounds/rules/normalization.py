@@ -13,7 +13,7 @@ from keras import layers, ops
 from xcertify.bounds.graph import functions
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.least import least_value
-from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped, Scaled
+from xcertify.bounds.graph.operations import Affine, Elementwise, Reshaped, Scaled
 from xcertify.bounds.graph.products import Product
 from xcertify.bounds.graph.standardization import Standardized
 from xcertify.bounds.rules.merging import broadcast_to
@@ -28,13 +28,10 @@ def _scale_and_shift(
     scale: Callable[[], Any],
     shift: Callable[[], Any] | None,
     shift_size: Callable[[], Any] | None = None,
-    weight_error: int = 8,
     learned: bool = True,
 ) -> int:
     """``scale * x + shift`` with computed, broadcast factors."""
-    operation = Scaled(
-        scale, bias=shift, bias_size=shift_size, weight_error=weight_error, learned=learned
-    )
+    operation = Scaled(scale, bias=shift, bias_size=shift_size, weight_error=8, learned=learned)
     return emit(operation, node)
 
 
@@ -79,13 +76,17 @@ def _normalization(layer: Any, emit: Emitter, node: int) -> int:
     else:
         parts = (lambda: 1 / deviation(), lambda: -mean() / deviation())
     scale, shift = (lambda part=part: part()[0] for part in parts)  # they carry a batch axis
-    return _scale_and_shift(emit, node, scale, shift, weight_error=IN_FLOAT32, learned=False)
+    return _scale_and_shift(emit, node, scale, shift, learned=False)
 
 
 @register(layers.Rescaling)
 def _rescaling(layer: Any, emit: Emitter, node: int) -> int:
     rank = len(emit.shape(node)) + 1
-    scale, offset = np.asarray(layer.scale, "float64"), np.asarray(layer.offset, "float64")
+    # Of numbers of Python the layer computes with float32, whatever its type is.
+    scale, offset = (
+        np.asarray(values, "float64" if hasattr(values, "dtype") else "float32")
+        for values in (layer.scale, layer.offset)
+    )
     if scale.ndim and keras.config.image_data_format() == "channels_first":
         scale = scale.reshape(*scale.shape, *[1] * (3 - scale.ndim))  # Keras moves the scale alone
     scale, offset = (
@@ -98,9 +99,7 @@ def _rescaling(layer: Any, emit: Emitter, node: int) -> int:
             f"that enlarges its input of shape {emit.shape(node)}, or has values along the batch "
             f"axis. Received: scale of shape {scale.shape}, offset of shape {offset.shape}"
         )
-    return _scale_and_shift(
-        emit, node, lambda: scale, lambda: offset, weight_error=IN_FLOAT32, learned=False
-    )
+    return _scale_and_shift(emit, node, lambda: scale, lambda: offset, learned=False)
 
 
 def _entries(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
@@ -177,7 +176,6 @@ def scaled(
     gamma: Any,
     beta: Any,
     shape: tuple[int, ...],
-    weight_error: int = 8,
 ) -> int:
     """``gamma * x + beta``, weights that may be missing, in a shape that broadcasts to x."""
     if gamma is None and beta is None:
@@ -188,7 +186,6 @@ def scaled(
         node,
         lambda: ones if gamma is None else ops.reshape(gamma, shape),
         None if beta is None else lambda: ops.reshape(beta, shape),
-        weight_error=weight_error,
     )
 
 

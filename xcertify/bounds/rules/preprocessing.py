@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from keras import layers, ops
 
 from xcertify.bounds import backend
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Window
+from xcertify.bounds.graph.operations import Affine, Window
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import spatial_axes
 
@@ -23,7 +24,7 @@ def _center_crop(layer: Any, emit: Emitter, node: int) -> int:
     sizes = [emit.shape(node)[axis - 1] for axis in axes]
     offsets = [size - kept for size, kept in zip(sizes, (layer.height, layer.width))]
     if min(offsets) < 0:  # then Keras resizes
-        return _resized(layer, emit, node)
+        return _resizing(layer, emit, node)
     before = [offset // 2 for offset in offsets]
     seen: list[slice] = [slice(None)] * (len(emit.shape(node)) + 1)
     for axis, first, kept in zip(axes, before, (layer.height, layer.width)):
@@ -35,13 +36,13 @@ def _center_crop(layer: Any, emit: Emitter, node: int) -> int:
 
 @register(layers.Resizing, settings=("training",))
 def _resizing(layer: Any, emit: Emitter, node: int) -> int:
-    return _resized(layer, emit, node)
+    return resized(partial(layer.call, training=False), layer, emit, node)
 
 
-def _resized(layer: Any, emit: Emitter, node: int) -> int:
+def resized(call: Callable[[Any], Any], layer: Any, emit: Emitter, node: int) -> int:
     """What a layer does to each channel, ``A x B + c``: any cut, border and interpolation.
 
-    The matrices are those that the layer itself applies to images that vary along one axis.
+    The matrices are those that `call` itself applies to images that vary along one axis.
     """
     shape, axes = emit.shape(node), spatial_axes(layer, emit.shape(node))
     height, width = (shape[axis - 1] for axis in axes)
@@ -51,7 +52,7 @@ def _resized(layer: Any, emit: Emitter, node: int) -> int:
         """The layer on images (B, height, width) of one channel."""
         channel = 1 if first else 3
         given = np.expand_dims(images, channel).astype("float32")
-        found = backend.by_cpu(lambda: layer.call(ops.convert_to_tensor(given), training=False))
+        found = backend.by_cpu(lambda: call(ops.convert_to_tensor(given)))
         return np.asarray(ops.convert_to_numpy(found), "float64").squeeze(channel)
 
     border = applied(np.zeros((1, height, width)))[0]
@@ -74,13 +75,14 @@ def _resized(layer: Any, emit: Emitter, node: int) -> int:
 
     constant = border[None] if first else border[..., None]
     moves = all(np.isin(matrix, (0, 1)).all() for matrix in matrices)
+    error = 2**30 if layer.compute_dtype == "float64" else 8  # TensorFlow resizes in float32
     operation = Affine(
         resize,
         weights=lambda: matrices,
         bias=(lambda: constant) if constant.any() else None,
         nb_terms=_most([(matrix != 0).sum(axis=0) for matrix in matrices]),
         nb_terms_back=_most([(matrix != 0).sum(axis=1) for matrix in matrices]),
-        weight_error=0 if moves else IN_FLOAT32,
+        weight_error=0 if moves else error,
     )
     return emit(operation, node)
 

@@ -14,7 +14,7 @@ from xcertify.bounds.graph import functions
 from xcertify.bounds.graph.graph import Emitter
 from xcertify.bounds.graph.logsumexp import LogSumExp
 from xcertify.bounds.graph.maximum import Largest
-from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Elementwise, Reshaped
+from xcertify.bounds.graph.operations import Affine, Elementwise, Reshaped
 from xcertify.bounds.rules import merging
 from xcertify.bounds.rules.normalization import (
     centered,
@@ -187,7 +187,9 @@ def _rms_normalized(operation: Any, emit: Emitter, node: int) -> int:
     node = standardized(emit, node, _axes(operation, emit, node), _epsilon(operation))
     scale: Any = getattr(operation, "scale", None)  # in Keras 3.10
     scale = emit.arguments.settings.get("scale") if scale is None else scale
-    return scaled(emit, node, scale, None, np.shape(scale), IN_FLOAT32)
+    if not hasattr(scale, "assign"):
+        scale = np.asarray(scale, "float64")
+    return scaled(emit, node, scale, None, np.shape(scale))
 
 
 def _epsilon(operation: Any) -> float:

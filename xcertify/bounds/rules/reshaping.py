@@ -10,7 +10,8 @@ import numpy as np
 from keras import layers, ops
 
 from xcertify.bounds.graph.graph import Emitter
-from xcertify.bounds.graph.operations import IN_FLOAT32, Affine, Reshaped, Window
+from xcertify.bounds.graph.operations import Affine, Reshaped, Window
+from xcertify.bounds.rules.preprocessing import resized
 from xcertify.bounds.rules.registry import register
 from xcertify.bounds.rules.windows import spatial_axes
 from xcertify.keras_graph import UnsupportedLayerError
@@ -87,24 +88,4 @@ def _up_sampling(layer: Any, emit: Emitter, node: int) -> int:
             f"interpolations nearest and, where keras.config.image_data_format() is "
             f"'channels_last', bilinear. Received: {interpolation}"
         )
-    matrices = [_interpolation(shape[a - 1], size) for a, size in zip(axes, sizes)]
-
-    def interpolate(inputs: Any, *weights: Any) -> Any:
-        for axis, weight in zip(axes, weights):
-            inputs = ops.moveaxis(ops.tensordot(inputs, weight, [[axis], [0]]), -1, axis)
-        return inputs
-
-    operation = Affine(
-        interpolate,
-        weights=lambda: matrices,
-        nb_terms=4,
-        nb_terms_back=math.prod(4 * size for size in sizes),
-        weight_error=IN_FLOAT32,
-    )
-    return emit(operation, node)
-
-
-def _interpolation(length: int, size: int) -> np.ndarray:
-    """Weights (length, length * size) of linear interpolation between the centers of entries."""
-    places = np.clip((np.arange(length * size) + 0.5) / size - 0.5, 0, length - 1)
-    return np.maximum(0, 1 - np.abs(places - np.arange(length)[:, None]))
+    return resized(layer.call, layer, emit, node)
