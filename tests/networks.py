@@ -363,6 +363,7 @@ def depthwise_and_separable() -> keras.Model:
 # TensorFlow computes these in float32 (average pooling in 3D) or not at all (channels first) on a
 # CPU in float64: their twins below are built of other layers and compared with.
 TWINS: dict[str, Callable[[keras.Model], keras.Model]] = {}
+RESIZED = ("padding_cropping_upsampling", "resizings")  # in float32 as well, in any type
 
 
 def twin(build: Callable[[keras.Model], keras.Model]) -> Callable[[keras.Model], keras.Model]:

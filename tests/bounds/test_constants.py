@@ -43,6 +43,7 @@ FIRST = {
     "leaky_relu": L.LeakyReLU(0.3),
     "relu6": L.ReLU(6.0),
     "elu": L.ELU(),
+    "power": lambda x: (1e25 * ops.abs(x) + 1.0) ** 1.1,
 }
 IN_FLOAT32 = ("resizing", "up_sampling")  # by TensorFlow, whatever the type is
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from architectures import draw
 from conformance import in_float64, logits_of, without_tracing
-from networks import NETWORKS, functional, sequential
+from networks import NETWORKS, RESIZED, functional, sequential
 from rotation import in_turn, rotating
 
 from xcertify.bounds import UnsupportedLayerError, Verifier
@@ -21,7 +21,6 @@ from xcertify.regions import Ball, Box
 L = keras.layers
 # What TensorFlow evaluates in float64 on a CPU, and what has a derivative everywhere.
 NOT_IN_FLOAT64 = ("convolution_3d", "average_pooling_3d", "channels_first")
-RESIZED = ("padding_cropping_upsampling", "resizings")
 JUMPS = ("parametric_activations", "function_constants", "function_jumps", "masks")
 # Of whose activations there is another network, or nothing else.
 COVERED = [f"dense_{n}" for n in ("relu6", "celu", "hard_sigmoid", "hard_silu", "hard_tanh")]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from conformance import adversarial_points, assert_sound, in_float64, logits_of
-from networks import NETWORKS, TWINS, functional, randomize, sequential
+from networks import NETWORKS, RESIZED, TWINS, functional, randomize, sequential
 from rotation import rotating
 
 from xcertify.bounds import UnsupportedLayerError, Verifier, backend
@@ -28,8 +28,9 @@ def check_layers(name):
     epsilon = np.reshape([0.3, 0.05, 1e-5, 0.2, 0.02, 0.0], (6, *[1] * (inputs.ndim - 1)))
     boxes = Ball(inputs, epsilon)
     twin = TWINS[name](model) if name in TWINS else None
+    arithmetic = "float32" if name in RESIZED else "real"
     for region in (boxes, Ball(inputs, 0.1, clip=(0, 1))):
-        assert_sound(model, region, "ibp", "crown", twin=twin)
+        assert_sound(model, region, "ibp", "crown", twin=twin, arithmetic=arithmetic)
 
 
 @pytest.mark.usefixtures("eager")

@@ -37,8 +37,10 @@ def power(exponent: float) -> Activation:
     """z ** exponent for any exponent but 0 and 1: of negative z where it is an integer."""
     facts = _monomial(1.0, exponent)
     slope = None if exponent == 2 else _monomial(exponent, exponent - 1)
-    error = 50 * abs(exponent) * error_of(exponent)  # |log z| < 100 for the numbers of float32
-    return replace(facts, name="power", constant_error=error, slope=slope)
+    if error_of(exponent):  # which float32 rounds; |log z| < 100 for the numbers that it has
+        ulps = 32 + 100 * abs(exponent)
+        facts, slope = replace(facts, ulps=ulps), slope and replace(slope, ulps=ulps)
+    return replace(facts, name="power", slope=slope)
 
 
 def _monomial(factor: float, exponent: float) -> Activation:
