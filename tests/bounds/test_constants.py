@@ -57,6 +57,13 @@ def network(first, nb_layers=3):
     return randomize(model, 3)
 
 
+def copy_of(model):
+    try:
+        return in_float64(model)
+    except NotImplementedError:  # of RMSNorm in Keras 3.10
+        pytest.skip("this version of Keras cannot copy the model")
+
+
 def points(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-1, 2, (*shape, *SHAPE)).astype("float32")
 
@@ -73,7 +80,7 @@ def test_nothing_is_lost_at_a_point(name):
     for first in (None, FIRST[name]):
         model = network(first)
         lower, upper = sides(model, region)
-        values = in_float64(model)(region.center, training=False).numpy()
+        values = copy_of(model)(region.center, training=False).numpy()
         assert name in IN_FLOAT32 or ((lower <= values) & (values <= upper)).all()
         shares.append((upper - lower).max() / np.abs(values).max())
     allowed = 1000 if name == "attention" else 10  # intervals lose at a softmax
@@ -102,7 +109,7 @@ def test_float32_is_covered(name):
 @pytest.mark.parametrize("name", FIRST)
 def test_models_of_float64(name):
     """Graph and model agree, which is checked at first use; sides of a point hold its values."""
-    model = in_float64(network(FIRST[name], nb_layers=1))
+    model = copy_of(network(FIRST[name], nb_layers=1))
     region = Ball(points(2).astype("float64"), 0.0)
     lower, upper = sides(model, region)
     values = model(region.center, training=False).numpy()
