@@ -58,6 +58,8 @@ def draw(seed: int) -> Architecture:
     options = [{}, {}, {}, {"arithmetic": "float32"}, {"dtype": "float64"}][generator.integers(5)]
     if generator.random() < 0.3:
         options = options | {"memory_budget": 300_000}
+    if any(getattr(layer, "interpolation", None) == "bilinear" for layer in model.layers):
+        options = options | {"arithmetic": "float32"}  # in which TensorFlow resizes, in any type
     slope = ["adaptive", "adaptive", "parallel", "left", "right"][generator.integers(5)]
     method = ("crown", "ibp", "crown-ibp", "crown", "alpha-crown")[seed % 5]
     if method == "alpha-crown":
