@@ -137,7 +137,6 @@ def test_low_rank_updates(shape, build):
 
 @cases(
     matrix=(SERIES, L.EinsumDense("abc,cd->abd", (6, 5), bias_axes="d")),
-    ellipsis=(IMAGE, L.EinsumDense("...x,xy->...y", 5, bias_axes="y", activation="tanh")),
     all_axes=(SERIES, L.EinsumDense("abc,bcd->ad", 5)),
     new_axes=(SERIES, L.EinsumDense("abc,cde->abde", (6, 2, 4), bias_axes="de")),
     bias_in_front=(SERIES, L.EinsumDense("abc,cd->abd", (6, 5), bias_axes="b")),
@@ -145,6 +144,16 @@ def test_low_rank_updates(shape, build):
 def test_einsum_dense(shape, build):
     """`equation`, `output_shape`, `bias_axes`; an equation or a bias along the batch is refused."""
     assert_agrees(network(shape, build))
+
+
+def test_einsum_dense_with_an_ellipsis():
+    """What Keras before 3.13 makes of it, which mixes samples, is refused."""
+    layer = L.EinsumDense("...x,xy->...y", 5, bias_axes="y", activation="tanh")
+    model = network(IMAGE, layer)
+    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
+        assert_refused(model, "it mixes samples")
+    else:
+        assert_agrees(model)
 
 
 def test_biases_of_einsum_dense_that_keras_adds_along_another_axis_are_refused():
