@@ -760,7 +760,7 @@ def function_reductions() -> keras.Model:
         ops.reshape(ops.cumsum(x, axis=1), (-1, 12)),
         ops.reshape(ops.log_softmax(x, axis=1), (-1, 12)),
         ops.reshape(ops.normalize(x, axis=1), (-1, 12)),
-        ops.reshape(ops.rms_normalization(x, np.ones(3, "float32"), axis=-1), (-1, 12)),
+        ops.reshape(ops.rms_normalization(x, axis=-1), (-1, 12)),
     ]
     return functional(inputs, L.Dense(3)(ops.concatenate(parts, axis=1)))
 

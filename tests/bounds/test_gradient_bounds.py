@@ -582,6 +582,8 @@ def test_refusals():
     learned = NETWORKS["shared_prelu_on_images"]()
     with pytest.raises(UnsupportedLayerError, match="alpha of the layer 'p_re_lu"):
         Verifier(learned).bound_gradient(regions((5, 5, 2)), gamma=0.01)
+    if keras.__version__.startswith("3.10."):
+        return  # it makes no model with an input that nothing depends on
     first, second = keras.Input((2,)), keras.Input((2,))
     other = functional([first, second], L.Dense(2)(second))
     with pytest.raises(UnsupportedLayerError, match="do not depend"):

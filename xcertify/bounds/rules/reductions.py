@@ -187,6 +187,8 @@ def _rms_normalized(operation: Any, emit: Emitter, node: int) -> int:
     node = standardized(emit, node, _axes(operation, emit, node), _epsilon(operation))
     scale: Any = getattr(operation, "scale", None)  # in Keras 3.10
     scale = emit.arguments.settings.get("scale") if scale is None else scale
+    if scale is None:
+        return node
     if not hasattr(scale, "assign"):
         scale = np.asarray(scale, "float64")
     return scaled(emit, node, scale, None, np.shape(scale))
