@@ -39,9 +39,10 @@ from xcertify.datasets import Images
 from xcertify.regions import Ball
 
 NETS = ("dense", "cnn", "colour")
-NB_CHOOSING = {"dense": 100, "cnn": 100, "colour": 50}
+NB_CHOOSING = {"dense": 100, "cnn": 100, "colour": 20}
 NB_FRESH = {"dense": 500, "cnn": 500, "colour": 200}
-NB_ROBUST = 200  # images of Robustness-Sr, whose attack is the slowest part
+# images of Robustness-Sr, whose attack is the slowest part
+NB_ROBUST = {"dense": 200, "cnn": 200, "colour": 50}
 # The first fresh images that slow methods explain; on validation images a setting has a fifth
 NB_SLOW = {
     DEFAULT: {"colour": 50},
@@ -49,8 +50,8 @@ NB_SLOW = {
     "EVA, crown, 8x8": {"colour": 50},
     "EVA exact": {"dense": 100, "cnn": 10},
     "EVA exact, as in the paper": {"dense": 100, "cnn": 10},
-    "EVA hybrid": {"dense": 200, "cnn": 100, "colour": 50},
-    "EVA sampled": {"dense": 200, "cnn": 100, "colour": 50},
+    "EVA hybrid": {"dense": 200, "cnn": 100},
+    "EVA sampled": {"dense": 200, "cnn": 100},
     "Xplique SobolAttributionMethod": {"dense": 200, "cnn": 100, "colour": 50},
     "Xplique HsicAttributionMethod": {"dense": 50, "cnn": 50, "colour": 20},
     "cells attacked, one by one": {"dense": 30, "cnn": 10},
@@ -123,7 +124,7 @@ def choose(net: str, group: str, context: Context) -> list[Row]:
     for method, settings in methods_of(net, group, context).items():
         nb_images = -(-NB_SLOW.get(method, {}).get(net, 10**6) // 5)
         for setting in context.progress(settings, method):
-            row = measured(bench, method, setting, settings[setting], nb_images)
+            row = measured(bench, net, method, setting, settings[setting], nb_images)
             if "scores" in row:
                 row["scores"] = {n: round(float(np.mean(s)), 5) for n, s in row["scores"].items()}
             rows.append(row)
@@ -137,7 +138,7 @@ def try_ideas(net: str, context: Context) -> list[Row]:
     bench = Bench(model, images[: 4 if context.quick else NB_CHOOSING[net]], VALIDATION_SEED, 0)
     tried = ideas(context.quick)
     return [
-        measured(bench, name, "-", tried[name], NB_SLOW.get(name, {}).get(net, 10**6))
+        measured(bench, net, name, "-", tried[name], NB_SLOW.get(name, {}).get(net, 10**6))
         for name in context.progress(tried, f"ideas, {net}")
     ]
 
@@ -158,7 +159,7 @@ def report(net: str, seed: int, group: str, context: Context) -> list[Row]:
         nb_images = NB_SLOW.get(method, {}).get(net, 10**6)
         for setting in settings:
             make = taken[method][setting]
-            rows.append(of_all | measured(bench, method, setting, make, nb_images))
+            rows.append(of_all | measured(bench, net, method, setting, make, nb_images))
     return rows
 
 
@@ -173,6 +174,7 @@ def methods_of(net: str, group: str, context: Context) -> dict[str, Settings]:
 
 def measured(
     bench: Bench,
+    net: str,
     method: str,
     setting: str,
     make: Callable[[keras.Model, int], Any],
@@ -191,7 +193,8 @@ def measured(
         traceback.print_exc()
         return about | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     maps = np.asarray(maps)
-    found = {name: result.scores for name, result in evaluated(bench, maps).items()}
+    results = evaluated(bench, maps, NB_ROBUST[net])
+    found = {name: result.scores for name, result in results.items()}
     return about | {
         "images": len(images),
         "ms": round(seconds / len(images) * 1e3, 3),
@@ -199,11 +202,11 @@ def measured(
     }
 
 
-def evaluated(bench: Bench, maps: np.ndarray) -> Results:
+def evaluated(bench: Bench, maps: np.ndarray, nb_robust: int) -> Results:
     """Results of all metrics; those of Robustness-Sr of the first images."""
     of_all = bench.metrics(len(maps))
     found = {name: m.detailed_evaluate(maps) for name, m in of_all.items() if name != NAMED}
-    first = maps[:NB_ROBUST]
+    first = maps[:nb_robust]
     robustness: Any = bench.metrics(len(first))[NAMED]
     return found | dict(zip((NAMED, OTHERS), robustness.evaluate_both(first)))
 
