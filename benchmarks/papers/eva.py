@@ -27,7 +27,7 @@ from robustness import seconds_of_ways
 
 from papers.eva_figures import draw_scores
 from papers.eva_ideas import ideas
-from papers.eva_methods import CLIP, DEFAULT, GROUPS, Settings, methods
+from papers.eva_methods import CLIP, COLOUR_RADII, DEFAULT, GROUPS, Settings, methods
 from papers.eva_tables import BLACK, RANDOM, blocks_of_results, chosen
 from xcertify.attacks import PGD
 from xcertify.attributions import EVA
@@ -81,6 +81,8 @@ def pieces(quick: bool) -> list[Piece]:
             found.append(Piece(f"ideas-{net}", partial(try_ideas, net), 6))
             found.append(Piece(f"radii-{net}", partial(radii, net), 2))
             found.append(Piece(f"cost-{net}", partial(cost, net), 3))
+        else:
+            found.append(Piece("looseness-colour", looseness, 3))
     if not quick:
         found.append(Piece("robustness", robustness, 3))
     return found
@@ -234,6 +236,25 @@ def radii(net: str, context: Context) -> list[Row]:
                 "changed": int(np.sum(predict(model, points) != classes)),
             }
         )
+    return rows
+
+
+def looseness(context: Context) -> list[Row]:
+    """Overlaps that are proved of colour images, and that an attack attains."""
+    images, _ = images_of("colour", context)[1]
+    model = network_of("colour", VALIDATION_SEED, context)
+    rows = []
+    for method, nb_images in (("crown-ibp", 50), ("crown", 5)):
+        for epsilon in context.progress(COLOUR_RADII, f"looseness, {method}"):
+            explainer = EVA(model, epsilon=epsilon, clip=CLIP, method=method, attack=True)
+            found = explainer.certify(images[:nb_images])
+            about: Row = {"method": method, "epsilon": epsilon, "images": nb_images}
+            means = {
+                "proved": float(np.mean(found.robust)),
+                "overlap": float(np.mean(found.overlap)),
+                "attained": float(np.mean(found.attained)),
+            }
+            rows.append(about | means)
     return rows
 
 

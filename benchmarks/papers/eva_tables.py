@@ -65,6 +65,8 @@ def blocks_of_results(records: Records) -> dict[str, str]:
     """All blocks, of what is stored; a piece that was not run is said to be missing."""
     found = {
         "settings": settings_table(records),
+        "tried-colour": tried_table(records, "colour"),
+        "looseness-colour": looseness_table(records.rows("looseness-colour")),
         "paper": paper_table(records),
         "robustness": robustness_table(records.rows("robustness")),
     }
@@ -139,6 +141,37 @@ def settings_table(records: Records) -> str:
         if tried != {"-"}:
             lines.append([method, *(of_net.get(method, "") for of_net in picks.values())])
     return table(["method", *picks], lines)
+
+
+def tried_table(records: Records, net: str) -> str:
+    """Scores of all settings of EVA and of its control on validation images."""
+    rows = [row for row in records.rows(f"validation-{net}-eva") if "scores" in row]
+    columns = (*RANDOM, *BLACK)
+    lines = []
+    for row in rows:
+        cells = [number(row["scores"][column]) for column in columns]
+        lines.append([row["method"], row["setting"], row["images"], *cells, f"{row['ms']:,.0f}"])
+    heads = [head(c) + (", black" if c in BLACK else "") for c in columns]
+    header = ["method", "setting", "images", *heads, "ms per image"]
+    return table(header, lines) if lines else "*Not run yet.*"
+
+
+def looseness_table(rows: list[Row]) -> str:
+    """Proved overlaps beside those that an attack attains."""
+    if not rows:
+        return "*Not run yet.*"
+    lines = [
+        [
+            f"`{row['method']}`",
+            f"{row['epsilon']:g}",
+            row["images"],
+            f"{row['proved']:.0%}",
+            f"{row['overlap']:,.2f}",
+            f"{row['attained']:,.2f}",
+        ]
+        for row in rows
+    ]
+    return table(["bounds", "ε", "images", "proved", "proved overlap", "attacked overlap"], lines)
 
 
 def fresh_tables(records: Records, net: str) -> str:
