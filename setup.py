@@ -19,7 +19,6 @@ EXTRAS = {
         *("ruff>=0.17,<0.18", "mypy>=2,<3", "types-tqdm", "import-linter>=2.7,<3"),
         *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),  # execute the tutorials
         "xplique>=2.0.2,<3",  # beside whose maps, numbers and pictures ours are put
-        "tensorflow<2.21",  # as Xplique says: pip need not load the one after it to find out
         *EXAMPLES,
     ],
     "docs": [
