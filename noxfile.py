@@ -40,25 +40,18 @@ print(json.dumps({"python": platform.python_version()} | found))
 """
 
 
-def run_tests(session: nox.Session, python: str, tensorflow: str, age: str) -> None:
+def run_tests(session: nox.Session, python: str, tensorflow: str, age: str, *options: str) -> None:
     """Install TensorFlow with the oldest or newest Keras and NumPy that go with it, and test."""
     pins = [f"tensorflow=={tensorflow}.*"]
     if age == "oldest":  # TensorFlow 2.21 needs Keras 3.12, Python 3.13 NumPy 2.1
         pins.append("keras==3.12.*" if tensorflow == "2.21" else "keras==3.10.*")
         pins.append("numpy==2.1.*" if python == "3.13" else "numpy==1.26.*")
     session.install(".[demo]", *TESTS, *pins)
-    report = Path(session.create_tmp()).resolve() / "report.xml"
-    report.unlink(missing_ok=True)  # of an earlier run
-    try:
-        session.run("pytest", f"--junit-xml={report}", *session.posargs)
-    finally:
-        store_result(session, f"python{python}-tensorflow{tensorflow}-{age}", report)
+    session.run("pytest", *options, *session.posargs)
 
 
 def store_result(session: nox.Session, name: str, report: Path) -> None:
     """Keep how many tests passed, and with which versions, for the table of the documentation."""
-    if not report.exists():
-        return
     versions = json.loads(session.run("python", "-c", VERSIONS, silent=True))
     suite = next(ElementTree.parse(report).getroot().iter("testsuite"))
     counts = {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")}
@@ -77,8 +70,14 @@ def store_result(session: nox.Session, name: str, report: Path) -> None:
 @nox.session
 @nox.parametrize("python,tensorflow,age", EVERY)
 def every(session: nox.Session, tensorflow: str, age: str) -> None:
-    """All that go together, a session each: ``nox --session every``; hours."""
-    run_tests(session, session.python, tensorflow, age)
+    """All that go together, a session each: ``nox --session every``; hours. Results are stored."""
+    report = Path(session.create_tmp()).resolve() / "report.xml"
+    report.unlink(missing_ok=True)  # of an earlier run
+    try:
+        run_tests(session, session.python, tensorflow, age, f"--junit-xml={report}")
+    finally:
+        if report.exists():
+            store_result(session, f"python{session.python}-tensorflow{tensorflow}-{age}", report)
 
 
 @nox.session(python="3.13")
