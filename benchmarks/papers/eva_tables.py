@@ -127,6 +127,14 @@ def head(column: str) -> str:
 # --- tables --------------------------------------------------------------------------------------
 
 
+def by_baseline(random: str, black: str) -> str:
+    """Two tables, as one of all columns is wider than a page."""
+    return (
+        f"A random image as baseline; *Sr* and *complement*: Robustness-Sr.\n\n{random}\n\n"
+        f"A black image as baseline.\n\n{black}"
+    )
+
+
 def settings_table(records: Records) -> str:
     """What was chosen on validation images for the tables of both baselines, of how many."""
     picks = {
@@ -146,14 +154,18 @@ def settings_table(records: Records) -> str:
 def tried_table(records: Records, net: str) -> str:
     """Scores of all settings of EVA and of its control on validation images."""
     rows = [row for row in records.rows(f"validation-{net}-eva") if "scores" in row]
-    columns = (*RANDOM, *BLACK)
-    lines = []
+    if not rows:
+        return "*Not run yet.*"
+    random, black = [], []
     for row in rows:
-        cells = [number(row["scores"][column]) for column in columns]
-        lines.append([row["method"], row["setting"], row["images"], *cells, f"{row['ms']:,.0f}"])
-    heads = [head(c) + (", black" if c in BLACK else "") for c in columns]
-    header = ["method", "setting", "images", *heads, "ms per image"]
-    return table(header, lines) if lines else "*Not run yet.*"
+        about, scores = [row["method"], row["setting"], row["images"]], row["scores"]
+        random.append([*about, *(number(scores[column]) for column in RANDOM)])
+        black.append([*about, *(number(scores[column]) for column in BLACK), f"{row['ms']:,.0f}"])
+    header = ["method", "setting", "images"]
+    return by_baseline(
+        table([*header, *map(head, RANDOM)], random),
+        table([*header, *map(head, BLACK), "ms per image"], black),
+    )
 
 
 def looseness_table(rows: list[Row]) -> str:
@@ -189,13 +201,13 @@ def fresh_tables(records: Records, net: str) -> str:
     for line, found in zip(black, second.values()):
         line.append(_milliseconds(found.ms))
     lines = [[method, reason, *[""] * len(RANDOM)] for method, reason in failed.items()]
+    both = by_baseline(
+        table(["method", "images", *map(head, RANDOM)], [*_marked(first, RANDOM), *lines]),
+        table(["method", "images", *map(head, BLACK), "ms per image"], black),
+    )
     return (
-        f"A random image as baseline; *Sr* and *complement*: Robustness-Sr.\n\n"
-        f"{table(['method', 'images', *map(head, RANDOM)], [*_marked(first, RANDOM), *lines])}\n\n"
-        f"A black image as baseline, and times.\n\n"
-        f"{table(['method', 'images', *map(head, BLACK), 'ms per image'], black)}\n\n"
-        f"*Networks measured: {len(accuracies)} of {nb_wanted}, {right} right. The first piece: "
-        f"{where(records[names[0]])}.*"
+        f"{both}\n\n*Networks measured: {len(accuracies)} of {nb_wanted}, {right} right. "
+        f"The first piece: {where(records[names[0]])}.*"
     )
 
 
@@ -338,8 +350,11 @@ def ideas_table(rows: list[Row]) -> str:
     lines += [
         [row["method"], row["failed"], *[""] * len(columns)] for row in rows if "failed" in row
     ]
-    heads = [head(c) + (", black" if c in BLACK else "") for c in columns]
-    return table(["map", "images", *heads], lines)
+    header, last = ["map", "images"], 2 + len(RANDOM)
+    return by_baseline(
+        table([*header, *map(head, RANDOM)], [line[:last] for line in lines]),
+        table([*header, *map(head, BLACK)], [line[:2] + line[last:] for line in lines]),
+    )
 
 
 def radii_table(rows: list[Row]) -> str:
