@@ -401,7 +401,7 @@ def paper_table(records: Records) -> str:
             if told[place] is None:
                 continue
             theirs = " / ".join(number(value) for value in told[place][:3])
-            ours = "not run yet"
+            ours = "not measured"
             if method in scores:
                 values = scores[method].values
                 ours = " / ".join(number(values[column].mean()) for column in RANDOM[:3])
