@@ -4,7 +4,7 @@
     python benchmarks/reproduce.py eva --data-dir DIR       # measure what is not stored yet
     python benchmarks/reproduce.py eva --again fresh-dense-1
     python benchmarks/reproduce.py all --list               # pieces, and which are stored
-    python benchmarks/reproduce.py --tables                 # write tables into the docs
+    python benchmarks/reproduce.py --tables                 # write tables and pictures of the docs
     python benchmarks/reproduce.py --tables --check         # say whether they would differ
 
 A paper is measured in pieces of some minutes. What is stored is not measured again, so that a run
@@ -62,7 +62,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("papers", nargs="*", metavar="PAPER", help=f"of {', '.join(PAPERS)}; all")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run?")
-    parser.add_argument("--tables", action="store_true", help="write tables into the docs, only")
+    parser.add_argument("--tables", action="store_true", help="write those of the docs, only")
     parser.add_argument("--check", action="store_true", help="with --tables: write nothing")
     parser.add_argument("--list", action="store_true", help="show pieces, measure nothing")
     parser.add_argument("--again", nargs="+", default=[], metavar="PIECE", help="measure again")
@@ -118,9 +118,16 @@ def measure(paper: str, arguments: argparse.Namespace) -> list[str]:
             path = arguments.folder / f"{block}.md"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{text.strip()}\n")
-    if hasattr(module, "figures") and not arguments.only:
-        module.figures(context.records, arguments.folder if arguments.quick else DOCS / "images")
+    if not arguments.only:
+        draw(paper, context.records, arguments.folder if arguments.quick else DOCS / "images")
     return failed
+
+
+def draw(paper: str, records: Records, folder: Path) -> None:
+    """Write the pictures of what is stored of a paper."""
+    module = module_of(paper)
+    if hasattr(module, "figures"):
+        module.figures(records, folder)
 
 
 def show_pieces(paper: str, arguments: argparse.Namespace) -> None:
@@ -146,8 +153,10 @@ def pages() -> dict[Path, str]:
 
 
 def write_pages(check: bool) -> int:
-    """Write, or only compare."""
+    """Write, pictures too, or only compare."""
     stale = [path for path, text in pages().items() if path.read_text() != text]
+    for paper in () if check else PAPERS:
+        draw(paper, Records(FOLDER / paper), DOCS / "images")
     for path in stale:
         print(f"{'differs' if check else 'written'}: {path.name}")
         if not check:
