@@ -141,6 +141,17 @@ def test_a_run_goes_on_where_it_was(paper, monkeypatch, tmp_path, capsys):
     assert len(paper.calls) == 3
 
 
+def test_tables_come_with_their_pictures(paper, monkeypatch):
+    drawn = []
+    paper.figures = lambda records, folder: drawn.append(folder)
+    monkeypatch.setattr(reproduce, "PAPERS", ("eva",))
+    monkeypatch.setattr(reproduce, "pages", dict)
+    assert run(monkeypatch, "--tables", "--check") == 0
+    assert drawn == []
+    assert run(monkeypatch, "--tables") == 0
+    assert drawn == [reproduce.DOCS / "images"]
+
+
 def test_records_tell_what_they_were_measured_on(paper, monkeypatch, tmp_path):
     run(monkeypatch, "eva", "--only", "one", "--quick", "--folder", tmp_path)
     record = Records(tmp_path / "eva")["one"]
